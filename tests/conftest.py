@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import importlib
+import multiprocessing
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.support.broker import Broker, connect
+from tests.support.broker import Broker, connect, in_seconds
 from tests.support.cluster import running_cluster
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import NatsServer, running_nats
+from windshift.nats import NatsError
+
+LONGEST = (
+    "faults/test_scenarios.py",
+    "hardening/test_slow.py",
+    "hardening/test_frames.py",
+    "attacks/test_attacks.py",
+    "e2e/test_nats.py",
+)
+"""Files with tests of 10 seconds and more. They are run first, so that no worker is left alone with them."""
 
 # A busy machine makes no example wrong.
 settings.register_profile("windshift", deadline=None, max_examples=50)
@@ -22,8 +38,40 @@ settings.load_profile("windshift")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Run three workers on two cores: tests wait for about as long as they work."""
-    return max(2, (os.cpu_count() or 1) * 3 // 2)
+    """Run four workers on two cores: tests wait for longer than they work. 9.3 minutes; 11 with three."""
+    return max(2, (os.cpu_count() or 1) * 2)
+
+
+def pytest_configure() -> None:
+    """Take SIGINT also in the background of a shell: processes that tests start would ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Compile tests that are new, with their assertions, once: each worker would do so for itself."""
+    tests = Path(__file__).parent
+    new = [
+        ".".join(("tests", *file.relative_to(tests).with_suffix("").parts))
+        for file in tests.rglob("test_*.py")
+        if not any((file.parent / "__pycache__").glob(f"{file.stem}.*-pytest-*.pyc"))
+    ]
+    if new:
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as processes:
+            list(processes.map(_compile, new))
+
+
+def _compile(module: str) -> None:
+    with suppress(Exception, pytest.skip.Exception):  # collecting it tells what is wrong
+        importlib.import_module(module)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests."""
+    longest = {Path(__file__).parent / name for name in LONGEST}
+    items.sort(key=lambda item: item.path not in longest)
 
 
 @pytest.hookimpl(trylast=True)
@@ -46,26 +94,38 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """Share one nats-server between all tests of a worker. Leave it running: see `own_nats_server`."""
-    server = NatsServer(tmp_path_factory.mktemp("nats"))
-    server.start()
-    yield server
-    server.kill()
+    with running_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServer]]:
-    """Share a cluster of three nats-servers between the tests of a worker that ask for one."""
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServer]]:
+    """Share a cluster of three nats-servers between the tests of a module; an idle one costs time, too."""
     with running_cluster(lambda: tmp_path_factory.mktemp("cluster")) as servers:
         yield servers
 
 
 @pytest.fixture
+def cluster(shared_cluster: list[NatsServer]) -> Iterator[list[NatsServer]]:
+    """Give a test the shared cluster, and delete what it left there: idle replicas cost time."""
+    yield shared_cluster
+    with suppress(NatsError):
+        asyncio.run(_delete_streams(shared_cluster[0].url))
+
+
+async def _delete_streams(url: str) -> None:
+    async with connect(url) as broker:
+        deadline = in_seconds(20)
+        streams = [info async for info in broker.api.listed("STREAM.LIST", "streams", deadline)]
+        for info in streams:
+            await broker.api.call(f"STREAM.DELETE.{info['config']['name']}", None, deadline)
+
+
+@pytest.fixture
 def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     """Give a test a nats-server that it may stop, kill, freeze and start again."""
-    server = NatsServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with running_nats(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture

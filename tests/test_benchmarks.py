@@ -161,9 +161,10 @@ def test_long_measurements_must_be_asked_for() -> None:
 
 def test_only_some_measurements_take_two_versions() -> None:
     """The others are left out, and refused when they are asked for."""
-    assert chosen((), soak=False, before=True) == ["publish", "consume", "start", "idle-streams"]
+    both = ["publish", "many", "latency", "consume", "start", "idle-streams"]
+    assert chosen((), soak=False, before=True) == both
     assert chosen(("start",), soak=False, before=True) == ["start"]
-    for only, soak in ((("latency",), False), ((), True)):
+    for only, soak in ((("looking",), False), ((), True)):
         with pytest.raises(click.UsageError):
             chosen(only, soak=soak, before=True)
 
@@ -198,7 +199,8 @@ def test_the_page_of_results() -> None:
     first = as_json(figures, judge(figures), MACHINE)
     figures.add(PUBLISH, WINDSHIFT, SERVER_CPU, 50.0)
     written = page(merged([first, as_json(figures, judge(figures), MACHINE)]))
-    assert "## Publish\n\n| | | median | runs |" in written
+    assert "## Publish\n\nMeasured with an earlier version, beside other work.\n\n" in written
+    assert "| | | median | runs |" in written
     assert f"| {PER_SECOND} | {WINDSHIFT} | 30,000 | 2 |\n| | {COMPARISON} | 3,000 | 2 |" in written
     assert f"| {SERVER_CPU} | {WINDSHIFT} | 40 | 3 |" in written
     assert written.count("xychart-beta") == 1

@@ -13,7 +13,7 @@ from tests.support.command_line import windshift_command
 from tests.support.patterns import covers, covers_name, overlaps, overlaps_name
 from windshift.server.api.policies import POLICIES
 from windshift.server.auth import policy_file
-from windshift.server.auth.permissions import LISTS, NEEDS, Kind
+from windshift.server.auth.permissions import LISTS, NEEDS, PatternKind
 from windshift.server.auth.policy import ALGORITHMS, QUOTAS_IN_BYTES, Quotas
 from windshift.server.auth.policy_file import parse_policy
 
@@ -75,7 +75,7 @@ def test_documented_keys() -> None:
         name: "off" if limit is None else size(limit) if name in QUOTAS_IN_BYTES else str(limit)
         for name, limit in asdict(Quotas()).items()
     }
-    kinds = {Kind.SUBJECT: "subjects", Kind.NAME: "names"}
+    kinds = {PatternKind.SUBJECT: "subjects", PatternKind.NAME: "names"}
     assert [(row[0], row[1]) for row in table("keys", "roles")] == [
         (key, kinds[kind]) for key, kind in LISTS.items()
     ]

@@ -137,13 +137,16 @@ VALUES: Final = {
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),
     "waiting publishes": amount(WriteOptions().max_waiting),
     "bytes of answers to reads in flight, of all clients; of one principal": (
-        f"{size(budget.ASKING)}; half of that"
+        f"{size(budget.ASKING)}; half of that, or one answer where the last had {size(budget.LARGE)} or more"
     ),
     "waiting reads of one principal": amount(budget.MOST_WAITING),
     "bytes of deliveries that are requested, of all clients": size(room.MOST),
     "the same of tails": {4: "a quarter of that"}[app._TAILS_PART],
     "time of a turn of the event loop that lists, reads, tails and watches get, together with other calls of "
-    "who used much lately": (f"{pacing.SLICE * 1000:g} ms, or a quarter of it"),
+    "who used much lately": (
+        f"{pacing.SLICE * 1000:g} ms, or {pacing.SHORT_SLICE * 1000:g} ms while somebody is about who uses "
+        "little; a quarter of it, where that is more, and twice as much at most"
+    ),
     "bytes of deliveries above 80 KiB each, of all clients; of one principal": (
         f"{size(room.WHOLE)}; half of that"
     ),

@@ -43,13 +43,13 @@ def test_types_are_shipped() -> None:
 
 
 def test_version_is_that_of_the_distribution() -> None:
-    """There is one version, and pyproject.toml holds it."""
+    """There is one version: of the package, its distribution and pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert windshift.__version__ == metadata.version("windshift") == project["version"]
 
 
 def test_unknown_attribute_is_an_attribute_error() -> None:
-    """The late lookup of the version does not swallow misspelt names."""
+    """The late loading of parts does not swallow misspelt names."""
     with pytest.raises(AttributeError, match="versoin"):
         _ = windshift.versoin
 

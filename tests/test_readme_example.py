@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,23 +13,17 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.support.ports import new_port
+
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESS = "127.0.0.1:8080"
 """Where the README's server listens; the test replaces it by an address that is free."""
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     """Run `windshift serve` with an embedded broker; stop it in good order."""
-    port = free_port()
+    port = new_port()
     settings = {"GRPC_PORT": str(port), "HEALTH_PORT": "0", "WINDSHIFT_DATA_DIR": str(tmp_path / "data")}
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "WINDSHIFT_"))

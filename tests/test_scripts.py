@@ -67,7 +67,10 @@ def test_the_first_release_keeps_its_version_and_changelog(tmp_path: Path) -> No
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## Unreleased\n\n- Everything.\n")
     git("add", ".")
     git("commit", "--quiet", "--message", "feat: everything")
-    assert release.release_first(tmp_path, dt.date(2027, 1, 2)) == "v0.1.0"
+    with pytest.raises(ValueError, match=r"the first release is 0\.1\.0, not 1\.0\.0"):
+        release.release_first(tmp_path, dt.date(2027, 1, 2), "1.0.0")
+    assert git("status", "--porcelain") == git("tag") == ""
+    assert release.release_first(tmp_path, dt.date(2027, 1, 2), "v0.1.0") == "v0.1.0"
     assert git("show", "v0.1.0:CHANGELOG.md") == "# Changelog\n\n## v0.1.0 (2027-01-02)\n\n- Everything.\n"
     assert git("status", "--porcelain") == ""
     assert git("rev-parse", "v0.1.0") == git("rev-parse", "HEAD")

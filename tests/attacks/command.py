@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Final
@@ -61,6 +62,10 @@ class Seen:
     times: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
+    def with_others(self, others: Seen) -> Seen:
+        """Return both together."""
+        return Seen(self.times + others.times, self.failures + others.failures)
+
     @property
     def p50(self) -> float:
         """The median of the times."""
@@ -77,10 +82,11 @@ class Result:
     """What came of an attack.
 
     Attributes:
-        alone: what the honest client saw before.
+        alone: what the honest client saw before and after.
         beside: what it saw meanwhile.
         probes: failed probes of the health port.
         grown: the most resident memory meanwhile beyond that before, in MB.
+        control: what came of the same attack on another server; None = it was not made.
     """
 
     name: str
@@ -88,6 +94,20 @@ class Result:
     beside: Seen
     probes: int
     grown: float
+    control: Result | None = None
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """The median and the 99th percentile, times those without the attack."""
+        return self.beside.p50 / self.alone.p50, self.beside.p99 / self.alone.p99
+
+    @property
+    def controlled(self) -> str:
+        """The same of the control; empty if it was not made."""
+        if self.control is None:
+            return ""
+        p50, p99 = self.control.ratios
+        return f"{p50:.1f}, {p99:.1f}"
 
     @property
     def harmed(self) -> bool:
@@ -97,17 +117,24 @@ class Result:
     @property
     def missed(self) -> bool:
         """Whether a limit was exceeded."""
-        return (
-            self.beside.p50 > P50_LIMIT * self.alone.p50
-            or self.beside.p99 > P99_LIMIT * self.alone.p99
-            or self.grown > MEMORY_LIMIT
+        p50, p99 = self.ratios
+        return p50 > P50_LIMIT or p99 > P99_LIMIT or self.grown > MEMORY_LIMIT
+
+    def with_another(self, other: Result) -> Result:
+        """Take what came of the same attack at another time together with this."""
+        return replace(
+            self,
+            alone=self.alone.with_others(other.alone),
+            beside=self.beside.with_others(other.beside),
+            probes=self.probes + other.probes,
+            grown=max(self.grown, other.grown),
         )
 
     def row(self) -> str:
         """Write a line of the table."""
-        alone, beside = self.alone, self.beside
-        ratios = f"{beside.p50 / alone.p50:.1f} | {beside.p99 / alone.p99:.1f}"
-        return f"| {self.name} | {ratios} | {len(beside.failures) + self.probes} | {self.grown:+.0f} |"
+        p50, p99 = self.ratios
+        failed = len(self.beside.failures) + self.probes
+        return f"| {self.name} | {p50:.1f} | {p99:.1f} | {self.controlled} | {failed} | {self.grown:+.0f} |"
 
 
 def watch(running: Served, seconds: float, seen: Seen) -> int:
@@ -145,13 +172,21 @@ def attacking(running: Served, names: list[str], seconds: float) -> Iterator[sub
         attacker.communicate()
 
 
-def measure(running: Served, name: str, seconds: float) -> Result:
-    """Measure the honest client without an attack, and beside it."""
+def measure(running: Served, name: str, seconds: float, target: Served | None = None) -> Result:
+    """Measure the honest client without an attack, before and after, and beside it.
+
+    Args:
+        running: the server that it uses.
+        name: of the attack.
+        seconds: how long the attack is watched.
+        target: the server that is attacked; None = the same.
+    """
     alone, beside = Seen(), Seen()
     watch(running, seconds / 2, alone)
-    with attacking(running, [name], seconds + 1), peak(running) as grown:
+    with attacking(target or running, [name], seconds + 1), peak(running) as grown:
         probes = watch(running, seconds, beside)
     time.sleep(1)
+    watch(running, seconds / 2, alone)  # a machine's speed changes
     return Result(name, alone, beside, probes, grown[0])
 
 
@@ -192,10 +227,10 @@ def table(rows: list[str]) -> str:
     """Write the table of the report."""
     return "\n".join(
         (
-            f"Measured on {machine()}, everything on one machine, at commit `{commit()}`.",
+            f"Measured on {machine()}, everything on one machine; the latest rows at commit `{commit()}`.",
             "",
-            "| attack | p50, times that without | p99, the same | failed calls and probes | growth, MB |",
-            "|---|---|---|---|---|",
+            "| attack | p50, times that without | p99, the same | control | failed calls | growth, MB |",
+            "|---|---|---|---|---|---|",
             *rows,
         )
     )
@@ -205,8 +240,12 @@ def table(rows: list[str]) -> str:
 @click.argument("names", nargs=-1, metavar="[ATTACK]...")
 @click.option("--list", "listing", is_flag=True, help="List the attacks.")
 @click.option("--seconds", default=3.0, show_default=True, help="How long each of them is measured.")
+@click.option("--runs", default=1, show_default=True, help="How often; what all runs saw counts together.")
+@click.option("--control", is_flag=True, help="Repeat what exceeds a limit against another server.")
 @click.option("--report", is_flag=True, help="Write each result into the table of docs/limits.md.")
-def main(*, names: tuple[str, ...], listing: bool, seconds: float, report: bool) -> None:
+def main(
+    *, names: tuple[str, ...], listing: bool, seconds: float, runs: int, control: bool, report: bool
+) -> None:
     """Attack a server, by all means or those whose names begin so.
 
     Status 1: a call or a probe of an honest client failed.
@@ -217,27 +256,64 @@ def main(*, names: tuple[str, ...], listing: bool, seconds: float, report: bool)
     if listing:
         click.echo("\n".join(chosen))
         return
-    results = []
+    take = partial(_take, report=report)
+    with _attacked("server") as running:
+        results = _measure_all(running, chosen, seconds, runs, take)
+        missed = [name for name, result in results.items() if result.missed] if control else []
+        if missed:
+            with _attacked("another") as other:
+
+                def take_control(again: Result) -> None:
+                    take(replace(results[again.name], control=again))
+
+                _measure_all(running, missed, seconds, runs, take_control, other)
+    sys.exit(any(result.harmed for result in results.values()))
+
+
+def _measure_all(
+    running: Served,
+    names: list[str],
+    seconds: float,
+    runs: int,
+    take: Callable[[Result], None],
+    target: Served | None = None,
+) -> dict[str, Result]:
+    """Measure these attacks, one after the other and so many times; give what came of each up to then."""
+    results: dict[str, Result] = {}
+    for _ in range(runs):
+        for name in names:
+            result = measure(running, name, seconds, target)
+            results[name] = results[name].with_another(result) if name in results else result
+            take(results[name])
+    return results
+
+
+@contextmanager
+def _attacked(name: str) -> Iterator[Served]:
+    """Run a server that was used a little; what it keeps is in a directory of its own."""
     with (
-        tempfile.TemporaryDirectory(prefix="windshift-attacks-") as directory,
+        tempfile.TemporaryDirectory(prefix=f"windshift-attacks-{name}-") as directory,
         attacked(Path(directory)) as running,
     ):
         watch(running, 1, Seen())
-        for name in chosen:
-            results.append(measure(running, name, seconds))
-            _say(results[-1])
-            if report:
-                text = REPORT.read_text()
-                REPORT.write_text(with_tables(text, table(merged(text, results))))
+        yield running
         if status := running.process.stop():
             raise click.ClickException(f"the server ended with status {status}")
-    sys.exit(any(result.harmed for result in results))
+
+
+def _take(result: Result, *, report: bool) -> None:
+    """Tell of a result, and write it into the report if that is wanted."""
+    _say(result)
+    if report:
+        text = REPORT.read_text()
+        REPORT.write_text(with_tables(text, table(merged(text, [result]))))
 
 
 def _say(result: Result) -> None:
     verdict = "FAILED" if result.harmed else "missed" if result.missed else "ok"
+    control = f"  if another is attacked {result.controlled}" if result.control else ""
     click.echo(
         f"{verdict:<7}{result.name:<50} p50 {result.alone.p50:6.2f} -> {result.beside.p50:6.2f} ms"
         f"  p99 {result.alone.p99:7.2f} -> {result.beside.p99:7.2f} ms  {result.grown:+5.0f} MB"
-        f"  {' '.join(sorted(set(result.beside.failures)))}"
+        f"{control}  {' '.join(sorted(set(result.beside.failures)))}"
     )

@@ -92,5 +92,8 @@ def _furnish(running: Served, callers: Callers) -> None:
     for number in range(LETTERS):
         hostile.publish("hostile.letters", str(number))
     with subscribed(hostile, STREAM, LETTERS, "letters") as call:
-        call.reject(*(event.id for event in call.events(LETTERS)), permanently=True)
-        assert len(call.told()[1]) == LETTERS
+        left = [event.id for event in call.events(LETTERS)]
+        while left:  # on a busy machine some fail for now
+            call.reject(*left, permanently=True)
+            _, _, invalid, left = call.told()
+            assert not invalid

@@ -25,7 +25,26 @@ def test_a_table_grows_part_by_part() -> None:
     rows = merged(report, [result(first, 1.5)])
     assert [row.split(" | ")[:2] for row in rows] == [[f"| {first}", "1.5"], [f"| {second}", "2.0"]]
     (row,) = merged(report, [result(second, 3.0)])
-    assert row.startswith(f"| {second} | 3.0 | 3.0 |")
+    assert row == f"| {second} | 3.0 | 3.0 |  | 0 | +0 |"
+
+
+def test_a_control_has_a_column_of_its_own() -> None:
+    """The ratios stay those of the attack on the client's own server."""
+    name, *_ = attacks()
+    control = Result(name, Seen([1.0, 1.0]), Seen([1.5, 1.5]), 0, 0.0)
+    result = Result(name, Seen([2.0, 2.0]), Seen([6.0, 6.0]), 0, 0.0, control)
+    assert result.row() == f"| {name} | 3.0 | 3.0 | 1.5, 1.5 | 0 | +0 |"
+    assert result.missed
+    assert not control.missed
+
+
+def test_several_runs_count_together() -> None:
+    """So do their failures; the growth of memory is the largest."""
+    name, *_ = attacks()
+    first = Result(name, Seen([1.0]), Seen([2.0, 2.0]), 0, 5.0)
+    second = Result(name, Seen([1.0, 1.0]), Seen([4.0], ["UNAVAILABLE"]), 1, 3.0)
+    both = first.with_another(second)
+    assert both == Result(name, Seen([1.0] * 3), Seen([2.0, 2.0, 4.0], ["UNAVAILABLE"]), 1, 5.0)
 
 
 @pytest.mark.timeout(240)

@@ -16,7 +16,7 @@ from tests.authorization.policies import ALL, principal, put, token_of
 from tests.support.app import running_app
 from tests.support.broker import connect
 from tests.support.client import STATE, Refusal, refused
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import NatsServer, running_nats
 from tests.support.windshift_process import wait_for
 from tests.wire.burying import delete_stream
 from tests.wire.management import (
@@ -67,6 +67,13 @@ POLICY = (
     + limited("one", "streams = 1")
     + limited("fast", "streams = 20, ephemeral_consumers = 20")
 )
+
+
+@pytest.fixture(scope="module")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """Run one for these tests alone: what principals of these names have elsewhere would count."""
+    with running_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

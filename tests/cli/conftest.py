@@ -50,6 +50,7 @@ class Cli:
 
     def __init__(self, address: str, namespace: str, home: Path) -> None:
         self.namespace = namespace
+        self._started: list[subprocess.Popen[bytes]] = []
         self.environment = {
             "HOME": str(home),
             "XDG_CONFIG_HOME": str(home / "config"),
@@ -78,16 +79,25 @@ class Cli:
             capture_output=True,
             env=self.environment | environment,
             check=False,
-            timeout=60,
+            timeout=100,
         )
 
     def popen(self, arguments: Sequence[str], **settings: Any) -> subprocess.Popen[bytes]:
         """Start a command in a process of its own."""
         command = [sys.executable, "-m", "windshift", *arguments]
-        return subprocess.Popen(command, env=self.environment, **settings)
+        self._started.append(subprocess.Popen(command, **{"env": self.environment, **settings}))
+        return self._started[-1]
+
+    def kill(self) -> None:
+        """End what was started and still runs, as after a test that failed."""
+        for process in self._started:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture
-def cli(cli_server: str, unique: Callable[[], str], tmp_path: Path) -> Cli:
+def cli(cli_server: str, unique: Callable[[], str], tmp_path: Path) -> Iterator[Cli]:
     """Give the command line, in a namespace that no other test uses."""
-    return Cli(cli_server, unique(), tmp_path)
+    cli = Cli(cli_server, unique(), tmp_path)
+    yield cli
+    cli.kill()

@@ -14,7 +14,7 @@ import windshift as ws
 from windshift.cli.options import Options
 from windshift.cli.output import as_json, clip, columns, plain, width
 from windshift.cli.payloads import Payloads, undecoded
-from windshift.cli.session import Session, failure_of
+from windshift.cli.session import Session, failure_of, status_of
 from windshift.cli.values import (
     parse_duration,
     parse_size,
@@ -153,6 +153,12 @@ def test_payloads(sent: Any, shown: Any) -> None:
     packed = AnyMessage()
     packed.Pack(sent)
     assert Payloads().show(packed) == shown
+
+
+@pytest.mark.parametrize("kind", [ws.PermissionDenied, ws.Unauthenticated, ws.ForbiddenByBroker])
+def test_whatever_is_not_allowed_has_its_exit_code(kind: type[ws.WindshiftError]) -> None:
+    """Whether the server's rules or the broker's forbid it."""
+    assert status_of(kind("no")) == 6
 
 
 @pytest.mark.parametrize(

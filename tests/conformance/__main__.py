@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import uvloop
 
 from tests.support.certificates import Authority, Pair
+from tests.support.ports import new_port
 from windshift.rpc import (
     Channel,
     HealthService,
@@ -128,7 +128,7 @@ class Session:
     @asynccontextmanager
     async def _go_server(self, *, tls: bool) -> AsyncIterator[int]:
         """Run the server of grpc-go and yield its port."""
-        port = _free_port()
+        port = new_port()
         command: list[str | Path] = [PROGRAMS / "server", f"-port={port}"]
         if tls:
             command += ["-use_tls", f"-tls_cert_file={self._certificate.certificate}"]
@@ -142,12 +142,6 @@ class Session:
         finally:
             process.terminate()
             await process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 async def conform(folder: Path) -> list[str]:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,11 +108,7 @@ def told(server: WindshiftProcess, stream: str, text: str) -> bool:
 
 def held(directory: Path, **environment: str) -> WindshiftProcess:
     """Start a server that finds damage, wait until it says so, and stop it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = WindshiftProcess(directory, HEALTH_PORT=str(port), LOG_LEVEL="warning", **environment)
-    server.health_port = port
+    server = WindshiftProcess(directory, LOG_LEVEL="warning", **environment)
     server.launch()
     try:
         server.wait_for(lambda: server.probe("/readyz").body.get("reason") == "data is damaged")

@@ -28,10 +28,10 @@ SERVICES = (
     "windshift.events.v1alpha1.EventsService",
     "windshift.state.v1alpha1.StateService",
 )
-NOTICED = 15.0
-"""Seconds in which a broker that is frozen must be noticed."""
-BACK = 5.0
-"""Seconds in which one that goes on must be."""
+NOTICED = 30.0
+"""Seconds in which a broker that is frozen must be noticed: 15, and as many for a busy machine."""
+BACK = 20.0
+"""Seconds in which one that goes on must be: 5, and what a busy machine needs."""
 
 
 @pytest.fixture

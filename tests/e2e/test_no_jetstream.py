@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,13 +26,6 @@ USER = "authorization { users: [ {user: me, password: p %s} ] }"
 DENIED = ', permissions: {publish: {deny: ["$JS.API.STREAM.NAMES"]}}'
 
 
-def free_port() -> int:
-    """Return a port that nobody has at the moment."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
-
-
 def write_accounts(directory: Path, events: str) -> Path:
     """Write a configuration with an account for events, of which `events` is told, and a system account."""
     config = directory / "nats.conf"
@@ -44,10 +36,8 @@ def write_accounts(directory: Path, events: str) -> Path:
 @contextmanager
 def launched(directory: Path, url: str, **environment: str) -> Iterator[WindshiftProcess]:
     """Run a server, and give it when it has found out that it cannot be ready."""
-    port = free_port()
-    process = WindshiftProcess(directory, NATS_URL=url, HEALTH_PORT=str(port), **environment)
+    process = WindshiftProcess(directory, NATS_URL=url, **environment)
     process.launch()
-    process.health_port = port
     try:
         process.wait_for(lambda: process.probe("/readyz").body.get("reason") == "no JetStream")
         yield process
@@ -81,9 +71,9 @@ def test_no_jetstream(tmp_path: Path) -> None:
     Meanwhile calls fail at once, and it can be stopped.
     """
     with running_nats(tmp_path / "nats", jetstream=False) as broker:
-        with launched(tmp_path, broker.url, GRPC_PORT=str(free_port())) as server:
+        with launched(tmp_path, broker.url) as server:
             assert_not_ready(server, "start it with -js")
-            client = Client(f"127.0.0.1:{server.environment['GRPC_PORT']}")
+            client = Client(server.address)
             begun = time.monotonic()
             with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
                 ensure_stream(client, "S", timeout=60)

@@ -6,9 +6,9 @@ import asyncio
 import itertools
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -27,6 +27,7 @@ from tests.wire.consuming import Call, subscribed
 from tests.wire.management import ensure_stream
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.cli.main import main
+from windshift.nats import NatsError, retry
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations"
 DEAD_LETTER = pb.EventsRequest.REJECT_ACTION_DEAD_LETTER
@@ -51,7 +52,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServer]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NATS_WINDSHIFT_PASSWORD", PASSWORD)
         with running_cluster(lambda: tmp_path_factory.mktemp("three"), "--config", str(config)) as servers:
-            asyncio.run(is_led(servers[0]))
+            asyncio.run(is_ready(servers[0]))
             yield servers
 
 
@@ -60,10 +61,15 @@ def url_of(*servers: NatsServer) -> str:
     return ",".join(f"nats://windshift:{PASSWORD}@127.0.0.1:{server.port}" for server in servers)
 
 
-async def is_led(server: NatsServer) -> None:
-    """Wait until the cluster has a leader."""
+async def is_ready(server: NatsServer) -> None:
+    """Wait until the cluster has a leader that knows all three servers."""
     async with connect(url_of(server)) as broker:
-        await broker.api.call("INFO", None, in_seconds(60))
+        stream = {"name": "READY", "storage": "memory", "num_replicas": 3}
+        async for _ in retry(in_seconds(60)):
+            with suppress(NatsError):
+                await broker.api.call("STREAM.CREATE.READY", stream, in_seconds(60))
+                break
+        await broker.api.call("STREAM.DELETE.READY", None, in_seconds(60))
 
 
 async def is_whole(server: NatsServer, stream: str, *, whole: bool = True) -> None:
@@ -192,8 +198,29 @@ async def test_an_empty_disk_in_a_cluster(three: list[NatsServer], unique: Calla
         third.stop()
         await is_whole(first, stream, whole=False)
         shutil.rmtree(third.store)
-        third.start()
-        await is_whole(first, stream)
+        async with supervised(third):
+            await is_whole(first, stream)
+
+
+@asynccontextmanager
+async def supervised(node: NatsServer) -> AsyncIterator[None]:
+    """Run a node as its supervisor does, for the length of a block: start it whenever it has ended.
+
+    nats-server 2.15 crashes, not always, where it copies a stream that was restored onto an empty disk.
+    """
+
+    async def supervise() -> None:
+        while True:
+            if not node.is_running:
+                node.start()
+            await asyncio.sleep(0.1)
+
+    supervising = asyncio.create_task(supervise())
+    try:
+        yield
+    finally:
+        supervising.cancel()
+    assert node.is_running
 
 
 @pytest.mark.timeout(240)

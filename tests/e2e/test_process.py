@@ -101,11 +101,7 @@ def test_data_directory_is_free_after_a_stop(tmp_path: Path) -> None:
 
 def test_nobody_reads_what_it_prints(tmp_path: Path, nats_server: NatsServer) -> None:
     """A server whose standard output was closed serves all the same, and says so on the other one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = WindshiftProcess(tmp_path, NATS_URL=nats_server.url, HEALTH_PORT=str(port))
-    process.health_port = port
+    process = WindshiftProcess(tmp_path, NATS_URL=nats_server.url)
     reader, writer = os.pipe()
     os.close(reader)
     process.launch(stdout=writer)
@@ -228,14 +224,10 @@ def test_not_ready_without_nats(tmp_path: Path) -> None:
 
 def test_signal_while_starting(tmp_path: Path) -> None:
     """A stop is obeyed before the server is ready; until then it is alive but not ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     program = tmp_path / "program"
     program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 1000\n")
     program.chmod(0o755)
-    process = WindshiftProcess(tmp_path, WINDSHIFT_NATS_SERVER=str(program), HEALTH_PORT=str(port))
-    process.health_port = port
+    process = WindshiftProcess(tmp_path, WINDSHIFT_NATS_SERVER=str(program))
     process.launch()
     try:
         process.wait_for((tmp_path / "pid").exists)
@@ -270,6 +262,7 @@ def test_port_in_use(tmp_path: Path, name: str) -> None:
 def test_address_of_somebody_else(tmp_path: Path, name: str, host: str) -> None:
     """An address that this machine does not have: status 1 and one line."""
     settings = {"HEALTH_HOST": "127.0.0.1", "WINDSHIFT_INSECURE": "true", name: host}
+    settings |= {"GRPC_PORT": "0", "HEALTH_PORT": "0"}
     status, told = refused(tmp_path, **settings, LOG_LEVEL="error")
     assert status == 1
     assert told == (

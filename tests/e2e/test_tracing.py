@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from tests.support.client import Client, Metadata
 from tests.support.collector import Collector, grpc_collector, http_collector, read_spans
 from tests.support.nats_server import NatsServer
+from tests.support.ports import new_port
 from tests.support.windshift_process import WindshiftProcess, windshift
 from tests.wire.consuming import ensure_consumer, subscribed
 
@@ -115,17 +115,9 @@ def operation(name: str, kind: str) -> dict[str, str]:
 # A collector that is not as it should be
 
 
-def free_port() -> int:
-    """Find a port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def test_a_collector_that_is_down(start: Started, unique: Callable[[], str]) -> None:
     """Calls go on, the log says it once, and once when the collector is there; stopping does not wait."""
-    port = free_port()
+    port = new_port()
     server = start(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}", OTEL_EXPORTER_OTLP_TIMEOUT="0.5")
     client = Client(server.address)
     stream = client.ensure_stream(unique())

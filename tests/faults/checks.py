@@ -198,17 +198,25 @@ def unfaithful(deliveries: Iterable[Delivery], stored: Mapping[int, Stored]) -> 
 
 
 class Order:
-    """Finds events that a consumer's single subscriber saw first out of the order of ids, or after a hole."""
+    """Finds events that a consumer's single subscriber saw first out of the order of ids, or after a hole.
 
-    def __init__(self) -> None:
+    Args:
+        killed: whether the broker is killed meanwhile. What it had counted as delivered, and had not sent,
+            comes again later, as another attempt: only that may come late then.
+    """
+
+    def __init__(self, *, killed: bool = False) -> None:
         self._newest = 0
         self._late: set[int] = set()
+        self._killed = killed
 
     def see(self, delivery: Delivery) -> Iterator[Violation]:
         """Look at the next delivery."""
-        if delivery.id <= self._newest and delivery.id not in self._late:
+        is_late = delivery.id in self._late
+        if delivery.id <= self._newest and not is_late:
             return
-        if delivery.id != self._newest + 1:
+        is_first_and_late = is_late and delivery.attempt == 1
+        if is_first_and_late if self._killed else delivery.id != self._newest + 1:
             yield Violation("order", f"{delivery.consumer}: {delivery.id} came after {self._newest}")
         self._late.update(range(self._newest + 1, delivery.id))
         self._late.discard(delivery.id)

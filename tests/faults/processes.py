@@ -155,8 +155,6 @@ class Server(Struck):
         """Start it, and return when it is ready."""
         self._life += 1
         await self._do("start", self.life, self._process.start)
-        ports = {"GRPC_PORT": str(self._process.api_port), "HEALTH_PORT": str(self._process.health_port)}
-        self._process.environment.update(ports)
         self.wanted = True
 
     async def kill(self) -> None:

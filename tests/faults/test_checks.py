@@ -184,6 +184,14 @@ def test_order() -> None:
     assert seen_in_order(1, 2, 4, 3, 3, 5) == ["order", "order"]
 
 
+def test_order_of_a_broker_that_is_killed() -> None:
+    """What it had counted as delivered may come late, as another attempt, and nothing else may."""
+    order = checks.Order(killed=True)
+    first, second, third, fourth = deliveries(1, 2, 3, 4)
+    seen = (first, fourth, replace(second, attempt=2), third, replace(third, attempt=2))
+    assert [found(order.see(each)) for each in seen] == [[], [], [], ["order"], []]
+
+
 def test_attempts_wrong() -> None:
     """Attempts are counted without a gap."""
     assert found(checks.attempts_wrong([DELIVERY, AGAIN])) == []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.protobuf.message_factory import GetMessageClass
 
 import windshift as ws
 from tests.authorization.policies import principal, put, token_of
@@ -17,7 +18,10 @@ from tests.support.app import running_app
 from tests.support.certificates import Authority
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.nats_server import NatsServer
+from tests.support.ports import new_port
+from windshift import protos
 from windshift.protos import test
+from windshift.rpc import RpcError, StatusCode
 from windshift.sdk import calling
 from windshift.sdk.client import caller_of
 from windshift.sdk.retry import Again
@@ -44,9 +48,7 @@ def address_of(proxy: CuttingProxy) -> str:
 
 def closed_port() -> str:
     """Return an address that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{new_port()}"
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -54,6 +56,27 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(LIMIT):
         while not condition():  # noqa: ASYNC110 -- there is no event to wait for
             await asyncio.sleep(0.01)
+
+
+def test_requests_say_which_method_they_are_for() -> None:
+    """Each method of the API is found by what it takes: of two names for one, the last one there."""
+    files = (protos.admin, protos.deadletters, protos.events, protos.state)
+    services = [each for file in files for each in file.DESCRIPTOR.services_by_name.values()]
+    paths = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
+    found = {
+        calling.path_of(GetMessageClass(method.input_type))
+        for service in services
+        for method in service.methods
+    }
+    events = "/windshift.events.v1alpha1.EventsService/"
+    assert found == paths - {f"{events}PublishEvent", f"{events}Events"}
+
+
+def test_a_client_is_made_by_connect() -> None:
+    """Whoever gives an address to the class is told what to call."""
+    made: type[Any] = ws.Client
+    with pytest.raises(TypeError, match=r"`connect`, such as ws.connect\('127.0.0.1:8080'\)"):
+        made("127.0.0.1:8080")
 
 
 async def test_a_publish_with_a_key_survives_a_lost_answer(
@@ -129,6 +152,25 @@ async def test_no_server_is_an_error_at_the_deadline() -> None:
         assert time.monotonic() - begin < 10
         with pytest.raises(ws.Unreachable):
             await client.ready(0.1)
+
+
+async def test_an_attempt_that_had_no_time_says_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason for which no server was reached is told, not that the deadline passed meanwhile."""
+    ends = [
+        RpcError(StatusCode.UNAVAILABLE, "connection refused").unsent(),
+        RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline passed").unsent(),
+    ]
+
+    async def unary(*_: object, timeout: float, **__: object) -> None:
+        if len(ends) == 1:
+            await asyncio.sleep(timeout)
+        raise ends.pop(0)
+
+    async with ws.connect(closed_port(), timeout=0.2) as client:
+        monkeypatch.setattr(caller_of(client).channels().for_calls(), "unary", unary)
+        with pytest.raises(ws.Unreachable, match="connection refused"):
+            await client.publish("a.b", StringValue())
+    assert not ends
 
 
 async def test_a_repeat_goes_out_as_soon_as_there_is_a_server(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import socket
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,6 +15,7 @@ import pytest
 
 import windshift as ws
 from tests.support.cutting_proxy import CuttingProxy
+from tests.support.ports import new_port
 from tests.support.windshift_process import windshift
 from windshift.protos import state, test
 
@@ -472,9 +472,7 @@ async def test_cut_connections_run_no_handler_twice(server: str, unique: Callabl
 
 async def test_killed_servers_lose_nothing_and_run_no_handler_twice(tmp_path: Path) -> None:
     """Server and broker are killed three times, while events are published and handled."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = new_port()
     runs: Counter[str] = Counter()
 
     async def handle(delivery: ws.Delivery[Any]) -> None:

@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import windshift as ws
 from tests.support.web_service import web_service
 from windshift.protos import test
@@ -37,6 +39,7 @@ def write(directory: Path, document: str, module: str) -> None:
         (directory / name).write_text("\n".join(blocks))
 
 
+@pytest.mark.timeout(180)
 def test_examples(tmp_path: Path) -> None:
     """The apps of one document pass the tests of the other."""
     write(tmp_path, "apps.md", "shop.py")
@@ -49,7 +52,7 @@ def test_examples(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=55,
+        timeout=170,
     )
     assert "3 passed" in done.stdout, done.stdout
     assert "handled 1\n" in done.stdout

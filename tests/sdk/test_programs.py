@@ -17,7 +17,7 @@ PROLOGUE, *PROGRAMS = re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.DOTALL |
 TESTS = PROGRAMS.pop()  # the last one is tests
 WITH_A_SERVER = (5, 8)  # those that bring their own
 
-pytestmark = pytest.mark.timeout(90)  # with many processes beside them, they may take their time
+pytestmark = pytest.mark.timeout(180)  # with many processes beside them, they may take their time
 
 
 def run(directory: Path, *arguments: str, **environment: str) -> str:
@@ -30,7 +30,7 @@ def run(directory: Path, *arguments: str, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=80,
+        timeout=170,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -57,11 +57,15 @@ def test_prints_what_it_says(number: int, fresh: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("plugin", ["asyncio", "anyio"])
 def test_plugins(plugin: str, tmp_path: Path) -> None:
-    """Tests with the fixture `windshift` work with pytest-asyncio in auto mode, and with anyio's mark."""
+    """The fixture `windshift` works with pytest-asyncio in auto mode, and with anyio's mark.
+
+    Each test has a namespace of its own: the same stream is new for each, and the server is shared.
+    """
     anyio = (
         'import pytest\npytestmark = pytest.mark.anyio\nanyio_backend = pytest.fixture(lambda: "asyncio")\n'
     )
-    options = ["-o", "asyncio_mode=auto"] if plugin == "asyncio" else ["-p", "no:asyncio"]
+    options = ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest"]
+    options += ["-o", "asyncio_mode=auto"] if plugin == "asyncio" else ["-p", "no:asyncio"]
     (tmp_path / "test_nine.py").write_text(PROLOGUE + (anyio if plugin == "anyio" else "") + TESTS)
-    printed = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "test_nine.py")
+    printed = run(tmp_path, "-m", "pytest", "-q", *options, "test_nine.py")
     assert "2 passed" in printed

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
+
+import pytest
 
 import windshift as ws
 from windshift.protos import events
@@ -27,3 +30,22 @@ async def test_an_event_whose_time_is_over_before_its_handler_began() -> None:
     await asyncio.wait({task}, timeout=30)
     assert not subscription.busy
     assert job.verdict == ws.Verdict(ws.Outcome.RETRY, "took longer than max_lease", "TimeoutError")
+
+
+async def test_events_that_were_settled_too_late_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """The first is told at once, the others of an interval together: after a fault there are hundreds."""
+    subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling())
+    jobs = [subscription.jobs.deliver(events.Event(id=number), 1, 0.0)[0] for number in range(1, 301)]
+    first = "event 1 was settled too late: another worker may handle it again"
+    with caplog.at_level(logging.WARNING, "windshift"):
+        for job in jobs:
+            subscription.settled(job, lost=True)
+        assert caplog.messages == [first]
+        subscription._more_too_late()  # as the timer does after the interval
+        subscription.settled(jobs[0], lost=True)
+        subscription._more_too_late()
+    assert caplog.messages == [
+        first,
+        "299 more events of orders were settled too late in the last 5 s",
+        first,
+    ]

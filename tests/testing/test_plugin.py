@@ -1,4 +1,4 @@
-"""The pytest plugin, in test runs of its own."""
+"""The pytest plugin without plugins for asyncio; `tests.sdk.test_programs` has it with each of them."""
 
 from __future__ import annotations
 
@@ -9,31 +9,10 @@ from pathlib import Path
 HEAD = """\
 import asyncio
 
-import pytest
-
 import windshift as ws
 from windshift.protos import test
 
 Text = test.StringValue
-
-"""
-FIRST = """\
-async def test_a(windshift):
-    async with windshift as client:
-        await client.streams.ensure("x", subjects=["x.>"])
-        assert (await client.publish("x.y", Text())).id == 1
-
-
-test_b = test_a
-"""
-ANYIO = """\
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
 
 """
 
@@ -47,10 +26,7 @@ def run(directory: Path, code: str, *options: str) -> subprocess.CompletedProces
             "-m",
             "pytest",
             "-q",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
+            *("-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:hypothesispytest"),
             *options,
             "test_it.py",
         ],
@@ -60,21 +36,6 @@ def run(directory: Path, code: str, *options: str) -> subprocess.CompletedProces
         check=False,
         timeout=55,
     )
-
-
-def test_with_pytest_asyncio(tmp_path: Path) -> None:
-    """Each test has a namespace of its own: the same stream is new for each, and the server is shared."""
-    done = run(
-        tmp_path, FIRST, "-p", "no:anyio", "-o", "asyncio_mode=auto",
-        "-o", "asyncio_default_fixture_loop_scope=function",
-    )  # fmt: skip
-    assert "2 passed" in done.stdout, done.stdout
-
-
-def test_with_anyio(tmp_path: Path) -> None:
-    """The same with anyio's mark and no pytest-asyncio."""
-    done = run(tmp_path, ANYIO + FIRST, "-p", "no:asyncio")
-    assert "2 passed" in done.stdout, done.stdout
 
 
 def test_without_either(tmp_path: Path) -> None:

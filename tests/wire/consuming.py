@@ -97,7 +97,7 @@ class Call:
         if linger is not None:
             subscribe.linger.CopyFrom(seconds(linger))
         self.say(subscribe=subscribe)
-        return self._next(self.subscribed, 5)
+        return self._next(self.subscribed, 30)
 
     def limit(self, count: int) -> None:
         """Change the window."""

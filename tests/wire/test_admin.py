@@ -12,6 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
+from tests.support.windshift_process import wait_for
 from tests.wire.burying import bury
 from tests.wire.consuming import subscribed
 from tests.wire.looking import ADMIN, ask, tail
@@ -52,14 +53,17 @@ def test_a_list_of_streams(client: Client, unique: Unique) -> None:
 
 @pytest.mark.parametrize("order", ["ORDER_EVENTS", "ORDER_BYTES", "ORDER_NEWEST", "ORDER_LAG"])
 def test_orders(client: Client, unique: Unique, order: str) -> None:
-    """Streams are sorted by what they hold, by their age, and by how far their consumers are behind."""
+    """Streams are sorted by what they hold, by their age, and by how far their consumers are behind.
+
+    What the server has seen of them may be some seconds old.
+    """
     word = unique()
     streams = [client.ensure_stream(f"{word}-{number}") for number in range(3)]
     for number, stream in enumerate(streams):
         ensure_consumer(client, stream, name="c")
         for _ in range(number):
             client.publish(f"{stream}.a")
-    assert list_all(client, find=word, order_by=order, page_size=2) == streams
+    wait_for(lambda: list_all(client, find=word, order_by=order, page_size=2) == streams)
     assert list_all(client, find=word, order_by=order, page_size=2, descending=True) == streams[::-1]
 
 

@@ -276,7 +276,7 @@ def test_half_close(client: Client, stream: str) -> None:
 
 @pytest.mark.parametrize("how", ["cancel", "close"])
 def test_a_vanished_client(client: Client, app_server: str, stream: str, how: str) -> None:
-    """Its events are with another subscriber within a second."""
+    """Its events go to another subscriber long before their timeout of 30 seconds."""
     publish(client, stream, 20)
     leaving = Client(app_server)
     with subscribed(leaving, stream, 20) as call:
@@ -286,7 +286,7 @@ def test_a_vanished_client(client: Client, app_server: str, stream: str, how: st
                 call.cancel()
             else:
                 leaving.channel.close()
-            events = [other.event(within=1) for _ in range(20)]
+            events = [other.event(within=10) for _ in range(20)]
     assert sorted((event.id, event.delivery_attempt) for event in events) == [(i, 2) for i in range(1, 21)]
     leaving.channel.close()
 
@@ -296,7 +296,7 @@ def test_a_deleted_consumer(client: Client, stream: str) -> None:
     with subscribed(client, stream) as one, subscribed(client, stream) as two:
         delete_consumer(client, stream)
         for call in (one, two):
-            refusal = call.end(within=2)
+            refusal = call.end()
             assert refusal is not None
             assert (refusal.code, refusal.reason) == ("NOT_FOUND", "CONSUMER_NOT_FOUND")
             assert refusal.metadata == {"name": "c"}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.support.broker import connect
-from tests.support.client import Client, any_of, refused, text_of
+from tests.support.client import Client, any_of, refused, refused_in_time, text_of
 from tests.support.nats_server import NatsServer
 from tests.wire.burying import ask, bury, listed
 from tests.wire.consuming import ensure_consumer
@@ -407,7 +408,6 @@ def test_while_the_broker_is_away(own_client: Client, own_nats_server: NatsServe
         ("Replay", pb.ReplayRequest(filter=pb.Filter())),
         ("Purge", pb.PurgeRequest(ids=[name])),
     ):
-        with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
-            ask(own_client, method, request, timeout=1)
+        refused_in_time("UNAVAILABLE", "BROKER_UNAVAILABLE", partial(ask, own_client, method, request))
     own_nats_server.start()
     assert ask(own_client, "Get", pb.GetRequest(id=name)).dead_letter.id == name

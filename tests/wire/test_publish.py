@@ -101,7 +101,7 @@ async def test_unknown_types_pass_untouched(
     stream = client.ensure_stream(unique())
     client.publish(f"{stream}.a", data=AnyMessage(type_url=type_url, value=b"\xff\x00"))
     message = await stored(nats_server, stream, 1)
-    assert (h.find(message.headers, b"WS-Data-Type"), message.body) == (name.encode(), b"\xff\x00")
+    assert (h.get(message.block, b"WS-Data-Type"), message.body) == (name.encode(), b"\xff\x00")
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ async def test_empty_key_is_no_key(client: Client, nats_server: NatsServer, uniq
     """An empty idempotency key counts as absent."""
     stream = client.ensure_stream(unique())
     assert [client.publish(f"{stream}.a", idempotency_key="") for _ in range(2)] == [1, 2]
-    assert h.find((await stored(nats_server, stream, 1)).headers, h.MESSAGE_ID) is None
+    assert h.get((await stored(nats_server, stream, 1)).block, h.MESSAGE_ID) is None
 
 
 def test_same_key_gives_the_first_id(client: Client, unique: Unique) -> None:

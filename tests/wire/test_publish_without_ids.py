@@ -300,16 +300,21 @@ def test_streams_that_copy(client: Client, unique: Unique) -> None:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what comes, with an older version in the server's words."""
-    while data := await reader.read(65536):
-        writer.write(data.replace(b'"version":"2.15.', b'"version":"2.13.'))
+    """Pass on what comes, with an older version in the server's words, and the end."""
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data.replace(b'"version":"2.15.', b'"version":"2.13.'))
     writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 async def test_an_older_broker(nats_server: NatsServer, unique: Unique) -> None:
     """It cannot be had with it, which is told; events are stored one by one."""
+    relays: set[asyncio.Task[object] | None] = set()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relays.add(asyncio.current_task())
         behind, ahead = await asyncio.open_connection("127.0.0.1", nats_server.port)
         await asyncio.gather(_pump(reader, ahead), _pump(behind, writer))
 
@@ -326,6 +331,7 @@ async def test_an_older_broker(nats_server: NatsServer, unique: Unique) -> None:
 
     async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
         await asyncio.to_thread(use, server.sockets[0].getsockname()[1])
+        await asyncio.gather(*filter(None, relays))
 
 
 def test_traces(nats_server: NatsServer, unique: Unique) -> None:

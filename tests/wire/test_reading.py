@@ -200,6 +200,28 @@ def test_a_mirror_of_a_part(client: Client, stream: str, unique: Unique) -> None
         assert read_all(client, stream) == list(range(1, EVENTS + 1))
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_what_others_change_meanwhile(
+    client: Client, nats_server: NatsServer, stream: str, unique: Unique, *, backwards: bool
+) -> None:
+    """A look is some seconds old: streams made, changed or deleted behind it are read as they are."""
+    everything = list(range(1, EVENTS + 1))[:: -1 if backwards else 1]
+    assert read_all(client, stream, backwards=backwards) == everything
+    switch_direct_gets_off(nats_server, stream)
+    assert read_all(client, stream, backwards=backwards) == everything
+    new = unique()
+
+    async def make_and_delete() -> None:
+        async with connect(nats_server.url) as broker:
+            await broker.stream(new, allow_direct=True)
+            await broker.api.change(f"STREAM.DELETE.{stream}", None, in_seconds(30))
+
+    asyncio.run(make_and_delete())
+    assert read_all(client, new, backwards=backwards) == []
+    with refused("NOT_FOUND", "STREAM_NOT_FOUND"):
+        read_all(client, stream, backwards=backwards)
+
+
 def test_an_empty_stream(client: Client, unique: Unique) -> None:
     """There is nothing to read, and that is no error."""
     empty = client.ensure_stream(unique())
@@ -256,6 +278,42 @@ def test_a_tail_of_what_is_new(client: Client, stream: str) -> None:
     assert until_caught_up(responses) == []
     published = [client.publish(f"{stream}.plain.0") for _ in range(5)]
     assert [next(responses).event.event.id for _ in published] == published
+
+
+def test_a_tail_of_what_comes_fast(client: Client, stream: str) -> None:
+    """Events that are sent together keep their order, small and large ones, and each comes once."""
+    responses = tail(client, stream)
+    until_caught_up(responses)
+    texts = [str(number) * (1, 3_000)[number % 10 == 0] for number in range(100)]
+    published = [client.publish(f"{stream}.plain.0", text) for text in texts]
+    events = [next(responses).event.event for _ in published]
+    assert [event.id for event in events] == published
+    assert [text_of(event.data) for event in events] == texts
+
+
+def test_tails_of_one_stream_side_by_side(client: Client, stream: str) -> None:
+    """Each shows the same events in the way that it was asked to."""
+    whole, bare = tail(client, stream), tail(client, stream, without_data=True)
+    for responses in (whole, bare):
+        until_caught_up(responses)
+    for number in range(10):
+        client.publish(f"{stream}.plain.0", str(number))
+        seen, unseen = next(whole).event, next(bare).event
+        assert text_of(seen.event.data) == str(number)
+        assert unseen.event.data.value == b""
+        seen.event.data.value = b""
+        assert seen == unseen
+
+
+def test_a_tail_of_a_stream_made_anew(client: Client, unique: Unique) -> None:
+    """An id may be given again by a stream of the same name: each tail shows the event that is there."""
+    name = unique()
+    for text in ("first", "second"):
+        client.ensure_stream(name)
+        client.publish(f"{name}.a", text)
+        event = next(tail(client, name, begin={"start": True})).event.event
+        assert (event.id, text_of(event.data)) == (1, text)
+        ask(client, "DeleteStream", name=name)
 
 
 def test_a_tail_with_filters(client: Client, stream: str) -> None:

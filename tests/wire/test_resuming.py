@@ -89,7 +89,7 @@ def test_a_call_that_breaks(client: Client, stream: str) -> None:
 def test_what_is_not_resumed(client: Client, stream: str) -> None:
     """It lingers, and then comes as another attempt."""
     publish(client, stream, 2)
-    broken, events = take(client, stream, 2, linger=4)
+    broken, events = take(client, stream, 2, linger=8)  # in which a busy machine can resume
     with calling(client) as other:
         other.subscribe(stream, "c")
         lost_at = time.monotonic()
@@ -98,7 +98,7 @@ def test_what_is_not_resumed(client: Client, stream: str) -> None:
             call.subscribe(stream, "c", resume=[events[0].token])
             again = other.event()
             assert (again.id, again.delivery_attempt) == (2, 2)
-            assert 3.8 < time.monotonic() - lost_at < 25
+            assert 7.8 < time.monotonic() - lost_at < 60
             call.ack(1)
             assert call.told() == ("ack", [1], [], [])
             other.nothing(0.1)

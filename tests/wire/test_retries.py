@@ -79,19 +79,19 @@ def test_undelayed_rejects_back_off(client: Client, unique: Unique, fields: dict
         found = gaps(call, 5)
     for number, gap in enumerate(found):
         assert gap >= 0.05 * 2**number * 0.8 - SLACK
-    assert found[0] < 2
-    assert sum(found) < 10
+    assert found[0] < 10
+    assert sum(found) < 30, "growing fourfold they had been 34 seconds"
 
 
 def test_a_policy_sets_the_pace(client: Client, unique: Unique) -> None:
     """Initial backoff, multiplier and longest backoff are kept; without jitter nothing is taken off."""
-    fields = policy(initial_backoff="0.2s", backoff_multiplier=2, max_backoff="0.5s", jitter=0)
+    fields = policy(initial_backoff="0.2s", backoff_multiplier=4, max_backoff="0.5s", jitter=0)
     stream = events(client, unique(), **fields)
     with subscribed(client, stream) as call:
         found = gaps(call, 5)
-    for gap, least in zip(found, (0.2, 0.4, 0.5, 0.5, 0.5), strict=True):
+    for gap, least in zip(found, (0.2, 0.5, 0.5, 0.5, 0.5), strict=True):
         assert gap >= least - SLACK
-    assert sum(found) < 6, "without a longest backoff it had been 6.2 seconds"
+    assert sum(found) < 30, "without a longest backoff it had been 68 seconds"
 
 
 def test_a_steady_pace(client: Client, unique: Unique) -> None:
@@ -100,7 +100,7 @@ def test_a_steady_pace(client: Client, unique: Unique) -> None:
     with subscribed(client, stream) as call:
         found = gaps(call, 8)
     assert min(found) >= 0.1 - SLACK
-    assert sum(found) < 10, "doubling they had been 25 seconds"
+    assert sum(found) < 20, "doubling they had been 25 seconds"
 
 
 def test_a_delay_that_the_client_names_counts(client: Client, unique: Unique) -> None:

@@ -15,7 +15,7 @@ from typing import Final, NoReturn, TypeAlias
 
 import click
 
-from windshift.cli.failing import fail
+from windshift.cli.failing import USAGE, fail
 from windshift.cli.options import Command
 from windshift.server.auth.actions import Action
 from windshift.server.auth.permissions import LISTS, Role
@@ -26,7 +26,6 @@ Rows: TypeAlias = list[tuple[str, str]]
 
 _DEFAULTS: Final = Quotas()
 _DENIED: Final = 1
-_USAGE: Final = 2
 _LONGEST: Final = 16 * 1024
 _PERIOD: Final = re.compile(r"(\d{1,6})([hdw])")
 _HOURS: Final = {"h": 1, "d": 24, "w": 7 * 24}
@@ -224,18 +223,18 @@ def _read(given: Path | None) -> Policy:
     try:
         file = given or auth_file(os.environ)
     except ConfigurationError as error:
-        fail(_USAGE, *error.problems)
+        fail(USAGE, *error.problems)
     if file is None:
-        fail(_USAGE, "name a file with --file, or set WINDSHIFT_AUTH_FILE")
+        fail(USAGE, "name a file with --file, or set WINDSHIFT_AUTH_FILE")
     try:
         return read_policy(file)
     except OSError as error:
-        fail(_USAGE, f"{file}: {error.strerror}")
+        fail(USAGE, f"{file}: {error.strerror}")
     except PolicyError as error:
         for problem in error.problems:
             line, _, text = problem.removeprefix("line ").partition(": ")
             click.echo(f"{file}:{line}: {text}", err=True)
-        sys.exit(_USAGE)
+        sys.exit(USAGE)
 
 
 def _named(policy: Policy, name: str) -> tuple[Principal, Rows]:
@@ -255,7 +254,7 @@ def _whose(policy: Policy, text: bytes) -> tuple[Principal, Rows]:
     from windshift.server.domain.errors import IdentityUnavailable, Unauthenticated
 
     if find_spec("jwt") is None:
-        fail(_USAGE, "the server is not installed (jwt is missing): pip install 'windshift[server]'")
+        fail(USAGE, "the server is not installed (jwt is missing): pip install 'windshift[server]'")
 
     async def identify() -> Identity:
         found = Authenticator(policy).identify(b"Bearer " + text, tuple)

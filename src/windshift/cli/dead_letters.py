@@ -120,14 +120,11 @@ async def list_(session: Session, newest_first: bool, **options: Any) -> None:
 @with_session
 async def show(session: Session, id: str, raw: bool) -> None:  # noqa: A002 -- the argument's name
     """Show a dead letter with its event."""
-    import sys
-
     from windshift.cli.reading import pairs
 
     letter = await session.client.dead_letters.get(id)
     if raw:
-        sys.stdout.buffer.write(letter.event.proto.data.value)
-        sys.stdout.buffer.flush()
+        session.out.raw(letter.event.proto.data.value)
         return
     value = _value(letter, session.payloads)
     flat = {key: each for key, each in value.items() if key != "event" and each not in ("", {})}

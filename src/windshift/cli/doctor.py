@@ -18,9 +18,9 @@ import click
 import windshift as ws
 from windshift.cli.certificates import expiry
 from windshift.cli.ensuring import idle_filters
-from windshift.cli.failing import DENIED, FAILED, Failure
+from windshift.cli.failing import FAILED, Failure
 from windshift.cli.options import Command
-from windshift.cli.session import Session, status_of, with_session
+from windshift.cli.session import Session, with_session
 from windshift.cli.values import show_duration, show_size
 
 _SOON: Final = 30 * 86_400.0
@@ -254,7 +254,7 @@ async def _server(session: Session) -> AsyncIterator[Check]:
         answered = datetime.now(UTC)
     except ws.WindshiftError as error:
         hint = "is that port a Windshift server's API?"
-        if status_of(error) == DENIED:
+        if isinstance(error, ws.Denied):
             hint = "ask for a valid token, and name it with --token-file"
         elif session.settings.tls is not None:
             hint += " does it want a client certificate (--tls-cert)?"
@@ -266,7 +266,7 @@ async def _server(session: Session) -> AsyncIterator[Check]:
         yield _rights(who)
     yield broker(server)
     ahead = None if server.time is None else apart(server.time, asked, answered)
-    async for check in _all_servers(client, server, ahead):
+    for check in await _all_servers(client, server, ahead):
         yield check
 
 
@@ -300,7 +300,7 @@ def broker(server: ws.ServerInfo) -> Check:
     return Check("ok", "broker", found)
 
 
-async def _all_servers(client: ws.Client, own: ws.ServerInfo, ahead: float | None) -> AsyncIterator[Check]:
+async def _all_servers(client: ws.Client, own: ws.ServerInfo, ahead: float | None) -> list[Check]:
     """Look at what only the operators of servers may see: all of them, JetStream's limits, and its clock.
 
     Args:
@@ -312,30 +312,25 @@ async def _all_servers(client: ws.Client, own: ws.ServerInfo, ahead: float | Non
     try:
         found = await client.servers(account=True)
     except ws.WindshiftError as error:
+        why = Check("warn", "servers", str(error))
         if isinstance(error, ws.Denied):
             hint = 'a role with server = { observe = ["*"] } shows them'
-            yield Check("skip", "servers", "others, and the limits and the clock of NATS: not allowed", hint)
-        else:
-            yield Check("warn", "servers", str(error))
-        for check in clocks({"the server": ahead}, None):
-            yield check
-        return
+            why = Check("skip", "servers", "others, and the limits and the clock of NATS: not allowed", hint)
+        return [why, *clocks({"the server": ahead}, None)]
     answered = datetime.now(UTC)
-    for check in servers(found):
-        yield check
+    checks = [*servers(found)]
     if own.broker_connected:
-        for check in limits(found.usage):
-            yield check
+        checks += limits(found.usage)
     others = {
         f"server {each.info.name}": apart(each.info.time, asked, answered)
         for each in found.servers
         if each.info.time is not None and each.info.id != own.id
     }
-    for check in clocks({"the server": ahead} | others, found.broker_clock_ahead):
-        yield check
+    checks += clocks({"the server": ahead} | others, found.broker_clock_ahead)
     if found.broker_clock_ahead is None and own.broker_connected and ahead is not None:
         hint = "let the server's NATS user publish to $SYS.REQ.USER.INFO"
-        yield Check("skip", "clocks", "that of NATS is not told", hint)
+        checks.append(Check("skip", "clocks", "that of NATS is not told", hint))
+    return checks
 
 
 def servers(found: ws.ServerList) -> Iterator[Check]:
@@ -348,11 +343,11 @@ def servers(found: ws.ServerList) -> Iterator[Check]:
         yield Check("warn", "servers", f"the one with id {name} did not answer", hint)
     versions = sorted({each.info.version for each in found.servers})
     ready = len(found.servers) - len(idle)
-    told = f"{ready} ready, of version {', '.join(versions)}"
+    summary = f"{ready} ready, of version {', '.join(versions)}"
     if len(versions) > 1:
-        yield Check("warn", "servers", told, "bring all to the same version")
+        yield Check("warn", "servers", summary, "bring all to the same version")
     elif ready:
-        yield Check("ok", "servers", told)
+        yield Check("ok", "servers", summary)
 
 
 def limits(usage: Sequence[ws.Usage]) -> Iterator[Check]:

@@ -6,13 +6,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import windshift as ws
 from windshift.cli import specs
 from windshift.cli.failing import USAGE, Failure
 from windshift.cli.session import Session, failure_of
 from windshift.cli.values import json_seconds
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,42 +80,53 @@ async def ensure_stream(
 ) -> Ensured:
     """Ensure a stream."""
     specs.check_origin(spec, name)
-    stream = client.stream(name)
-    before, visible = await _stream_now(stream)
+
+    async def now() -> ws.StreamSpec:
+        return (await client.stream(name).info()).spec
+
+    before, visible = await _seen(now)
     if dry_run:
-        changed = None if before is None else specs.changes(before, specs.expected(spec, before))
-        return Ensured("stream", name, visible and before is None, changed)
-    await client.streams.ensure(name, spec)
-    after = (await _stream_now(stream))[0] if before is not None else None
-    changed = None if before is None or after is None else specs.changes(before, after)
-    return Ensured("stream", name, visible and before is None, changed)
+        after = None if before is None else specs.expected(spec, before)
+    else:
+        await client.streams.ensure(name, spec)
+        after = None if before is None else (await _seen(now))[0]
+    return Ensured("stream", name, visible and before is None, _changes(before, after))
 
 
-async def _stream_now(stream: ws.Stream) -> tuple[ws.StreamSpec | None, bool]:
-    """Return what a stream is; None if it does not exist, or if we may not see it, and which of the two."""
+async def _seen(now: Callable[[], Awaitable[T]]) -> tuple[T | None, bool]:
+    """Return what something is; None if it does not exist, or if we may not see it, and which of the two."""
     try:
-        return (await stream.info()).spec, True
-    except ws.StreamNotFound:
+        return await now(), True
+    except ws.NotFound:
         return None, True
     except ws.PermissionDenied:
         return None, False
+
+
+def _changes(before: T | None, after: T | None) -> specs.Changes | None:
+    return None if before is None or after is None else specs.changes(before, after)
 
 
 async def ensure_consumer(
     client: ws.Client, stream: str, name: str | None, spec: ws.ConsumerSpec, *, dry_run: bool = False
 ) -> Ensured:
     """Ensure a consumer."""
-    consumers = client.stream(stream).consumers
-    before, visible = await _consumer_now(client, stream, name) if name else (None, True)
+    where = client.stream(stream)
+
+    async def now() -> ws.ConsumerSpec:
+        info = await where.consumer(name or "").info()
+        return ws.ConsumerSpec(subjects=info.subjects, timeout=info.timeout, retry=info.retry)
+
+    before, visible = await _seen(now) if name else (None, True)
+    created = visible and before is None
     if dry_run:
-        changed = None if before is None else specs.changes(before, specs.expected_consumer(spec, before))
-        return Ensured("consumer", name or "", visible and before is None, changed)
-    consumer = await consumers.ensure(name, spec)
-    after = (await _consumer_now(client, stream, consumer.name))[0] if before is not None else None
-    changed = None if before is None or after is None else specs.changes(before, after)
-    bound = (await _stream_now(client.stream(stream)))[0] if spec.subjects else None
-    idle = () if bound is None else idle_filters(spec.subjects, bound)
-    return Ensured("consumer", consumer.name, visible and before is None, changed, idle=idle)
+        after = None if before is None else specs.expected_consumer(spec, before)
+        return Ensured("consumer", name or "", created, _changes(before, after))
+    consumer = await where.consumers.ensure(name, spec)
+    after = None if before is None else (await _seen(now))[0]
+    bound = (await _seen(where.info))[0] if spec.subjects else None
+    idle = () if bound is None else idle_filters(spec.subjects, bound.spec)
+    return Ensured("consumer", consumer.name, created, _changes(before, after), idle=idle)
 
 
 def idle_filters(filters: Sequence[str], stream: ws.StreamSpec) -> tuple[str, ...]:
@@ -123,21 +136,6 @@ def idle_filters(filters: Sequence[str], stream: ws.StreamSpec) -> tuple[str, ..
     return tuple(
         each for each in filters if stream.subjects and not any(map(partial(overlap, each), stream.subjects))
     )
-
-
-async def _consumer_now(client: ws.Client, stream: str, name: str) -> tuple[ws.ConsumerSpec | None, bool]:
-    try:
-        info = await client.stream(stream).consumer(name).info()
-    except ws.NotFound:
-        return None, True
-    except ws.PermissionDenied:
-        return None, False
-    return consumer_spec(info), True
-
-
-def consumer_spec(info: ws.ConsumerInfo) -> ws.ConsumerSpec:
-    """Return what would make a consumer, but for where it began."""
-    return ws.ConsumerSpec(subjects=info.subjects, timeout=info.timeout, retry=info.retry)
 
 
 class Step(NamedTuple):

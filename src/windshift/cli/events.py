@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 
 import click
@@ -49,8 +48,7 @@ async def get(
         raise Failure("give an id, --at or --last", USAGE)
     stored = await session.client.stream(stream).events.get(id, at=at, last_of=last, subject=subject)
     if raw:
-        sys.stdout.buffer.write(stored.event.proto.data.value)
-        sys.stdout.buffer.flush()
+        session.out.raw(stored.event.proto.data.value)
         return
     value = stored_value(stored, session.payloads)
     session.out.fields(value, pairs(value))

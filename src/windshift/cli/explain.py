@@ -54,24 +54,24 @@ _REMOVALS: Final = {
 @with_session
 async def explain(session: Session, stream: str, id: int, consumer: str | None) -> None:  # noqa: A002 -- the argument's name
     """Say how an event stands at each consumer of its stream, and why it is not delivered."""
-    told = await session.client.stream(stream).events.explain(id, consumer=consumer)
-    session.out.item(_value(told), *map(plain, _lines(id, stream, told)))
-    if told.left_out:
-        session.out.remark(f"{told.left_out} more consumers: name one with --consumer")
-    if told.missing:
-        session.out.remark(f"servers that did not answer in time: {', '.join(told.missing)}")
+    explanation = await session.client.stream(stream).events.explain(id, consumer=consumer)
+    session.out.item(_value(explanation), *map(plain, _lines(id, stream, explanation)))
+    if explanation.left_out:
+        session.out.remark(f"{explanation.left_out} more consumers: name one with --consumer")
+    if explanation.missing:
+        session.out.remark(f"servers that did not answer in time: {', '.join(explanation.missing)}")
 
 
-def _lines(id: int, stream: str, told: ws.Explanation) -> list[str]:  # noqa: A002 -- as the field
-    if told.presence == "not_yet":
-        return [f"{stream} has no event {id} yet: its last id is {told.last_id}"]
-    if told.presence == "removed":
-        causes = ", ".join(_REMOVALS.get(each, each) for each in told.removals)
+def _lines(id: int, stream: str, explanation: ws.Explanation) -> list[str]:  # noqa: A002 -- as the field
+    if explanation.presence == "not_yet":
+        return [f"{stream} has no event {id} yet: its last id is {explanation.last_id}"]
+    if explanation.presence == "removed":
+        causes = ", ".join(_REMOVALS.get(each, each) for each in explanation.removals)
         first = f"{stream} holds event {id} no more; removed by one of: {causes}"
     else:
-        first = f"{id} {told.subject}, stored {json_time(told.stored)}"
-    lines = [first, *(_line(each) for each in told.consumers)]
-    return lines if told.consumers else [*lines, "no consumer"]
+        first = f"{id} {explanation.subject}, stored {json_time(explanation.stored)}"
+    lines = [first, *(_line(each) for each in explanation.consumers)]
+    return lines if explanation.consumers else [*lines, "no consumer"]
 
 
 def _line(at: ws.ExplainedConsumer) -> str:
@@ -93,12 +93,12 @@ def _line(at: ws.ExplainedConsumer) -> str:
     return f"{at.name}: {'; '.join(parts)}"
 
 
-def _value(told: ws.Explanation) -> dict[str, Any]:
+def _value(explanation: ws.Explanation) -> dict[str, Any]:
     consumers = []
-    for each in told.consumers:
+    for each in explanation.consumers:
         holders = [_plain(holder._asdict()) for holder in each.holders]
         consumers.append(_plain(each._asdict() | {"holders": holders}))
-    return _plain(told._asdict() | {"consumers": consumers})
+    return _plain(explanation._asdict() | {"consumers": consumers})
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from http.client import HTTPConnection, HTTPException
 
 import click
 
-from windshift.cli.failing import fail
+from windshift.cli.failing import USAGE, fail
 from windshift.server.config import ConfigurationError, ListenConfig, health_address
 
 _NOT_READY = 1
-_USAGE = 2
 _LONGEST = 64 * 1024
 
 
@@ -62,7 +61,7 @@ def health(live: bool, timeout: float, output: str) -> None:
     try:
         address = health_address(os.environ)
     except ConfigurationError as error:
-        fail(_USAGE, *error.problems)
+        fail(USAGE, *error.problems)
     answer = ask(address, "/healthz" if live else "/readyz", timeout)
     if output == "json":
         said = dict(answer.said) or {"reason": answer.line}

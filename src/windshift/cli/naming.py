@@ -49,19 +49,22 @@ def completes(names: Names) -> Callable[[click.Context, click.Parameter, str], l
     return complete
 
 
-async def _streams(client: ws.Client, _: click.Context) -> AsyncIterator[str]:
+async def streams(client: ws.Client, _: click.Context) -> AsyncIterator[str]:
+    """Yield the names of the streams."""
     async for stream in client.streams.list():
         yield stream.name
 
 
-async def _consumers(client: ws.Client, context: click.Context) -> AsyncIterator[str]:
+async def consumers(client: ws.Client, context: click.Context) -> AsyncIterator[str]:
+    """Yield the names of the consumers of the stream that the line names."""
     stream: Any = context.params.get("stream")
     if isinstance(stream, str):
         async for consumer in client.stream(stream).consumers.list():
             yield consumer.name
 
 
-async def _stores(client: ws.Client, _: click.Context) -> AsyncIterator[str]:
+async def stores(client: ws.Client, _: click.Context) -> AsyncIterator[str]:
+    """Yield the names of the stores."""
     async for store in client.stores.list():
         yield store.name
 
@@ -73,7 +76,7 @@ async def _keys(client: ws.Client, context: click.Context) -> AsyncIterator[str]
             yield entry.key
 
 
-STREAM: dict[str, Any] = {"shell_complete": completes(_streams)}
-CONSUMER: dict[str, Any] = {"shell_complete": completes(_consumers)}
-STORE: dict[str, Any] = {"shell_complete": completes(_stores)}
+STREAM: dict[str, Any] = {"shell_complete": completes(streams)}
+CONSUMER: dict[str, Any] = {"shell_complete": completes(consumers)}
+STORE: dict[str, Any] = {"shell_complete": completes(stores)}
 KEY: dict[str, Any] = {"shell_complete": completes(_keys)}

@@ -155,6 +155,11 @@ class Output:
         if self.json or not self.options.quiet:
             self.item(value, line)
 
+    def raw(self, value: bytes) -> None:
+        """Print the bytes of a value, and nothing else."""
+        sys.stdout.buffer.write(value)
+        sys.stdout.buffer.flush()
+
     def lines(self, *lines: str) -> None:
         """Print lines and flush them, so that a pipe has them now."""
         if lines:

@@ -12,10 +12,7 @@ from typing import Any
 
 import click
 
-from windshift.cli.failing import fail
-
-_FAILED = 1
-_USAGE = 2
+from windshift.cli.failing import FAILED, USAGE, fail
 
 
 @click.command()
@@ -126,14 +123,14 @@ def _load(target: str, *, reload: bool) -> Any:
             traceback.print_exception(error)
             reloading.wait_and_start_anew(module)
         if isinstance(error, ModuleNotFoundError) and (error.name or "") in _parents(module):
-            fail(_USAGE, f"there is no module {error.name!r} here or among the installed packages")
+            fail(USAGE, f"there is no module {error.name!r} here or among the installed packages")
         if isinstance(error, AttributeError) and module in sys.modules:
-            fail(_USAGE, f"{target}: {error}")
+            fail(USAGE, f"{target}: {error}")
         raise
     import windshift
 
     if not isinstance(found, windshift.App):
-        fail(_USAGE, f"{target} is a {type(found).__name__}, not a windshift.App")
+        fail(USAGE, f"{target} is a {type(found).__name__}, not a windshift.App")
     return found
 
 
@@ -174,4 +171,4 @@ def _run(run: Callable[[], None]) -> None:
     try:
         run()
     except WindshiftError as error:
-        fail(_FAILED, f"the app failed: {error}")
+        fail(FAILED, f"the app failed: {error}")

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from windshift.cli.failing import fail
+from windshift.cli.failing import FAILED, USAGE, fail
 from windshift.server.config import (
     SETTINGS,
     ConfigurationError,
@@ -22,8 +22,6 @@ from windshift.server.config import (
     config_from_environment,
 )
 
-_FAILED = 1
-_USAGE = 2
 _EXTRA = frozenset({"h11", "nkeys", "pythonjsonlogger", "uvloop"})
 """The packages of the extra `server`, by import name."""
 
@@ -107,10 +105,10 @@ def run_server(
     try:
         process.run(config, tell, share_port=share_port)
     except process.StartError as error:
-        fail(_FAILED, *error.told(words).splitlines())
+        fail(FAILED, *error.describe(words).splitlines())
     except OSError as error:  # click exits silently on some of them
         traceback.print_exception(error)
-        fail(_FAILED, f"it failed: {error.strerror or error}")
+        fail(FAILED, f"it failed: {error.strerror or error}")
 
 
 def announce(line: str) -> None:
@@ -138,7 +136,7 @@ def read_config(environment: Mapping[str, str]) -> ServerConfig:
     try:
         return config_from_environment(environment)
     except ConfigurationError as error:
-        fail(_USAGE, *error.problems)
+        fail(USAGE, *error.problems)
 
 
 def import_server(name: str) -> ModuleType:
@@ -149,4 +147,4 @@ def import_server(name: str) -> ModuleType:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:
             raise
-        fail(_FAILED, f"the server is not installed ({missing} is missing): pip install 'windshift[server]'")
+        fail(FAILED, f"the server is not installed ({missing} is missing): pip install 'windshift[server]'")

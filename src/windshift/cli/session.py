@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +201,7 @@ def status_of(error: ws.WindshiftError) -> int:
         ((errors.InvalidRequest, errors.SettingsError), USAGE),
         (errors.NotFound, NOT_FOUND),
         ((errors.Conflict, errors.SubjectsOverlap), CONFLICT),
-        (errors.Denied, DENIED),
+        ((errors.Denied, errors.ForbiddenByBroker), DENIED),
         (errors.OutcomeUnknown, UNKNOWN),
     )
     found = next((status for kind, status in kinds if isinstance(error, kind)), FAILED)
@@ -239,33 +239,19 @@ async def _similar(session: Session, error: ws.NotFound) -> str:
     """Return a name that exists and looks like the one that does not."""
     import difflib
 
+    from windshift.cli import naming
     from windshift.sdk import errors
 
-    names: list[str] = []
+    existing = {errors.StoreNotFound: naming.stores, errors.ConsumerNotFound: naming.consumers}
+    found = existing.get(type(error), naming.streams)(session.client, click.get_current_context())
     wanted = session.settings.names.bare_name(error.name)
     try:
         async with asyncio.timeout(_HINT_SECONDS):
-            names = [name async for name in _existing(session, error)]
+            names = [name async for name in found]
     except (TimeoutError, errors.WindshiftError):
         return ""
-    found = difflib.get_close_matches(wanted, names, 1, _SIMILAR)
-    return f"did you mean {found[0]!r}?" if found else ""
-
-
-async def _existing(session: Session, error: ws.NotFound) -> AsyncIterator[str]:
-    from windshift.sdk import errors
-
-    if isinstance(error, errors.StoreNotFound):
-        async for store in session.client.stores.list():
-            yield store.name
-    elif isinstance(error, errors.ConsumerNotFound):
-        stream = click.get_current_context().params.get("stream")
-        if isinstance(stream, str):
-            async for consumer in session.client.stream(stream).consumers.list():
-                yield consumer.name
-    else:
-        async for info in session.client.streams.list():
-            yield info.name
+    similar = difflib.get_close_matches(wanted, names, 1, _SIMILAR)
+    return f"did you mean {similar[0]!r}?" if similar else ""
 
 
 def _log() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import windshift as ws
 from windshift.cli.failing import USAGE, Failure
@@ -19,15 +19,64 @@ from windshift.cli.values import (
     show_size,
 )
 
-_DURATIONS: Final = frozenset({"max_age", "deduplication_window", "timeout", "initial", "maximum", "ttl"})
-_SIZES: Final = frozenset({"max_bytes", "max_event_size"})
-_COUNTS: Final = frozenset({"max_events", "max_events_per_subject", "replicas", "max_attempts", "history"})
-_FACTORS: Final = frozenset({"multiplier", "jitter"})
-_FLAGS: Final = frozenset({"discard_new_per_subject", "fast_ingest", "dead_letters"})
-_CHOICES: Final = {"discard": ("old", "new"), "storage": ("file", "memory")}
-_TEXTS: Final = frozenset({"name"})
-_LISTS: Final = frozenset({"subjects"})
-_STARTS: Final = frozenset({"start"})  # they count only when something is made
+
+class _Kind(NamedTuple):
+    """What values an entry of TOML takes.
+
+    Attributes:
+        keys: names of such entries.
+        fits: says whether it takes a value.
+        wrong: what is said of one that it does not take.
+        parse: reads it from a text.
+    """
+
+    keys: Collection[str]
+    fits: Callable[[Any], bool]
+    wrong: str
+    parse: Callable[[str], Any] | None = None
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _is_count(value: Any) -> bool:
+    return _is_amount(value) and isinstance(value, int) and value > 0
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+_DURATION: Final = _Kind(
+    ("max_age", "deduplication_window", "timeout", "initial", "maximum", "ttl"),
+    _is_amount,
+    "is no duration, such as '30s' or 7",
+    parse_duration,
+)
+_SIZE: Final = _Kind(("max_bytes", "max_event_size"), _is_count, "is no whole number above 0", parse_size)
+_COUNT: Final = _Kind(
+    ("max_events", "max_events_per_subject", "replicas", "max_attempts", "history"),
+    _is_count,
+    "is no whole number above 0",
+)
+_FACTOR: Final = _Kind(("multiplier", "jitter"), _is_amount, "is no number of 0 or more")
+_FLAG: Final = _Kind(
+    ("discard_new_per_subject", "fast_ingest", "dead_letters"),
+    lambda value: isinstance(value, bool),
+    "is neither true nor false",
+)
+_DISCARD: Final = _Kind(("discard",), ("old", "new").__contains__, "is neither 'old' nor 'new'")
+_STORAGE: Final = _Kind(("storage",), ("file", "memory").__contains__, "is neither 'file' nor 'memory'")
+_TEXT: Final = _Kind(("name",), lambda value: isinstance(value, str), "is no text")
+_LIST: Final = _Kind(("subjects",), _is_list, "is no list of texts")
+
+_KINDS: Final[Mapping[str, _Kind]] = {
+    key: kind
+    for kind in (_DURATION, _SIZE, _COUNT, _FACTOR, _FLAG, _DISCARD, _STORAGE, _TEXT, _LIST)
+    for key in kind.keys
+}
+_START: Final = "start"  # it counts only when something is made
 
 
 def read_stream(entries: Mapping[str, Any], where: str) -> ws.StreamSpec:
@@ -86,37 +135,17 @@ def _names(kind: Any) -> list[str]:
 
 
 def _entry(key: str, value: Any, where: str) -> Any:
+    kind = _KINDS.get(key)
     try:
-        if key in _DURATIONS and isinstance(value, str):
-            return parse_duration(value)
-        if key in _SIZES and isinstance(value, str):
-            return parse_size(value)
-        if key in _STARTS:
+        if key == _START:
             return parse_position(str(value))
-        _check(key, value)
+        if kind is not None and kind.parse is not None and isinstance(value, str):
+            return kind.parse(value)
     except ValueError as error:
         raise Failure(f"{where}: {key}: {error}", USAGE) from error
+    if kind is not None and not kind.fits(value):
+        raise Failure(f"{where}: {key}: {value!r} {kind.wrong}", USAGE)
     return value
-
-
-def _check(key: str, value: Any) -> None:
-    """Raise ValueError if a value of TOML is none that the entry takes."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    is_number = is_whole or isinstance(value, float)
-    if key in _DURATIONS and not (is_number and value >= 0):
-        raise ValueError(f"{value!r} is no duration, such as '30s' or 7")
-    if key in _SIZES | _COUNTS and not (is_whole and value > 0):
-        raise ValueError(f"{value!r} is no whole number above 0")
-    if key in _FACTORS and not (is_number and value >= 0):
-        raise ValueError(f"{value!r} is no number of 0 or more")
-    if key in _FLAGS and not isinstance(value, bool):
-        raise ValueError(f"{value!r} is neither true nor false")
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise ValueError(f"{value!r} is neither {' nor '.join(map(repr, _CHOICES[key]))}")
-    if key in _TEXTS and not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")
-    if key in _LISTS and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
-        raise ValueError(f"{value!r} is no list of texts")
 
 
 def check_origin(spec: ws.StreamSpec, name: str) -> None:
@@ -136,9 +165,9 @@ def show(key: str, value: Any) -> str:
     """Show a value of a spec."""
     if value is None:
         return "default" if key in {"retry", "replicas", "fast_ingest"} else "any"
-    if isinstance(value, timedelta) or (key in _DURATIONS and isinstance(value, int | float)):
+    if isinstance(value, timedelta) or (key in _DURATION.keys and isinstance(value, int | float)):
         return show_duration(value)
-    return show_size(value) if key in _SIZES else _text(value)
+    return show_size(value) if key in _SIZE.keys else _text(value)
 
 
 def _text(value: Any) -> str:
@@ -193,7 +222,7 @@ def changes(before: Any, after: Any) -> Changes:
         field.name: (old, new)
         for field in fields(before)
         if _same(old := getattr(before, field.name)) != _same(new := getattr(after, field.name))
-        and field.name not in _STARTS
+        and field.name != _START
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -119,8 +118,7 @@ async def get(session: Session, store: str, key: str, raw: bool) -> None:
     if entry is None:
         raise Failure(f"store {store!r} has no key {key!r}", NOT_FOUND, reason="KEY_NOT_FOUND")
     if raw:
-        sys.stdout.buffer.write(entry.value.value)
-        sys.stdout.buffer.flush()
+        session.out.raw(entry.value.value)
         return
     value = _value(session, entry)
     session.out.item(value, as_json(value["value"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,38 +64,6 @@ def parse_time(text: str) -> datetime:
         raise ValueError(f"{text!r} is no time, such as 1h (ago) or 2026-11-28T12:00Z") from None
 
 
-class _Duration(_Type):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds."""
-        return value if isinstance(value, float) else _read(self, parse_duration, value, param, ctx)
-
-
-class _Size(_Type):
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return bytes."""
-        return value if isinstance(value, int) else _read(self, parse_size, value, param, ctx)
-
-
-class _Time(_Type):
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Return a time in UTC."""
-        return value if isinstance(value, datetime) else _read(self, parse_time, value, param, ctx)
-
-
-class _Position(_Type):
-    name = "position"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return a `ws.Position`."""
-        return _read(self, parse_position, value, param, ctx) if isinstance(value, str) else value
-
-
 def parse_position(text: str) -> Any:
     """Read `start`, `end`, an id or a time, and return a `ws.Position`.
 
@@ -113,20 +82,30 @@ def parse_position(text: str) -> Any:
         raise ValueError(f"{text!r} is no position: start, end, an id, or a time such as 1h (ago)") from None
 
 
-def _read(kind: _Type, read: Any, value: Any, param: Any, context: Any) -> Any:
-    try:
-        return read(value)
-    except ValueError as error:
-        kind.fail(str(error), param, context)
+class _Typed(_Type):
+    """What an option takes: a text that `read` turns into a value, or such a value."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
-DURATION: Final = _Duration()
+DURATION: Final = _Typed("duration", parse_duration)
 """Seconds."""
-SIZE: Final = _Size()
+SIZE: Final = _Typed("size", parse_size)
 """Bytes."""
-TIME: Final = _Time()
+TIME: Final = _Typed("time", parse_time)
 """A time in UTC."""
-POSITION: Final = _Position()
+POSITION: Final = _Typed("position", parse_position)
 """A position in a stream: start, end, an id or a time."""
 
 

@@ -13,7 +13,8 @@ from types import FrameType
 
 import click
 
-_USAGE = 2
+from windshift.cli.failing import USAGE
+
 _LOOK_EVERY = 0.1
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between an end and the next start
 _GOOD_LIFE = 10.0  # seconds after which a worker is started again as at first
@@ -69,10 +70,10 @@ def supervise(count: int, health_port: int | None) -> int:
         while not signals:
             for worker in workers:
                 status = worker.process.poll() if worker.process is not None else None
-                if status == _USAGE:
+                if status == USAGE:
                     worker.process = None
                     _stop(workers, [])
-                    return _USAGE
+                    return USAGE
                 if status is not None:
                     worker.ended(status)
                 if worker.process is None and time.monotonic() >= worker.due:

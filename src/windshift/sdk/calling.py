@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Final, NoReturn, TypeVar
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from windshift import protos
@@ -35,9 +37,24 @@ M = TypeVar("M", bound=Message)
 
 
 NOT_SENT: Final = "a client, and what comes of it, cannot be sent to another process: connect there"
-_WHO_AM_I = "/windshift.admin.v1alpha1.AdminService/WhoAmI"
 _ELSEWHERE = "a client belongs to the event loop and the process of its first call"
 _of_other_processes: list[object] = []  # connections of the parent: nothing of them may be closed here
+
+
+def path_of(request: type[Message]) -> str:
+    """Return the path of the method that takes such requests; of two names, the last one of the API."""
+    return _path(request.DESCRIPTOR)
+
+
+@cache
+def _path(kind: Descriptor) -> str:
+    methods = [
+        f"/{service.full_name}/{method.name}"
+        for service in kind.file.services_by_name.values()
+        for method in service.methods
+        if method.input_type is kind
+    ]
+    return methods[-1]
 
 
 class Caller:
@@ -71,7 +88,6 @@ class Caller:
 
     async def call(
         self,
-        method: str,
         request: Message,
         response: type[M],
         repeat: Repeat,
@@ -83,8 +99,7 @@ class Caller:
         """Make a call, and repeat it within its timeout where that is safe.
 
         Args:
-            method: its path.
-            request: its message.
+            request: its message, which says which method it is.
             response: class of the response.
             repeat: what the operation makes of being done twice.
             timeout: seconds for all attempts; None = the client's.
@@ -94,10 +109,11 @@ class Caller:
         Raises:
             WindshiftError: see `windshift.sdk.errors`.
         """
-        channels = self.channels()
+        channels, method = self.channels(), path_of(type(request))
         clock = time.monotonic
         deadline = clock() + (self.timeout if timeout is None else timeout)
         attempt, doubt, renewed = 0, False, False
+        last: RpcError | None = None
         while True:
             attempt += 1
             pairs = self._credentials.current
@@ -112,6 +128,9 @@ class Caller:
                     return await channel.unary(method, request, response, timeout=left, metadata=metadata)
                 except RpcError as failure:
                     error = failure
+            if last is not None and error.code is StatusCode.DEADLINE_EXCEEDED and not error.sent:
+                error = last  # which says why there was no connection
+            last = error
             if error.code is StatusCode.UNAUTHENTICATED and self._credentials.renewable and not renewed:
                 renewed = True
                 self._credentials.refused(pairs)
@@ -136,8 +155,8 @@ class Caller:
             raise TokenUnavailable("there was no token in time") from error
 
     @asynccontextmanager
-    async def stream(self, method: str, response: type[M]) -> AsyncIterator[ClientCall[M]]:
-        """Open a long-lived call on a connection beside that of other calls.
+    async def stream(self, request: type[Message], response: type[M]) -> AsyncIterator[ClientCall[M]]:
+        """Open a long-lived call of the method with these messages, on a connection beside that of others.
 
         Raises:
             RpcError: from the call inside, when it ends.
@@ -145,7 +164,7 @@ class Caller:
         channels, pairs = self.channels(), await self._credentials.pairs()
         with channels.for_stream() as channel:
             try:
-                async with channel.stream(method, response, metadata=pairs) as call:
+                async with channel.stream(path_of(request), response, metadata=pairs) as call:
                     yield call
             except RpcError as error:
                 self._note(channel, error)
@@ -164,7 +183,7 @@ class Caller:
             return
         decision = decide(Repeat.READ, error, attempt, float("inf"), doubt=False)
         if isinstance(decision, Raise) or self.closed:
-            raise self.told(error) from error
+            raise self.failure_of(error) from error
         await self.pause(error, decision.delay)
 
     async def pause(self, error: RpcError, delay: float) -> None:
@@ -180,7 +199,7 @@ class Caller:
         with self.channels().for_stream() as channel:
             await _pause(channel, error, delay)
 
-    def told(self, error: RpcError) -> WindshiftError:
+    def failure_of(self, error: RpcError) -> WindshiftError:
         """Return what is raised where a long-lived call ended so for good."""
         return ClientClosed("the client is closed") if self._closed else from_rpc(error)
 
@@ -243,13 +262,8 @@ class Caller:
                 break
         left = max(0.1, deadline - clock())
         try:
-            await self.call(
-                _WHO_AM_I,
-                protos.admin.WhoAmIRequest(),
-                protos.admin.WhoAmIResponse,
-                Repeat.READ,
-                timeout=left,
-            )
+            request, kind = protos.admin.WhoAmIRequest(), protos.admin.WhoAmIResponse
+            await self.call(request, kind, Repeat.READ, timeout=left)
         except PermissionDenied:
             pass  # it knows us
         except WindshiftError as error:
@@ -292,15 +306,11 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 async def pages(
-    caller: Caller,
-    method: str,
-    request: Message,
-    response: type[M],
-    items: Callable[[M], Any],
+    caller: Caller, request: Message, response: type[M], items: Callable[[M], Any]
 ) -> AsyncIterator[Any]:
     """Make a call that reads, page after page, and yield what is on them. `request` is changed."""
     while True:
-        page: Any = await caller.call(method, request, response, Repeat.READ)
+        page: Any = await caller.call(request, response, Repeat.READ)
         for item in items(page):
             yield item
         if not page.next_page_token:

@@ -79,6 +79,8 @@ class Client:
     """A client, made by `connect`. It belongs to the event loop of its first call."""
 
     def __init__(self, caller: Caller) -> None:
+        if not isinstance(caller, Caller):
+            raise TypeError(f"make a client with `connect`, such as ws.connect({caller!r})")
         self._caller = caller
 
     @cached_property

@@ -162,8 +162,8 @@ def _object(content: bytes) -> dict[str, Any]:
         value = None
     known = value if isinstance(value, dict) else {}
     if response.status != 200:
-        told = ": ".join(str(known[key])[:200] for key in ("error", "error_description") if key in known)
-        raise ValueError(f"it answered with status {response.status}{told and f' ({told})'}")
+        reason = ": ".join(str(known[key])[:200] for key in ("error", "error_description") if key in known)
+        raise ValueError(f"it answered with status {response.status}{reason and f' ({reason})'}")
     if not known:
         raise ValueError("it answered with something else than a JSON object")
     return known

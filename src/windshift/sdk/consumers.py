@@ -23,9 +23,6 @@ from .times import Seconds, moment, moment_of, seconds, timestamp
 
 T = TypeVar("T")
 
-_ADMIN = "/windshift.admin.v1alpha1.AdminService/"
-_EVENTS = "/windshift.events.v1alpha1.EventsService/"
-
 
 class ConsumerInfo(NamedTuple):
     """A consumer, and how far it has come.
@@ -127,9 +124,7 @@ class Consumer:
             NotFound: the stream or the consumer does not exist.
         """
         request = events.GetConsumerRequest(stream=self._stream, id=self.name)
-        response = await self._caller.call(
-            _EVENTS + "GetConsumer", request, events.GetConsumerResponse, Repeat.READ
-        )
+        response = await self._caller.call(request, events.GetConsumerResponse, Repeat.READ)
         return _info(response, self._caller.names)
 
     async def delete(self) -> None:
@@ -139,8 +134,9 @@ class Consumer:
             NotFound: the stream or the consumer does not exist.
         """
         request = events.DeleteConsumerRequest(stream=self._stream, id=self.name)
-        method, kind = _EVENTS + "DeleteConsumer", events.DeleteConsumerResponse
-        await self._caller.call(method, request, kind, Repeat.SAME, gone=StatusCode.NOT_FOUND)
+        await self._caller.call(
+            request, events.DeleteConsumerResponse, Repeat.SAME, gone=StatusCode.NOT_FOUND
+        )
 
     async def pause(self, until: datetime | Seconds) -> datetime:
         """Deliver nothing new until a time, or for so long; return that time. What is held can be settled."""
@@ -169,8 +165,8 @@ class Consumer:
         request = admin.SeekConsumerRequest(
             stream=self._stream, consumer=self.name, to=pointer(to), dry_run=dry_run
         )
-        method, repeat = _ADMIN + "SeekConsumer", Repeat.READ if dry_run else Repeat.ONCE
-        response = await self._caller.call(method, request, admin.SeekConsumerResponse, repeat)
+        repeat = Repeat.READ if dry_run else Repeat.ONCE
+        response = await self._caller.call(request, admin.SeekConsumerResponse, repeat)
         return Sought(response.next_id, response.was, response.pending)
 
     @overload
@@ -311,9 +307,7 @@ class Consumer:
         request = admin.PauseConsumerRequest(
             stream=self._stream, consumer=self.name, until=None if until is None else timestamp(until)
         )
-        return await self._caller.call(
-            _ADMIN + "PauseConsumer", request, admin.PauseConsumerResponse, Repeat.SAME
-        )
+        return await self._caller.call(request, admin.PauseConsumerResponse, Repeat.SAME)
 
     def __repr__(self) -> str:
         return f"Consumer({self.stream!r}, {self.name!r})"
@@ -367,9 +361,7 @@ class Consumers:
         """
         spec = (spec or ConsumerSpec()).with_fields(fields)
         request = spec.proto(self._stream, name, self._caller.names)
-        response = await self._caller.call(
-            _EVENTS + "EnsureConsumer", request, events.EnsureConsumerResponse, Repeat.SAME
-        )
+        response = await self._caller.call(request, events.EnsureConsumerResponse, Repeat.SAME)
         return Consumer(self._caller, self._stream, response.id)
 
     async def get(self, name: str) -> ConsumerInfo:
@@ -384,8 +376,9 @@ class Consumers:
         """List the consumers of the stream by name."""
         names = self._caller.names
         request = admin.ListConsumersRequest(stream=names.name(self._stream))
-        method, kind = _ADMIN + "ListConsumers", admin.ListConsumersResponse
-        async for info in pages(self._caller, method, request, kind, lambda page: page.consumers):
+        async for info in pages(
+            self._caller, request, admin.ListConsumersResponse, lambda page: page.consumers
+        ):
             yield _info(
                 info.consumer,
                 names,

@@ -25,7 +25,6 @@ By = Literal["stream", "consumer", "cause", "error_type", "type", "subject", "re
 R = TypeVar("R", bound=Message)
 _Type: TypeAlias = "type | str"
 
-_SERVICE = "/windshift.deadletters.v1alpha1.DeadLettersService/"
 _IDS_PER_CALL = 1000
 _LISTS = frozenset({"causes", "error_types", "subjects", "event_ids"})
 
@@ -200,8 +199,9 @@ class DeadLetters:
         """
         selection = _Selection(self._caller, which)
         request = deadletters.ListRequest(filter=selection.filter, newest_first=newest_first)
-        method, kind = _SERVICE + "List", deadletters.ListResponse
-        async for letter in pages(self._caller, method, request, kind, lambda page: page.dead_letters):
+        async for letter in pages(
+            self._caller, request, deadletters.ListResponse, lambda page: page.dead_letters
+        ):
             if selection.has(letter):
                 yield _letter(letter, self._caller, selection.kind)
 
@@ -213,7 +213,7 @@ class DeadLetters:
         """
         selection = _Selection(self._caller, which).of_the_server()
         request = deadletters.ListRequest(filter=selection, page_size=1, without_data=True)
-        response = await self._caller.call(_SERVICE + "List", request, deadletters.ListResponse, Repeat.READ)
+        response = await self._caller.call(request, deadletters.ListResponse, Repeat.READ)
         return response.total if response.HasField("total") else None
 
     async def summarize(
@@ -231,12 +231,10 @@ class DeadLetters:
             by=[f"BY_{each.upper()}" for each in by],
             limit=limit,
         )
-        response = await self._caller.call(
-            _SERVICE + "Summarize", request, deadletters.SummarizeResponse, Repeat.READ
-        )
+        response = await self._caller.call(request, deadletters.SummarizeResponse, Repeat.READ)
         groups = [
             DeadLetterGroup(
-                {key: self._told(key, told) for key, told in zip(by, group.keys, strict=True)},
+                {key: self._bare(key, reported) for key, reported in zip(by, group.keys, strict=True)},
                 group.count,
                 moment(group.first),
                 moment(group.last),
@@ -246,13 +244,13 @@ class DeadLetters:
         ]
         return DeadLetterSummary(groups, response.total, response.truncated)
 
-    def _told(self, key: By, told: str) -> str:
+    def _bare(self, key: By, reported: str) -> str:
         """Return what a group has in common in the client's own words."""
         if key == "stream":
-            return self._caller.names.bare_name(told)
+            return self._caller.names.bare_name(reported)
         if key == "subject":
-            return self._caller.names.bare_subject(told)
-        return told.lower() if key == "cause" else told
+            return self._caller.names.bare_subject(reported)
+        return reported.lower() if key == "cause" else reported
 
     async def get(self, id: str) -> DeadLetter:  # noqa: A002 -- the field's name
         """Read one dead letter.
@@ -261,7 +259,7 @@ class DeadLetters:
             DeadLetterNotFound: it was replayed, purged, or has expired.
         """
         request = deadletters.GetRequest(id=id)
-        response = await self._caller.call(_SERVICE + "Get", request, deadletters.GetResponse, Repeat.READ)
+        response = await self._caller.call(request, deadletters.GetResponse, Repeat.READ)
         return _letter(response.dead_letter, self._caller)
 
     async def watch(
@@ -285,7 +283,7 @@ class DeadLetters:
         attempt = 0
         while True:
             try:
-                async with self._caller.stream(_SERVICE + "Watch", deadletters.WatchResponse) as call:
+                async with self._caller.stream(deadletters.WatchRequest, deadletters.WatchResponse) as call:
                     call.send(request)
                     call.close_send()
                     async for response in call:
@@ -327,7 +325,7 @@ class DeadLetters:
         selection = _Selection(self._caller, which)
         for request in selection.requests(deadletters.ReplayRequest, ids, everything=everything):
             request.rate, request.dry_run = rate, dry_run
-            async for page in self._pages("Replay", request, deadletters.ReplayResponse):
+            async for page in self._pages(request, deadletters.ReplayResponse):
                 total.replayed += page.replayed
                 total.already_replaying += page.already_replaying
                 total.without_consumer += page.without_consumer
@@ -351,7 +349,7 @@ class DeadLetters:
         total = CancelledReplays()
         selection = _Selection(self._caller, which)
         for request in selection.requests(deadletters.CancelReplayRequest, ids, everything=everything):
-            async for page in self._pages("CancelReplay", request, deadletters.CancelReplayResponse):
+            async for page in self._pages(request, deadletters.CancelReplayResponse):
                 total.cancelled += page.cancelled
                 total.delivering += page.delivering
                 total.missing_ids += page.missing_ids
@@ -371,16 +369,16 @@ class DeadLetters:
         selection = _Selection(self._caller, which)
         for request in selection.requests(deadletters.PurgeRequest, ids, everything=everything):
             request.dry_run = dry_run
-            async for page in self._pages("Purge", request, deadletters.PurgeResponse):
+            async for page in self._pages(request, deadletters.PurgeResponse):
                 total.purged += page.purged
                 total.missing_ids += page.missing_ids
                 if progress is not None:
                     progress(total)
         return total
 
-    async def _pages(self, method: str, request: Any, response: Any) -> AsyncIterator[Any]:
+    async def _pages(self, request: Any, response: Any) -> AsyncIterator[Any]:
         while True:
-            page = await self._caller.call(_SERVICE + method, request, response, Repeat.SAME)
+            page = await self._caller.call(request, response, Repeat.SAME)
             yield page
             if not page.next_page_token:
                 return

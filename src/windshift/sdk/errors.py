@@ -5,74 +5,11 @@ The reasons are stable; an unknown one falls to the class of its gRPC code.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from windshift.rpc import RpcError, StatusCode
-
-__all__ = [
-    "AlreadySubscribed",
-    "BrokerUnavailable",
-    "ClientClosed",
-    "Conflict",
-    "ConnectionEnded",
-    "ConsumerLimit",
-    "ConsumerNotFound",
-    "DeadLetterNotFound",
-    "DeadlineExceeded",
-    "Denied",
-    "DuplicateEvent",
-    "EventNotFound",
-    "EventTooLarge",
-    "Exhausted",
-    "ForbiddenByBroker",
-    "IdentityUnavailable",
-    "InvalidField",
-    "InvalidRequest",
-    "KeyExists",
-    "KeyNotFound",
-    "LeaseLost",
-    "MirrorChange",
-    "NotAllowedByStream",
-    "NotFound",
-    "NotSettled",
-    "NotSupportedByBroker",
-    "OutcomeUnknown",
-    "PermissionDenied",
-    "PrincipalNotFound",
-    "PublishManyError",
-    "QuotaExceeded",
-    "Refused",
-    "ReplicasUnavailable",
-    "RevisionMismatch",
-    "SeekNotPossible",
-    "SettingsError",
-    "ShuttingDown",
-    "StorageChange",
-    "StorageFull",
-    "StoreNotFound",
-    "StreamFull",
-    "StreamLimit",
-    "StreamNotFound",
-    "SubjectsOverlap",
-    "SubscribeExpected",
-    "TokenUnavailable",
-    "TooManyInFlight",
-    "TooManySubjects",
-    "TransactionsNotSupported",
-    "TtlNotSupported",
-    "Unauthenticated",
-    "Unavailable",
-    "UnboundSubject",
-    "Undecodable",
-    "UnknownType",
-    "Unreachable",
-    "UnsupportedCombination",
-    "ValueNotAny",
-    "WindshiftError",
-    "WrongLastId",
-    "WrongLoop",
-]
 
 DOMAIN = "windshift"
 _HINT = "hint"  # in the metadata of the server: the end of its message, which says what to do
@@ -503,50 +440,15 @@ class PublishManyError(WindshiftError):
         self.results = results
 
 
-_BY_REASON: dict[str, type[WindshiftError]] = {
-    "INVALID_FIELD": InvalidField,
-    "SUBSCRIBE_EXPECTED": SubscribeExpected,
-    "ALREADY_SUBSCRIBED": AlreadySubscribed,
-    "UNSUPPORTED_COMBINATION": UnsupportedCombination,
-    "EVENT_TOO_LARGE": EventTooLarge,
-    "STREAM_NOT_FOUND": StreamNotFound,
-    "CONSUMER_NOT_FOUND": ConsumerNotFound,
-    "STORE_NOT_FOUND": StoreNotFound,
-    "KEY_NOT_FOUND": KeyNotFound,
-    "EVENT_NOT_FOUND": EventNotFound,
-    "DEAD_LETTER_NOT_FOUND": DeadLetterNotFound,
-    "PRINCIPAL_NOT_FOUND": PrincipalNotFound,
-    "WRONG_LAST_ID": WrongLastId,
-    "REVISION_MISMATCH": RevisionMismatch,
-    "KEY_EXISTS": KeyExists,
-    "DUPLICATE_EVENT": DuplicateEvent,
-    "UNBOUND_SUBJECT": UnboundSubject,
-    "TOO_MANY_SUBJECTS": TooManySubjects,
-    "NOT_SUPPORTED_BY_BROKER": NotSupportedByBroker,
-    "NOT_ALLOWED_BY_STREAM": NotAllowedByStream,
-    "FORBIDDEN_BY_BROKER": ForbiddenByBroker,
-    "SEEK_NOT_POSSIBLE": SeekNotPossible,
-    "SUBJECTS_OVERLAP": SubjectsOverlap,
-    "STORAGE_CHANGE": StorageChange,
-    "MIRROR_CHANGE": MirrorChange,
-    "REPLICAS_UNAVAILABLE": ReplicasUnavailable,
-    "VALUE_NOT_ANY": ValueNotAny,
-    "TTL_NOT_SUPPORTED": TtlNotSupported,
-    "TRANSACTIONS_NOT_SUPPORTED": TransactionsNotSupported,
-    "STREAM_FULL": StreamFull,
-    "STORAGE_FULL": StorageFull,
-    "CONSUMER_LIMIT": ConsumerLimit,
-    "STREAM_LIMIT": StreamLimit,
-    "TOO_MANY_IN_FLIGHT": TooManyInFlight,
-    "QUOTA_EXCEEDED": QuotaExceeded,
-    "BROKER_UNAVAILABLE": BrokerUnavailable,
-    "SHUTTING_DOWN": ShuttingDown,
-    "IDENTITY_UNAVAILABLE": IdentityUnavailable,
-    "CONNECTION_ENDED": ConnectionEnded,
-    "OUTCOME_UNKNOWN": OutcomeUnknown,
-    "UNAUTHENTICATED": Unauthenticated,
-    "PERMISSION_DENIED": PermissionDenied,
-}
+def _reasons(kind: type[WindshiftError]) -> dict[str, type[WindshiftError]]:
+    """Return the classes below one, by the server's reasons: their names in capitals."""
+    found: dict[str, type[WindshiftError]] = {}
+    for each in kind.__subclasses__():
+        found |= {re.sub("(?<!^)(?=[A-Z])", "_", each.__name__).upper(): each} | _reasons(each)
+    return found
+
+
+_BY_REASON = _reasons(WindshiftError)
 
 _BY_CODE: dict[StatusCode, type[WindshiftError]] = {
     StatusCode.INVALID_ARGUMENT: InvalidRequest,

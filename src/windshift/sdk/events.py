@@ -22,8 +22,6 @@ from .times import moment, moment_of, timestamp
 T = TypeVar("T")
 K = TypeVar("K")
 
-_SERVICE = "/windshift.admin.v1alpha1.AdminService/"
-
 
 class Event(Generic[T]):
     """An event. Its payload is decoded when it is first looked at."""
@@ -289,9 +287,7 @@ class Events:
             request.time.CopyFrom(timestamp(at))
         else:
             request.last_of_subject = names.subject(last_of or "")
-        response = await self._caller.call(
-            _SERVICE + "GetEvent", request, admin.GetEventResponse, Repeat.READ
-        )
+        response = await self._caller.call(request, admin.GetEventResponse, Repeat.READ)
         return _stored(response.event, self._caller)
 
     async def explain(
@@ -311,10 +307,8 @@ class Events:
             ConsumerNotFound: the stream has no such consumer.
         """
         request = admin.ExplainEventRequest(stream=self._stream, id=id, consumer=consumer)
-        told = await self._caller.call(
-            _SERVICE + "ExplainEvent", request, admin.ExplainEventResponse, Repeat.READ
-        )
-        return _explanation(told, self._caller.names)
+        explanation = await self._caller.call(request, admin.ExplainEventResponse, Repeat.READ)
+        return _explanation(explanation, self._caller.names)
 
     async def read(
         self,
@@ -338,9 +332,7 @@ class Events:
         request = admin.ReadEventsRequest(backwards=backwards, **self._which(start, subjects, kinds))
         while left is None or left > 0:
             request.limit = 500 if left is None or not kinds.exact else min(left, 500)
-            page = await self._caller.call(
-                _SERVICE + "ReadEvents", request, admin.ReadEventsResponse, Repeat.READ
-            )
+            page = await self._caller.call(request, admin.ReadEventsResponse, Repeat.READ)
             found = [event for event in (self._stored(each, kinds) for each in page.events) if event]
             for event in found[:left]:
                 yield event
@@ -391,7 +383,7 @@ class Events:
         kinds = self._caller.payloads.filter(types)
         request = admin.TailEventsRequest(max_rate=max_rate, **self._which(start, subjects, kinds))
         try:
-            async with self._caller.stream(_SERVICE + "TailEvents", admin.TailEventsResponse) as call:
+            async with self._caller.stream(admin.TailEventsRequest, admin.TailEventsResponse) as call:
                 call.send(request)
                 call.close_send()
                 while responses := await call.receive_many():
@@ -399,7 +391,7 @@ class Events:
                     if found := [item for item in items if item is not None]:
                         yield found
         except RpcError as error:
-            raise self._caller.told(error) from error
+            raise self._caller.failure_of(error) from error
 
     async def delete(self, id: int, *, erase: bool = False) -> None:  # noqa: A002 -- the field's name
         """Delete one event for good.
@@ -412,13 +404,7 @@ class Events:
             EventNotFound: the stream holds no such event.
         """
         request = admin.DeleteEventRequest(stream=self._stream, id=id, erase=erase)
-        await self._caller.call(
-            _SERVICE + "DeleteEvent",
-            request,
-            admin.DeleteEventResponse,
-            Repeat.SAME,
-            gone=StatusCode.NOT_FOUND,
-        )
+        await self._caller.call(request, admin.DeleteEventResponse, Repeat.SAME, gone=StatusCode.NOT_FOUND)
 
     def _which(self, start: Position | None, subjects: Sequence[str], kinds: TypeFilter) -> dict[str, Any]:
         """Return the fields of a request that say which events are read."""
@@ -447,39 +433,39 @@ def _stored(proto: admin.StoredEvent, caller: Caller, kind: type | None = None) 
     return StoredEvent(proto, Event(proto.event, caller.names, caller.payloads, kind))
 
 
-def _explanation(told: admin.ExplainEventResponse, names: Names) -> Explanation:
+def _explanation(explanation: admin.ExplainEventResponse, names: Names) -> Explanation:
     return Explanation(
-        _word(told.Presence, told.presence),
-        names.bare_subject(told.subject),
-        moment_of(told, "stored"),
-        tuple(_word(told.Removal, each) for each in told.removals),
-        told.first_id,
-        told.last_id,
-        tuple(map(_explained, told.consumers)),
-        told.left_out,
-        tuple(told.missing),
+        _word(explanation.Presence, explanation.presence),
+        names.bare_subject(explanation.subject),
+        moment_of(explanation, "stored"),
+        tuple(_word(explanation.Removal, each) for each in explanation.removals),
+        explanation.first_id,
+        explanation.last_id,
+        tuple(map(_explained, explanation.consumers)),
+        explanation.left_out,
+        tuple(explanation.missing),
     )
 
 
-def _explained(told: admin.ExplainEventResponse.Consumer) -> ExplainedConsumer:
+def _explained(consumer: admin.ExplainEventResponse.Consumer) -> ExplainedConsumer:
     kinds = admin.ExplainEventResponse
     return ExplainedConsumer(
-        told.name,
-        _word(kinds.State, told.state),
-        tuple(_word(kinds.Hindrance, each) for each in told.hindrances),
-        told.attempts,
+        consumer.name,
+        _word(kinds.State, consumer.state),
+        tuple(_word(kinds.Hindrance, each) for each in consumer.hindrances),
+        consumer.attempts,
         tuple(
             EventHolder(each.server, each.peer, each.principal, each.attempt, moment(each.until))
-            for each in told.holders
+            for each in consumer.holders
         ),
-        moment_of(told, "next_attempt"),
-        told.reason,
-        told.dead_letter,
-        told.settled_to,
-        told.delivered_to,
-        moment_of(told, "paused_until"),
-        told.subscriptions,
-        moment_of(told, "moved"),
+        moment_of(consumer, "next_attempt"),
+        consumer.reason,
+        consumer.dead_letter,
+        consumer.settled_to,
+        consumer.delivered_to,
+        moment_of(consumer, "paused_until"),
+        consumer.subscriptions,
+        moment_of(consumer, "moved"),
     )
 
 

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from windshift.protos import events, state
 from windshift.rpc import ClientCall, RpcError, StatusCode
 
-from .calling import Caller
+from .calling import Caller, path_of
 from .credentials import Credentials
 from .errors import (
     InvalidField,
@@ -208,7 +208,6 @@ class FakeCaller(Caller):
 
     async def call(
         self,
-        method: str,
         request: Message,
         response: type[M],
         repeat: Repeat,
@@ -223,21 +222,21 @@ class FakeCaller(Caller):
             NotImplementedError: it needs a server.
         """
         if type(request) not in self._answers:
-            raise NotImplementedError(f"{method} needs a server: use the fixture `windshift`")
+            raise NotImplementedError(f"{path_of(type(request))} needs a server: use the fixture `windshift`")
         answer = self._answers[type(request)](request)
         if not isinstance(answer, response):
-            raise TypeError(f"{method} is answered with {type(answer).__name__}")
+            raise TypeError(f"{path_of(type(request))} is answered with {type(answer).__name__}")
         return answer
 
     @asynccontextmanager
-    async def stream(self, method: str, response: type[M]) -> AsyncIterator[ClientCall[M]]:
+    async def stream(self, request: type[Message], response: type[M]) -> AsyncIterator[ClientCall[M]]:
         """Answer the watch of a store.
 
         Raises:
             NotImplementedError: the call is another one, which needs a server.
         """
         if response is not state.WatchResponse:
-            raise NotImplementedError(f"{method} needs a server: use the fixture `windshift`")
+            raise NotImplementedError(f"{path_of(request)} needs a server: use the fixture `windshift`")
         yield cast("ClientCall[M]", _Watch(self._store))
 
     # -- events ------------------------------------------------------------------------------------------

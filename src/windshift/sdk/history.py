@@ -12,8 +12,6 @@ from .calling import Caller
 from .retry import Repeat
 from .times import moment, timestamp
 
-_METHOD = "/windshift.admin.v1alpha1.AdminService/GetHistory"
-
 Kind = Literal["rate", "events", "bytes", "lag", "in_flight", "dead_letters"]
 
 _KINDS: Final[dict[int, Kind]] = {
@@ -68,7 +66,7 @@ async def history(
         since=None if since is None else timestamp(since),
         points=points,
     )
-    response = await caller.call(_METHOD, request, admin.GetHistoryResponse, Repeat.READ)
+    response = await caller.call(request, admin.GetHistoryResponse, Repeat.READ)
     series = tuple(
         Series(
             names.bare_name(each.name),

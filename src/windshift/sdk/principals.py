@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from windshift.protos import principals as pb
 
 from .calling import Caller
 from .retry import Repeat
 from .times import moment_of
-
-_SERVICE: Final = "/windshift.admin.v1alpha1.PrincipalsService/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ class PrincipalList:
 async def principals(caller: Caller) -> PrincipalList:
     """List the principals; see `Client.principals`."""
     request, kind = pb.ListPrincipalsRequest(), pb.ListPrincipalsResponse
-    found = await caller.call(_SERVICE + "ListPrincipals", request, kind, Repeat.READ)
+    found = await caller.call(request, kind, Repeat.READ)
     return PrincipalList(
         principals=tuple(
             Principal(
@@ -91,4 +88,4 @@ def _credential(found: pb.Credential) -> Credential:
 async def end_connections(caller: Caller, principal: str) -> int:
     """End the connections of a principal; see `Client.end_connections`."""
     request, kind = pb.EndConnectionsRequest(principal=principal), pb.EndConnectionsResponse
-    return (await caller.call(_SERVICE + "EndConnections", request, kind, Repeat.ONCE)).connections
+    return (await caller.call(request, kind, Repeat.ONCE)).connections

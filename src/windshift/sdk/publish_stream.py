@@ -16,7 +16,6 @@ from .calling import Caller
 from .errors import DOMAIN, WindshiftError, reason_of
 from .retry import Repeat
 
-_METHOD: Final = "/windshift.events.v1alpha1.EventsService/PublishStream"
 _MOST: Final = 500
 """Events of one request; with those of the largest size it stays below the 8 MiB that a server reads."""
 _LARGEST: Final = 8 * 1024
@@ -187,7 +186,7 @@ class PublishStream:
         error = RpcError(StatusCode.CANCELLED, "the call was given up")
         has_results = False
         try:
-            async with self._caller.stream(_METHOD, events.PublishStreamResponse) as call:
+            async with self._caller.stream(events.PublishStreamRequest, events.PublishStreamResponse) as call:
                 await call.initial_metadata()
                 if not call.done:
                     self._call = call

@@ -22,7 +22,6 @@ from .retry import Repeat
 from .times import timestamp
 
 _END: Final = object()
-METHOD = "/windshift.events.v1alpha1.EventsService/Publish"
 MADE: Final = "\0make a key"
 """Stands for a key that is made at random; no valid key begins like this."""
 
@@ -69,9 +68,7 @@ async def _publish_alone(
     failed: RpcError | None = None,
 ) -> PublishReceipt:
     """Publish an event; see `PublishAlone`."""
-    call = partial(
-        caller.call, METHOD, request, events.PublishEventResponse, repeat, timeout=timeout, failed=failed
-    )
+    call = partial(caller.call, request, events.PublishEventResponse, repeat, timeout=timeout, failed=failed)
     if caller.tracing is None:
         response = await call()
     else:

@@ -94,6 +94,6 @@ def _delay(attempt: int) -> float:
 
 
 def _outcome_unknown(failure: RpcError) -> OutcomeUnknown:
-    told = from_rpc(failure)  # what it says to do is not for who does not know what happened
-    message = f"the write may have been stored or not: {told.message}"
-    return OutcomeUnknown(message, reason=told.reason, metadata=told.metadata, code=told.code)
+    error = from_rpc(failure)  # what it says to do is not for who does not know what happened
+    message = f"the write may have been stored or not: {error.message}"
+    return OutcomeUnknown(message, reason=error.reason, metadata=error.metadata, code=error.code)

@@ -13,8 +13,6 @@ from .calling import Caller
 from .retry import Repeat
 from .times import moment, moment_of
 
-_SERVICE = "/windshift.admin.v1alpha1.AdminService/"
-
 Resource: TypeAlias = Literal["storage", "memory", "streams", "consumers"]
 
 _RESOURCES: Final[dict[int, Resource]] = {
@@ -156,8 +154,8 @@ class Identity:
 
 async def server(caller: Caller) -> ServerInfo:
     """Describe the server that answers; see `Client.server`."""
-    request, kind = admin.GetServerRequest(), admin.GetServerResponse
-    return _server((await caller.call(_SERVICE + "GetServer", request, kind, Repeat.READ)).server)
+    found = await caller.call(admin.GetServerRequest(), admin.GetServerResponse, Repeat.READ)
+    return _server(found.server)
 
 
 def _server(found: Any) -> ServerInfo:
@@ -182,9 +180,9 @@ def _server(found: Any) -> ServerInfo:
 
 async def servers(caller: Caller, *, account: bool) -> ServerList:
     """Describe all servers; see `Client.servers`."""
-    request, kind = admin.ListServersRequest(jet_stream=account), admin.ListServersResponse
-    found = await caller.call(_SERVICE + "ListServers", request, kind, Repeat.READ)
-    told = found.jet_stream
+    request = admin.ListServersRequest(jet_stream=account)
+    found = await caller.call(request, admin.ListServersResponse, Repeat.READ)
+    reported = found.jet_stream
     return ServerList(
         servers=tuple(
             RunningServer(
@@ -206,10 +204,10 @@ async def servers(caller: Caller, *, account: bool) -> ServerList:
                 each.reserved,
                 each.limit if each.HasField("limit") else None,
             )
-            for each in told.usage
+            for each in reported.usage
             if each.resource in _RESOURCES  # others are of a later version
         ),
-        broker_clock_ahead=told.clock_ahead.ToTimedelta() if told.HasField("clock_ahead") else None,
+        broker_clock_ahead=reported.clock_ahead.ToTimedelta() if reported.HasField("clock_ahead") else None,
     )
 
 
@@ -218,7 +216,7 @@ async def who_am_i(caller: Caller, checks: Sequence[tuple[str, str]]) -> Identit
     request = admin.WhoAmIRequest(
         checks=[admin.WhoAmIRequest.Check(verb=verb, resource=resource) for verb, resource in checks]
     )
-    found = await caller.call(_SERVICE + "WhoAmI", request, admin.WhoAmIResponse, Repeat.READ)
+    found = await caller.call(request, admin.WhoAmIResponse, Repeat.READ)
     return Identity(
         principal=found.principal,
         credential=found.credential,

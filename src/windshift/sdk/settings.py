@@ -85,17 +85,22 @@ def read_settings(
     space = environment.get("WINDSHIFT_NAMESPACE", chosen.namespace or "") if namespace is None else namespace
     if space and not NAMESPACE.fullmatch(space):
         problems.append(f"the namespace {space!r} is not 1 to 32 letters, digits and _")
-    hint = ""
     limit = seconds(timeout)
     if not limit > 0:
         problems.append("the timeout must be above 0 seconds")
+    hint = ""
     if secure is None and not plaintext_token and credentials.has_token:
-        remote = [target for target in targets if not _is_loopback(target)]
-        problems += [f"the token would go to {target} in plain text" for target in remote]
-        hint = "use tls, or allow it with plaintext_token=True" if remote else ""
+        hint = _plaintext_hint(targets, problems)
     if problems:
         raise SettingsError("; ".join(problems), hint=hint)
     return Settings(targets, secure, credentials, limit, Names(space), Payloads(codecs), certificate)
+
+
+def _plaintext_hint(targets: Sequence[str], problems: list[str]) -> str:
+    """Add where a token would go in plain text; return what to do about it, empty where it would not."""
+    remote = [target for target in targets if not _is_loopback(target)]
+    problems += [f"the token would go to {target} in plain text" for target in remote]
+    return "use tls, or allow it with plaintext_token=True" if remote else ""
 
 
 def _context(
@@ -134,25 +139,23 @@ def _tls(
 ) -> tuple[ssl.SSLContext | None, Path | None]:
     """Return what makes TLS connections, and the file with the client's certificate."""
     if tls is None:
-        ca, cert, key = (environment.get(f"WINDSHIFT_TLS_{part}") or None for part in ("CA", "CERT", "KEY"))
-        if ca or cert or key:
-            tls = Tls(ca, cert, key)
-        else:
-            tls = chosen.tls if isinstance(chosen.tls, bool) else Tls(**chosen.tls)
+        files = Tls(*(environment.get(f"WINDSHIFT_TLS_{part}") or None for part in ("CA", "CERT", "KEY")))
+        of_context = chosen.tls if isinstance(chosen.tls, bool) else Tls(**chosen.tls)
+        tls = files if any(files) else of_context
     if tls is False:
         return None, None
-    files = Tls() if tls is True else tls
-    if (files.cert is None) != (files.key is None):
+    if tls is True:
+        tls = Tls()
+    if (tls.cert is None) != (tls.key is None):
         problems.append("a client certificate and its key go together")
         return None, None
-    ca_file, cert_file, key_file = (
-        Path(file) if file else None for file in (files.ca, files.cert, files.key)
-    )
+    ca, cert, key = (Path(file) if file else None for file in tls)
     try:
-        return client_tls(ca_file, cert_file, key_file), cert_file
+        return client_tls(ca, cert, key), cert
     except OSError as error:
-        names = ", ".join(str(file) for file in (files.ca, files.cert, files.key) if file)
-        problems.append(f"the TLS files {names} cannot be used: {error}")
+        problems.append(
+            f"the TLS files {', '.join(str(file) for file in tls if file)} cannot be used: {error}"
+        )
         return None, None
 
 

@@ -24,7 +24,6 @@ from .times import Seconds, duration, moment, moment_of
 
 T = TypeVar("T")
 
-_SERVICE = "/windshift.state.v1alpha1.StateService/"
 _turns: WeakValueDictionary[tuple[object, ...], asyncio.Lock] = WeakValueDictionary()
 
 
@@ -118,7 +117,7 @@ class Store(Generic[T]):
             Undecodable: the value is of another type than the store's.
         """
         request = state.GetRequest(store=self._store, key=_text(key))
-        response = await self._caller.call(_SERVICE + "Get", request, state.GetResponse, Repeat.READ)
+        response = await self._caller.call(request, state.GetResponse, Repeat.READ)
         if not response.HasField("value"):
             return None
         return Entry(key, self._value(response.value), response.revision, moment(response.last_updated))
@@ -166,7 +165,7 @@ class Store(Generic[T]):
             OutcomeUnknown: see `set`.
         """
         request = state.DeleteRequest(store=self._store, key=_text(key), last_revision=revision)
-        await self._caller.call(_SERVICE + "Delete", request, state.DeleteResponse, Repeat.ONCE)
+        await self._caller.call(request, state.DeleteResponse, Repeat.ONCE)
 
     async def touch(self, key: str, ttl: Seconds) -> int:
         """Give a key another time to live, from now on, and return its new revision; 0 = it does not expire.
@@ -176,7 +175,7 @@ class Store(Generic[T]):
             TtlNotSupported: the store has a history.
         """
         request = state.TouchRequest(store=self._store, key=_text(key), ttl=duration(ttl))
-        response = await self._caller.call(_SERVICE + "Touch", request, state.TouchResponse, Repeat.ONCE)
+        response = await self._caller.call(request, state.TouchResponse, Repeat.ONCE)
         return response.revision
 
     async def modify(
@@ -256,8 +255,7 @@ class Store(Generic[T]):
             ],
             writes=[*writes, *(write(key=_text(key), delete=True) for key in deletes)],
         )
-        method, kind = _SERVICE + "Transact", state.TransactResponse
-        response = await self._caller.call(method, request, kind, Repeat.ONCE)
+        response = await self._caller.call(request, state.TransactResponse, Repeat.ONCE)
         return {each.key: revision for each, revision in zip(request.writes, response.revisions, strict=True)}
 
     async def watch(
@@ -287,10 +285,10 @@ class Store(Generic[T]):
         request = state.WatchRequest(
             store=self._store, filter=filter, existing=existing, from_revision=from_revision
         )
-        attempt, told = 0, False
+        attempt, warned = 0, False
         while True:
             try:
-                async with self._caller.stream(_SERVICE + "Watch", state.WatchResponse) as call:
+                async with self._caller.stream(state.WatchRequest, state.WatchResponse) as call:
                     call.send(request)
                     call.close_send()
                     async for response in call:
@@ -300,8 +298,8 @@ class Store(Generic[T]):
                         request.existing, request.from_revision = False, seen + 1
                         if is_change:
                             yield self._revision(response.entry)
-                        elif not told:
-                            told = True
+                        elif not warned:
+                            warned = True
                             yield CaughtUp()
                     return
             except RpcError as error:
@@ -327,13 +325,12 @@ class Store(Generic[T]):
     async def history(self, key: str) -> Sequence[Revision[T]]:
         """Return the revisions of a key that the store keeps, oldest first, deletions included."""
         request = state.HistoryRequest(store=self._store, key=_text(key))
-        response = await self._caller.call(_SERVICE + "History", request, state.HistoryResponse, Repeat.READ)
+        response = await self._caller.call(request, state.HistoryResponse, Repeat.READ)
         return [self._revision(entry) for entry in response.entries]
 
     async def _list(self, pattern: str, *, values: bool) -> AsyncIterator[Revision[T]]:
         request = state.ListKeysRequest(store=self._store, filter=pattern, with_values=values)
-        method, kind = _SERVICE + "ListKeys", state.ListKeysResponse
-        async for entry in pages(self._caller, method, request, kind, lambda page: page.entries):
+        async for entry in pages(self._caller, request, state.ListKeysResponse, lambda page: page.entries):
             yield self._revision(entry)
 
     async def _write(
@@ -353,7 +350,7 @@ class Store(Generic[T]):
             last_revision=last_revision,
             ttl=None if ttl is None else duration(ttl),
         )
-        response = await self._caller.call(_SERVICE + "Set", request, state.SetResponse, Repeat.ONCE)
+        response = await self._caller.call(request, state.SetResponse, Repeat.ONCE)
         return response.revision
 
     async def _swap(self, key: str, value: T, revision: int, ttl: Seconds | None) -> int:
@@ -443,15 +440,14 @@ class Stores:
         request = state.EnsureStoreRequest(
             store=self._caller.names.name(name), history=history, ttl=None if ttl is None else duration(ttl)
         )
-        await self._caller.call(_SERVICE + "EnsureStore", request, state.EnsureStoreResponse, Repeat.SAME)
+        await self._caller.call(request, state.EnsureStoreResponse, Repeat.SAME)
         return Store(self._caller, name, kind)
 
     async def list(self) -> AsyncIterator[StoreInfo]:
         """List the stores of the client's namespace by name."""
         names = self._caller.names
-        method, kind = _SERVICE + "ListStores", state.ListStoresResponse
         async for entry in pages(
-            self._caller, method, state.ListStoresRequest(), kind, lambda page: page.stores
+            self._caller, state.ListStoresRequest(), state.ListStoresResponse, lambda page: page.stores
         ):
             if names.owns(entry.store):
                 ttl = entry.ttl.ToTimedelta() if entry.HasField("ttl") else None
@@ -464,5 +460,4 @@ class Stores:
             StoreNotFound: it does not exist.
         """
         request = state.DeleteStoreRequest(store=self._caller.names.name(name))
-        method, kind = _SERVICE + "DeleteStore", state.DeleteStoreResponse
-        await self._caller.call(method, request, kind, Repeat.SAME, gone=StatusCode.NOT_FOUND)
+        await self._caller.call(request, state.DeleteStoreResponse, Repeat.SAME, gone=StatusCode.NOT_FOUND)

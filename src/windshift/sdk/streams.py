@@ -21,9 +21,6 @@ from .times import moment, moment_of
 if TYPE_CHECKING:  # loaded when it is used: a program that publishes, lists or tails needs no consumers
     from .consumers import Consumer, Consumers
 
-_ADMIN = "/windshift.admin.v1alpha1.AdminService/"
-_ENSURE = "/windshift.events.v1alpha1.EventsService/EnsureStream"
-
 
 class StreamInfo(NamedTuple):
     """A stream, and what it holds.
@@ -113,17 +110,16 @@ class Stream:
             StreamNotFound: it does not exist.
         """
         request = admin.GetStreamRequest(name=self._caller.names.name(self.name))
-        response = await self._caller.call(
-            _ADMIN + "GetStream", request, admin.GetStreamResponse, Repeat.READ
-        )
+        response = await self._caller.call(request, admin.GetStreamResponse, Repeat.READ)
         return _info(response.stream, self._caller.names)
 
     async def subjects(self, filter: str = "") -> AsyncIterator[tuple[str, int]]:  # noqa: A002 -- the field's name
         """List the subjects that the stream holds events of, with how many of each."""
         names = self._caller.names
         request = admin.ListSubjectsRequest(stream=names.name(self.name), filter=names.subject(filter))
-        method, kind = _ADMIN + "ListSubjects", admin.ListSubjectsResponse
-        async for entry in pages(self._caller, method, request, kind, lambda page: page.subjects):
+        async for entry in pages(
+            self._caller, request, admin.ListSubjectsResponse, lambda page: page.subjects
+        ):
             yield names.bare_subject(entry.subject), entry.events
 
     async def purge(
@@ -154,7 +150,7 @@ class Stream:
             dry_run=dry_run,
         )
         repeat = Repeat.READ if dry_run else Repeat.ONCE if up_to_id is None else Repeat.SAME
-        response = await self._caller.call(_ADMIN + "PurgeStream", request, admin.PurgeStreamResponse, repeat)
+        response = await self._caller.call(request, admin.PurgeStreamResponse, repeat)
         return response.purged
 
     async def delete(self, *, expected_last_id: int | None = None) -> None:
@@ -170,8 +166,7 @@ class Stream:
         request = admin.DeleteStreamRequest(
             name=self._caller.names.name(self.name), expected_last_id=expected_last_id
         )
-        method, kind = _ADMIN + "DeleteStream", admin.DeleteStreamResponse
-        await self._caller.call(method, request, kind, Repeat.SAME, gone=StatusCode.NOT_FOUND)
+        await self._caller.call(request, admin.DeleteStreamResponse, Repeat.SAME, gone=StatusCode.NOT_FOUND)
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r})"
@@ -202,7 +197,7 @@ class Streams:
         """
         spec = (spec or StreamSpec()).with_fields(fields)
         request = spec.proto(name, self._caller.names)
-        await self._caller.call(_ENSURE, request, protos.EnsureStreamResponse, Repeat.SAME)
+        await self._caller.call(request, protos.EnsureStreamResponse, Repeat.SAME)
         return Stream(self._caller, name)
 
     async def get(self, name: str) -> StreamInfo:
@@ -217,8 +212,9 @@ class Streams:
         """List the streams of the client's namespace, by name: those with `find` in it or in a subject."""
         names = self._caller.names
         request = admin.ListStreamsRequest(find=find)
-        method, kind = _ADMIN + "ListStreams", admin.ListStreamsResponse
-        async for stream in pages(self._caller, method, request, kind, lambda page: page.streams):
+        async for stream in pages(
+            self._caller, request, admin.ListStreamsResponse, lambda page: page.streams
+        ):
             if names.owns(stream.spec.name):
                 yield _info(stream, names)
 

@@ -42,19 +42,19 @@ async def stalled(run: Run) -> None:
         await ensure_stream(made, "stalled")
         await ensure_consumer(made, "stalled", timeout=300.0)
         async with _healthy(run, places) as latency:
-            seconds = run.scale(10, 2)
+            seconds = run.scale(10, 1)
             await latency(seconds)
             run.progress("without stalled calls")
             before, alone = server.resident(), await latency(seconds)
             async with _stall(run, server, count) as stall:
                 await fill(node.url, "stalled", "stalled.a", run.scale(40_000, 5000), 4000)
                 run.progress("with stalled calls")
-                await asyncio.sleep(2)
+                await asyncio.sleep(run.scale(2, 1))
                 beside = await latency(seconds)
                 grown = (server.resident() - before) / count / MIB
                 stall()
             gc.collect()  # grpcio closes a channel's connection when the last of its calls is forgotten
-            await asyncio.sleep(5)
+            await asyncio.sleep(run.scale(5, 1))
             left = (server.resident() - before) / MIB
         run.check(checks.undocumented(run.history.failures))
         run.count("stalled calls", count)

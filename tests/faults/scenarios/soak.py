@@ -7,7 +7,6 @@ import contextlib
 import gc
 import itertools
 import json
-import socket
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from tests.faults.scenarios.consuming import finish
 from tests.faults.subscribers import Consumption, Subscriber, Target
 from tests.faults.workloads import connections
 from tests.support.client import EVENTS
+from tests.support.ports import new_port
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
 MIB = 2**20
@@ -47,7 +47,7 @@ class Load:
 async def soak(run: Run) -> None:
     """Hold nothing any more of what is over."""
     total, cycles = run.events(1_000_000, 1600), run.scale(CYCLES, 2)
-    port = free_port()
+    port = new_port()
     async with single(run, config=f'http: "127.0.0.1:{port}"\n') as (node, (server,)):
         async with connections(run.history, 1, server.address) as made:
             await ensure_stream(made[0], "orders")
@@ -153,9 +153,3 @@ def _judge(run: Run, before: Load, loads: Sequence[Load], total: int) -> None:
     run.bar("more file descriptors", after.descriptors - before.descriptors, 0)
     run.bar("more connections to NATS", after.connections - before.connections, 0)
     run.bar("more subscriptions in NATS", after.subscriptions - before.subscriptions, 0)
-
-
-def free_port() -> int:
-    """Find a port that is free at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])

@@ -15,10 +15,10 @@ from windshift.server.admin.explaining import (
     Holder,
     Removal,
     Standing,
-    judge,
     known_failure,
     known_holders,
     removals,
+    standing_of,
 )
 from windshift.server.admin.subscriptions import SubscriptionView
 from windshift.server.events.model import StreamSeq
@@ -28,7 +28,7 @@ NOW = 10**18
 
 def message(seq: int) -> StoredMessage:
     """Return an event."""
-    return StoredMessage("a.b", seq, (), b"", Time(1_000, 0))
+    return StoredMessage("a.b", seq, b"", b"", Time(1_000, 0))
 
 
 def state(config: dict[str, Any] | None = None, unsettled: int = 2) -> ConsumerState:
@@ -74,7 +74,7 @@ LATER, EARLIER = Failed(1, NOW + 1), Failed(1, NOW - 1)
 )
 def test_standings(seq: int, facts: Facts, told: object) -> None:
     """How an event that the stream holds stands at a consumer."""
-    assert judge(StreamSeq(seq), message(seq), facts, NOW) == told
+    assert standing_of(StreamSeq(seq), message(seq), facts, NOW) == told
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_standings(seq: int, facts: Facts, told: object) -> None:
 )
 def test_removed(seq: int, standing: Standing) -> None:
     """How one stands that the stream does not hold any more."""
-    assert judge(StreamSeq(seq), None, Facts(state()), NOW) == (standing, ())
+    assert standing_of(StreamSeq(seq), None, Facts(state()), NOW) == (standing, ())
 
 
 def test_odd_answers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -29,10 +30,10 @@ PUBLISH = "/windshift.events.v1alpha1.EventsService/PublishEvent"
 ENSURE_STREAM = "/windshift.events.v1alpha1.EventsService/EnsureStream"
 
 
-def rules(more: str = "") -> Authenticator:
+def rules(more: str = "", of_ann: str = "") -> Authenticator:
     """Let somebody make a stream of what begins with ``a``."""
     role = '[role.ann]\nstreams = { manage = ["S"], bind = ["a.>"] }\n'
-    return Authenticator(parse_policy(role + more + principal("ann")))
+    return Authenticator(parse_policy(role + more + principal("ann", more=of_ann)))
 
 
 @dataclass
@@ -44,6 +45,10 @@ class Call:
     started: float = 0
     state: Any = None
     connection: Any = field(default_factory=lambda: SimpleNamespace(state=()))
+    work: Callable[[], Awaitable[Any]] | None = None
+
+    def go_on(self, work: Callable[[], Awaitable[Any]]) -> None:
+        self.work = work
 
     def raw_header(self, _: bytes) -> bytes:
         return f"Bearer {token_of('ann')}".encode()
@@ -52,25 +57,30 @@ class Call:
 class Behind:
     """What stands behind the interceptor."""
 
-    def __init__(self) -> None:
-        self.access = ActivePolicy(rules())
+    def __init__(self, more: str = "") -> None:
+        self.access, self.audit = ActivePolicy(rules(of_ann=more)), Audit()
         self.handled = 0
         handlers = dict.fromkeys(map(snake_case, EVENTS.methods_by_name), self.handle)
         method = Service(EVENTS, SimpleNamespace(**handlers)).methods[ENSURE_STREAM]
-        self.method = AuthInterceptor(self.access, Audit()).intercept(method)
+        self.method = AuthInterceptor(self.access, self.audit).intercept(method)
 
     async def handle(self, *_: Any) -> None:
         self.handled += 1
 
-    async def ensure(self, subjects: int) -> None:
-        """Ask for a stream of so many subjects."""
-        call: Any = Call()
+    def begin(self, call: Any, subjects: int, name: str = "S") -> None:
+        """Begin a call for a stream of so many subjects."""
         call.started = asyncio.get_running_loop().time()
         assert self.method.on_headers is not None
         assert self.method.on_headers(call) is None
-        request = pb.EnsureStreamRequest(name="S")
+        request = pb.EnsureStreamRequest(name=name)
         request.subjects.subjects.extend(f"a.{number}" for number in range(subjects))
-        await self.method.handler(request, call)
+        self.method.handler(request, call)
+
+    async def ensure(self, subjects: int) -> None:
+        """Make one, and do its work."""
+        call: Any = Call()
+        self.begin(call, subjects)
+        await call.work()
 
 
 async def turns(work: asyncio.Task[None]) -> int:
@@ -140,6 +150,29 @@ async def test_a_publish_that_is_denied_takes_no_task(more: str) -> None:
     with pytest.raises(denied):
         publish.handler(pb.PublishEventRequest(subject="a.b" if more else "b.a"), call)
     assert (published, audit.denials[denied.reason]) == (["a.b"], 1)
+
+
+@pytest.mark.parametrize("more", ["", "max_rps = 0.001"], ids=["forbidden", "too many"])
+async def test_other_calls_that_are_denied_take_no_task(more: str) -> None:
+    """The same."""
+    behind = Behind(more)
+    await behind.ensure(3)
+    call: Any = Call()
+    denied = QuotaExceeded if more else PermissionDenied
+    with pytest.raises(denied):
+        behind.begin(call, 3, "S" if more else "T")
+    assert (behind.handled, call.work, behind.audit.denials[denied.reason]) == (1, None, 1)
+
+
+async def test_a_call_judged_by_rules_that_are_replaced_before_it_begins() -> None:
+    """It is judged once more: its task may have waited for long."""
+    behind = Behind()
+    call: Any = Call()
+    behind.begin(call, 3)
+    behind.access.replace(rules('deny.streams.bind = ["a.1"]\n'), asyncio.get_running_loop().time())
+    with pytest.raises(PermissionDenied):
+        await call.work()
+    assert behind.handled == 0
 
 
 # What the audit log names

@@ -14,7 +14,7 @@ from windshift.server.api.consume import (
 )
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject, Subscribe
-from windshift.server.events.consuming.settlement import Confirmation, Kind
+from windshift.server.events.consuming.settlement import CommandKind, Confirmation
 from windshift.server.events.consuming.tokens import Tokens
 from windshift.server.events.deliveries import Delivery, message_size
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -110,8 +110,8 @@ def test_what_a_delivery_has_not_is_absent() -> None:
         assert not event.headers.HasField(field)
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_a_confirmation_answers_its_kind_of_command(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(CommandKind))
+def test_a_confirmation_answers_its_kind_of_command(kind: CommandKind) -> None:
     """Also when it is about no id at all."""
     empty = Confirmation(kind, 0.0)
     assert confirmation_response(empty).WhichOneof("response") == f"{kind.value}_confirmation"

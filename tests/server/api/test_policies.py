@@ -102,6 +102,25 @@ def test_too_many_ids_are_not_even_read(method: str) -> None:
         actions(rule, request(ids=ids))
 
 
+def test_ids_of_dead_letters_ask_for_each_consumer_once() -> None:
+    """Malformed ids, which are refused later, hide none of those that are well-formed."""
+    ids = [
+        "S.one.x.1",
+        "S.one.1.1",
+        "S.one.2.1",
+        "S.one.2",
+        "S.two.1.1",
+        "S.one",
+        "",
+        "T.one.1.1",
+        "S.two.2.x",
+    ]
+    rule = policy_of(f"/{DEAD_LETTERS.full_name}/Purge").rule
+    assert rule is not None
+    asked = actions(rule, dead_letters_pb.PurgeRequest(ids=ids))
+    assert [each.resource for each in asked] == ["S one", "S two", "T one"]
+
+
 LOOKS: Final = re.compile(r"Get|List|Read|Tail|Explain|Summarize|History|Watch|WhoAmI|Check|ServerReflection")
 SETTLES: Final = ("Events", "Consume")
 

@@ -12,7 +12,7 @@ import pytest
 from windshift.server.auth import access as access_module
 from windshift.server.auth.access import ActivePolicy, AuthorizedStream
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
-from windshift.server.auth.permissions import Entry, Permissions, Role
+from windshift.server.auth.permissions import ListEntry, Permissions, Role
 from windshift.server.auth.policy import Policy, Principal
 from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
 
@@ -23,7 +23,7 @@ GENERATED = "0123456789abcdef01234567"
 def role(*subjects: str, consumers: tuple[str, ...] = ("ann-*",)) -> Role:
     """Give a role that may consume these subjects of a stream."""
     lists = {"streams.consume": ("S",), "streams.subjects": subjects, "consumers.use": consumers}
-    return Role("r", {key: tuple(Entry(each, 1) for each in value) for key, value in lists.items()})
+    return Role("r", {key: tuple(ListEntry(each, 1) for each in value) for key, value in lists.items()})
 
 
 def identity(*subjects: str, name: str = "ann", expires: float = inf, streams: int | None = None) -> Identity:

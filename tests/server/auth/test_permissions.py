@@ -28,7 +28,7 @@ from windshift.server.auth.actions import (
     ViewStream,
     WriteKey,
 )
-from windshift.server.auth.permissions import LISTS, NEEDS, Entry, Permissions, Role
+from windshift.server.auth.permissions import LISTS, NEEDS, ListEntry, Permissions, Role
 
 Texts = dict[str, list[str]]
 
@@ -36,10 +36,10 @@ Texts = dict[str, list[str]]
 def role(name: str, allow: Texts, deny: Texts | None = None) -> Role:
     """Make a role; its entries stand in lines 1, 2, …, those that deny in 101, 102, …."""
 
-    def lists(texts: Texts, line: int) -> dict[str, tuple[Entry, ...]]:
+    def lists(texts: Texts, line: int) -> dict[str, tuple[ListEntry, ...]]:
         found = {}
         for key, patterns in texts.items():
-            found[key] = tuple(Entry(pattern, line + index) for index, pattern in enumerate(patterns))
+            found[key] = tuple(ListEntry(pattern, line + index) for index, pattern in enumerate(patterns))
             line += len(patterns)
         return found
 

@@ -9,7 +9,7 @@ import pytest
 
 from windshift.server.background import pacing as pacing_module
 from windshift.server.background.batches import together
-from windshift.server.background.pacing import SLICE, Pacing, pause
+from windshift.server.background.pacing import SLICE, Pacing, hinders, pause
 
 
 class _Clock:
@@ -110,6 +110,62 @@ async def test_pause(clock: _Clock) -> None:
     assert max(pieces.count(turn) for turn in set(pieces)) <= 11
 
 
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_steps_that_are_short_for_others(clock: _Clock, is_shared: bool) -> None:
+    """A long step is broken off only while somebody is about who uses little."""
+    pacing, turns, pieces = Pacing(), _Turns(), list[int]()
+    pacing.is_shared = lambda: is_shared
+
+    async def work() -> None:
+        for _ in range(100):
+            clock.now += SLICE / 10
+            pieces.append(turns.count)
+            if hinders():
+                await pause()
+
+    await pacing.run(work())
+    turns.stop()
+    most = max(pieces.count(turn) for turn in set(pieces))
+    assert most <= 11 if is_shared else most == 100
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_slices_are_shorter_beside_small_calls(clock: _Clock, is_shared: bool) -> None:
+    """They are half as long while somebody is about who uses little, and work goes on in each turn."""
+    pacing, turns, pieces = Pacing(), _Turns(), list[int]()
+    pacing.is_shared = lambda: is_shared
+
+    async def work() -> None:
+        for _ in range(200):
+            clock.now += SLICE / 20
+            pieces.append(turns.count)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(pacing.run(work()) for _ in range(20)))
+    turns.stop()
+    begun = len(pieces) // 4  # by then it is known how long a step takes
+    some = [pieces.count(turn) for turn in sorted(set(pieces[begun:-begun]))]
+    assert max(some) <= (12 if is_shared else 22)
+    assert sum(some) / (pieces[-begun] - pieces[begun]) > 2
+
+
+async def test_work_that_is_not_paced_hinders_nobody() -> None:
+    """It has no share of the loop that others wait for."""
+    assert not hinders()
+
+
+async def test_bulk_work_is_noticed(clock: _Clock) -> None:
+    """As long as it is done, and no longer; what busy callers do is none."""
+    pacing = Pacing()
+    assert not pacing.is_bulky()
+    await pacing.run(asyncio.sleep(0), _Account(busy=True))
+    assert not pacing.is_bulky()
+    await pacing.run(asyncio.sleep(0))
+    assert pacing.is_bulky()
+    clock.now += 1.0
+    assert not pacing.is_bulky()
+
+
 async def test_outside_of_a_pacing() -> None:
     """Work that is not paced lets others run at each pause."""
     turns = _Turns()
@@ -204,10 +260,11 @@ class _Account:
         return self.busy
 
 
-@pytest.mark.parametrize("busy", [False, True])
-async def test_work_for_an_account(clock: _Clock, busy: bool) -> None:
-    """It waits for its turn while the account is busy, which is charged with it in any case."""
+@pytest.mark.parametrize(("busy", "shared"), [(False, True), (True, False), (True, True)])
+async def test_work_for_an_account(clock: _Clock, busy: bool, shared: bool) -> None:
+    """It waits while the account is busy and others are about, and is charged in any case."""
     pacing, turns, steps, account = Pacing(), _Turns(), list[int](), _Account(busy=busy)
+    pacing.is_shared = lambda: shared
 
     async def part() -> None:
         clock.now += SLICE
@@ -219,7 +276,7 @@ async def test_work_for_an_account(clock: _Clock, busy: bool) -> None:
     await pacing.run(work(), account)
     turns.stop()
     assert account.seconds == pytest.approx(20 * SLICE)
-    assert (max(steps.count(turn) for turn in set(steps)) <= 2) is busy
+    assert (max(steps.count(turn) for turn in set(steps)) <= 2) is (busy and shared)
 
 
 async def test_bulk_work_does_not_hold_up_who_is_not_busy(clock: _Clock) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import copy_context
+from typing import Any
 
 import pytest
 
 from tests.support.broker import in_seconds
-from windshift.nats import Busy, Unanswered
+from windshift.nats import Busy, Unanswered, Unavailable
 from windshift.server.broker.asking import asking
 from windshift.server.broker.budget import Budget, Share
 
@@ -50,6 +51,25 @@ async def test_one_asker_has_half_at_most() -> None:
     await turns()
     assert [task.done() for task in tasks] == [True, True, True, False]
     await _cancel(*tasks)
+
+
+async def test_large_answers_come_one_at_a_time() -> None:
+    """Until the asker gets a small one. The server's own requests are for many, and go on."""
+    budget = Budget(100)
+    for asker, limit in (("a", 1), ("b", 2), ("", 2)):
+        first = await take(budget, asker, 20)
+        first.arrived(100_000 if asker == "b" else 1_000_000)
+        first.give_back()
+        tasks = [take(budget, asker, 20) for _ in range(3)]
+        await turns()
+        assert sum(task.done() for task in tasks) == limit
+        tasks[0].result().arrived(1)
+        tasks[0].result().give_back()
+        await turns()
+        assert sum(task.done() for task in tasks[1:]) == 2
+        for task in tasks[1:]:
+            task.result().give_back()
+    assert (budget.used, budget.waiting) == (0, 0)
 
 
 async def test_those_who_wait_take_turns() -> None:
@@ -160,3 +180,53 @@ async def _cancel(*tasks: asyncio.Task[Share]) -> None:
     for task in tasks:
         task.cancel()
     await turns()
+
+
+async def test_waiting_without_a_task() -> None:
+    """Who waits is handed a share in his turn, or why there is none; who waits no longer gets none."""
+    budget, told = Budget(100, max_waiting=3), list[Any]()
+    first = budget.take_now(50, "a")
+    assert first is not None
+    assert budget.take_now(10, "a") is None
+    budget.wait(10, in_seconds(30), "a", told.append)
+    abandon = budget.wait(20, in_seconds(30), "a", told.append)
+    budget.wait(30, in_seconds(30), "a", told.append)
+    with pytest.raises(Busy):
+        budget.wait(10, in_seconds(30), "a", told.append)
+    abandon()
+    assert (budget.waiting, told) == (2, [])
+    first.give_back()
+    await turns()
+    assert [share.size for share in told] == [10, 30]
+    assert (budget.used, budget.waiting) == (40, 0)
+    abandon()
+    assert (budget.used, budget.waiting) == (40, 0)
+
+
+async def test_all_that_wait_without_a_task_are_abandoned() -> None:
+    """One by one, as when their connection ends: what one gives back is not handed to the next one."""
+    budget, told = Budget(100), list[Any]()
+    first = budget.take_now(50, "a")
+    assert first is not None
+    waiting = [budget.wait(50, in_seconds(30), "a", told.append) for _ in range(3)]
+    first.give_back()
+    for abandon in waiting:
+        abandon()
+    await turns()
+    assert (budget.used, budget.waiting, told) == (0, 0, [])
+
+
+@pytest.mark.parametrize(("answers", "why"), [(False, Unanswered), (True, Busy)])
+async def test_waiting_without_a_task_until_the_deadline(answers: bool, why: type[Unavailable]) -> None:
+    """Whether others were answered meanwhile says why there is nothing."""
+    budget, told = Budget(100), list[Any]()
+    held, other = budget.take_now(50, "a"), budget.take_now(10, "b")
+    assert held is not None
+    assert other is not None
+    budget.wait(10, in_seconds(0.01), "a", told.append)
+    if answers:
+        other.give_back()
+    async with asyncio.timeout(20):
+        while not told:  # noqa: ASYNC110 - only the clock knows
+            await asyncio.sleep(0.002)
+    assert [type(each) for each in told] == [why]

@@ -7,7 +7,7 @@ from contextvars import copy_context
 
 import pytest
 
-from windshift.nats.jetstream.pulling import Ended
+from windshift.nats.jetstream.pulling import PullEnded
 from windshift.server.broker.asking import asking
 from windshift.server.broker.budget import MIB
 from windshift.server.broker.room import LEAST, MOST, SHARED, WHOLE, Part, PullRoom
@@ -100,5 +100,5 @@ def _beyond_its_limit(room: PullRoom) -> tuple[PullPacer, Window]:
     window = Window(8, 30.0)
     pacer = PullPacer(window, 10.0, room)
     pacer.next(0.0, busy=False)
-    pacer.ended(Ended(8, SMALL, too_large=True))
+    pacer.ended(PullEnded(8, SMALL, too_large=True))
     return pacer, window

@@ -25,7 +25,7 @@ from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
-from windshift.server.events.consuming.settlement import Group, Kind, grouped
+from windshift.server.events.consuming.settlement import CommandKind, Group, grouped
 from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.counts import Counts
 from windshift.server.events.deliveries import Delivery, stored_at
@@ -273,11 +273,11 @@ class Server:
         for confirmation in self.protocol.settling.confirmations():
             command = self._asked.popleft()
             self.world.say(f"{self.number}: client is told {confirmation.lists()} of {command}")
-            is_end = confirmation.kind is Kind.ACK or (
+            is_end = confirmation.kind is CommandKind.ACK or (
                 isinstance(command, Reject) and command.action is Action.DROP
             )
             for seq in (*confirmation.ids, *confirmation.invalid_ids):
-                if confirmation.kind is not Kind.PING or seq in confirmation.invalid_ids:
+                if confirmation.kind is not CommandKind.PING or seq in confirmation.invalid_ids:
                     self.held.pop(int(seq), None)
             if is_end:
                 for seq in confirmation.ids:
@@ -373,10 +373,10 @@ class Server:
         self.up.append(reach)
 
 
-def _ending(*, done: bool | None) -> w.Ending:
+def _ending(*, done: bool | None) -> w.EndOutcome:
     if done is None:
-        return w.Ending.UNKNOWN
-    return w.Ending.DECIDED if done else w.Ending.OTHERWISE
+        return w.EndOutcome.UNKNOWN
+    return w.EndOutcome.DECIDED if done else w.EndOutcome.OTHERWISE
 
 
 def check(world: World) -> None:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.support.broker import Broker, in_seconds
-from windshift.nats import Message, NoReply, Outcome
-from windshift.nats import headers as h
-from windshift.nats.jetstream.acks import PubAck, read_pub_ack
+from windshift.nats import Message
+from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.times import parse_rfc3339
 from windshift.server.events.consumers import Consumers, DeadLetterStream, Notes, Replays
 from windshift.server.events.model import ConsumerKey
@@ -97,17 +96,7 @@ class Management:
     async def publish(self, *subjects: str, **headers: str) -> list[PubAck]:
         """Publish an empty event to each subject."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return [read_pub_ack(await self._publish(subject, named)) for subject in subjects]
-
-    async def _publish(self, subject: str, headers: dict[str, str]) -> bytes:
-        """Publish until somebody listens: in a cluster a new stream is not known everywhere at once."""
-        block = h.block((name.encode(), value.encode()) for name, value in headers.items())
-        outcome: Outcome = NoReply.NO_RESPONDERS
-        deadline = in_seconds(30)
-        while outcome is NoReply.NO_RESPONDERS:
-            outcome = await self.broker.requests.request(subject.encode(), b"", block, deadline)
-        assert isinstance(outcome, bytes)
-        return outcome
+        return [await self.broker.publish(subject, headers=named) for subject in subjects]
 
     async def subjects(self, stream: str) -> dict[str, int]:
         """Count a stream's events by subject."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from tests.nats.waiting import eventually
 from tests.server.events.consuming import dead_lettering, prepare
 from tests.server.events.test_consume_protocol import PLAIN, snapshot
-from tests.support.broker import Broker, in_seconds
+from tests.support.broker import Broker, connect, in_seconds
+from tests.support.nats_server import NatsServer
 from windshift.server.events.consuming.calls import Calls
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.handover import DeliveryName
@@ -33,8 +35,8 @@ class Listening:
     def lost(self) -> None:
         self.told.append("lost")
 
-    def connected(self) -> None:
-        self.told.append("connected")
+    def connected(self, *, is_same: bool) -> None:
+        self.told.append("connected again" if is_same else "connected elsewhere")
 
     def replaced(self) -> None:
         self.told.append("replaced")
@@ -80,9 +82,9 @@ async def test_calls_of_one_consumer(broker: Broker, unique: Callable[[], str]) 
     consuming = await prepare(broker, unique())
     consuming = replace(consuming, shared=dead_lettering(broker))
     async with consuming.worker() as first, consuming.worker() as second:
-        attachments = [worker.subscription._attachment for worker in (first, second)]
+        attachments = [worker.consume_call._attachment for worker in (first, second)]
         for attachment in filter(None, attachments):
-            await attachment._look_up()
+            await attachment._runner._look_up()
         protocols = [attachment.protocol for attachment in filter(None, attachments)]
         assert len({id(protocol.state.found.state.config) for protocol in protocols}) == 1
         assert len(protocols) == 2
@@ -110,4 +112,16 @@ async def test_who_is_told(broker: Broker) -> None:
         (hook,) = (each for each in hooks if each not in old)
         hook()
         hooks.remove(hook)
-    assert elsewhere.told == here.told[3:] == ["lost", "connected", "replaced"]
+    assert elsewhere.told == here.told[3:] == ["lost", "connected again", "replaced"]
+
+
+async def test_another_process_of_the_broker(own_nats_server: NatsServer) -> None:
+    """Calls are told when the nats-server that a connection is to was started anew: it may have forgotten."""
+    async with connect(own_nats_server.url) as broker:
+        calls, call = Calls(), Listening()
+        calls.follow(broker.connection, Notes(broker.connection))
+        calls.attach(KEY, call, found())
+        own_nats_server.kill()
+        own_nats_server.start()
+        await eventually(lambda: len(call.told) == 2)
+        assert call.told == ["lost", "connected elsewhere"]

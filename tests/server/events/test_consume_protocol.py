@@ -24,7 +24,7 @@ from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.consuming.work import (
     Check,
     Claim,
-    Ending,
+    EndOutcome,
     GiveUp,
     Keep,
     Learn,
@@ -133,6 +133,16 @@ def reject(seq: int, action: Action = Action.UNSPECIFIED) -> Reject:
     return Reject([StreamSeq(seq)], False, None, action=action)
 
 
+def test_a_part_of_what_is_there() -> None:
+    """No more is handed over at once than is asked for, and nothing is left out."""
+    call = Call()
+    for seq in range(1, 6):
+        call.arrive(seq)
+    call.protocol.advance(0.0)
+    handed = [[each.id for each in call.protocol.incoming.deliverable(0, 0.0, 2)] for _ in range(4)]
+    assert handed == [[1, 2], [3, 4], [5], []]
+
+
 def test_an_ack() -> None:
     """It goes to the broker, and its answer to the client."""
     call = Call()
@@ -152,7 +162,7 @@ def test_a_last_attempt_that_is_rejected() -> None:
     assert call.sent() == []
     (keep,) = call.work()
     assert isinstance(keep, Keep)
-    call.protocol.settling.prepared(keep, Ending.DECIDED, 0.0)
+    call.protocol.settling.prepared(keep, EndOutcome.DECIDED, 0.0)
     assert call.sent() == [TERMINATE]
     assert call.told() == [([1], [], [])]
 
@@ -164,7 +174,7 @@ def test_a_dead_letter_that_cannot_be_written() -> None:
     call.protocol.command(reject(1), 0.0)
     (keep,) = call.work()
     assert isinstance(keep, Keep)
-    call.protocol.settling.prepared(keep, Ending.NOT_NOW, 0.0)
+    call.protocol.settling.prepared(keep, EndOutcome.NOT_NOW, 0.0)
     assert call.sent() == []
     assert call.told() == [([], [], [1])]
 
@@ -185,12 +195,12 @@ def test_an_event_that_another_call_has_got_settled() -> None:
 @pytest.mark.parametrize(
     ("ending", "told"),
     [
-        (Ending.DECIDED, ([1], [], [])),
-        (Ending.OTHERWISE, ([], [1], [])),
-        (Ending.UNKNOWN, ([], [], [1])),
+        (EndOutcome.DECIDED, ([1], [], [])),
+        (EndOutcome.OTHERWISE, ([], [1], [])),
+        (EndOutcome.UNKNOWN, ([], [], [1])),
     ],
 )
-def test_an_ack_in_doubt_is_claimed(ending: Ending, told: tuple[list[int], ...]) -> None:
+def test_an_ack_in_doubt_is_claimed(ending: EndOutcome, told: tuple[list[int], ...]) -> None:
     """An earlier attempt may be held by another: the client is told what was decided."""
     call = Call()
     call.hold(1, attempt=2)
@@ -218,7 +228,7 @@ def test_a_drop_in_doubt_is_claimed() -> None:
     call.hold(1, attempt=2)
     call.protocol.command(reject(1, Action.DROP), 0.0)
     assert call.sent() == [TERMINATE]
-    call.protocol.settling.claimed(call.claim(), Ending.DECIDED, 0.0)
+    call.protocol.settling.claimed(call.claim(), EndOutcome.DECIDED, 0.0)
     assert call.told() == [([1], [], [])]
     assert [type(each) for each in call.work()] == [ReportDropped]
 
@@ -259,7 +269,7 @@ def test_a_way_that_was_stalled() -> None:
     """A delivery is as old as the request for it, unless something newer was answered before it came."""
     call = Call()
     for now in (9.0, 18.0, 27.0):
-        call.protocol.heard(now)
+        call.protocol.pacer.heard(now)
     call.arrive(1)
     call.turn(27.0)
     call.protocol.command(Ack([StreamSeq(1)]), 28.0)
@@ -328,9 +338,9 @@ def test_a_retry_after_a_reject_that_came_late_is_in_doubt(answered: float) -> N
         pytest.param(lambda call: (call.lost(1.0), call.connected(1.5, is_same=True)), id="reconnected"),
         pytest.param(lambda call: call.replaced(1.0), id="replaced"),
         pytest.param(lambda call: call.elected(1.0), id="another leader"),
-        pytest.param(lambda call: call.told(Notice.LOST, 1.0), id="the leader said so"),
-        pytest.param(lambda call: call.told(Notice.UNHEARD, 1.0), id="no leader"),
-        pytest.param(lambda call: call.told(Notice.REFUSED, 1.0), id="refused"),
+        pytest.param(lambda call: call.pull_status(Notice.LOST, 1.0), id="the leader said so"),
+        pytest.param(lambda call: call.pull_status(Notice.UNHEARD, 1.0), id="no leader"),
+        pytest.param(lambda call: call.pull_status(Notice.REFUSED, 1.0), id="refused"),
         pytest.param(lambda call: call.advance(10.0), id="silence"),
     ],
 )
@@ -410,7 +420,7 @@ def test_a_dead_letter_that_comes_too_late() -> None:
     call.protocol.command(reject(1), 0.0)
     (keep,) = call.work()
     assert isinstance(keep, Keep)
-    call.protocol.settling.prepared(keep, Ending.OTHERWISE, 0.0)
+    call.protocol.settling.prepared(keep, EndOutcome.OTHERWISE, 0.0)
     assert call.sent() == []
     assert call.tells() == [ACK]
     assert call.told() == [([], [1], [])]
@@ -423,7 +433,7 @@ def test_an_ack_after_a_dead_letter_that_may_be_written() -> None:
     call.protocol.command(reject(1, Action.DEAD_LETTER), 0.0)
     (keep,) = call.work()
     assert isinstance(keep, Keep)
-    call.protocol.settling.prepared(keep, Ending.UNKNOWN, 0.0)
+    call.protocol.settling.prepared(keep, EndOutcome.UNKNOWN, 0.0)
     assert call.told() == [([], [], [1])]
     call.protocol.command(Ack([StreamSeq(1)]), 0.0)
     call.sent()
@@ -435,7 +445,7 @@ def test_an_ack_after_a_dead_letter_that_may_be_written() -> None:
 def test_a_delivery_that_may_be_late(policy: RetryPolicy, has_ended: bool | None) -> None:
     """It is handed out unless the event is settled, and never returned: it may be somebody else's."""
     call = Call(policy)
-    call.protocol.heard(29.0)
+    call.protocol.pacer.heard(29.0)
     call.arrive(1)
     assert call.turn(30.0) == []
     (verify,) = call.work()
@@ -450,7 +460,7 @@ def test_a_late_delivery_of_what_another_server_has_settled() -> None:
     """Its note has come before the broker's answer."""
     settled = Settled()
     call = Call(settled=settled)
-    call.protocol.heard(29.0)
+    call.protocol.pacer.heard(29.0)
     call.arrive(1)
     call.turn(30.0)
     (verify,) = call.work()
@@ -464,7 +474,7 @@ def test_a_late_delivery_of_what_another_server_has_settled() -> None:
 def test_an_event_that_was_stored_just_now_is_not_late() -> None:
     """Whatever else is not known of it."""
     call = Call()
-    call.protocol.heard(29.0)
+    call.protocol.pacer.heard(29.0)
     call.arrive(1, stored_ns=NOW_NS)
     assert len(call.turn(30.0)) == 1
 
@@ -580,7 +590,7 @@ def test_what_is_learned_during_a_lost_connection_is_learned_again() -> None:
 def test_a_consumer_that_is_gone() -> None:
     """A notice of the broker has it looked up; another one of its name is not this one."""
     call = Call()
-    call.protocol.told(Notice.DELETED, 0.0)
+    call.protocol.pull_status(Notice.DELETED, 0.0)
     call.turn()
     assert LookUp() in call.work()
     with pytest.raises(ConsumerNotFound):
@@ -652,8 +662,8 @@ def test_a_group_has_a_bounded_size() -> None:
     [
         lambda protocol: protocol.elected(1.0),
         lambda protocol: protocol.replaced(1.0),
-        lambda protocol: protocol.told(Notice.LOST, 1.0),
-        lambda protocol: protocol.told(Notice.UNHEARD, 1.0),
+        lambda protocol: protocol.pull_status(Notice.LOST, 1.0),
+        lambda protocol: protocol.pull_status(Notice.UNHEARD, 1.0),
     ],
 )
 def test_a_group_is_doubted_when_another_server_may_speak(trouble: Callable[[ConsumeProtocol], None]) -> None:
@@ -732,7 +742,9 @@ def test_acks_of_a_group_that_are_not_sure_are_claimed() -> None:
     call = Call()
     for seq in (1, 2):
         call.hold(seq)
-    call.protocol.told(Notice.REFUSED, 0.0)  # requests that were counted as lost may bring others something
+    call.protocol.pull_status(
+        Notice.REFUSED, 0.0
+    )  # requests that were counted as lost may bring others something
     call.protocol.advance(1.0)
     call.arrive(3)
     call.turn(1.0)
@@ -743,7 +755,7 @@ def test_acks_of_a_group_that_are_not_sure_are_claimed() -> None:
     claims = [work for work in call.work() if isinstance(work, Claim)]
     assert {1, 2} <= {claim.pending.seq for claim in claims}
     for claim in claims:
-        call.protocol.settling.claimed(claim, Ending.DECIDED, 1.0)
+        call.protocol.settling.claimed(claim, EndOutcome.DECIDED, 1.0)
     (told,) = call.told()
     assert [sorted(ids) for ids in told] == [[1, 2, 3], [], []]
 

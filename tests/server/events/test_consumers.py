@@ -82,7 +82,7 @@ async def test_from_the_end(management: Management, stream: str) -> None:
     await management.consume(ConsumerSpec(stream, "c"))
     assert await management.next_ids(stream, "c") == []
     await management.publish(f"{stream}.x")
-    assert await management.next_ids(stream, "c") == [4]
+    assert await management.next_ids(stream, "c", most=1, wait=True) == [4]
 
 
 async def test_from_the_end_of_an_empty_stream(management: Management, unique: Unique) -> None:
@@ -92,7 +92,7 @@ async def test_from_the_end_of_an_empty_stream(management: Management, unique: U
     info = await management.consume(ConsumerSpec(name, "c"))
     assert info["config"]["opt_start_seq"] == 1
     await management.publish(f"{name}.x")
-    assert await management.next_ids(name, "c") == [1]
+    assert await management.next_ids(name, "c", most=1, wait=True) == [1]
 
 
 async def test_from_start_id_and_time(management: Management, stream: str) -> None:
@@ -114,7 +114,7 @@ async def test_from_an_id_to_come(management: Management, stream: str) -> None:
     """An id that no event has yet is waited for; those before it are not handed out."""
     await management.consume(ConsumerSpec(stream, "c", start=AtId(5)))
     await management.publish(*[f"{stream}.x"] * 3)
-    assert await management.next_ids(stream, "c") == [5, 6]
+    assert await management.next_ids(stream, "c", most=2, wait=True) == [5, 6]
     await management.consume(ConsumerSpec(stream, "far", start=AtId(2**64 - 1)))
     assert await management.next_ids(stream, "far") == []
 
@@ -166,7 +166,7 @@ async def test_change_keeps_the_position(management: Management, stream: str) ->
     info = await management.consume(ConsumerSpec(stream, "c", processing_timeout=timedelta(seconds=7)))
     assert info["config"]["ack_wait"] == 7 * 10**9
     await management.publish(f"{stream}.z")
-    assert await management.next_ids(stream, "c") == [6]
+    assert await management.next_ids(stream, "c", most=1, wait=True) == [6]
 
 
 async def test_subjects_change_under_a_waiting_pull(management: Management, stream: str) -> None:
@@ -328,8 +328,8 @@ async def test_get(broker: Broker, stream: str) -> None:
     letters.counted = {(stream, "c"): 7, (stream, "d"): 8}
     management = manage(broker, dead_letters=letters)
     spec = ConsumerSpec(stream, "c", (f"{stream}.*",), AtStart(), timedelta(seconds=5), POLICY)
-    await management.consume(spec)
     await management.publish(f"{stream}.4", f"{stream}.5")
+    await management.consume(spec)
     seen = await management.consumers.get(stream, "c", in_seconds(30))
     assert (seen.stream, seen.id, seen.durable, seen.subjects) == (stream, "c", True, (f"{stream}.*",))
     assert (seen.processing_timeout, seen.retry_policy) == (timedelta(seconds=5), POLICY)

@@ -19,7 +19,7 @@ from tests.support.broker import Broker, in_seconds
 from windshift.nats import NotConnected
 from windshift.nats.jetstream.pulling import ACK, TERMINATE
 from windshift.server.domain.errors import PermissionDenied
-from windshift.server.events.consuming.call import Subscription
+from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.commands import Action
 from windshift.server.events.consuming.shared import Broker as ConsumeBroker
 from windshift.server.events.dead_letters.model import DeadLetterId
@@ -108,7 +108,7 @@ async def test_a_call_that_is_denied_leaves_nothing(keeper: Keeper, unique: Uniq
         broker = ConsumeBroker(nats.connection, nats.requests, nats.api, consuming.shared)
         worker.subscribe(consuming.stream, consuming.consumer)
         with pytest.raises(PermissionDenied):
-            await Subscription(broker, worker, consuming.options, Denying()).run()
+            await ConsumeCall(broker, worker, consuming.options, Denying()).run()
     assert [settled.users for settled in consuming.shared.settled._known.values()] == [0]
 
 
@@ -159,7 +159,7 @@ async def test_a_drop_is_told_once(keeper: Keeper, unique: Unique) -> None:
         for _ in range(3):
             reject(worker, event.id, Action.DROP)
             await worker.told()
-        assert consuming.shared.told.drops["REJECTED"] == 1
+        assert consuming.shared.stats.drops["REJECTED"] == 1
 
 
 async def test_an_event_of_a_stream_that_was_made_anew(keeper: Keeper, unique: Unique) -> None:

@@ -13,9 +13,9 @@ from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.times import Time
 from windshift.server.events.dead_letters.codec import (
     ROOM_FOR_CONDITIONS,
-    Entry,
     EventCopy,
     Packed,
+    StoredDeadLetter,
     copy_event,
     dead_letter,
     entry_subject,
@@ -70,10 +70,10 @@ def stored(packed: Packed, id: DeadLetterId = ID) -> StoredMessage:  # noqa: A00
     """Store an entry as JetStream would, with what it adds."""
     block = h.block(((h.EXPECTED_LAST_SUBJECT_SEQUENCE, b"0"), *packed.headers))
     assert block.isascii()
-    return StoredMessage(entry_subject(id), 42, h.split(block), packed.body, WRITTEN)
+    return StoredMessage(entry_subject(id), 42, block, packed.body, WRITTEN)
 
 
-def read(packed: Packed, id: DeadLetterId = ID) -> tuple[Entry, EventCopy]:  # noqa: A002
+def read(packed: Packed, id: DeadLetterId = ID) -> tuple[StoredDeadLetter, EventCopy]:  # noqa: A002
     """Read an entry back, and put its event together."""
     entry = read_entry(stored(packed, id))
     return entry, entry.event if packed.overflow is None else join_overflow(entry.event, packed.overflow)
@@ -176,7 +176,7 @@ def test_control_headers_are_left_out() -> None:
         *("Nats-Batch-Commit", "Nats-Stream-Source", "Nats-Marker-Reason", "Nats-Subject", "Nats-Sequence"),
     ]
     block = "NATS/1.0\r\nApp: 1\r\n" + "".join(f"{name}: key 1\r\n" for name in control) + "\r\n"
-    kept = copy_event(StoredMessage("a", 1, h.split(block.encode()), b"", WRITTEN))
+    kept = copy_event(StoredMessage("a", 1, block.encode(), b"", WRITTEN))
     packed = pack(kept, failure(), "w", MEBIBYTE)
     assert not [name for name, _ in packed.headers if name.lower().startswith(b"nats-")]
     assert written(kept).idempotency_key == "key 1"
@@ -186,7 +186,7 @@ def test_control_headers_are_left_out() -> None:
 def test_keys_of_principals() -> None:
     """The key is kept as the broker has it, and told as the publisher gave it."""
     block = b"NATS/1.0\r\nNats-Msg-Id: ws:billing:order 17\r\n\r\n"
-    kept = copy_event(StoredMessage("a", 1, h.split(block), b"", WRITTEN))
+    kept = copy_event(StoredMessage("a", 1, block, b"", WRITTEN))
     assert (h.MESSAGE_ID, b"ws:billing:order 17") in kept.headers
     assert written(kept).idempotency_key == "order 17"
 

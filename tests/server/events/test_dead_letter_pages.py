@@ -11,7 +11,7 @@ from tests.server.events.keeping import Keeper, failure, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, in_seconds
 from windshift.nats.times import Time, from_unix_ns
-from windshift.server.events.dead_letters.codec import Entry, EventCopy, dead_letter
+from windshift.server.events.dead_letters.codec import EventCopy, StoredDeadLetter, dead_letter
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterFilter, DeadLetterId
 from windshift.server.events.dead_letters.store import STREAM, Chosen, Found, choose, scan_query
 from windshift.server.events.model import StreamSeq
@@ -27,7 +27,7 @@ def entry(position: int, size: int = 10, time: Time = LONG_AGO, cause: Cause = C
     """Make an entry as a scan finds it."""
     why = failure(DeadLetterId("s", "c", StreamSeq(position), 1), cause=cause)
     event = EventCopy("a", (), bytes(size))
-    made = Entry(why, position, time, "w", event, size, has_overflow=False)
+    made = StoredDeadLetter(why, position, time, "w", event, size, has_overflow=False)
     return Found(made, dead_letter(made, event, with_data=False))
 
 

@@ -89,6 +89,27 @@ def test_an_event_that_was_gone(caplog: pytest.LogCaptureFixture) -> None:
     assert records(caplog) == [("WARNING", message, TOLD)]
 
 
+def test_thousands_of_one_stream(caplog: pytest.LogCaptureFixture) -> None:
+    """Each is counted. Not each is logged, and no other stream's or other kind is hidden."""
+    stats = DeadLetterStats()
+    for _ in range(1_000):
+        stats.dropped(FAILURE)
+    assert (stats.drops["MAX_ATTEMPTS"], len(caplog.records)) == (1_000, 300)
+    caplog.clear()
+    other = FAILURE._replace(id=FAILURE.id._replace(stream="INVOICES"))
+    stats.dropped(other)
+    stats.gone(FAILURE)
+    assert [fields_of(each)["stream"] for each in caplog.records] == ["INVOICES", "ORDERS"]
+
+
+def test_what_counts_records_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """However many streams there are, each has its first records."""
+    stats = DeadLetterStats()
+    for number in range(2_500):
+        stats.gone(FAILURE._replace(id=FAILURE.id._replace(stream=f"S{number}")))
+    assert len(caplog.records) == 2_500
+
+
 def test_dead_letters_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -> None:
     """Each is counted; a full stream does not fill the log as well."""
     stats = DeadLetterStats(interval=0)

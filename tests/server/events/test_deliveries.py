@@ -9,7 +9,7 @@ from windshift.nats import headers as h
 from windshift.nats.times import Time
 from windshift.server.events.deliveries import Delivery, pending_after, read_delivery, stored_at
 from windshift.server.events.model import PublishRequest, StreamSeq
-from windshift.server.events.publish import _headers
+from windshift.server.events.publish import write_of
 from windshift.server.telemetry.propagation import TraceContext
 
 PLAIN = b"$JS.ACK.ORDERS.billing.3.17.42.1795532049123456789.5"
@@ -72,7 +72,9 @@ def test_what_was_published_is_delivered() -> None:
     request = PublishRequest(
         *("orders.placed", "x/acme.Placed", b"data", Time(-1, 7), "key 1", 9), TraceContext(PARENT, "a=1,b=2")
     )
-    assert read_delivery(Message(1, b"orders.placed", PLAIN, _headers(request), b"data")) == Delivery(
+    assert read_delivery(
+        Message(1, b"orders.placed", PLAIN, write_of(request, 0, b"").headers, b"data")
+    ) == Delivery(
         StreamSeq(17),
         *(
             "orders.placed",

@@ -11,7 +11,7 @@ import pytest
 
 from tests.nats.fake_server import Operation, Peer, message_frame
 from tests.nats.test_fake_server import asking, reply_to
-from tests.nats.test_retry import Ticker
+from tests.nats.test_retry import Turns
 from tests.server.events.consuming import QUICK, Worker, dead_lettering
 from tests.support.broker import Broker as NatsBroker
 from tests.support.broker import in_seconds
@@ -22,7 +22,7 @@ from windshift.nats.jetstream.kv import Buckets
 from windshift.nats.jetstream.writes import Writes
 from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.consumers import Consumers
-from windshift.server.events.consuming.call import Subscription
+from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import ALL
@@ -160,15 +160,14 @@ def _stream(name: str) -> StreamSpec:
 @pytest.mark.parametrize("what", WORK)
 async def test_work_ends_by_its_deadline(what: str, answer: Answer) -> None:
     """It succeeds, fails, or is tried again a bearable number of times; others run between any two."""
-    asked, ticks = 0, set[int]()
-    ticker = Ticker()
+    asked, turns, seen = 0, Turns(), set[int]()
 
     def reply(peer: Peer, operation: Operation) -> None:
         nonlocal asked
         if len(operation.arguments) < 3:
             return
         asked += 1
-        ticks.add(ticker.ticks)
+        seen.add(turns.now())
         body = answer(operation.arguments[0])
         head = body if body.startswith(b"NATS/1.0") else b""
         peer.say(message_frame(1, reply_to(operation), b"" if head else body, head))
@@ -183,8 +182,7 @@ async def test_work_ends_by_its_deadline(what: str, answer: Answer) -> None:
             pass
         assert loop.time() - begun < SECONDS + 10  # long after on a slow machine, but not for ever
         assert asked <= 250
-        assert len(ticks) >= min(asked, 2)
-    await ticker.stop()
+        assert len(seen) >= min(asked, 2)
 
 
 # --- Consuming --------------------------------------------------------------------------------------------
@@ -209,8 +207,7 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 async def test_pull_requests_that_end_at_once(end: str) -> None:
     """They are made less and less often; the call goes on, and ends when its client ends it."""
-    pulls, ticks = 0, set[int]()
-    ticker = Ticker()
+    pulls, turns, seen = 0, Turns(), set[int]()
 
     def reply(peer: Peer, operation: Operation) -> None:
         nonlocal pulls
@@ -221,7 +218,7 @@ async def test_pull_requests_that_end_at_once(end: str) -> None:
             peer.say(message_frame(1, reply_to(operation), overtaken(subject)))
             return
         pulls += 1
-        ticks.add(ticker.ticks)
+        seen.add(turns.now())
         inbox = reply_to(operation)
         status = ENDS[end]
         if b"no_wait" in operation.body:
@@ -233,12 +230,11 @@ async def test_pull_requests_that_end_at_once(end: str) -> None:
         broker = Broker(requests._connection, requests, all_.api, all_.dead)
         worker = Worker()
         worker.subscribe("S", "c", 8)
-        call = asyncio.create_task(Subscription(broker, worker, QUICK).run())
+        call = asyncio.create_task(ConsumeCall(broker, worker, QUICK).run())
         await asyncio.sleep(1)
         assert not call.done()
         assert pulls <= 60
-        assert len(ticks) == pulls
+        assert len(seen) == pulls
         worker.say(None)
         async with asyncio.timeout(30):
             await call
-    await ticker.stop()

@@ -17,7 +17,7 @@ from tests.support.broker import connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.interfaces import ConsumeOptions
-from windshift.server.events.consuming.settlement import Kind
+from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.shared import DeadLettering
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.dead_letters.stats import DeadLetterStats
@@ -123,14 +123,14 @@ async def test_a_delivery_that_was_held_up(pair: Pair, unique: Unique, is_acknow
             assert (await other.event()).attempt == 2
             if is_acknowledged:
                 other.ack(1)
-                assert await other.told() == (Kind.ACK, [1], [], [])
+                assert await other.told() == (CommandKind.ACK, [1], [], [])
                 reject(far, 1, Action.DEAD_LETTER)
-                assert await far.told() == (Kind.REJECT, [], [1], [])
+                assert await far.told() == (CommandKind.REJECT, [], [1], [])
             else:
                 reject(other, 1)
-                assert await other.told() == (Kind.REJECT, [1], [], [])
+                assert await other.told() == (CommandKind.REJECT, [1], [], [])
                 far.ack(1)
-                assert await far.told() == (Kind.ACK, [], [1], [])
+                assert await far.told() == (CommandKind.ACK, [], [1], [])
             assert await pair.letters(consuming) == (set() if is_acknowledged else {1})
 
 
@@ -185,7 +185,7 @@ async def test_a_delivery_that_is_late(
             event = await other.event(within=10)
             assert event.attempt == 2
             other.ack(event.id)
-            assert await other.told() == (Kind.ACK, [event.id], [], [])
+            assert await other.told() == (CommandKind.ACK, [event.id], [], [])
         pair.way.flow()
         await far.nothing(0.5)
 
@@ -203,8 +203,8 @@ async def test_a_restart_of_the_broker(own_nats_server: NatsServer, pair: Pair, 
         await pair.near.keeper.broker.connection.wait_ready(in_seconds(10))
         worker.ack(1)
         reject(worker, 2, Action.DEAD_LETTER)
-        assert await worker.told(10) == (Kind.ACK, [1], [], [])
-        assert await worker.told(10) == (Kind.REJECT, [], [2], [])
+        assert await worker.told(10) == (CommandKind.ACK, [1], [], [])
+        assert await worker.told(10) == (CommandKind.REJECT, [], [2], [])
         ended = await pair.near.keeper.store.recall(consuming.stream, "c", in_seconds(30))
         assert {int(seq) for seq, _ in ended} == {1}
         assert await pair.letters(consuming) == set()

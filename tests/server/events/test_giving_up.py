@@ -17,7 +17,7 @@ from tests.support.nats_server import NatsServer
 from windshift.nats import Message
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consuming.commands import Action, Reject
-from windshift.server.events.consuming.settlement import Kind
+from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.shared import DeadLettering
 from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
 from windshift.server.events.dead_letters.stats import DeadLetterStats
@@ -97,7 +97,7 @@ async def test_the_last_attempt_is_kept(own_broker: Broker, keeper: Keeper, uniq
         for attempt in (1, 2):
             assert (await worker.event()).attempt == attempt
             reject(worker, 1, reason=f"reason {attempt}")
-            assert await worker.told() == (Kind.REJECT, [1], [], [])
+            assert await worker.told() == (CommandKind.REJECT, [1], [], [])
         letter = await keeper.get(await only_letter(keeper, consuming))
         failure = letter.failure
         assert (failure.cause, failure.attempts, failure.reason) == (Cause.MAX_ATTEMPTS, 2, "reason 2")
@@ -155,7 +155,7 @@ async def test_a_dead_letter_that_takes_longer_than_the_timeout(
     async with consuming.worker() as worker, consuming.worker() as other:
         first = await next_of(worker, other)
         reject(first, 1, Action.DEAD_LETTER)
-        assert await first.told() == (Kind.REJECT, [1], [], [])
+        assert await first.told() == (CommandKind.REJECT, [1], [], [])
         assert worker.deliveries.empty()
         assert other.deliveries.empty()
         await consuming.settled({"num_ack_pending": 0, "num_redelivered": 0})
@@ -206,7 +206,7 @@ async def test_dead_letters_of_an_earlier_consumer(
     async with consuming.worker() as worker:
         assert (await worker.event()).id == seq
         reject(worker, seq, Action.DEAD_LETTER)
-        assert await worker.told() == (Kind.REJECT, [seq], [], [])
+        assert await worker.told() == (CommandKind.REJECT, [seq], [], [])
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
 
 
@@ -220,10 +220,10 @@ async def test_a_full_stream_of_dead_letters(own_broker: Broker, keeper: Keeper,
     async with consuming.worker() as worker:
         await worker.event()
         reject(worker, 1, Action.DEAD_LETTER)
-        assert await worker.told() == (Kind.REJECT, [], [], [1])
+        assert await worker.told() == (CommandKind.REJECT, [], [], [1])
         assert (await worker.event()).attempt == 2
         reject(worker, 1)
-        assert await worker.told() == (Kind.REJECT, [], [], [1])
+        assert await worker.told() == (CommandKind.REJECT, [], [], [1])
         await eventually(consuming.pending, 1)
         await limit(own_broker, 10)
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
@@ -243,17 +243,17 @@ async def test_a_change_of_mind(own_broker: Broker, keeper: Keeper, unique: Uniq
     await consuming.publish()
     async with consuming.worker() as worker:
         delivery = await worker.event()
-        attachment = worker.subscription._attachment
+        attachment = worker.consume_call._attachment
         assert attachment is not None
         held = attachment.protocol.state.window.get(delivery.id)
         assert held is not None
         held.reply, real = held.reply.replace(f".{consuming.consumer}.".encode(), b".nobody."), held.reply
         reject(worker, 1, Action.DEAD_LETTER)
-        assert await worker.told() == (Kind.REJECT, [], [], [1])
+        assert await worker.told() == (CommandKind.REJECT, [], [], [1])
         assert await letters(keeper, consuming) == {1: 0}
         held.reply = real
         worker.ack(1)
-        assert await worker.told() == (Kind.ACK, [], [1], [])
+        assert await worker.told() == (CommandKind.ACK, [], [1], [])
         assert await letters(keeper, consuming) == {1: 0}
 
 
@@ -316,11 +316,11 @@ async def test_replays_go_on_after_a_restart(
         assert (await worker.event(within=20)).id == 1
         own_nats_server.kill()
         own_nats_server.start()
-        told: Outcome = (Kind.ACK, [], [], [1])
-        while told == (Kind.ACK, [], [], [1]):
+        told: Outcome = (CommandKind.ACK, [], [], [1])
+        while told == (CommandKind.ACK, [], [], [1]):
             worker.ack(1)
             told = await worker.told()
-        assert told == (Kind.ACK, [1], [], [])
+        assert told == (CommandKind.ACK, [1], [], [])
         assert await letters(keeper, consuming) == {}
 
 
@@ -337,7 +337,7 @@ async def test_a_policy_is_followed_at_once(own_broker: Broker, keeper: Keeper, 
         config = info["config"] | {"metadata": {METADATA_KEY: policy_metadata(TWICE)}}
         request = {"stream_name": consuming.stream, "config": config, "action": "update"}
         await own_broker.api.call(f"CONSUMER.CREATE.{consuming.stream}.c", request, in_seconds(30))
-        attachment = worker.subscription._attachment
+        attachment = worker.consume_call._attachment
         assert attachment is not None
         attachment.noted(CONSUMER)
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
@@ -358,7 +358,7 @@ async def test_an_ack_after_the_event_was_given_up_on(keeper: Keeper, unique: Un
         await keeper.writer.write(await keeper.failure(consuming.stream, 1), in_seconds(30))
         keeper.notes.tell(ELECTED, consuming.stream, consuming.consumer)
         worker.ack(1, 2)
-        assert await worker.told() == (Kind.ACK, [2], [1], [])
+        assert await worker.told() == (CommandKind.ACK, [2], [1], [])
         assert await letters(keeper, consuming) == {1: 0}
 
 
@@ -380,10 +380,10 @@ async def test_an_ack_that_a_crash_left_without_an_answer(
         await lost.wait()
         own_nats_server.start()
         told = await holder.told(within=20)
-        while told == (Kind.ACK, [], [], [1]):
+        while told == (CommandKind.ACK, [], [], [1]):
             holder.ack(1)
             told = await holder.told(within=20)
-        assert told == (Kind.ACK, [1], [], [])
+        assert told == (CommandKind.ACK, [1], [], [])
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
         assert worker.deliveries.empty()
         assert other.deliveries.empty()
@@ -411,7 +411,7 @@ async def test_deliveries_that_waited_for_a_sleeping_server(keeper: Keeper, uniq
         event = await worker.event()
         assert event.attempt == 2
         worker.ack(1)
-        assert await worker.told() == (Kind.ACK, [1], [], [])
+        assert await worker.told() == (CommandKind.ACK, [1], [], [])
 
 
 async def test_an_event_that_is_acknowledged_while_it_comes_again(keeper: Keeper, unique: Unique) -> None:
@@ -422,8 +422,8 @@ async def test_an_event_that_is_acknowledged_while_it_comes_again(keeper: Keeper
         await worker.event()
         worker.stall()
         worker.ack(1)
-        assert await worker.told() == (Kind.ACK, [1], [], [])
-        attachment = worker.subscription._attachment
+        assert await worker.told() == (CommandKind.ACK, [1], [], [])
+        attachment = worker.consume_call._attachment
         assert attachment is not None
         reply = f"$JS.ACK.{consuming.stream}.c.2.1.2.1.0".encode()
         attachment._arrive(Message(0, b"s", reply, b"", b""))
@@ -440,7 +440,7 @@ async def test_what_was_settled_is_known_to_the_next_call(
     async with consuming.worker(window=200) as worker:
         ids = [int(event.id) for event in await worker.events(200)]
         worker.ack(*ids)
-        assert await worker.told() == (Kind.ACK, ids, [], [])
+        assert await worker.told() == (CommandKind.ACK, ids, [], [])
         own_nats_server.kill()
         await keeper.broker.lost()
     own_nats_server.start()

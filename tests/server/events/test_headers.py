@@ -13,9 +13,9 @@ from windshift.nats.times import Time
 from windshift.server.auth.permissions import Permissions
 from windshift.server.auth.policy import Principal
 from windshift.server.domain.names import MAX_IDEMPOTENCY_KEY, MAX_TYPE_NAME
-from windshift.server.events.headers import _PLAIN, given_key, message_id, read, read_lines
+from windshift.server.events.headers import _OWN, _PLAIN, given_key, message_id, now, others, read, read_lines
 from windshift.server.events.model import PublishRequest
-from windshift.server.events.publish import _headers
+from windshift.server.events.publish import write_of
 from windshift.server.telemetry.propagation import TraceContext
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -52,6 +52,11 @@ def request(**more: Any) -> PublishRequest:
     return PublishRequest("orders.new", "x/acme.Placed", b"", Time(1_795_532_049, 5))._replace(**more)
 
 
+def written_block(request: PublishRequest) -> bytes:
+    """Return the headers that a publish writes."""
+    return write_of(request, 0, now()).headers
+
+
 def block(*lines: tuple[bytes, bytes]) -> bytes:
     """Write headers as another program might."""
     return h.BEGIN + b"".join(b"%b: %b\r\n" % line for line in lines) + h.END
@@ -75,7 +80,7 @@ def block(*lines: tuple[bytes, bytes]) -> bytes:
 @example(request(trace=TraceContext(PARENT, "a=1,b=2 c"), idempotency_key=": x"))
 def test_what_publish_writes_is_read_back(wish: PublishRequest) -> None:
     """Type, time, key and trace context come back, whatever else was written."""
-    written = _headers(wish)
+    written = written_block(wish)
     name = wish.type_url.rpartition("/")[2]
     trace = wish.trace
     expected = (
@@ -92,7 +97,7 @@ def test_what_publish_writes_is_read_back(wish: PublishRequest) -> None:
 
 def test_the_plain_form() -> None:
     """Byte by byte: other programs write and read it, and the fast way depends on it."""
-    written = _headers(request(idempotency_key="order 17", trace=TraceContext(PARENT, "a=1")))
+    written = written_block(request(idempotency_key="order 17", trace=TraceContext(PARENT, "a=1")))
     assert written == (
         b"NATS/1.0\r\n"
         b"WS-Data-Type: acme.Placed\r\n"
@@ -122,7 +127,7 @@ def test_ids_of_keys_in_scopes(scope: str, key: str, other_scope: str, other_key
 
 def test_a_key_in_a_scope() -> None:
     """Other programs that share the stream see the principal's name before its key."""
-    written = _headers(request(idempotency_key="order 17", caller=Principal("billing", Permissions())))
+    written = written_block(request(idempotency_key="order 17", caller=Principal("billing", Permissions())))
     assert b"\r\nNats-Msg-Id: ws:billing:order 17\r\n" in written
     assert read(written)[2] == read_lines(h.split(written))[2] == "order 17"
 
@@ -246,6 +251,7 @@ def test_the_fast_way_reads_what_the_slow_one_does(
     """However a block is made, both say the same of it."""
     headers = begin + b"".join(name + separator + value + b"\r\n" for name, value in lines) + end
     assert read(headers) == read_lines(h.split(headers))
+    assert others(headers) == tuple(line for line in h.split(headers) if line[0] not in _OWN)
 
 
 @given(st.binary(max_size=200))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from windshift.nats.jetstream.api import JsonObject
-from windshift.server.auth.permissions import Entry, Permissions, Role
+from windshift.server.auth.permissions import ListEntry, Permissions, Role
 from windshift.server.auth.policy import Principal
 from windshift.server.domain.errors import PermissionDenied
 from windshift.server.events.losses import no_longer_copied, refusing, removing, require_rights, unbound
@@ -122,6 +122,6 @@ def test_refusals_name_the_right() -> None:
 def test_a_change_that_takes_nothing_needs_nothing() -> None:
     """Whoever may purge may set smaller limits; others may set larger ones."""
     nobody = Principal("ann", Permissions("ann", [Role("none")]))
-    purger = Role("p", {"streams.purge": (Entry("S", 1),), "streams.subjects": (Entry(">", 2),)})
+    purger = Role("p", {"streams.purge": (ListEntry("S", 1),), "streams.subjects": (ListEntry(">", 2),)})
     require_rights(nobody, SUBJECTS | {"max_msgs": 1}, SUBJECTS | {"subjects": ["a.>", "b"], "max_msgs": 5})
     require_rights(Principal("bob", Permissions("bob", [purger])), SUBJECTS, SUBJECTS | {"max_msgs": 1})

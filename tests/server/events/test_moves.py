@@ -21,9 +21,9 @@ from windshift.server.events.consuming.commands import Ack, Action
 from windshift.server.events.consuming.moves import Moves
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.redelivery import Settled
-from windshift.server.events.consuming.settlement import Kind
+from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.state import CallState
-from windshift.server.events.consuming.work import Ending, Keep, Learn, LookUp, Verify
+from windshift.server.events.consuming.work import EndOutcome, Keep, Learn, LookUp, Verify
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.runs import ALWAYS, Run, with_run
@@ -133,7 +133,7 @@ def test_what_is_unanswered_is_invalid_afterwards() -> None:
     assert isinstance(keep, Keep)
     moved(call)
     assert call.told() == [([], [1], []), ([], [2], [])]
-    call.protocol.settling.prepared(keep, Ending.DECIDED, 0.0)
+    call.protocol.settling.prepared(keep, EndOutcome.DECIDED, 0.0)
     call.protocol.incoming.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
     assert call.turn() == []
     call.protocol.state.effects.sends.clear()
@@ -212,7 +212,7 @@ def test_deliveries_that_are_counted_anew_while_the_broker_does_not_answer() -> 
     assert call.turn() == []
     call.turn()
     assert call.work() == [LookUp()]
-    call.protocol.consumer_unseen()
+    call.protocol.state.doubts.unseen()
     call.turn()
     assert call.work() == [Learn()]
     call.protocol.consumer_seen(snapshot(PLAIN))
@@ -276,7 +276,7 @@ async def test_a_call_finds_out_by_itself(broker: Broker, unique: Unique) -> Non
     async with consuming.worker(4) as worker:
         assert [event.id for event in await worker.events(4)] == [1, 2, 3, 4]
         worker.ack(1, 2)
-        assert await worker.told() == (Kind.ACK, [1, 2], [], [])
+        assert await worker.told() == (CommandKind.ACK, [1, 2], [], [])
         assert [event.id for event in await worker.events(2)] == [5, 6]
         created = (await consuming.info())["created"]
         await move(consuming, 1, Run(created, 1, 0))
@@ -313,7 +313,7 @@ async def test_an_ephemeral_consumer_that_was_moved_is_kept_for_who_stays(
         async with consuming.worker() as leaves:
             await move(consuming, 1, run)
             for worker in (stays, leaves):
-                attachment = worker.subscription._attachment
+                attachment = worker.consume_call._attachment
                 assert attachment is not None
                 attachment.noted("moved")
                 await eventually(partial(is_in, attachment.protocol.state, run))

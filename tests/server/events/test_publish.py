@@ -17,7 +17,7 @@ from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.jetstream.writes import WriteOptions, Writes, _Found
 from windshift.nats.times import Time, parse_rfc3339
-from windshift.server.auth.permissions import Entry, Permissions, Role
+from windshift.server.auth.permissions import ListEntry, Permissions, Role
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.subjects import SubjectPatterns, tokens
 from windshift.server.domain.errors import (
@@ -30,6 +30,7 @@ from windshift.server.domain.errors import (
     UnboundSubject,
     WrongLastId,
 )
+from windshift.server.events import headers
 from windshift.server.events.counts import CANCELLED, Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest
 from windshift.server.events.publish import Publisher
@@ -177,7 +178,7 @@ async def test_shared_keys(broker: Broker, unique: Unique) -> None:
     """Where principals share keys, these are the broker's; ids are for those who see the stream."""
     stream, publish = await broker.stream(unique()), publisher(broker).publish
     keyed = event(f"{stream}.a", idempotency_key="k")
-    seeing = Role("sees", {"streams.view": (Entry(stream, 1),)})
+    seeing = Role("sees", {"streams.view": (ListEntry(stream, 1),)})
     ann, bob = principal("ann", None, f"{stream}.a"), principal("bob", seeing, f"{stream}.>")
     assert await publish(keyed._replace(caller=ann), in_seconds(30)) == (1, False)
     assert await publish(keyed._replace(caller=bob), in_seconds(30)) == (1, True)
@@ -194,7 +195,7 @@ async def test_conditional_publishes_of_principals(broker: Broker, unique: Uniqu
     stream, publish = await broker.stream(unique()), publisher(broker).publish
     conditional = event(f"{stream}.a", expected_last_id=0, idempotency_key="k")
     ann = conditional._replace(caller=principal("ann"))
-    seeing = Role("sees", {"streams.consume": (Entry(stream, 1),)})
+    seeing = Role("sees", {"streams.consume": (ListEntry(stream, 1),)})
     assert await publish(ann, in_seconds(30)) == (1, False)
     assert await publish(ann, in_seconds(30)) == (1, True)
     assert await publish(ann._replace(expected_last_id=10**12), in_seconds(30)) == (1, True)
@@ -271,7 +272,7 @@ async def test_unbound_subject_that_somebody_listens_to(broker: Broker, unique: 
     """With a listener the broker does not say that no stream takes a subject; it is found out then."""
     subject = unique()
     broker.connection.subscribe(subject.encode(), lambda _: None)
-    publish = publisher(broker, WriteOptions(patience=timedelta(milliseconds=10))).publish
+    publish = publisher(broker, WriteOptions(doubt_after=timedelta(milliseconds=10))).publish
     with pytest.raises(UnboundSubject):
         await publish(event(subject, idempotency_key=key), in_seconds(30))
     await broker.stream(unique(), subject)
@@ -283,7 +284,7 @@ async def test_slow_answers_are_waited_for(
 ) -> None:
     """An answer that takes longer than the patience counts like any other, and the publish is sent once."""
     stream = await own_broker.stream(unique())
-    publish = publisher(own_broker, WriteOptions(patience=timedelta(milliseconds=10))).publish
+    publish = publisher(own_broker, WriteOptions(doubt_after=timedelta(milliseconds=10))).publish
     own_nats_server.freeze()
     publishing = asyncio.create_task(publish(event(f"{stream}.a"), in_seconds(10)))
     while len(own_broker.requests) < 2:  # noqa: ASYNC110 - until the stream is looked up as well
@@ -368,7 +369,7 @@ async def test_lost_answer_with_a_key(own_nats_server: NatsServer, own_broker: B
     own_nats_server.kill()
     own_nats_server.start()
     receipts = await asyncio.gather(*publishing)
-    assert sorted(receipt.seq for receipt in receipts) == [1, 2, 3, 4, 5]
+    assert sorted(seq for seq, _ in receipts) == [1, 2, 3, 4, 5]
     assert await own_broker.messages(stream) == 5
 
 
@@ -451,7 +452,11 @@ class Begun:
     def __init__(self, publisher: Publisher, request: PublishRequest, seconds: float) -> None:
         self.receipts: list[PublishReceipt] = []
         self.rest: list[Callable[[], Awaitable[PublishReceipt]]] = []
-        self.abandon = publisher.begin(request, in_seconds(seconds), self.receipts.append, self.rest.append)
+        self.answer = self.receipts.append
+        self.go_on = self.rest.append
+        self.abandon = publisher.begin(
+            request, headers.now(), in_seconds(seconds), self, lambda receipt: receipt
+        )
 
     async def outcome(self) -> PublishReceipt:
         """Return what it came to, in a task if there is need."""
@@ -471,13 +476,13 @@ async def test_those_who_wait_for_a_slot_take_turns(broker: Broker, unique: Uniq
         order.append(asker)
 
     writes = Writes(broker.connection, broker.requests, broker.api, WriteOptions(max_in_flight=1))
-    assert writes._small.take_now("")
+    assert writes._small.slots.take_now("")
     async with asyncio.TaskGroup() as group:
         for asker in "aaab":
             begun = Begun(Publisher(broker.api, writes), event(f"{stream}.a", asker=asker), 20)
             group.create_task(finish(begun, asker))
         await asyncio.sleep(0)
-        writes._small.give_back("")
+        writes._small.slots.give_back("")
     assert order == ["a", "b", "a", "a"]
 
 
@@ -512,7 +517,7 @@ async def test_without_a_task(broker: Broker, unique: Unique) -> None:
 async def test_abandoned_without_a_task(own_nats_server: NatsServer, own_broker: Broker) -> None:
     """Nothing is left of it; one that found no slot waits in a task, and so does one that is in doubt."""
     await own_broker.stream("S")
-    options, counts = WriteOptions(max_in_flight=1, patience=timedelta(milliseconds=10)), Counts()
+    options, counts = WriteOptions(max_in_flight=1, doubt_after=timedelta(milliseconds=10)), Counts()
     writes = Writes(own_broker.connection, own_broker.requests, own_broker.api, options)
     publisher = Publisher(own_broker.api, writes, counts)
     own_nats_server.freeze()
@@ -544,7 +549,7 @@ async def test_crashes_under_load(own_nats_server: NatsServer, own_broker: Broke
                 return
             key = f"{name}-{number}"
             request = event(f"S.{name}", idempotency_key=key)
-            confirmed[key] = (await publish(request, in_seconds(20))).seq
+            confirmed[key] = (await publish(request, in_seconds(20)))[0]
 
     async with asyncio.TaskGroup() as group:
         for name in range(64):

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from windshift.nats.jetstream.pulling import Ended
+from windshift.nats.jetstream.pulling import PullEnded
 from windshift.nats.times import Time
 from windshift.server.events.consuming.flow import (
     LARGEST_LIMIT,
@@ -136,7 +136,7 @@ def test_an_event_beyond_the_limit_is_asked_for_alone() -> None:
     """A request that could not bring even one event is followed by some without a limit."""
     some, window = pulls()
     some.next(0.0, busy=False)
-    some.ended(Ended(8, SMALLEST_LIMIT, True))
+    some.ended(PullEnded(8, SMALLEST_LIMIT, True))
     assert some.next(0.0, busy=False) == ALONE
     assert some.next(0.0, busy=False) is None
     take(some, window, delivery(50_000, pending=2))
@@ -152,10 +152,10 @@ def test_after_the_last_large_event_a_request_waits_again(is_gone: bool) -> None
     """Also when somebody else got it: what is asked for alone does not wait for others to come."""
     some, window = pulls()
     some.next(0.0, busy=False)
-    some.ended(Ended(8, SMALLEST_LIMIT, True))
+    some.ended(PullEnded(8, SMALLEST_LIMIT, True))
     assert some.next(0.0, busy=False) == ALONE
     if is_gone:
-        some.ended(Ended(1, 0, False))
+        some.ended(PullEnded(1, 0, False))
     else:
         take(some, window, delivery(50_000))
     pull = some.next(0.0, busy=False)
@@ -167,7 +167,7 @@ def test_an_ended_request_gives_back_what_it_had_left() -> None:
     """After the broker ended a request, the rest is asked for anew."""
     some, window = pulls()
     some.next(0.0, busy=False)
-    some.ended(Ended(8, 0, False))
+    some.ended(PullEnded(8, 0, False))
     assert window.requested == 0
     assert some.next(0.0, busy=False) == Pull(8, SMALL)
 
@@ -226,7 +226,7 @@ def test_a_broker_that_ends_every_request_at_once() -> None:
         if pull is not None:
             asked += 1
             some.heard(now)
-            some.ended(Ended(pull.batch, pull.max_bytes, False))
+            some.ended(PullEnded(pull.batch, pull.max_bytes, False))
         now += 0.001
         some.tick(now)
     assert asked < 100

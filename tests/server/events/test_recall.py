@@ -1,4 +1,4 @@
-"""Which events are dead letters is asked for once for many calls, and again when that is in doubt."""
+"""What calls share of dead letters: one answer to which there are, and what ends with the connection."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from windshift.nats.jetstream.api import ConsumerState
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consuming.shared import DeadLettering
+from windshift.server.events.consuming.work import EndOutcome
 from windshift.server.events.model import ConsumerKey
 
 KEY = ConsumerKey("S", "c")
@@ -88,3 +89,21 @@ async def test_a_call_that_ends_takes_nothing_from_others() -> None:
     assert await second == {6: 60}
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+async def test_what_is_not_to_outlive_the_connection() -> None:
+    """Whether a dead letter was made is not known when the broker is lost meanwhile; later ones are made."""
+    some = shared(Store())
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def keeping() -> EndOutcome:
+        begun.set()
+        await may_end.wait()
+        return EndOutcome.DECIDED
+
+    under_way = asyncio.create_task(some.unless_lost(keeping()))
+    await begun.wait()
+    some._lost()
+    assert await under_way is EndOutcome.UNKNOWN
+    may_end.set()
+    assert await some.unless_lost(keeping()) is EndOutcome.DECIDED

@@ -28,7 +28,7 @@ from windshift.server.events.notes import REPLAY
 
 Unique = Callable[[], str]
 
-LONG, SHORT = timedelta(seconds=30), timedelta(milliseconds=300)
+LONG, SHORT = timedelta(seconds=60), timedelta(seconds=20)
 
 
 @pytest.fixture

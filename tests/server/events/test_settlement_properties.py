@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from windshift.nats.jetstream.pulling import Ended
+from windshift.nats.jetstream.pulling import PullEnded
 from windshift.server.events.consuming.flow import MARGIN, PullPacer, Window
-from windshift.server.events.consuming.settlement import Confirmation, Kind, PendingAck, Settlements
+from windshift.server.events.consuming.settlement import CommandKind, Confirmation, PendingAck, Settlements
 from windshift.server.events.model import StreamSeq
 
 CONFIRM_TIMEOUT = 5.0
@@ -23,7 +23,7 @@ ids = st.integers(1, 6)
 class Asked:
     """A command as the client remembers it."""
 
-    kind: Kind
+    kind: CommandKind
     ids: set[int]
     at: float
     errands: list[PendingAck] = field(default_factory=list)
@@ -75,7 +75,7 @@ class ConsumeCall(RuleBasedStateMachine):
         """End a request early."""
         left = data.draw(st.integers(0, self.at_broker))
         self.at_broker -= left
-        self.pulls.ended(Ended(left, data.draw(st.integers(0, 300_000)), too_large))
+        self.pulls.ended(PullEnded(left, data.draw(st.integers(0, 300_000)), too_large))
 
     @rule(refused=st.booleans())
     def forget_requests(self, refused: bool) -> None:
@@ -114,13 +114,13 @@ class ConsumeCall(RuleBasedStateMachine):
 
     # What the client does
 
-    @rule(kind=st.sampled_from(Kind), named=st.lists(ids, max_size=6))
-    def ask_again(self, kind: Kind, named: list[int]) -> None:
+    @rule(kind=st.sampled_from(CommandKind), named=st.lists(ids, max_size=6))
+    def ask_again(self, kind: CommandKind, named: list[int]) -> None:
         """Send commands more often than anything else."""
         self.ask(kind, named)
 
-    @rule(kind=st.sampled_from(Kind), named=st.lists(ids, max_size=6))
-    def ask(self, kind: Kind, named: list[int]) -> None:
+    @rule(kind=st.sampled_from(CommandKind), named=st.lists(ids, max_size=6))
+    def ask(self, kind: CommandKind, named: list[int]) -> None:
         """Send a command about any ids."""
         held_before = {seq: self.window.get(StreamSeq(seq)) for seq in named}
         errands = self.session.command(kind, [StreamSeq(seq) for seq in named], b"", self.now)

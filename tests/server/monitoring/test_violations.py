@@ -9,12 +9,12 @@ import pytest
 
 from tests.support.broker import connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats.protocol import Kind, ServerError
+from windshift.nats.protocol import ErrorKind, ServerError
 from windshift.server.monitoring.violations import ViolationLog
 from windshift.server.telemetry.log_text import fields_of
 
 
-def forbidden(subject: str | bytes, kind: Kind = Kind.PUBLISH_FORBIDDEN) -> ServerError:
+def forbidden(subject: str | bytes, kind: ErrorKind = ErrorKind.PUBLISH_FORBIDDEN) -> ServerError:
     """Forbid something."""
     return ServerError(kind, subject if isinstance(subject, bytes) else subject.encode())
 
@@ -34,7 +34,7 @@ def test_told_seldom(caplog: pytest.LogCaptureFixture) -> None:
         "_INBOX_me.secret.1",
     ]
     for subject in subjects:
-        for kind in (Kind.PUBLISH_FORBIDDEN, Kind.SUBSCRIPTION_FORBIDDEN):
+        for kind in (ErrorKind.PUBLISH_FORBIDDEN, ErrorKind.SUBSCRIPTION_FORBIDDEN):
             log.log(forbidden(subject, kind))
     for what in ("publish", "subscribe"):
         assert [text for text in texts(caplog) if f"may not {what} to" in text] == [

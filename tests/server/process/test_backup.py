@@ -41,7 +41,7 @@ def config(url: str | None, tmp_path: Path) -> ServerConfig:
     return config_from_environment(place if url is None else {**place, "NATS_URL": url})
 
 
-class Told(list[str]):
+class Serving(list[str]):
     """Lines that were told."""
 
     def __contains__(self, part: object) -> bool:
@@ -94,7 +94,7 @@ async def position(user: Broker) -> Any:
 
 async def test_everything_is_there_again(broker: NatsServer, tmp_path: Path) -> None:
     """Events, values, dead letters and positions; keys too, once nats-server has started anew."""
-    told, names = Told(), ("ORDERS", "KV_accounts", "WS_DEAD_LETTERS")
+    told, names = Serving(), ("ORDERS", "KV_accounts", "WS_DEAD_LETTERS")
     async with connect(broker.url) as user:
         await fill(user)
         before, at = [await seen(user, name) for name in names], await position(user)
@@ -117,7 +117,7 @@ async def test_everything_is_there_again(broker: NatsServer, tmp_path: Path) -> 
 async def test_from_one_data_directory_to_another(tmp_path: Path) -> None:
     """An embedded broker whose server is stopped; keys are remembered at its next start."""
     first, second = config(None, tmp_path / "a"), config(None, tmp_path / "b")
-    told = Told()
+    told = Serving()
     async with embedded(first) as user:
         await fill(user, events=20)
         with pytest.raises(BackupError, match="in use by another server"):
@@ -140,12 +140,12 @@ async def test_a_part_of_a_stream_is_told(tmp_path: Path) -> None:
             await user.stream("ORDERS", "orders.>", storage="file")
             await user.publish("orders.a", b"small")
             await user.publish("orders.a", b"x" * 1_500_000)
-        await back_up(config(old.url, tmp_path), backup, (), Told().append)
+        await back_up(config(old.url, tmp_path), backup, (), Serving().append)
     with running_nats(tmp_path / "new") as new:
         with pytest.raises(BackupError, match=r"a part of it is there \(1 messages\): delete that"):
-            await restore(config(new.url, tmp_path), backup, (), None, Told().append)
+            await restore(config(new.url, tmp_path), backup, (), None, Serving().append)
         with pytest.raises(BackupError, match="these exist already: ORDERS"):
-            await restore(config(new.url, tmp_path), backup, (), None, Told().append)
+            await restore(config(new.url, tmp_path), backup, (), None, Serving().append)
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from ipaddress import ip_network
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -268,6 +269,39 @@ async def test_a_client_that_does_not_read() -> None:
                 pass
     assert asked == 1
     writer.close()
+    await server.stop()
+
+
+async def test_many_at_once() -> None:
+    """In one turn of the event loop no more is done for them than fits into a slice."""
+    turns = answers = most = 0
+
+    async def slow(accept: str) -> Exposition:
+        nonlocal answers
+        answers += 1
+        until = perf_counter() + 0.002
+        while perf_counter() < until:
+            pass
+        return Exposition("text/plain", b"x")
+
+    def turn() -> None:
+        nonlocal turns, answers, most
+        turns, most, answers = turns + 1, max(most, answers), 0
+        if turns > 0:
+            asyncio.get_running_loop().call_soon(turn)
+
+    server = HealthServer(application(scrape=slow))
+    port = await server.start("127.0.0.1", 0)
+    connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+    turn()
+    for _, writer in connections:
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    async with asyncio.timeout(30):
+        for reader, writer in connections:
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+    turns = -1
+    assert most == 1
     await server.stop()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
 
 import nats
 import pytest
@@ -12,8 +14,10 @@ from nats.js import JetStreamContext
 
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.kv import Buckets
 from windshift.nats.jetstream.writes import Writes
+from windshift.server.broker.budget import Budget
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     EventTooLarge,
@@ -24,6 +28,7 @@ from windshift.server.domain.errors import (
     StoreNotFound,
     StreamFull,
 )
+from windshift.server.state.model import Entry
 from windshift.server.state.stores import Stores
 
 Unique = Callable[[], str]
@@ -359,3 +364,153 @@ async def test_broker_gone(own_nats_server: NatsServer, own_broker: Broker) -> N
         await stores.ensure("s", in_seconds(0.05))
     own_nats_server.start()
     await stores.set("s", "a", b"two", in_seconds(10))
+
+
+class Begun:
+    """A call without a task: what came of it."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+        self.errors: list[Exception] = []
+        self.rest: list[Callable[[], Awaitable[Any]]] = []
+        self.charged = 0.0
+        self.answer = self.answers.append
+        self.abort = self.errors.append
+        self.go_on = self.rest.append
+
+    def charge(self, seconds: float, _: float) -> None:
+        self.charged += seconds
+
+    async def outcome(self) -> Any:
+        """Return what it came to, in a task if there is need."""
+        async with asyncio.timeout(30):
+            while not (self.answers or self.errors or self.rest):  # noqa: ASYNC110 - only the broker knows
+                await asyncio.sleep(0.002)
+        if self.errors:
+            raise self.errors.pop()
+        return await self.rest.pop()() if self.rest else self.answers.pop()
+
+
+class Quick:
+    """Reads and writes without a task."""
+
+    def __init__(self, broker: Broker, budget: Budget | None = None, attempt: float = 3.0) -> None:
+        timeout = timedelta(seconds=attempt)
+        self.api = JetStream(broker.connection, broker.requests, timeout, budget)
+        self.writes = Writes(broker.connection, broker.requests, self.api)
+        self.stores = Stores(Buckets(self.api, self.writes))
+        self.abandon: Callable[[], None] | None = None
+
+    def get(self, store: str, key: str, seconds: float = 30, fails: Exception | None = None) -> Begun:
+        """Begin to read; the response is the value, or None."""
+        begun = Begun()
+
+        def respond(entry: Entry | None) -> bytes | None:
+            if fails is not None:
+                raise fails
+            return None if entry is None else entry.value
+
+        deadline = in_seconds(seconds)
+        self.abandon = self.stores.begin_get(store, key, deadline, "a", begun, respond)
+        return begun
+
+    def set(self, store: str, key: str, value: bytes, seconds: float = 30) -> Begun:
+        """Begin to write; the response is the revision."""
+        begun, deadline = Begun(), in_seconds(seconds)
+        self.abandon = self.stores.begin_set(
+            store, key, value, deadline, "a", begun, lambda revision: revision
+        )
+        return begun
+
+
+async def test_without_a_task(broker: Broker, store: Store) -> None:
+    """What one answer settles needs none; all else goes on in one, and comes to what it would have."""
+    budget = Budget()
+    quick = Quick(broker, budget)
+    begun = quick.set(store.name, "a", b"one")
+    assert (await begun.outcome(), begun.rest) == (1, [])
+    begun = quick.get(store.name, "a")
+    assert (await begun.outcome(), begun.rest) == (b"one", [])
+    assert begun.charged > 0
+    assert await quick.get(store.name, "b").outcome() is None
+    await store.set("large", bytes(200_000))
+    assert await quick.get(store.name, "large").outcome() == bytes(200_000)
+    with pytest.raises(StoreNotFound):
+        await quick.get("nowhere", "a").outcome()
+    with pytest.raises(StoreNotFound):
+        await quick.set("nowhere", "a", b"").outcome()
+    with pytest.raises(EventTooLarge):
+        await quick.set(store.name, "a", bytes(2_000_000)).outcome()
+    with pytest.raises(ZeroDivisionError):
+        await quick.get(store.name, "a", fails=ZeroDivisionError()).outcome()
+    for malformed in ("a b", ""):
+        with pytest.raises(InvalidField):
+            quick.get(store.name, malformed)
+        with pytest.raises(InvalidField):
+            quick.set(store.name, malformed, b"")
+    assert (budget.used, quick.writes.in_flight) == (0, 0)
+
+
+async def test_a_read_without_a_task_waits_for_its_share(broker: Broker, store: Store) -> None:
+    """As one in a task does: until there are bytes, or its deadline; then it is told why there are none."""
+    budget = Budget(3_000_000)
+    quick = Quick(broker, budget)
+    await store.set("a", b"one")
+    taken = budget.take_now(1_400_000, "a")
+    assert taken is not None
+    second = quick.get(store.name, "a")
+    assert (budget.waiting, quick.abandon is None) == (1, False)
+    late = quick.get(store.name, "a", 0.01)
+    with pytest.raises(BrokerUnavailable):
+        await late.outcome()
+    gone = quick.get(store.name, "a")
+    assert quick.abandon is not None
+    quick.abandon()
+    assert budget.waiting == 1
+    taken.give_back()
+    assert await second.outcome() == b"one"
+    assert (budget.used, budget.waiting) == (0, 0)
+    assert (gone.answers, gone.errors, gone.rest) == ([], [], [])
+
+
+async def test_a_read_without_a_task_that_is_abandoned(
+    own_nats_server: NatsServer, own_broker: Broker
+) -> None:
+    """Its answer may still come, and has its share until then; one without an answer is asked for again."""
+    budget = Budget()
+    quick = Quick(own_broker, budget, attempt=0.05)
+    await quick.stores.ensure("s", in_seconds(30))
+    assert await quick.set("s", "a", b"one").outcome() == 1
+    own_nats_server.freeze()
+    abandoned, repeated = quick.get("s", "a"), None
+    assert quick.abandon is not None
+    quick.abandon()
+    assert budget.used > 0
+    repeated = quick.get("s", "a")
+    async with asyncio.timeout(30):
+        while not repeated.rest:  # noqa: ASYNC110 - only the clock knows
+            await asyncio.sleep(0.002)
+    assert quick.abandon is not None
+    quick.abandon()  # before the task has begun: it has let go of its share, once
+    late = budget.used
+    assert late == 2 * quick.api.message_size
+    own_nats_server.thaw()
+    assert await quick.get("s", "a", 30).outcome() == b"one"
+    async with asyncio.timeout(30):
+        while budget.used:  # noqa: ASYNC110 - the late answers give theirs back
+            await asyncio.sleep(0.002)
+    assert (abandoned.answers, abandoned.rest) == ([], [])
+
+
+async def test_without_a_task_nor_a_connection(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """A read is left to who can wait for one; a write waits in a task."""
+    quick = Quick(own_broker)
+    await quick.stores.ensure("s", in_seconds(30))
+    own_nats_server.kill()
+    await own_broker.lost()
+    quick.get("s", "a")
+    assert quick.abandon is None
+    begun = quick.set("s", "a", b"one")
+    assert (quick.abandon, len(begun.rest)) == (None, 1)
+    own_nats_server.start()
+    assert await begun.outcome() == 1

@@ -117,7 +117,7 @@ class Failures:
                     "ws.retry or ws.drop"
                 )
 
-    def judge(self, error: BaseException) -> Verdict:
+    def decide(self, error: BaseException) -> Verdict:
         """Say what becomes of an event whose handler raised this."""
         if not isinstance(error, Rejection):
             for kind in type(error).__mro__:
@@ -229,7 +229,7 @@ class AppConsumer:
     @property
     def handling(self) -> Handling:
         """How its deliveries are handled, by the handlers that it has now."""
-        return replace(self._handling, types=self.types, others=True, judge=self.judge)
+        return replace(self._handling, types=self.types, others=True, decide=self.decide)
 
     @property
     def types(self) -> list[type]:
@@ -272,9 +272,9 @@ class AppConsumer:
     async def _refuse(self, delivery: Delivery[Any]) -> None:
         self._failures.refuse(delivery.event)
 
-    def judge(self, error: BaseException) -> Verdict:
+    def decide(self, error: BaseException) -> Verdict:
         """Say what becomes of an event whose handler raised this."""
-        return self._failures.judge(error)
+        return self._failures.decide(error)
 
     def __repr__(self) -> str:
         return f"AppConsumer({self.stream.name!r}, {self.name!r})"

@@ -90,16 +90,22 @@ def read_handler(function: Function, types: Sequence[type] = (), *, untyped: boo
     )
     if sum(parameter.message for parameter in wanted) > 1:
         raise TypeError(f"{name} takes its message twice")
-    told = [found for parameter in wanted if (found := _told(parameter))]
-    taken = tuple(types) or (told[0] if told else ())
-    for found in told:
-        if not set(taken) <= set(found):
-            raise TypeError(f"{name} is annotated with {_names(found)}, but takes {_names(taken)}")
+    taken = _taken(name, wanted, types)
     if untyped and taken:
         raise TypeError(f"{name} takes whatever comes, but is annotated with {_names(taken)}")
     if not untyped and not taken:
         raise TypeError(f"{name}: no parameter is annotated with a class of payloads")
     return Handler(function, name, taken, wanted, not is_async(function))
+
+
+def _taken(name: str, wanted: Sequence[Wanted], types: Sequence[type]) -> tuple[type, ...]:
+    """Return the payloads that a handler takes: those that are named, or what its parameters say."""
+    annotated = [found for parameter in wanted if (found := _types_of(parameter))]
+    taken = tuple(types) or (annotated[0] if annotated else ())
+    for found in annotated:
+        if not set(taken) <= set(found):
+            raise TypeError(f"{name} is annotated with {_names(found)}, but takes {_names(taken)}")
+    return taken
 
 
 def _parameters(function: Function, name: str) -> tuple[Wanted, ...]:
@@ -148,7 +154,7 @@ def _holds_data(kind: type) -> bool:
     )
 
 
-def _told(parameter: Wanted) -> tuple[type, ...]:
+def _types_of(parameter: Wanted) -> tuple[type, ...]:
     """Return the payloads that a parameter says are taken: the message's, or that of `Event[T]`."""
     if get_origin(parameter.annotation) in (Event, Delivery):
         return _classes(get_args(parameter.annotation)[0])

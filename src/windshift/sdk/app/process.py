@@ -46,11 +46,11 @@ def run_until_told(
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
         work = loop.create_task(_work(name, running, health))
-        told = False
+        asked = False
 
         def stop() -> None:
-            nonlocal told
-            told = True
+            nonlocal asked
+            asked = True
             work.cancel()
 
         async def all_of_it() -> None:
@@ -63,7 +63,7 @@ def run_until_told(
                 if watch is not None:
                     watch.cancel()
                 await _leave_nothing_behind(name)
-            if not (told and work.cancelled()):
+            if not (asked and work.cancelled()):
                 work.result()
 
         with _signals(lambda: loop.call_soon_threadsafe(stop)):
@@ -126,13 +126,13 @@ def end_now(status: int) -> None:
 @contextmanager
 def _signals(stop: Callable[[], object]) -> Iterator[None]:
     """Call `stop` on SIGTERM or SIGINT; a second one ends the process, even if a handler blocks the loop."""
-    told = False
+    asked = False
 
     def handle(number: int, _: FrameType | None) -> None:
-        nonlocal told
-        if told:
+        nonlocal asked
+        if asked:
             os._exit(128 + number)
-        told = True
+        asked = True
         stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}

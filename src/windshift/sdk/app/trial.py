@@ -89,7 +89,7 @@ class Trial:
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise  # the test is being cancelled; otherwise whatever a handler raises is a verdict
             if settler.verdict is None:
-                settler.verdict = consumer.judge(error)
+                settler.verdict = consumer.decide(error)
             log_failure(event, settler.verdict, error)
         return settler.verdict or ACK
 

@@ -24,7 +24,6 @@ from windshift.sdk.metrics import metrics
 from .jobs import Job, Jobs
 from .session import Session
 
-METHOD = "/windshift.events.v1alpha1.EventsService/Consume"
 R = TypeVar("R")
 Handler = Callable[[Delivery[Any]], Awaitable[object] | object]
 
@@ -36,6 +35,7 @@ LINGER = 10.0
 """Seconds for which what is held is kept for this process when a call breaks."""
 _LEAVE = 10.0  # seconds for the last confirmations
 _LAST_WAIT = 2.0  # seconds for handlers that were cancelled
+_LATE_INTERVAL = 5.0  # seconds in which events that were settled too late are counted
 _AGAIN = frozenset(
     {
         StatusCode.UNAVAILABLE,
@@ -72,7 +72,7 @@ class Handling:
     others: bool = False
     max_lease: float = 900.0
     linger: float = LINGER
-    judge: Callable[[BaseException], Verdict] = verdict_of
+    decide: Callable[[BaseException], Verdict] = verdict_of
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
@@ -128,6 +128,7 @@ class Subscription:
         self._quiet = asyncio.Event()
         self._threads: ThreadPoolExecutor | None = None
         self._in_threads: set[Job] = set()
+        self._late = 0  # settled too late since the first that was logged
 
     # -- calls ---------------------------------------------------------------------------------------
 
@@ -170,7 +171,7 @@ class Subscription:
                 renew = unauthenticated and self._caller.renewable and not refused
                 refused = unauthenticated and not subscribed
                 if self._caller.closed or not (renew or error.code in _AGAIN):
-                    raise self._caller.told(error) from error
+                    raise self._caller.failure_of(error) from error
                 _log.info("subscription to %s of %s: %s", self._consumer, self._stream, error)
                 pause = _FIRST_PAUSE if subscribed else min(pause * 2, _LONGEST_PAUSE)
                 failure = error
@@ -188,7 +189,7 @@ class Subscription:
 
     async def _call(self, number: int) -> None:
         self._session = None
-        async with self._caller.stream(METHOD, events.EventsResponse) as call:
+        async with self._caller.stream(events.EventsRequest, events.EventsResponse) as call:
             if self._settling:
                 return  # stopped while it was opened
             self._session = Session(self, number, call)
@@ -307,7 +308,7 @@ class Subscription:
 
     def _judged(self, error: BaseException) -> Verdict:
         try:
-            return self._handling.judge(error)
+            return self._handling.decide(error)
         except Exception:  # noqa: BLE001 -- the program's own rules of verdicts
             _log.exception("no verdict could be made of a failure")
             return failure(error, Outcome.RETRY)
@@ -376,10 +377,23 @@ class Subscription:
         if lost:
             if self._metrics is not None:
                 self._metrics.lost()
-            _log.warning("event %d was settled too late: another worker may handle it again", job.id)
+            self._too_late(job)
             if job.verdict is ACK and job not in self._waiters:  # who waits is told, and may have undone it
                 self.jobs.too_late(job, self._loop.time())
         self._over(job, LeaseLost(job.id) if lost else None)
+
+    def _too_late(self, job: Job) -> None:
+        """Log it, but no more than a line in each interval: after a fault there may be hundreds."""
+        self._late += 1
+        if self._late == 1:
+            _log.warning("event %d was settled too late: another worker may handle it again", job.id)
+            self._loop.call_later(_LATE_INTERVAL, self._more_too_late)
+
+    def _more_too_late(self) -> None:
+        more, self._late = self._late - 1, 0
+        if more:
+            text = "%d more events of %s were settled too late in the last %.0f s"
+            _log.warning(text, more, self._stream, _LATE_INTERVAL)
 
     def lost(self, job: Job) -> None:
         """Note that the lease of a job that runs is over."""

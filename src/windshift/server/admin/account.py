@@ -93,16 +93,16 @@ class Account:
 def read_usage(info: JsonObject) -> Iterator[Usage]:
     """Read JetStream's answer about an account; where it has tiers, only these have limits."""
     tiers = info.get("tiers") or {"": info}
-    for tier, told in sorted(tiers.items()):
-        limits = told.get("limits") or {}
+    for tier, reported in sorted(tiers.items()):
+        limits = reported.get("limits") or {}
         for resource in Resource:
             name = resource.value
             limit = int(limits.get(f"max_{name}", -1))
             yield Usage(
                 resource,
                 tier,
-                int(told.get(name) or 0),
-                int(told.get(f"reserved_{name}") or 0),
+                int(reported.get(name) or 0),
+                int(reported.get(f"reserved_{name}") or 0),
                 limit if limit >= 0 else None,
             )
 
@@ -110,7 +110,7 @@ def read_usage(info: JsonObject) -> Iterator[Usage]:
 def read_time_ns(answer: bytes) -> int | None:
     """Read what time it was when a nats-server answered, in nanoseconds since 1970; None = it is not said."""
     try:
-        told = parse_rfc3339(json.loads(answer)["server"]["time"])
+        reported = parse_rfc3339(json.loads(answer)["server"]["time"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return None if told is None else told.unix_ns
+    return None if reported is None else reported.unix_ns

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 from windshift.nats.jetstream.api import ConsumerState, JetStream, consumer_state
 from windshift.nats.times import NANOSECONDS, Time
-from windshift.server.admin.look import Look
+from windshift.server.admin.look import ConsumerRow, Look
 from windshift.server.admin.views import ConsumerDetails, consumer_details
-from windshift.server.background.batches import batches, together
+from windshift.server.background.batches import batches, for_each
 from windshift.server.background.pacing import pause
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import ConsumerNotFound, StreamNotFound
@@ -99,34 +99,37 @@ class ConsumerAdmin:
         rows = await (self._look.rows_of(stream, deadline) if stream else self._look.consumers(deadline))
         visible = {name for name in {row.key.stream for row in rows} if may_view(name)}
         rows = [row for row in rows if row.key.stream in visible]
-        values: dict[ConsumerKey, float] = {}
-        match order:
-            case ConsumerOrder.PENDING:
-                values = {row.key: -row.pending for row in rows}
-            case ConsumerOrder.UNSETTLED:
-                values = {row.key: -row.unsettled for row in rows}
-            case ConsumerOrder.OLDEST:
-                values = await self._ages([row.key for row in rows if row.pending or row.unsettled], deadline)
+        values = await self._values(order, rows, deadline)
         cut = PageCut[Key](size, after)
         for part in batches(rows, _SLICE):
             cut.add((float(values.get(row.key, _LATEST)), *row.key) for row in part)
             await pause()
         keys, after = cut.page()
-        entries: list[ConsumerEntry] = []
-        for some in batches(keys, _AT_ONCE):
-            found = await together(self._entry(ConsumerKey(*key[1:]), deadline) for key in some)
-            entries += [entry for entry in found if entry is not None]
-        return ConsumerPage(entries, len(rows), after)
+        found = await self._entries([ConsumerKey(*key[1:]) for key in keys], deadline)
+        return ConsumerPage([entry for entry in found if entry is not None], len(rows), after)
 
-    async def _ages(self, keys: Sequence[ConsumerKey], deadline: float) -> dict[ConsumerKey, float]:
-        """Return when their oldest unsettled events were stored."""
-        ages: dict[ConsumerKey, float] = {}
-        for some in batches(keys[:_MOST_AGES], _AT_ONCE):
-            entries = await together(self._entry(key, deadline) for key in some)
-            for key, entry in zip(some, entries, strict=True):
-                if entry is not None and entry.oldest_unsettled is not None:
-                    ages[key] = entry.oldest_unsettled.seconds + entry.oldest_unsettled.nanos / NANOSECONDS
-        return ages
+    async def _values(
+        self, order: ConsumerOrder, rows: Sequence[ConsumerRow], deadline: float
+    ) -> dict[ConsumerKey, float]:
+        """Return what consumers are sorted by, from small to large; those without a value come last."""
+        match order:
+            case ConsumerOrder.NAME:
+                return {}
+            case ConsumerOrder.PENDING:
+                return {row.key: -row.pending for row in rows}
+            case ConsumerOrder.UNSETTLED:
+                return {row.key: -row.unsettled for row in rows}
+            case ConsumerOrder.OLDEST:
+                keys = [row.key for row in rows if row.pending or row.unsettled][:_MOST_AGES]
+                entries = zip(keys, await self._entries(keys, deadline), strict=True)
+                return {
+                    key: entry.oldest_unsettled.unix_ns / NANOSECONDS
+                    for key, entry in entries
+                    if entry is not None and entry.oldest_unsettled is not None
+                }
+
+    async def _entries(self, keys: Sequence[ConsumerKey], deadline: float) -> list[ConsumerEntry | None]:
+        return await for_each(keys, lambda key: self._entry(key, deadline), at_once=_AT_ONCE)
 
     async def _entry(self, key: ConsumerKey, deadline: float) -> ConsumerEntry | None:
         """Describe a consumer; None when it was deleted meanwhile."""

@@ -22,7 +22,7 @@ from windshift.nats import headers as h
 from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage
 from windshift.server.admin.look import Look
 from windshift.server.domain.broker_errors import broker_errors, domain_error
-from windshift.server.domain.errors import EventNotFound
+from windshift.server.domain.errors import EventNotFound, ForbiddenByBroker
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.backwards import BackwardScan
 from windshift.server.events.headers import DATA_TYPE
@@ -59,7 +59,7 @@ class Selection:
 
     def takes(self, message: StoredMessage) -> bool:
         """Whether a message that matches the subjects is of one of the types."""
-        return not self.types or (h.find(message.headers, DATA_TYPE) or b"") in self.types
+        return not self.types or (h.get(message.block, DATA_TYPE) or b"") in self.types
 
 
 class EventPage(NamedTuple):
@@ -109,23 +109,28 @@ class EventReader:
             deadline: when to give up.
             backwards: whether to read towards older events.
         """
-        held = await self._held(which.stream, deadline)
         page = _Page(self._loop.time() + _LOOK, limit)
         if backwards:
+            held = await self._held(which.stream, deadline)
             newest = await self._newest(which.stream, begin, held, deadline)
             return await self._backwards(which, held, newest, page, deadline)
-        return await self._forwards(which, held, _first_query(begin, held), page, deadline)
+        if isinstance(begin, AtEnd):
+            held = await self._held(which.stream, deadline)
+            query, direct = {"seq": held.last + 1}, held.direct
+        else:
+            query, direct = _first_query(begin), await self._is_direct(which.stream, deadline)
+        return await self._forwards(which, query, page, deadline, direct=direct)
 
     # --- Forwards -----------------------------------------------------------------------------------------
 
     async def _forwards(
-        self, which: Selection, held: _Held, query: dict[str, Any], page: _Page, deadline: float
+        self, which: Selection, query: dict[str, Any], page: _Page, deadline: float, *, direct: bool
     ) -> EventPage:
         scanned = query.get("seq", 1) - 1
         while True:
             want = _BATCH if which.types else min(_BATCH, page.room)
             query |= {"batch": want, "max_bytes": _PAGE_BYTES}
-            batch = await self._batch(which, held, query, deadline)
+            batch = await self._batch(which, query, deadline, direct=direct)
             for message in batch.messages:
                 if page.is_full:
                     return EventPage(page.found, scanned, message.sequence)
@@ -162,7 +167,7 @@ class EventReader:
         while not scan.is_over:
             oldest, end = scan.oldest, scan.newest
             query = {"seq": oldest, "batch": _BATCH, "max_bytes": _PAGE_BYTES}
-            inside = scan.take(await self._batch(which, held, query, deadline))
+            inside = scan.take(await self._batch(which, query, deadline, direct=held.direct))
             if inside is None:
                 continue
             for message in inside:
@@ -178,12 +183,14 @@ class EventReader:
 
     # --- Asking -------------------------------------------------------------------------------------------
 
-    async def _batch(self, which: Selection, held: _Held, query: dict[str, Any], deadline: float) -> Batch:
+    async def _batch(
+        self, which: Selection, query: dict[str, Any], deadline: float, *, direct: bool
+    ) -> Batch:
         """Read the first messages from some place on that match one of the subjects."""
         batches = []
         for subject in which.subjects or (EVERYTHING,):
             one = query | {"next_by_subj": subject}
-            if held.direct:
+            if direct:
                 batches.append(await self._at_once(which.stream, one, deadline))
             else:
                 batches.append(await self._one_by_one(which.stream, one, deadline))
@@ -223,6 +230,20 @@ class EventReader:
             direct = stream not in (await self._look.seen(deadline)).mirrored
         return _Held(max(1, state["first_seq"]), state["last_seq"], direct)
 
+    async def _is_direct(self, stream: str, deadline: float) -> bool:
+        """Tell whether many messages can be read at once, by the look that all callers share.
+
+        Where that is not true any more the broker refuses, and they are read one by one.
+        """
+        try:
+            seen = await self._look.seen(deadline)
+        except ForbiddenByBroker:
+            return (await self._held(stream, deadline)).direct
+        row = seen.named.get(stream)
+        if row is None:  # it is new, or none that a look shows
+            return (await self._held(stream, deadline)).direct
+        return row.direct and stream not in seen.mirrored
+
 
 class _Held(NamedTuple):
     """The first id that a stream holds, the last that it gave, and whether many can be read at once."""
@@ -232,7 +253,7 @@ class _Held(NamedTuple):
     direct: bool
 
 
-def _first_query(begin: StartPosition | int, held: _Held) -> dict[str, Any]:
+def _first_query(begin: AtStart | AtId | AtTime | int) -> dict[str, Any]:
     match begin:
         case int():
             return {"seq": begin}
@@ -242,8 +263,6 @@ def _first_query(begin: StartPosition | int, held: _Held) -> dict[str, Any]:
             return {"seq": stream_seq}
         case AtTime(unix_ns):
             return {"start_time": rfc3339(unix_ns)}
-        case AtEnd():
-            return {"seq": held.last + 1}
 
 
 class _Page:

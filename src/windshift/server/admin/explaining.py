@@ -8,7 +8,7 @@ each of them what it knows (``_WS.ask.event``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from enum import Enum
 from time import time_ns
 from typing import Any, Final, NamedTuple
@@ -19,13 +19,13 @@ from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.look import Look
 from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
 from windshift.server.admin.views import consumer_details
-from windshift.server.auth.subjects import SubjectPatterns, tokens
-from windshift.server.background.batches import batches, together
+from windshift.server.auth.subjects import SubjectPatterns
+from windshift.server.background.batches import for_each
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import ConsumerNotFound
 from windshift.server.events.consumers import chosen_subjects
 from windshift.server.events.consuming.shared import DeadLettering
-from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter
+from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter, DeadLetterId
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.runs import Run
 
@@ -218,23 +218,12 @@ class EventExplainer:
         replaying = await self._shared.replays.outstanding_among(
             [each.id for each in letters.values()], deadline
         )
-        told = [(server, each) for server, entries in gathered.entries.items() for each in entries]
+        reports = [(server, each) for server, entries in gathered.entries.items() for each in entries]
         found = []
         for name, each in infos.items():
-            known = consumer_state(each)
-            letter = letters.get(name)
-            if letter is not None and not Run.of(known).has(letter.position, letter.time):
-                letter = None
-            facts = Facts(
-                known,
-                consumer_details(each).paused_until,
-                tuple(known_holders(told, name)),
-                known_failure(told, name),
-                letter,
-                letter is not None and letter.id in replaying,
-                tuple(call for call in calls if call.consumer == name),
-            )
-            found.append(AtConsumer(name, *judge(seq, message, facts, time_ns()), facts))
+            own_calls = tuple(call for call in calls if call.consumer == name)
+            facts = _facts(each, letters.get(name), replaying, reports, own_calls)
+            found.append(AtConsumer(name, *standing_of(seq, message, facts, time_ns()), facts))
         return Explanation(
             Presence.REMOVED if message is None else Presence.HELD,
             message,
@@ -251,12 +240,11 @@ class EventExplainer:
 
     async def _infos(self, stream: str, names: Sequence[str], deadline: float) -> dict[str, JsonObject]:
         """Look consumers up, but those that were deleted meanwhile."""
-        found: dict[str, JsonObject] = {}
         with broker_errors(stream=stream):
-            for some in batches(names, _AT_ONCE):
-                infos = await together(self._api.consumer_info(stream, name, deadline) for name in some)
-                found |= {name: info for name, info in zip(some, infos, strict=True) if info is not None}
-        return found
+            infos = await for_each(
+                names, lambda name: self._api.consumer_info(stream, name, deadline), at_once=_AT_ONCE
+            )
+        return {name: info for name, info in zip(names, infos, strict=True) if info is not None}
 
     async def _letters(
         self, stream: str, seq: StreamSeq, consumer: str, stored_ns: int, deadline: float
@@ -292,27 +280,49 @@ def _read(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in known.items() if isinstance(value, str) or 0 <= value <= _LARGEST}
 
 
-def known_holders(told: Sequence[tuple[str, JsonObject]], name: str) -> Iterator[Holder]:
+def known_holders(reports: Sequence[tuple[str, JsonObject]], name: str) -> Iterator[Holder]:
     """Yield the calls that hold the event, of what servers say."""
-    for server, entry in told:
+    for server, entry in reports:
         if entry.get("consumer") == name and "until_ns" in entry:
             yield Holder(**_read(entry, Holder._field_defaults))._replace(server=server)
 
 
-def known_failure(told: Sequence[tuple[str, JsonObject]], name: str) -> Failed | None:
+def known_failure(reports: Sequence[tuple[str, JsonObject]], name: str) -> Failed | None:
     """Return the latest failed attempt that a server knows of."""
     known = [
         Failed(**_read(entry, Failed._field_defaults))
-        for _, entry in told
+        for _, entry in reports
         if entry.get("consumer") == name and "next_ns" in entry
     ]
     return max(known, default=None)
 
 
+def _facts(
+    info: JsonObject,
+    letter: DeadLetter | None,
+    replaying: Container[DeadLetterId],
+    reports: Sequence[tuple[str, JsonObject]],
+    calls: tuple[SubscriptionView, ...],
+) -> Facts:
+    """Say what is known of the event at one consumer. A letter of an earlier run of that is not about it."""
+    state, name = consumer_state(info), info["name"]
+    if letter is not None and not Run.of(state).has(letter.position, letter.time):
+        letter = None
+    return Facts(
+        state,
+        consumer_details(info).paused_until,
+        tuple(known_holders(reports, name)),
+        known_failure(reports, name),
+        letter,
+        letter is not None and letter.id in replaying,
+        calls,
+    )
+
+
 # --- Judging ----------------------------------------------------------------------------------------------
 
 
-def judge(  # noqa: PLR0911 - each return is a standing, the most certain ones first
+def standing_of(  # noqa: PLR0911 - each return is a standing, the most certain ones first
     seq: StreamSeq, message: StoredMessage | None, facts: Facts, now_ns: int
 ) -> tuple[Standing, tuple[Hindrance, ...]]:
     """Say how an event stands at a consumer, and what is in the way of a delivery that is to come.
@@ -328,7 +338,7 @@ def judge(  # noqa: PLR0911 - each return is a standing, the most certain ones f
         return Standing.HELD, ()
     if facts.letter is not None:
         return (Standing.REPLAYING, _hindrances(facts)) if facts.is_replaying else (Standing.DEAD_LETTER, ())
-    if message is not None and not _matches(state.config, message.subject):
+    if message is not None and not SubjectPatterns(chosen_subjects(state.config)).takes(message.subject):
         return Standing.FILTERED_OUT, ()
     if message is not None and _begins_behind(state.config, message):
         return Standing.BEFORE_START, ()
@@ -342,13 +352,6 @@ def judge(  # noqa: PLR0911 - each return is a standing, the most certain ones f
     if facts.failed is not None and (facts.failed.next_ns > now_ns or hindrances):
         return Standing.WAITING, hindrances
     return Standing.DELIVERED, hindrances
-
-
-def _matches(config: JsonObject, subject: str) -> bool:
-    patterns = SubjectPatterns()
-    for number, pattern in enumerate(chosen_subjects(config)):
-        patterns.add(tokens(pattern), number)
-    return patterns.covering(tokens(subject)) is not None
 
 
 def _begins_behind(config: JsonObject, message: StoredMessage) -> bool:
@@ -383,16 +386,20 @@ def removals(config: JsonObject, *, is_oldest: bool) -> tuple[Removal, ...]:
         config: the stream's.
         is_oldest: whether all events before it are gone too: limits on all of a stream take the oldest first.
     """
-    found = [Removal.BY_HAND]
-    discards_old = config.get("discard", "old") == "old"
-    if is_oldest and int(config.get("max_age") or 0) > 0:
-        found.append(Removal.MAX_AGE)
-    if is_oldest and discards_old and int(config.get("max_msgs") or 0) > 0:
-        found.append(Removal.MAX_EVENTS)
-    if is_oldest and discards_old and int(config.get("max_bytes") or 0) > 0:
-        found.append(Removal.MAX_BYTES)
-    if int(config.get("max_msgs_per_subject") or 0) > 0 and not config.get("discard_new_per_subject"):
-        found.append(Removal.MAX_EVENTS_PER_SUBJECT)
-    if config.get("retention", "limits") != "limits":
-        found.append(Removal.SETTLED)
-    return tuple(found)
+    limits = {key for key in _LIMITS if int(config.get(key) or 0) > 0}
+    if not is_oldest:
+        limits -= {"max_age", "max_msgs", "max_bytes"}
+    if config.get("discard", "old") != "old":
+        limits -= {"max_msgs", "max_bytes"}
+    if config.get("discard_new_per_subject"):
+        limits -= {"max_msgs_per_subject"}
+    settled = () if config.get("retention", "limits") == "limits" else (Removal.SETTLED,)
+    return Removal.BY_HAND, *(_LIMITS[key] for key in _LIMITS if key in limits), *settled
+
+
+_LIMITS: Final = {
+    "max_age": Removal.MAX_AGE,
+    "max_msgs": Removal.MAX_EVENTS,
+    "max_bytes": Removal.MAX_BYTES,
+    "max_msgs_per_subject": Removal.MAX_EVENTS_PER_SUBJECT,
+}

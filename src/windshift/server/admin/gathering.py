@@ -110,8 +110,8 @@ class Gathering:
         It takes up to `TIMEOUT` where one of them has a connection and does not answer.
         """
         known = {server: self._heard[server].inbox for server in servers if server in self._heard}
-        told = await asyncio.gather(*map(self._has_no_listener, known.values()))
-        return {server for server, is_gone in zip(known, told, strict=True) if is_gone}
+        gone = await asyncio.gather(*map(self._has_no_listener, known.values()))
+        return {server for server, is_gone in zip(known, gone, strict=True) if is_gone}
 
     async def _has_no_listener(self, inbox: bytes) -> bool:
         answer: asyncio.Future[Message] = self._loop.create_future()

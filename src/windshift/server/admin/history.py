@@ -126,21 +126,21 @@ class History:
         since = max(since_ns // step_ns, now - LENGTH + 1)
         question = {"streams": list(streams), "consumers": list(consumers), "since": since}
         gathered = await self._gathering.ask("history", question)
-        told: dict[tuple[str, Kind], list[Run]] = {
+        runs: dict[tuple[str, Kind], list[Run]] = {
             (name, kind): [] for name in streams for kind in STREAM_KINDS
         }
-        told |= {(name, kind): [] for name in consumers for kind in CONSUMER_KINDS}
-        for _, entries in sorted(gathered.entries.items()):
-            for some in batches(entries, _AT_ONCE):
-                for name, kind, run in filter(None, map(_read, some)):
-                    if (name, kind) in told and since <= run.start <= run.end <= now + _SKEW:
-                        told[name, kind].append(run)
-                await asyncio.sleep(0)
+        runs |= {(name, kind): [] for name in consumers for kind in CONSUMER_KINDS}
+        entries = [entry for _, those in sorted(gathered.entries.items()) for entry in those]
+        for some in batches(entries, _AT_ONCE):
+            for name, kind, run in filter(None, map(_read, some)):
+                if (name, kind) in runs and since <= run.start <= run.end <= now + _SKEW:
+                    runs[name, kind].append(run)
+            await asyncio.sleep(0)
         every = max(1, -(-(now + 1 - since) // points))
         series: list[Series] = []
-        for keys in batches(list(told), _AT_ONCE):
+        for keys in batches(list(runs), _AT_ONCE):
             for name, kind in keys:
-                run = condensed(merged(told[name, kind]), every, points, is_rate=kind is Kind.RATE)
+                run = condensed(merged(runs[name, kind]), every, points, is_rate=kind is Kind.RATE)
                 if run.values:
                     length = every * step_ns
                     series.append(Series(name, kind, run.start * length, length, run.values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from windshift.server.background.batches import batches, together
+from windshift.server.background.batches import for_each
 from windshift.server.events.dead_letters.store import DeadLetterStore
 
 _AT_ONCE: Final = 32
@@ -32,7 +32,7 @@ class LetterCounts:
         if version != self._version or len(self._known) > _MOST:
             self._version, self._known = version, {}
         known = self._known  # another one, once something changes
-        for some in batches([each for each in whose if each not in known], _AT_ONCE):
-            found = await together(self._store.count(*each, deadline) for each in some)
-            known.update(zip(some, found, strict=True))
+        new = [each for each in whose if each not in known]
+        counts = await for_each(new, lambda each: self._store.count(*each, deadline), at_once=_AT_ONCE)
+        known.update(zip(new, counts, strict=True))
         return {each: known[each] for each in whose}

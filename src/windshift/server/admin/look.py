@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from itertools import chain
 from time import perf_counter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from windshift.nats.jetstream.api import JetStream
+from windshift.nats.jetstream.api import JetStream, metadata_of
 from windshift.nats.times import parse_rfc3339
-from windshift.server.background.batches import batches, together
+from windshift.server.background.batches import for_each
 from windshift.server.background.pacing import paced, pause
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
@@ -44,6 +45,7 @@ class StreamRow(NamedTuple):
         size: bytes it holds.
         last_id: the last id ever given.
         consumers: how many it has.
+        direct: whether many of its messages can be read at once.
         rate: events stored per second since the look before; 0 when it was not there then.
         changed_at: when a look first saw what it holds now, in the loop's time; 0 = the first look did.
     """
@@ -56,6 +58,7 @@ class StreamRow(NamedTuple):
     size: int
     last_id: int
     consumers: int
+    direct: bool
     rate: float
     changed_at: float
 
@@ -66,7 +69,9 @@ class StreamRow(NamedTuple):
 
     def contains(self, text: str) -> bool:
         """Whether a text in lower case is in the name or in a subject."""
-        return text in self.name.lower() or any(text in subject.lower() for subject in self.subjects)
+        return (
+            not text or text in self.name.lower() or any(text in subject.lower() for subject in self.subjects)
+        )
 
 
 class StreamsSeen(NamedTuple):
@@ -75,11 +80,13 @@ class StreamsSeen(NamedTuple):
     Attributes:
         at: when they were looked at, in the loop's time.
         rows: the streams.
-        mirrored: the names of those that others are mirrors of.
+        named: the same by name.
+        mirrored: the names of those that others are mirrors of, and maybe the empty one.
     """
 
     at: float
     rows: list[StreamRow]
+    named: Mapping[str, StreamRow]
     mirrored: frozenset[str]
 
 
@@ -159,28 +166,29 @@ class Look:
             return [
                 ConsumerRow(ConsumerKey(stream, info["name"]), info["num_pending"], info["num_ack_pending"])
                 async for info in self._api.listed(f"CONSUMER.LIST.{stream}", "consumers", deadline)
-                if INTERNAL not in (info["config"].get("metadata") or {})
+                if INTERNAL not in metadata_of(info["config"])
             ]
 
     async def consumers_of(self, streams: Sequence[str], deadline: float) -> list[ConsumerRow]:
         """Return the consumers of some streams, as they are now, and none of those that do not exist."""
-        rows: list[ConsumerRow] = []
-        for some in batches(streams, _AT_ONCE):
-            for found in await together(self._rows_unless_deleted(name, deadline) for name in some):
-                rows += found
-        return rows
+        found = await for_each(
+            streams, lambda name: self._rows_unless_deleted(name, deadline), at_once=_AT_ONCE
+        )
+        return list(chain.from_iterable(found))
 
     async def _look_at_streams(self, deadline: float) -> StreamsSeen:
         seen, then, now = self._seen, self._seen_at, self._loop.time()
-        rows: list[StreamRow] = []
+        rows: dict[str, StreamRow] = {}
+        mirrored: set[str] = set()
         with broker_errors():
             async for info in self._api.listed("STREAM.LIST", "streams", deadline):
                 name = info["config"]["name"]
                 if not name.startswith(_RESERVED):
-                    rows.append(_stream_row(info, seen.get(name), then, now))
+                    row = rows[name] = _stream_row(info, seen.get(name), then, now)
+                    mirrored.add(row.origin)
                 await pause()
-        self._seen, self._seen_at = {row.name: row for row in rows}, now
-        return StreamsSeen(now, rows, frozenset(row.origin for row in rows if row.origin))
+        self._seen, self._seen_at = rows, now
+        return StreamsSeen(now, list(rows.values()), rows, frozenset(mirrored))
 
     async def _look_at_consumers(self, deadline: float) -> list[ConsumerRow]:
         seen = await self._look_at_streams(deadline)
@@ -201,12 +209,14 @@ def _stream_row(info: Mapping[str, Any], before: StreamRow | None, then: float, 
     is_same = then == 0 or (before is not None and held == before.held)
     changed_at = (0.0 if before is None else before.changed_at) if is_same else now
     created = parse_rfc3339(info["created"])
-    return StreamRow(
+    row = StreamRow(
         config["name"],
         tuple(config.get("subjects") or ()),
         (config.get("mirror") or {}).get("name", ""),
         0 if created is None else created.unix_ns,
         *held,
+        bool(config.get("allow_direct")),
         stored / max(now - then, 0.001),
         changed_at,
     )
+    return before if before == row else row  # to free thousands of old ones at once takes milliseconds

@@ -162,8 +162,8 @@ class ConsumerSeek:
         info = await self._api.consumer_info(*consumer, deadline)
         if info is None:
             raise ConsumerNotFound(consumer.name)
-        told = parse_rfc3339(str(info.get("ts") or ""))
-        return consumer_state(info), time_ns() if told is None else told.unix_ns
+        reported = parse_rfc3339(str(info.get("ts") or ""))
+        return consumer_state(info), time_ns() if reported is None else reported.unix_ns
 
     async def _target(self, stream: str, to: StartPosition, deadline: float) -> int:
         """Return the id of the first event that may be delivered."""
@@ -322,7 +322,7 @@ class ConsumerSeek:
         give_up = self._loop.time() + _PATIENCE
         while True:
             gathered = await self._gathering.ask("seek", question)
-            busy = [server for server, told in gathered.entries.items() if any(map(_is_busy, told))]
+            busy = [server for server, reported in gathered.entries.items() if any(map(_is_busy, reported))]
             silent = set(gathered.missing)
             if silent:  # one that was killed has nothing under way
                 silent -= await self._gathering.gone(silent)
@@ -351,8 +351,8 @@ class ConsumerSeek:
             yield {"busy": self._moves.hold_still(key, Run(str(created), number)) + is_earlier}
 
 
-def _is_busy(told: JsonObject) -> bool:
-    return told.get("busy") != 0
+def _is_busy(reported: JsonObject) -> bool:
+    return reported.get("busy") != 0
 
 
 def _require_rights(caller: Principal | None, consumer: ConsumerKey, state: ConsumerState) -> None:

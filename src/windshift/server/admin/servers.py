@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from windshift.nats import Connection, Requests
 from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.times import NANOSECONDS
 from windshift.server.admin.gathering import Gathering
+from windshift.server.telemetry.process import resident_bytes
 
-_STATM: Final = Path("/proc/self/statm")
 _INTERVAL: Final = 5.0
 """Seconds between two measurements of the round trip."""
 V = TypeVar("V")
@@ -132,7 +130,7 @@ class Servers:
         now, cpu = time.monotonic(), time.process_time()
         cores = (cpu - self._cpu) / max(now - self._looked_at, 0.001)
         self._looked_at, self._cpu = now, cpu
-        load = replace(self._load(), memory=_resident(), cpu=round(cores, 3))
+        load = replace(self._load(), memory=resident_bytes() or 0, cpu=round(cores, 3))
         view = replace(self._describe(), id=self._gathering.id, time_ns=time.time_ns())
         return ServerEntry(view, self._broker(), load)
 
@@ -158,13 +156,6 @@ class Servers:
         return sorted(found, key=lambda each: (each.server.name, each.server.id)), gathered.missing
 
 
-def _resident() -> int:
-    try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
-
-
 def _write(entry: ServerEntry) -> JsonObject:
     return {name: asdict(part) for name, part in entry._asdict().items()}
 
@@ -178,10 +169,10 @@ def _read_entry(entry: JsonObject) -> ServerEntry:
     )
 
 
-def _read_part(empty: V, told: Any) -> V:
+def _read_part(empty: V, reported: Any) -> V:
     known: dict[str, Any] = {}
-    for each in fields(empty) if isinstance(told, dict) else ():  # type: ignore[arg-type] # a dataclass
-        value, default = told.get(each.name), getattr(empty, each.name)
+    for each in fields(empty) if isinstance(reported, dict) else ():  # type: ignore[arg-type] # a dataclass
+        value, default = reported.get(each.name), getattr(empty, each.name)
         if isinstance(default, tuple) and isinstance(value, list):
             known[each.name] = tuple(text for text in value if isinstance(text, str))
         elif isinstance(default, dict) and isinstance(value, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -15,7 +15,7 @@ from windshift.server.admin.letters import LetterCounts
 from windshift.server.admin.look import Look, StreamRow
 from windshift.server.admin.probing import count_from
 from windshift.server.admin.views import StreamView, stream_view
-from windshift.server.background.batches import batches, together
+from windshift.server.background.batches import batches, for_each
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import EventNotFound, StreamNotFound, TooManySubjects, WrongLastId
 from windshift.server.domain.pages import PageCut
@@ -25,7 +25,8 @@ MayView = Callable[[str], bool]
 """Whether the caller may see a stream of this name."""
 
 MOST_SUBJECTS: Final = 100_000
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 12
+"""Streams that one list asks for at once; the budget has room for no more answers to one asker."""
 _SLICE: Final = 250
 """Rows that one turn of the event loop is busy with."""
 
@@ -96,6 +97,15 @@ class StreamQuery:
     descending: bool = False
 
 
+async def _chosen(
+    query: StreamQuery, may_view: MayView, rows: Sequence[StreamRow]
+) -> AsyncIterator[list[StreamRow]]:
+    """Yield the rows to list, some at a time, and let others run in between."""
+    for some in batches(rows, _SLICE):
+        yield [row for row in some if row.contains(query.find) and may_view(row.name)]
+        await asyncio.sleep(0)
+
+
 class StreamAdmin:
     """Looks at streams, empties and deletes them. Deadlines are in the loop's time.
 
@@ -122,46 +132,37 @@ class StreamAdmin:
         deadline: float,
     ) -> StreamPage:
         """List the streams that the caller may see. `after` is where the page before ended."""
-        rows = await self._chosen(query, may_view, deadline)
-        value = await self._value(query.order, rows, deadline)
-        cut = PageCut[tuple[float, str]](size, after, descending=query.descending)
-        for some in batches(rows, _SLICE):
+        seen = await self._look.seen(deadline)
+        value = await self._value(query, may_view, seen.rows, deadline)
+        cut, total = PageCut[tuple[float, str]](size, after, descending=query.descending), 0
+        async for some in _chosen(query, may_view, seen.rows):
             cut.add((float(value(row)), row.name) for row in some)
-            await asyncio.sleep(0)
+            total += len(some)
         keys, after = cut.page()
-        names, shown = {name for _, name in keys}, dict[str, StreamRow]()
-        for some in batches(rows, _SLICE):
-            shown |= {row.name: row for row in some if row.name in names}
-            await asyncio.sleep(0)
-        entries = await self._entries([shown[name] for _, name in keys], deadline)
-        return StreamPage(entries, len(rows), after)
+        entries = await self._entries([seen.named[name] for _, name in keys], deadline)
+        return StreamPage(entries, total, after)
 
     async def get(self, name: str, deadline: float) -> StreamEntry:
         """Describe one stream as its leader has it now."""
-        rate = next((row.rate for row in await self._look.streams(deadline) if row.name == name), 0.0)
+        row = (await self._look.seen(deadline)).named.get(name)
+        rate = 0.0 if row is None else row.rate
         entry = await self._entry(name, rate, await self._dead_letters_of([name], deadline), deadline)
         if entry is None:
             raise StreamNotFound(name)
         return entry
 
-    async def _chosen(self, query: StreamQuery, may_view: MayView, deadline: float) -> list[StreamRow]:
-        rows: list[StreamRow] = []
-        for some in batches(await self._look.streams(deadline), _SLICE):
-            rows += [row for row in some if row.contains(query.find) and may_view(row.name)]
-            await asyncio.sleep(0)
-        return rows
-
     async def _value(
-        self, order: StreamOrder, rows: Sequence[StreamRow], deadline: float
+        self, query: StreamQuery, may_view: MayView, rows: Sequence[StreamRow], deadline: float
     ) -> Callable[[StreamRow], float]:
         """Return what says of a stream what the list is sorted by."""
-        if order is StreamOrder.LAG:
+        if query.order is StreamOrder.LAG:
             lags = await self._lags(deadline)
             return lambda row: lags.get(row.name, 0)
-        if order is StreamOrder.DEAD_LETTERS:
-            letters = await self._dead_letters_of([row.name for row in rows], deadline)
+        if query.order is StreamOrder.DEAD_LETTERS:
+            names = [row.name async for some in _chosen(query, may_view, rows) for row in some]
+            letters = await self._dead_letters_of(names, deadline)
             return lambda row: letters[row.name]
-        return _VALUES.get(order, lambda _: 0)
+        return _VALUES.get(query.order, lambda _: 0)
 
     async def _lags(self, deadline: float) -> dict[str, int]:
         worst: dict[str, int] = {}
@@ -177,12 +178,11 @@ class StreamAdmin:
         return {stream: count for (stream, _), count in counts.items()}
 
     async def _entries(self, rows: Sequence[StreamRow], deadline: float) -> list[StreamEntry]:
-        entries: list[StreamEntry] = []
         letters = await self._dead_letters_of([row.name for row in rows], deadline)
-        for some in batches(rows, _AT_ONCE):
-            found = await together(self._entry(row.name, row.rate, letters, deadline) for row in some)
-            entries += [entry for entry in found if entry is not None]
-        return entries
+        found = await for_each(
+            rows, lambda row: self._entry(row.name, row.rate, letters, deadline), at_once=_AT_ONCE
+        )
+        return [entry for entry in found if entry is not None]
 
     async def _entry(
         self, name: str, rate: float, letters: Mapping[str, int], deadline: float

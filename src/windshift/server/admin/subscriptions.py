@@ -103,7 +103,7 @@ class Subscriptions:
         """
         question = {"stream": stream, "consumer": consumer}
         gathered = await self._gathering.ask("subscriptions", question)
-        found = [_read(entry, server) for server, told in gathered.entries.items() for entry in told]
+        found = [_read(entry, server) for server, entries in gathered.entries.items() for entry in entries]
         found.sort(key=lambda each: (each.stream, each.consumer, each.since_ns))
         return found, gathered.missing
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, following_config
@@ -18,6 +19,8 @@ from windshift.server.events.specs import AtEnd, AtStart, AtTime, StartPosition
 
 _MAX_QUEUED: Final = 64 * 1024
 """Bytes queued for the client above which sending pauses."""
+_INTERVAL: Final = 0.02
+"""Seconds between two looks at new events: those between them are sent together."""
 _NEWS: Final = 1.0
 """Seconds between two words about events that are not sent."""
 _ASKING: Final = 5.0
@@ -25,7 +28,7 @@ _ASKING: Final = 5.0
 
 
 class TailClient(Protocol):
-    """The client's end of a tail. Sending queues and never blocks."""
+    """The client's end of a tail. Sending never blocks: it collects, until `flush`."""
 
     @property
     def queued(self) -> int:
@@ -54,6 +57,10 @@ class TailClient(Protocol):
 
     def position(self, last_id: int) -> None:
         """Tell how far a tail has come that lets nothing through."""
+        ...
+
+    def flush(self) -> None:
+        """Have what was sent leave."""
         ...
 
 
@@ -98,7 +105,7 @@ class Tail:
         self._which = which
         self._client = client
         self._loop = asyncio.get_running_loop()
-        self._rate = _Rate(max_rate, self._loop.time())
+        self._rate = _Rate(max_rate, self._loop.time)
         self._next: StartPosition | int = AtEnd()
         self._is_caught_up = False
         self._passed = 0
@@ -116,12 +123,20 @@ class Tail:
         self._next = begin
         connection, stream = self._api.connection, self._which.stream
         follower = Follower(
-            connection, self._room, stream, self._make, self._take, PASSING, self._tell_in_time
+            connection,
+            self._room,
+            stream,
+            self._make,
+            self._take,
+            PASSING,
+            self._idle,
+            interval=_INTERVAL,
         )
         await follower.run(self._client.begin)
 
     async def _make(self) -> str:
         """Make a consumer that begins behind what was seen, and return its name."""
+        self._client.flush()
         stream, name, deadline = self._which.stream, names.generated_name(), self._loop.time() + _ASKING
         with follower_errors(stream=stream):
             if isinstance(self._next, AtEnd):
@@ -130,7 +145,9 @@ class Tail:
             config = following_config(name, self._which.subjects) | _start(self._next)
             config["metadata"] = {names.INTERNAL: ""}
             request = {"stream_name": stream, "config": config, "action": "create"}
-            answer = await self._api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
+            answer = await self._api.change(
+                f"CONSUMER.CREATE.{stream}.{name}", request, deadline, hidden=True
+            )
         if not answer["num_pending"]:
             self._catch_up()
         return name
@@ -141,7 +158,7 @@ class Tail:
         self._next = stored.sequence + 1
         if not self._which.takes(stored):
             self._passed = stored.sequence
-        elif self._rate.allows(self._loop.time()):
+        elif self._rate.allows():
             self._tell_skipped()
             self._client.send(stored)
             self._passed = 0
@@ -151,6 +168,7 @@ class Tail:
         if pending == 0:
             self._catch_up()
         if self._client.queued > _MAX_QUEUED:
+            self._client.flush()
             await self._client.ready()
         await pause()
 
@@ -159,6 +177,12 @@ class Tail:
             self._is_caught_up = True
             self._tell_skipped()
             self._client.caught_up()
+
+    def _idle(self) -> float:
+        """Send what was collected, and tell of what is not sent; return when to do it again."""
+        again = self._tell_in_time()
+        self._client.flush()
+        return again
 
     def _tell_in_time(self) -> float:
         """Tell of what is not sent, if it is time to; return when it will be."""
@@ -197,15 +221,17 @@ def _start(begin: StartPosition | int) -> JsonObject:
 class _Rate:
     """A bucket of one second's worth that fills evenly."""
 
-    def __init__(self, rate: int, now: float) -> None:
+    def __init__(self, rate: int, clock: Callable[[], float]) -> None:
         self._rate = rate
+        self._clock = clock
         self._left = float(rate)
-        self._filled_at = now
+        self._filled_at = clock()
 
-    def allows(self, now: float) -> bool:
+    def allows(self) -> bool:
         """Take one, if there is one."""
         if self._rate == 0:
             return True
+        now = self._clock()
         self._left = min(self._rate, self._left + (now - self._filled_at) * self._rate)
         self._filled_at = now
         if self._left < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from windshift.nats.times import Time, parse_rfc3339
@@ -206,6 +207,7 @@ def consumer_details(info: Mapping[str, Any]) -> ConsumerDetails:
     )
 
 
+@lru_cache(maxsize=1024)
 def _time(text: str) -> Time | None:
     """Read a time of the broker; None for its zero, 1 January of the year 1."""
     time = parse_rfc3339(text) if text else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import Any, Final
 
@@ -12,21 +13,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
 from windshift.nats.jetstream.api import StoredMessage
-from windshift.nats.times import Time
 from windshift.rpc import ServerCall
-from windshift.server.admin.account import Account, AccountView, Resource
+from windshift.server.admin.account import Account, AccountView
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
 from windshift.server.admin.events import EventReader, Selection
 from windshift.server.admin.explaining import (
     AtConsumer,
     EventExplainer,
-    Hindrance,
     Holder,
-    Presence,
-    Removal,
     Standing,
 )
-from windshift.server.admin.history import MOST_NAMES, History, Kind, Series
+from windshift.server.admin.history import MOST_NAMES, History, Series
 from windshift.server.admin.pausing import ConsumerPause
 from windshift.server.admin.rings import LENGTH
 from windshift.server.admin.seeking import ConsumerSeek
@@ -39,9 +36,9 @@ from windshift.server.api.callers import caller_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
-from windshift.server.api.fields import known, number, unix_ns
+from windshift.server.api.fields import known, members, number, unix_ns, wire_time
 from windshift.server.api.streams import read_pointer, write_stream
-from windshift.server.auth.actions import Action, ViewStream
+from windshift.server.auth.actions import Action
 from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.questions import read_action
 from windshift.server.background.batches import spread
@@ -49,8 +46,8 @@ from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.domain.pages import read_token, write_token
+from windshift.server.events import headers
 from windshift.server.events.deliveries import read_stored
-from windshift.server.events.headers import OWN
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.positions import rfc3339
 from windshift.server.events.specs import AtEnd, AtStart
@@ -66,69 +63,13 @@ _MOST_FILTERS: Final = 16
 _LONGEST_FIND: Final = 255
 _LARGEST_CUT: Final = 2**31
 _MOST_ATTEMPTS: Final = 2**32 - 1
+_MOST_UNSENT: Final = 16 * 1024
+"""Bytes that a tail collects before they are sent: a write costs as much as several events."""
+_SMALL: Final = 2048
+"""Bytes of an event that is kept as it was sent, for other tails."""
 
-_STREAM_ORDERS: Final[dict[int, StreamOrder]] = {
-    pb.ListStreamsRequest.ORDER_UNSPECIFIED: StreamOrder.NAME,
-    pb.ListStreamsRequest.ORDER_NAME: StreamOrder.NAME,
-    pb.ListStreamsRequest.ORDER_EVENTS: StreamOrder.EVENTS,
-    pb.ListStreamsRequest.ORDER_BYTES: StreamOrder.BYTES,
-    pb.ListStreamsRequest.ORDER_RATE: StreamOrder.RATE,
-    pb.ListStreamsRequest.ORDER_LAG: StreamOrder.LAG,
-    pb.ListStreamsRequest.ORDER_DEAD_LETTERS: StreamOrder.DEAD_LETTERS,
-    pb.ListStreamsRequest.ORDER_NEWEST: StreamOrder.NEWEST,
-}
-_KINDS: Final[dict[Kind, pb.GetHistoryResponse.Kind]] = {
-    Kind.RATE: pb.GetHistoryResponse.KIND_RATE,
-    Kind.EVENTS: pb.GetHistoryResponse.KIND_EVENTS,
-    Kind.BYTES: pb.GetHistoryResponse.KIND_BYTES,
-    Kind.LAG: pb.GetHistoryResponse.KIND_LAG,
-    Kind.IN_FLIGHT: pb.GetHistoryResponse.KIND_IN_FLIGHT,
-    Kind.DEAD_LETTERS: pb.GetHistoryResponse.KIND_DEAD_LETTERS,
-}
-_RESOURCES: Final[dict[Resource, pb.JetStream.Usage.Resource]] = {
-    Resource.STORAGE: pb.JetStream.Usage.RESOURCE_STORAGE,
-    Resource.MEMORY: pb.JetStream.Usage.RESOURCE_MEMORY,
-    Resource.STREAMS: pb.JetStream.Usage.RESOURCE_STREAMS,
-    Resource.CONSUMERS: pb.JetStream.Usage.RESOURCE_CONSUMERS,
-}
-_PRESENCES: Final[dict[Presence, pb.ExplainEventResponse.Presence]] = {
-    Presence.HELD: pb.ExplainEventResponse.PRESENCE_HELD,
-    Presence.REMOVED: pb.ExplainEventResponse.PRESENCE_REMOVED,
-    Presence.NOT_YET: pb.ExplainEventResponse.PRESENCE_NOT_YET,
-}
-_REMOVALS: Final[dict[Removal, pb.ExplainEventResponse.Removal]] = {
-    Removal.BY_HAND: pb.ExplainEventResponse.REMOVAL_BY_HAND,
-    Removal.MAX_AGE: pb.ExplainEventResponse.REMOVAL_MAX_AGE,
-    Removal.MAX_EVENTS: pb.ExplainEventResponse.REMOVAL_MAX_EVENTS,
-    Removal.MAX_BYTES: pb.ExplainEventResponse.REMOVAL_MAX_BYTES,
-    Removal.MAX_EVENTS_PER_SUBJECT: pb.ExplainEventResponse.REMOVAL_MAX_EVENTS_PER_SUBJECT,
-    Removal.SETTLED: pb.ExplainEventResponse.REMOVAL_SETTLED,
-}
-_STANDINGS: Final[dict[Standing, pb.ExplainEventResponse.State]] = {
-    Standing.FILTERED_OUT: pb.ExplainEventResponse.STATE_FILTERED_OUT,
-    Standing.BEFORE_START: pb.ExplainEventResponse.STATE_BEFORE_START,
-    Standing.PENDING: pb.ExplainEventResponse.STATE_PENDING,
-    Standing.HELD: pb.ExplainEventResponse.STATE_HELD,
-    Standing.WAITING: pb.ExplainEventResponse.STATE_WAITING,
-    Standing.DELIVERED: pb.ExplainEventResponse.STATE_DELIVERED,
-    Standing.SETTLED: pb.ExplainEventResponse.STATE_SETTLED,
-    Standing.DEAD_LETTER: pb.ExplainEventResponse.STATE_DEAD_LETTER,
-    Standing.REPLAYING: pb.ExplainEventResponse.STATE_REPLAYING,
-    Standing.REMOVED: pb.ExplainEventResponse.STATE_REMOVED,
-}
-_HINDRANCES: Final[dict[Hindrance, pb.ExplainEventResponse.Hindrance]] = {
-    Hindrance.PAUSED: pb.ExplainEventResponse.HINDRANCE_PAUSED,
-    Hindrance.NO_SUBSCRIBER: pb.ExplainEventResponse.HINDRANCE_NO_SUBSCRIBER,
-    Hindrance.WINDOWS_FULL: pb.ExplainEventResponse.HINDRANCE_WINDOWS_FULL,
-    Hindrance.TOO_MANY_UNSETTLED: pb.ExplainEventResponse.HINDRANCE_TOO_MANY_UNSETTLED,
-}
-_CONSUMER_ORDERS: Final[dict[int, ConsumerOrder]] = {
-    pb.ListConsumersRequest.ORDER_UNSPECIFIED: ConsumerOrder.NAME,
-    pb.ListConsumersRequest.ORDER_NAME: ConsumerOrder.NAME,
-    pb.ListConsumersRequest.ORDER_PENDING: ConsumerOrder.PENDING,
-    pb.ListConsumersRequest.ORDER_UNSETTLED: ConsumerOrder.UNSETTLED,
-    pb.ListConsumersRequest.ORDER_OLDEST: ConsumerOrder.OLDEST,
-}
+_STREAM_ORDERS: Final = {0: StreamOrder.NAME, **members(StreamOrder, pb.ListStreamsRequest.Order)}
+_CONSUMER_ORDERS: Final = {0: ConsumerOrder.NAME, **members(ConsumerOrder, pb.ListConsumersRequest.Order)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +141,10 @@ class AdminService:
             principal=identity.principal.name,
             credential=identity.credential.partition(" ")[0],
             expires=None if identity.expires == inf else Timestamp(seconds=int(identity.expires)),
-            granted=[_grant(*grant) for grant in permissions.grants()],
+            granted=[
+                pb.WhoAmIResponse.Grant(verb=key, resource=pattern, role=role)
+                for key, pattern, role in permissions.grants()
+            ],
             checks=[pb.WhoAmIResponse.Decision(allowed=each.allowed, rule=each.rule) for each in decisions],
         )
 
@@ -220,13 +164,10 @@ class AdminService:
             None if after is None else (after[0], after[1]),
             answer_by(call),
         )
-        return pb.ListStreamsResponse(
-            streams=await spread(_stream_info, page.entries),
-            total=page.total,
-            next_page_token=""
-            if page.after is None
-            else write_token([float(page.after[0]), page.after[1]], query),
-        )
+        token = "" if page.after is None else write_token([float(page.after[0]), page.after[1]], query)
+        response = pb.ListStreamsResponse(total=page.total, next_page_token=token)
+        await spread(lambda entry: response.streams.append(_stream_info(entry)), page.entries)
+        return response
 
     async def get_stream(self, request: pb.GetStreamRequest, call: ServerCall) -> pb.GetStreamResponse:
         """Describe one stream."""
@@ -277,7 +218,9 @@ class AdminService:
         """Read one event."""
         names.stream_name("stream", request.stream)
         message = await self._admin.events.get(request.stream, _get_query(request), answer_by(call))
-        return pb.GetEventResponse(event=_stored_event(message))
+        response = pb.GetEventResponse()
+        _write_stored(response.event, message)
+        return response
 
     async def read_events(self, request: pb.ReadEventsRequest, call: ServerCall) -> pb.ReadEventsResponse:
         """Read a page of events."""
@@ -295,11 +238,10 @@ class AdminService:
         cut = number("data_limit", request.data_limit, _LARGEST_CUT) or None
         if request.without_data:
             cut = 0
-        return pb.ReadEventsResponse(
-            events=await spread(lambda each: _stored_event(each, cut), page.events),
-            scanned_to=page.scanned_to,
-            next_page_token="" if page.next is None else write_token([page.next], *bound),
-        )
+        token = "" if page.next is None else write_token([page.next], *bound)
+        response = pb.ReadEventsResponse(scanned_to=page.scanned_to, next_page_token=token)
+        await spread(lambda each: _write_stored(response.events.add(), each, cut), page.events)
+        return response
 
     async def tail_events(self, request: pb.TailEventsRequest, call: ServerCall) -> None:
         """Send events as they are stored. A drain of the server ends the call."""
@@ -327,19 +269,19 @@ class AdminService:
             raise InvalidField("id", "ids begin at 1")
         if request.consumer:
             names.consumer_name("consumer", request.consumer)
-        told = await self._admin.explainer.explain(
+        explanation = await self._admin.explainer.explain(
             request.stream, StreamSeq(seq), request.consumer, answer_by(call)
         )
         return pb.ExplainEventResponse(
-            presence=_PRESENCES[told.presence],
-            subject="" if told.message is None else told.message.subject,
-            stored=None if told.message is None else _timestamp(told.message.time),
-            removals=[_REMOVALS[each] for each in told.removals],
-            first_id=told.first_id,
-            last_id=told.last_id,
-            consumers=map(_at_consumer, told.consumers),
-            left_out=told.left_out,
-            missing=told.missing,
+            presence=f"PRESENCE_{explanation.presence.name}",
+            subject="" if explanation.message is None else explanation.message.subject,
+            stored=None if explanation.message is None else wire_time(explanation.message.time),
+            removals=[f"REMOVAL_{each.name}" for each in explanation.removals],
+            first_id=explanation.first_id,
+            last_id=explanation.last_id,
+            consumers=map(_at_consumer, explanation.consumers),
+            left_out=explanation.left_out,
+            missing=explanation.missing,
         )
 
     # --- Consumers ----------------------------------------------------------------------------------------
@@ -363,11 +305,9 @@ class AdminService:
         )
         calls = await self._admin.subscriptions.counts(request.stream)
         token = "" if page.after is None else write_token([*page.after], *bound)
-        return pb.ListConsumersResponse(
-            consumers=await spread(lambda entry: _consumer_info(entry, calls), page.entries),
-            total=page.total,
-            next_page_token=token,
-        )
+        response = pb.ListConsumersResponse(total=page.total, next_page_token=token)
+        await spread(lambda entry: response.consumers.append(_consumer_info(entry, calls)), page.entries)
+        return response
 
     async def list_subscriptions(
         self, request: pb.ListSubscriptionsRequest, call: ServerCall
@@ -392,7 +332,7 @@ class AdminService:
         until = unix_ns("until", request.until) if request.HasField("until") else None
         consumer = ConsumerKey(request.stream, request.consumer)
         paused = await self._admin.pauses.set(consumer, until, answer_by(call))
-        return pb.PauseConsumerResponse(paused_until=_timestamp(paused))
+        return pb.PauseConsumerResponse(paused_until=wire_time(paused))
 
     async def seek_consumer(
         self, request: pb.SeekConsumerRequest, call: ServerCall
@@ -430,28 +370,50 @@ class AdminService:
 class CallTail(CallStream):
     """The client's end of a tail, as the domain sees it."""
 
-    __slots__ = ("_cut",)
+    __slots__ = ("_cut", "_size", "_unsent")
 
     def __init__(self, call: ServerCall, *, with_data: bool) -> None:
         super().__init__(call)
         self._cut = None if with_data else 0
+        self._unsent: list[bytes] = []
+        self._size = 0
+        """Bytes of those."""
+
+    @property
+    def queued(self) -> int:
+        """Bytes that the client has not read, whether they were sent or not."""
+        return self._call.queued + self._size
 
     def send(self, message: StoredMessage) -> None:
         """Send an event."""
-        self._call.send(pb.TailEventsResponse(event=_stored_event(message, self._cut)))
+        is_small = len(message.block) + len(message.body) <= _SMALL
+        self._add((_encode_once if is_small else _encode)(message, self._cut))
 
     def skipped(self, count: int, last_id: int) -> None:
         """Tell of events that are not sent because there are too many."""
         skipped = pb.TailEventsResponse.Skipped(events=count, last_id=last_id)
-        self._call.send(pb.TailEventsResponse(skipped=skipped))
+        self._add(pb.TailEventsResponse(skipped=skipped).SerializeToString())
 
     def caught_up(self) -> None:
         """Tell that all events are new from here on."""
-        self._call.send(pb.TailEventsResponse(caught_up=True))
+        self._add(pb.TailEventsResponse(caught_up=True).SerializeToString())
 
     def position(self, last_id: int) -> None:
         """Tell how far a tail has come that lets nothing through."""
-        self._call.send(pb.TailEventsResponse(position=last_id))
+        self._add(pb.TailEventsResponse(position=last_id).SerializeToString())
+
+    def flush(self) -> None:
+        """Send what is collected."""
+        if self._unsent:
+            self._call.send_bytes(*self._unsent)
+            self._unsent.clear()
+            self._size = 0
+
+    def _add(self, response: bytes) -> None:
+        self._unsent.append(response)
+        self._size += len(response)
+        if self._size > _MOST_UNSENT:
+            self.flush()
 
 
 # --- Requests ---------------------------------------------------------------------------------------------
@@ -459,11 +421,8 @@ class CallTail(CallStream):
 
 def _may_view(call: ServerCall) -> Callable[[str], bool]:
     """Return what tells whether the caller may see a stream."""
-    identity = call.state
-    if not isinstance(identity, Identity):
-        return lambda _: True
-    permissions = identity.principal.permissions
-    return lambda stream: permissions.decide(ViewStream(stream)).allowed
+    caller = caller_of(call)
+    return (lambda _: True) if caller is None else caller.sees
 
 
 def _page_size(size: int) -> int:
@@ -556,14 +515,6 @@ def _check(field: str, check: pb.WhoAmIRequest.Check) -> Action:
 # --- Responses --------------------------------------------------------------------------------------------
 
 
-def _timestamp(time: Time | None) -> Timestamp | None:
-    return None if time is None else Timestamp(seconds=time.seconds, nanos=time.nanos)
-
-
-def _grant(key: str, pattern: str, role: str) -> pb.WhoAmIResponse.Grant:
-    return pb.WhoAmIResponse.Grant(verb=key, resource=pattern, role=role)
-
-
 def _server(entry: ServerEntry) -> pb.Server:
     view, broker = entry.server, entry.broker
     server = pb.Server(
@@ -608,7 +559,7 @@ def _jet_stream(account: AccountView) -> pb.JetStream:
     found = pb.JetStream(
         usage=[
             pb.JetStream.Usage(
-                resource=_RESOURCES[each.resource],
+                resource=f"RESOURCE_{each.resource.name}",
                 tier=each.tier,
                 used=each.used,
                 reserved=each.reserved,
@@ -626,13 +577,13 @@ def _stream_info(entry: StreamEntry) -> pb.StreamInfo:
     view = entry.view
     info = pb.StreamInfo(
         spec=write_stream(view.spec),
-        created=_timestamp(view.created),
+        created=wire_time(view.created),
         events=view.events,
         bytes=view.size,
         first_id=view.first_id,
         last_id=view.last_id,
-        first_time=_timestamp(view.first_time),
-        last_time=_timestamp(view.last_time),
+        first_time=wire_time(view.first_time),
+        last_time=wire_time(view.last_time),
         subjects=view.subjects,
         consumers=view.consumers,
         worst_lag=entry.worst_lag,
@@ -650,28 +601,39 @@ def _stream_info(entry: StreamEntry) -> pb.StreamInfo:
     return info
 
 
-def _stored_event(message: StoredMessage, cut: int | None = None) -> pb.StoredEvent:
+def _encode(message: StoredMessage, cut: int | None) -> bytes:
+    """Return what a tail sends of an event."""
+    response = pb.TailEventsResponse()
+    _write_stored(response.event, message, cut)
+    return response.SerializeToString()
+
+
+_encode_once: Final = lru_cache(maxsize=256)(_encode)
+"""The same; those who follow one stream get the same events at about the same time: hence the cache."""
+
+
+def _write_stored(event: pb.StoredEvent, message: StoredMessage, cut: int | None = None) -> None:
     """Write a stored event; `cut` is how many bytes of its data, None = all."""
     delivery = read_stored(message)
-    event = pb.StoredEvent(stored=_timestamp(message.time), data_size=len(message.body))
+    event.data_size = len(message.body)
+    stored = event.stored
+    stored.seconds, stored.nanos = message.time
     write_event(event.event, delivery if cut is None else delivery._replace(data=message.body[:cut]))
-    for name, value in message.headers:
-        if name not in OWN:
-            event.other_headers[name.decode(errors="replace")] = value.decode(errors="replace")
-    return event
+    for name, value in headers.others(message.block):
+        event.other_headers[name.decode(errors="replace")] = value.decode(errors="replace")
 
 
 def _consumer_info(entry: ConsumerEntry, calls: Counter[ConsumerKey]) -> pb.ConsumerInfo:
     view, details = entry.view, entry.details
     return pb.ConsumerInfo(
         consumer=consumer_response(view),
-        created=_timestamp(details.created),
+        created=wire_time(details.created),
         delivered_to=details.delivered_to,
         redelivered=details.redelivered,
-        oldest_unsettled=_timestamp(entry.oldest_unsettled),
-        last_delivery=_timestamp(details.last_delivery),
-        last_ack=_timestamp(details.last_ack),
-        paused_until=_timestamp(details.paused_until),
+        oldest_unsettled=wire_time(entry.oldest_unsettled),
+        last_delivery=wire_time(details.last_delivery),
+        last_ack=wire_time(details.last_ack),
+        paused_until=wire_time(details.paused_until),
         subscriptions=calls[ConsumerKey(view.stream, view.id)],
         waiting_replays=entry.waiting_replays,
     )
@@ -681,14 +643,14 @@ def _at_consumer(at: AtConsumer) -> pb.ExplainEventResponse.Consumer:
     facts, standing = at.facts, at.standing
     message = pb.ExplainEventResponse.Consumer(
         name=at.name,
-        state=_STANDINGS[standing],
-        hindrances=[_HINDRANCES[each] for each in at.hindrances],
+        state=f"STATE_{standing.name}",
+        hindrances=[f"HINDRANCE_{each.name}" for each in at.hindrances],
         attempts=min(at.attempts, _MOST_ATTEMPTS),
         holders=map(_holder, facts.holders),
         dead_letter="" if facts.letter is None else str(facts.letter.id),
         settled_to=facts.state.settled_to,
         delivered_to=facts.state.delivered_to,
-        paused_until=_timestamp(facts.paused_until),
+        paused_until=wire_time(facts.paused_until),
         subscriptions=len(facts.calls),
     )
     if facts.letter is not None:
@@ -732,7 +694,9 @@ def _subscription(view: SubscriptionView) -> pb.Subscription:
 
 
 def _series(series: Series) -> pb.GetHistoryResponse.Series:
-    message = pb.GetHistoryResponse.Series(name=series.name, kind=_KINDS[series.kind], values=series.values)
+    message = pb.GetHistoryResponse.Series(
+        name=series.name, kind=f"KIND_{series.kind.name}", values=series.values
+    )
     message.start.FromNanoseconds(series.start_ns)
     message.step.FromNanoseconds(series.step_ns)
     return message

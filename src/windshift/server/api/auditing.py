@@ -65,11 +65,11 @@ def _resources(asked: Iterator[Action]) -> str:
         return ""
     alike = (each.resource for each in islice(asked, MOST_ACTIONS) if type(each) is type(first))
     names = list(dict.fromkeys((first.resource, *alike)))
-    told, length = names[:1], len(names[0])
+    shown, length = names[:1], len(names[0])
     for name in names[1:_NAMED]:
         length += len(name)
         if length > _LONGEST:
             break
-        told.append(name)
-    more = f", and {len(names) - len(told)} more" if len(names) > len(told) else ""
-    return ", ".join(told) + more
+        shown.append(name)
+    more = f", and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more

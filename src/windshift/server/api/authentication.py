@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from windshift.rpc import Method, ServerCall
@@ -56,7 +57,7 @@ class AuthInterceptor:
             handler = self._streaming(method, policy)
         else:
             handler = self._unary(method, policy)
-        return replace(method, handler=handler, on_headers=self.on_headers)
+        return replace(method, handler=handler, shortcut=None, on_headers=self.on_headers)
 
     def on_headers(self, call: ServerCall) -> Coroutine[Any, Any, None] | None:
         """Find out who calls; return a coroutine when that takes a while. Raise `Unauthenticated`."""
@@ -137,27 +138,43 @@ class AuthInterceptor:
         return publish
 
     def _unary(self, method: Method, policy: MethodPolicy) -> Handler:
+        """Judge a call where its request is parsed, as far as that is quick, and do it in a task.
+
+        So what is denied takes none, as with publishes, nor does what has a shortcut.
+        """
         handler, rule, weight = method.handler, policy.rule or _nothing, int(policy.weight)
-        access, stores = self._access, policy.stores
+        access, stores, shortcut = self._access, policy.stores, method.shortcut
         if policy.lasting or policy.each:
             handler = self._lasting(handler, rule)
 
-        async def guarded(request: Any, call: ServerCall) -> Any:
+        def begin(request: Any, call: ServerCall) -> None:
+            caller, is_counted = self._judge(call, rule, weight, request), False
+            if caller is not None and shortcut is not None and not (stores and access.full is not None):
+                usage = self._begin(call, caller, weight)
+                call.on_end, is_counted = lambda: usage.end_work(weight), True
+                if shortcut(request, call):
+                    return
+            is_judged = caller is not None
+            call.go_on(lambda: guarded(request, call, is_judged=is_judged, is_counted=is_counted))
+
+        async def guarded(request: Any, call: ServerCall, *, is_judged: bool, is_counted: bool) -> Any:
+            is_judged = is_judged and call.started > access.replaced_at
             identity = await self._identified(call)
-            usage = self._begin(call, identity, weight)
+            usage = None if is_counted else self._begin(call, identity, weight)
             try:
-                asked = actions(rule, request)
-                await self._require_in_turns(call, identity, asked, request)
+                if not is_judged:
+                    await self._require_in_turns(call, identity, actions(rule, request), request)
                 if stores and access.full is not None:
-                    _require_room(access.full, asked)
+                    _require_room(access.full, actions(rule, request))
                 return await handler(request, call)
             except (PermissionDenied, QuotaExceeded) as error:  # the handler's as well: it knows more
                 self._deny(call, identity, error)
                 raise
             finally:
-                usage.end_work(weight)
+                if usage is not None:
+                    usage.end_work(weight)
 
-        return guarded
+        return begin
 
     def _lasting(self, handler: Handler, rule: Rule) -> Handler:
         """Judge a call again when the rules change, and what it does one by one: it may last for an hour."""
@@ -198,8 +215,31 @@ class AuthInterceptor:
 
     # -- steps ---------------------------------------------------------------------------------------
 
+    def _judge(self, call: ServerCall, rule: Rule, weight: int, request: Any) -> Identity | None:
+        """Refuse a call at once, if that can be said so soon; return who calls, if his rights were judged.
+
+        They are not where it is not known yet who calls, or where there are many to judge.
+        """
+        identity = call.state
+        if not isinstance(identity, Identity) or call.started <= self._access.replaced_at:
+            return None
+        principal = identity.principal
+        try:
+            self._access.usage(principal, call.started).require_room(principal, weight, call.started)
+            asked = list(islice(rule(request), _AT_ONCE + 1))
+            if len(asked) > _AT_ONCE:
+                return None
+            _require(call, identity, asked, request)
+        except (PermissionDenied, QuotaExceeded) as error:
+            self._deny(call, identity, error)
+            raise
+        return identity
+
     async def _identified(self, call: ServerCall) -> Identity:
-        """Return who calls, by the rules that are in force now: the request may have taken a while."""
+        """Return who calls, by the rules that are in force now: the request may have taken a while.
+
+        The task asks the broker on his behalf from then on.
+        """
         caller = call.state
         try:
             if call.started <= self._access.replaced_at:
@@ -213,12 +253,12 @@ class AuthInterceptor:
         if not isinstance(caller, Identity):
             raise TypeError("a call that was not authenticated")
         call.state = caller
+        asking.set(caller.principal.name)
         return caller
 
     def _begin(self, call: ServerCall, identity: Identity, weight: int) -> Usage:
-        """Count a call, and what it weighs; `end_work` must follow. The broker is asked on its behalf."""
+        """Count a call, and what it weighs; `end_work` must follow."""
         principal = identity.principal
-        asking.set(principal.name)
         usage = self._access.usage(principal, call.started)
         try:
             usage.begin_call(principal, call.started)

@@ -46,6 +46,12 @@ def caller_of(call: ServerCall) -> Principal | None:
     return None if identity is None else identity.principal
 
 
+def asker_of(call: ServerCall) -> str:
+    """Return on whose behalf the broker is asked: a principal, or a connection where there are no rules."""
+    caller = caller_of(call)
+    return call.peer if caller is None else caller.name
+
+
 def admission_of(call: ServerCall) -> AuthorizedStream | None:
     """Return what a call that lasts may do; None where there are no rules."""
     return call.state if isinstance(call.state, AuthorizedStream) else None

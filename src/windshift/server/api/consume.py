@@ -15,7 +15,7 @@ from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of, caller_of
 from windshift.server.api.fields import duration_ns
 from windshift.server.domain.errors import InvalidField
-from windshift.server.events.consuming.call import Subscription
+from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.commands import (
     LONGEST_ERROR_TYPE,
     LONGEST_REASON,
@@ -29,7 +29,7 @@ from windshift.server.events.consuming.commands import (
     check_ids,
 )
 from windshift.server.events.consuming.interfaces import ConsumeOptions
-from windshift.server.events.consuming.settlement import Confirmation, Kind
+from windshift.server.events.consuming.settlement import CommandKind, Confirmation
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.deliveries import Delivery, message_size
 from windshift.server.events.model import StreamSeq
@@ -54,12 +54,12 @@ async def consume(
 ) -> None:
     """Serve a consume call until it ends; a drain ends it gracefully."""
     client = CallClient(call)
-    subscription = Subscription(broker, client, options, admission_of(call))
-    call.on_drain = subscription.drain
-    shown = _OpenCall(call, client, subscription)
+    consume_call = ConsumeCall(broker, client, options, admission_of(call))
+    call.on_drain = consume_call.drain
+    shown = _OpenCall(call, client, consume_call)
     subscriptions.add(shown)
     try:
-        await subscription.run()
+        await consume_call.run()
     finally:
         subscriptions.remove(shown)
 
@@ -67,17 +67,17 @@ async def consume(
 class _OpenCall:
     """A consume call, as operators see it."""
 
-    __slots__ = ("_call", "_client", "_principal", "_since_ns", "_subscription")
+    __slots__ = ("_call", "_client", "_consume_call", "_principal", "_since_ns")
 
-    def __init__(self, call: ServerCall, client: CallClient, subscription: Subscription) -> None:
+    def __init__(self, call: ServerCall, client: CallClient, consume_call: ConsumeCall) -> None:
         caller = caller_of(call)
-        self._call, self._client, self._subscription = call, client, subscription
+        self._call, self._client, self._consume_call = call, client, consume_call
         self._principal = "" if caller is None else caller.name
         self._since_ns = time.time_ns()
 
     def view(self) -> SubscriptionView | None:
         """Describe it; None while it is not attached."""
-        window, call, client = self._subscription.window, self._call, self._client
+        window, call, client = self._consume_call.window, self._call, self._client
         if window is None:
             return None
         consumer, size, unsettled = window
@@ -96,7 +96,7 @@ class _OpenCall:
 
     def holder(self, seq: StreamSeq) -> HolderView | None:
         """Say how it holds an event; None if it does not."""
-        held = self._subscription.held(seq)
+        held = self._consume_call.held(seq)
         if held is None:
             return None
         consumer, attempt, left = held
@@ -146,9 +146,9 @@ class CallClient(CallStream):
     def confirm(self, confirmations: Sequence[Confirmation]) -> None:
         """Send the confirmations of commands."""
         for confirmation in confirmations:
-            if confirmation.kind is Kind.ACK:
+            if confirmation.kind is CommandKind.ACK:
                 self.acked += len(confirmation.ids)
-            elif confirmation.kind is Kind.REJECT:
+            elif confirmation.kind is CommandKind.REJECT:
                 self.rejected += len(confirmation.ids)
         self._call.send_many(map(confirmation_response, confirmations))
 
@@ -265,11 +265,11 @@ def confirmation_response(confirmation: Confirmation) -> EventsResponse:
     """Convert the confirmation of a command to a response."""
     response = EventsResponse()
     match confirmation.kind:
-        case Kind.ACK:
+        case CommandKind.ACK:
             _fill(response.ack_confirmation, confirmation)
-        case Kind.REJECT:
+        case CommandKind.REJECT:
             _fill(response.reject_confirmation, confirmation)
-        case Kind.PING:
+        case CommandKind.PING:
             _fill(response.ping_confirmation, confirmation)
     return response
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias, TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
-from windshift.nats.times import Time, from_unix_ns
+from windshift.nats.times import from_unix_ns
 from windshift.rpc import ServerCall
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
-from windshift.server.api.fields import known, number, unix_ns
+from windshift.server.api.fields import known, members, number, unix_ns, wire_time
 from windshift.server.background.batches import spread
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
@@ -49,21 +47,8 @@ _LONGEST_TEXT = 256
 _LARGEST_SUMMARY = 500
 _GROUPS = 50
 
-_CAUSES: Final[dict[int, Cause | None]] = {
-    pb.CAUSE_UNSPECIFIED: None,
-    pb.CAUSE_MAX_ATTEMPTS: Cause.MAX_ATTEMPTS,
-    pb.CAUSE_REJECTED: Cause.REJECTED,
-}
-_BY: Final[dict[int, By]] = {
-    pb.SummarizeRequest.BY_STREAM: By.STREAM,
-    pb.SummarizeRequest.BY_CONSUMER: By.CONSUMER,
-    pb.SummarizeRequest.BY_CAUSE: By.CAUSE,
-    pb.SummarizeRequest.BY_ERROR_TYPE: By.ERROR_TYPE,
-    pb.SummarizeRequest.BY_TYPE: By.TYPE,
-    pb.SummarizeRequest.BY_SUBJECT: By.SUBJECT,
-    pb.SummarizeRequest.BY_REASON: By.REASON,
-}
-_NUMBERS: Final = {cause: number for number, cause in _CAUSES.items()}
+_CAUSES: Final[dict[int, Cause | None]] = {0: None, **members(Cause, pb.Cause)}
+_BY: Final = members(By, pb.SummarizeRequest.By)
 
 
 class DeadLettersService:
@@ -101,12 +86,13 @@ class DeadLettersService:
             with_data=not request.without_data,
             newest_first=request.newest_first,
         )
-        messages = await spread(
-            lambda each: _message(each, replaying=each.id in page.replaying), page.dead_letters
-        )
-        return pb.ListResponse(
-            dead_letters=messages, next_page_token=_write_cursor(page.next, *bound), total=page.total
-        )
+        response = pb.ListResponse(next_page_token=_write_cursor(page.next, *bound), total=page.total)
+
+        def add(each: DeadLetter) -> None:
+            response.dead_letters.append(_message(each, replaying=each.id in page.replaying))
+
+        await spread(add, page.dead_letters)
+        return response
 
     async def summarize(self, request: pb.SummarizeRequest, call: ServerCall) -> pb.SummarizeResponse:
         """Group dead letters, and count them."""
@@ -126,7 +112,7 @@ class DeadLettersService:
 
     async def replay(self, request: pb.ReplayRequest, call: ServerCall) -> pb.ReplayResponse:
         """Replay dead letters."""
-        ids, which = read_ids_or_filter(request)
+        ids, which = await _read_ids_or_filter(request)
         admission = admission_of(call)
         options = ReplayOptions(
             number("rate", request.rate, _FASTEST) or _RATE,
@@ -146,7 +132,7 @@ class DeadLettersService:
         self, request: pb.CancelReplayRequest, call: ServerCall
     ) -> pb.CancelReplayResponse:
         """Cancel replays."""
-        ids, which = read_ids_or_filter(request)
+        ids, which = await _read_ids_or_filter(request)
         token = ""
         if which is None:
             result = await self._admin.cancel(ids, answer_by(call))
@@ -157,16 +143,17 @@ class DeadLettersService:
         return pb.CancelReplayResponse(
             cancelled=result.cancelled,
             delivering=result.delivering,
-            missing_ids=map(str, result.missing),
+            missing_ids=await spread(str, result.missing),
             next_page_token=token,
         )
 
     async def purge(self, request: pb.PurgeRequest, call: ServerCall) -> pb.PurgeResponse:
         """Remove dead letters for good."""
-        ids, which = read_ids_or_filter(request)
+        ids, which = await _read_ids_or_filter(request)
         if which is None:
             result = await self._admin.purge(ids, answer_by(call), dry_run=request.dry_run)
-            return pb.PurgeResponse(purged=result.purged, missing_ids=map(str, result.missing))
+            missing = await spread(str, result.missing)
+            return pb.PurgeResponse(purged=result.purged, missing_ids=missing)
         begin = _read_cursor(request.page_token, "Purge", which.identity)
         result = await self._admin.purge_matching(which, begin, answer_by(call), dry_run=request.dry_run)
         token = _write_cursor(result.next, "Purge", which.identity)
@@ -215,8 +202,8 @@ def _group(keys: tuple[str, ...], group: Group) -> pb.SummarizeResponse.Group:
     return pb.SummarizeResponse.Group(
         keys=keys,
         count=group.count,
-        first=_timestamp(group.first),
-        last=_timestamp(group.last),
+        first=wire_time(group.first),
+        last=wire_time(group.last),
         sample_id=str(group.sample),
     )
 
@@ -229,8 +216,8 @@ def _message(dead_letter: DeadLetter, *, replaying: bool) -> pb.DeadLetter:
         stream=failure.id.stream,
         consumer=failure.id.consumer,
         attempts=failure.attempts,
-        time=_timestamp(dead_letter.time),
-        cause=_NUMBERS[failure.cause],  # type: ignore[arg-type] # the stubs want the enum's own type
+        time=wire_time(dead_letter.time),
+        cause=f"CAUSE_{failure.cause.name}",
         reason=failure.reason,
         error_type=failure.error_type,
         replay_count=failure.replay_count,
@@ -239,15 +226,11 @@ def _message(dead_letter: DeadLetter, *, replaying: bool) -> pb.DeadLetter:
         other_headers=dead_letter.other_headers,
     )
     if failure.first_delivery_ns:
-        message.first_delivery.CopyFrom(_timestamp(from_unix_ns(failure.first_delivery_ns)))
+        message.first_delivery.CopyFrom(wire_time(from_unix_ns(failure.first_delivery_ns)))
     if failure.last_delivery_ns:
-        message.last_delivery.CopyFrom(_timestamp(from_unix_ns(failure.last_delivery_ns)))
+        message.last_delivery.CopyFrom(wire_time(from_unix_ns(failure.last_delivery_ns)))
     write_event(message.event, dead_letter.delivery(failure.attempts))
     return message
-
-
-def _timestamp(time: Time) -> Timestamp:
-    return Timestamp(seconds=time.seconds, nanos=time.nanos)
 
 
 # --- Page tokens ------------------------------------------------------------------------------------------
@@ -269,19 +252,34 @@ def _write_cursor(cursor: Cursor, method: str, *request: object) -> str:
 _ByIdsOrFilter: TypeAlias = pb.ReplayRequest | pb.PurgeRequest | pb.CancelReplayRequest
 
 
-def read_ids_or_filter(
+async def _read_ids_or_filter(
     request: _ByIdsOrFilter,
 ) -> tuple[list[DeadLetterId], DeadLetterFilter | None]:
-    """Convert the ids or the filter; raise `InvalidField`."""
+    """Convert the ids or the filter, and let others run in between; raise `InvalidField`."""
+    which = _read_filter_if_any(request)
+    return await spread(_id_at, enumerate(request.ids)), which
+
+
+def check_ids_or_filter(request: _ByIdsOrFilter) -> None:
+    """Raise `InvalidField` if the ids or the filter are malformed."""
+    _read_filter_if_any(request)
+    for each in enumerate(request.ids):
+        _id_at(each)
+
+
+def _read_filter_if_any(request: _ByIdsOrFilter) -> DeadLetterFilter | None:
+    """Convert the filter; None where there are ids. Raise `InvalidField` unless there is one of both."""
     if not request.HasField("filter"):
         if not request.ids:
             raise InvalidField("ids", "set either ids or filter; an empty filter means all")
         if request.page_token:
             raise InvalidField("page_token", "is only allowed with a filter")
-        return _ids(request), None
+        if len(request.ids) > MOST_IDS:
+            raise InvalidField("ids", f"must have at most {MOST_IDS} elements")
+        return None
     if request.ids:
         raise InvalidField("filter", "must not be set together with ids")
-    return [], read_filter(request.filter)
+    return read_filter(request.filter)
 
 
 def read_id(request: pb.GetRequest) -> DeadLetterId:
@@ -289,10 +287,8 @@ def read_id(request: pb.GetRequest) -> DeadLetterId:
     return _id("id", request.id)
 
 
-def _ids(request: _ByIdsOrFilter) -> list[DeadLetterId]:
-    if len(request.ids) > MOST_IDS:
-        raise InvalidField("ids", f"must have at most {MOST_IDS} elements")
-    return [_id(f"ids[{position}]", text) for position, text in enumerate(request.ids)]
+def _id_at(each: tuple[int, str]) -> DeadLetterId:
+    return _id(f"ids[{each[0]}]", each[1])
 
 
 def _id(field: str, text: str) -> DeadLetterId:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -23,6 +22,7 @@ from windshift.server.auth.actions import DeleteConsumer, UseConsumer
 from windshift.server.auth.authenticate import Identity
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
+from windshift.server.events import headers
 from windshift.server.events.consumers import Consumers, ConsumerView
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.shared import Broker
@@ -68,6 +68,7 @@ class EventsService:
         self._consume_options = consume_options
         self._subscriptions = subscriptions
         self._extract = extract
+        self._stored = pb.PublishEventResponse()
 
     async def ensure_stream(
         self, request: pb.EnsureStreamRequest, call: ServerCall
@@ -104,12 +105,16 @@ class EventsService:
     def publish_event(self, request: pb.PublishEventRequest, call: ServerCall) -> None:
         """Store an event; in a task only where more is to be done than to send it and take the answer."""
         event = read_publish(request, self._extract(call), caller_of(call), call.peer)
-        call.on_cancel = self._publisher.begin(
-            event,
-            answer_by(call),
-            lambda receipt: call.answer(_published(receipt)),
-            lambda publishing: call.go_on(lambda: _publishing(publishing())),
-        )
+        now = headers.at(call.connection.received_ns)
+        call.on_cancel = self._publisher.begin(event, now, answer_by(call), call, self._published)
+
+    def _published(self, receipt: PublishReceipt) -> pb.PublishEventResponse:
+        """Return the response, which is to be sent at once: most are the same object, which is cheaper."""
+        seq, duplicate = receipt
+        if duplicate:
+            return pb.PublishEventResponse(id=seq, duplicate=True)
+        self._stored.id = seq
+        return self._stored
 
     async def publish_batch(
         self, request: pb.PublishBatchRequest, call: ServerCall
@@ -136,17 +141,6 @@ class EventsService:
 
     publish = publish_event
     consume = events
-
-
-def _published(receipt: PublishReceipt) -> pb.PublishEventResponse:
-    seq, duplicate = receipt
-    if duplicate:
-        return pb.PublishEventResponse(id=seq, duplicate=True)
-    return pb.PublishEventResponse(id=seq)
-
-
-async def _publishing(publishing: Awaitable[PublishReceipt]) -> pb.PublishEventResponse:
-    return _published(await publishing)
 
 
 def _require_if_named(call: ServerCall, found: ConsumerView, action: UseConsumer | DeleteConsumer) -> None:

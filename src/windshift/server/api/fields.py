@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Final, TypeVar
+from enum import Enum
+from typing import Final, TypeVar, overload
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift.nats.times import NANOSECONDS, Time
 from windshift.server.domain.errors import InvalidField
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
 
 LARGEST: Final = 2**63 - 1
 """What the broker's counters hold, and its durations in nanoseconds (292 years)."""
@@ -43,6 +46,15 @@ def known(field: str, value: int, values: Mapping[int, T]) -> T:
     return values[value]
 
 
+def members(kind: type[E], numbers: EnumTypeWrapper) -> dict[int, E]:
+    """Return the members of `kind` by the numbers that the values of a Protobuf enumeration have.
+
+    Their names are the same, but for the first word there, which is the enumeration's. Others are left out.
+    """
+    names = ((number, name.partition("_")[2]) for name, number in numbers.items())
+    return {number: kind[name] for number, name in names if name in kind.__members__}
+
+
 def timestamp(field: str, value: Timestamp) -> Time:
     """Return a time; refuse what a Protobuf Timestamp must not hold."""
     if not (_EARLIEST <= value.seconds <= _LATEST and 0 <= value.nanos < NANOSECONDS):
@@ -54,6 +66,19 @@ def unix_ns(field: str, value: Timestamp) -> int:
     """Return a time as nanoseconds since 1970; refuse what a Protobuf Timestamp must not hold."""
     seconds, nanos = timestamp(field, value)
     return seconds * NANOSECONDS + nanos
+
+
+@overload
+def wire_time(value: Time) -> Timestamp: ...
+
+
+@overload
+def wire_time(value: Time | None) -> Timestamp | None: ...
+
+
+def wire_time(value: Time | None) -> Timestamp | None:
+    """Write a time."""
+    return None if value is None else Timestamp(seconds=value.seconds, nanos=value.nanos)
 
 
 def duration_ns(field: str, value: Duration) -> int:

@@ -17,7 +17,7 @@ from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_le
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.rpc.service import UNLIMITED
-from windshift.server.api.dead_letters import MOST_IDS, read_filter, read_id, read_ids_or_filter
+from windshift.server.api.dead_letters import MOST_IDS, check_ids_or_filter, read_filter, read_id
 from windshift.server.api.principals import read_principal
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.auth.actions import (
@@ -240,11 +240,7 @@ def _delete_store(request: state_pb.DeleteStoreRequest) -> Iterator[Action]:
     yield WriteKey(request.store, EVERYTHING)
 
 
-def _list_keys(request: state_pb.ListKeysRequest) -> Iterator[Action]:
-    yield ReadKey(request.store, request.filter or EVERYTHING)
-
-
-def _watch(request: state_pb.WatchRequest) -> Iterator[Action]:
+def _read_keys(request: state_pb.ListKeysRequest | state_pb.WatchRequest) -> Iterator[Action]:
     yield ReadKey(request.store, request.filter or EVERYTHING)
 
 
@@ -294,15 +290,17 @@ def _of_ids_or_filter(action: _OfDeadLetters, request: Any) -> Iterator[Action]:
 
 def _of_ids(action: _OfDeadLetters, ids: Any) -> Iterator[Action]:
     """Yield an action for each consumer whose dead letters are named. Malformed ids are rejected later."""
-    seen = set()
+    seen = set[str]()
     for text in ids:
+        consumer = text.rsplit(".", 2)[0]  # to parse a thousand ids takes milliseconds
+        if consumer in seen:
+            continue
         try:
             named = DeadLetterId.parse(text)
         except ValueError:
             continue
-        if (named.stream, named.consumer) not in seen:
-            seen.add((named.stream, named.consumer))
-            yield action(named.stream, named.consumer)
+        seen.add(consumer)
+        yield action(named.stream, named.consumer)
 
 
 # --- Admin ------------------------------------------------------------------------------------------------
@@ -497,9 +495,11 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _STATE + "Touch": _state(_write, _check_key),
     _STATE + "ListStores": MethodPolicy(rule=None, weight=Weight.LIST),
     _STATE + "DeleteStore": _state(_delete_store, _check_store, managed=True),
-    _STATE + "ListKeys": replace(_state(_list_keys, _check_keys, writes=False), weight=Weight.LIST),
+    _STATE + "ListKeys": replace(_state(_read_keys, _check_keys, writes=False), weight=Weight.LIST),
     _STATE + "History": _state(_get, _check_key, writes=False),
-    _STATE + "Watch": MethodPolicy(rule=_watch, check=_check_keys, quota=Quota.STREAMS, weight=Weight.LIST),
+    _STATE + "Watch": MethodPolicy(
+        rule=_read_keys, check=_check_keys, quota=Quota.STREAMS, weight=Weight.LIST
+    ),
     _STATE + "Transact": replace(
         _state(_transact, _check_transaction),
         weight=Weight.LIST,
@@ -512,10 +512,10 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     ),
     _DEAD_LETTERS + "List": _dead_letters(_read_matching, _check_filter),
     _DEAD_LETTERS + "Get": _dead_letters(_read_one, read_id),
-    _DEAD_LETTERS + "Replay": _dead_letters(_replay, read_ids_or_filter, changes=True),
-    _DEAD_LETTERS + "CancelReplay": _dead_letters(_replay, read_ids_or_filter, changes=True),
+    _DEAD_LETTERS + "Replay": _dead_letters(_replay, check_ids_or_filter, changes=True),
+    _DEAD_LETTERS + "CancelReplay": _dead_letters(_replay, check_ids_or_filter, changes=True),
     _DEAD_LETTERS + "Summarize": replace(_dead_letters(_read_matching, _check_filter), weight=Weight.BULK),
-    _DEAD_LETTERS + "Purge": _dead_letters(_purge, read_ids_or_filter, changes=True),
+    _DEAD_LETTERS + "Purge": _dead_letters(_purge, check_ids_or_filter, changes=True),
     _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, _check_filter, Quota.STREAMS),
     _ADMIN + "GetServer": MethodPolicy(rule=None),
     _ADMIN + "WhoAmI": MethodPolicy(rule=None),

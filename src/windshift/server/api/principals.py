@@ -86,14 +86,14 @@ class PrincipalsService:
         connections = Counter(name for each in self._connections() for name in _users(each))
         response = pb.ListPrincipalsResponse(since=_timestamp(rules.uses.since))
         for name, principal in sorted(rules.access.authenticator.principals.items()):
-            told = response.principals.add(
+            shown = response.principals.add(
                 name=name,
                 connections=connections[name],
                 open_streams=int(rules.access.usage(principal, now).streams.own),
             )
             for credential, expires in _credentials(principal):
                 use = rules.uses.of(name, credential).at
-                told.credentials.add(
+                shown.credentials.add(
                     credential=credential,
                     last_used=None if use == NEVER else _timestamp(use),
                     expires=None if expires == inf else _timestamp(expires),

@@ -8,17 +8,16 @@ from typing import Final
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
+from windshift.nats.times import Time
 from windshift.rpc import ServerCall
 from windshift.server.api.call_stream import CallStream
-from windshift.server.api.callers import caller_of
+from windshift.server.api.callers import asker_of, caller_of
 from windshift.server.api.deadlines import answer_by
-from windshift.server.api.fields import duration, number
+from windshift.server.api.fields import duration, number, wire_time
 from windshift.server.auth.actions import ViewStore
-from windshift.server.auth.authenticate import Identity
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField, ValueNotAny
 from windshift.server.domain.names import EVERYTHING
@@ -47,6 +46,7 @@ class StateService:
     def __init__(self, stores: Stores, watches: Watches) -> None:
         self._stores = stores
         self._watches = watches
+        self._set_response = pb.SetResponse()
 
     async def ensure_store(self, request: pb.EnsureStoreRequest, call: ServerCall) -> pb.EnsureStoreResponse:
         """Create a store, or leave it as it is."""
@@ -58,7 +58,17 @@ class StateService:
     async def get(self, request: pb.GetRequest, call: ServerCall) -> pb.GetResponse:
         """Read a key; nothing but revision 0 says that it does not exist."""
         entry = await self._stores.get(request.store, request.key, answer_by(call))
-        return pb.GetResponse() if entry is None else _response(request.key, entry)
+        return _found(request.key, entry)
+
+    def begin_get(self, request: pb.GetRequest, call: ServerCall) -> bool:
+        """Read a key without a task, unless others are about who use less: a task can wait for its turn."""
+        if call.connection.hinders:
+            return False
+        store, key, deadline = request.store, request.key, answer_by(call)
+        call.on_cancel = self._stores.begin_get(
+            store, key, deadline, asker_of(call), call, lambda entry: _found(key, entry)
+        )
+        return call.on_cancel is not None
 
     async def set(self, request: pb.SetRequest, call: ServerCall) -> pb.SetResponse:
         """Write a key."""
@@ -72,6 +82,21 @@ class StateService:
             ttl=_seconds("ttl", request.ttl),
         )
         return pb.SetResponse(revision=revision)
+
+    def begin_set(self, request: pb.SetRequest, call: ServerCall) -> bool:
+        """Write a key without a task, if there is no condition."""
+        if request.create_only or request.HasField("last_revision") or request.HasField("ttl"):
+            return False
+        store, key, value, deadline = request.store, request.key, _value("value", request), answer_by(call)
+        call.on_cancel = self._stores.begin_set(
+            store, key, value, deadline, asker_of(call), call, self._written
+        )
+        return True
+
+    def _written(self, revision: int) -> pb.SetResponse:
+        """Return the response, which is to be sent at once: it is the same object, which is cheaper."""
+        self._set_response.revision = revision
+        return self._set_response
 
     async def touch(self, request: pb.TouchRequest, call: ServerCall) -> pb.TouchResponse:
         """Give a value another time to live."""
@@ -167,10 +192,8 @@ class CallWatch(CallStream):
 
 
 def _may_view(call: ServerCall, store: str) -> bool:
-    identity = call.state
-    if not isinstance(identity, Identity):
-        return True
-    return identity.principal.permissions.decide(ViewStore(store)).allowed
+    caller = caller_of(call)
+    return caller is None or caller.permissions.decide(ViewStore(store)).allowed
 
 
 def _seconds(field: str, value: Duration) -> int | None:
@@ -193,15 +216,18 @@ def _store_entry(info: StoreInfo) -> pb.ListStoresResponse.Entry:
 def _key_entry(found: KeyRevision, *, with_value: bool) -> pb.Entry:
     """Write one revision of a key. A value that another program wrote, and that is no `Any`, is left out."""
     seconds, nanos = found.updated
-    entry = pb.Entry(key=found.key, revision=found.revision, deleted=found.value is None)
-    entry.updated.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
-    if found.ttl is not None:
-        entry.expires.CopyFrom(Timestamp(seconds=seconds + found.ttl, nanos=nanos))
+    entry = pb.Entry(
+        key=found.key,
+        revision=found.revision,
+        deleted=found.value is None,
+        updated=wire_time(found.updated),
+        expires=None if found.ttl is None else wire_time(Time(seconds + found.ttl, nanos)),
+    )
     if with_value and found.value is not None:
         try:
-            entry.value.CopyFrom(_any(found.key, found.value))
+            _read_any(entry.value, found.key, found.value)
         except ValueNotAny:
-            pass
+            entry.ClearField("value")
     return entry
 
 
@@ -231,26 +257,30 @@ def _write(field: str, write: pb.TransactRequest.Write) -> Write:
 def _value(field: str, request: pb.SetRequest | pb.TransactRequest.Set) -> bytes:
     if not request.HasField("value"):
         raise InvalidField(field, "is missing; set the value, or delete the key")
-    # No more than the two fields of an Any: with others it would be taken for no Any when it is read.
-    return Any(type_url=request.value.type_url, value=request.value.value).SerializeToString()
+    value = request.value
+    if len(UnknownFieldSet(value)) > 0:  # these would not be taken for an Any when they are read
+        value = Any(type_url=value.type_url, value=value.value)
+    return value.SerializeToString()
 
 
-def _response(key: str, entry: Entry) -> pb.GetResponse:
-    response = pb.GetResponse(revision=entry.revision, value=_any(key, entry.value))
-    seconds, nanos = entry.last_updated
-    response.last_updated.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
+def _found(key: str, entry: Entry | None) -> pb.GetResponse:
+    if entry is None:
+        return pb.GetResponse()
+    response = pb.GetResponse(revision=entry.revision)
+    _read_any(response.value, key, entry.value)
+    updated = response.last_updated
+    updated.seconds, updated.nanos = entry.last_updated
     return response
 
 
-def _any(key: str, value: bytes) -> Any:
+def _read_any(into: Any, key: str, value: bytes) -> None:
     """Parse a stored value.
 
     Bytes that another program wrote may happen to parse, but hardly into the two fields of an `Any` alone.
     """
     try:
-        parsed = Any.FromString(value)
+        into.ParseFromString(value)
     except DecodeError:
         raise ValueNotAny(key) from None
-    if len(UnknownFieldSet(parsed)) > 0:
+    if len(UnknownFieldSet(into)) > 0:
         raise ValueNotAny(key)
-    return parsed

@@ -50,7 +50,8 @@ class TracingInterceptor:
         trace = policy_of(method.path).trace
         if trace is Trace.NONE:
             return method
-        return replace(method, handler=_traced(method, trace, self._tracer, self._extract))
+        handler = _traced(method, trace, self._tracer, self._extract)
+        return replace(method, handler=handler, shortcut=None)
 
 
 def _traced(method: Method, trace: Trace, tracer: Tracer, extract: Extract) -> Handler:

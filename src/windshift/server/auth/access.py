@@ -268,8 +268,8 @@ class ActivePolicy:
         """Put other rules in force, and judge all open streams by them, soon. `now` is the loop's time."""
         self.authenticator = authenticator
         self.replaced_at = now
-        for told in self.on_replaced:
-            told()
+        for callback in self.on_replaced:
+            callback()
         waiting = deque(self.open)
         self._review_some(waiting)
         if waiting:

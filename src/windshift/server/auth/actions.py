@@ -6,6 +6,7 @@ action on dead letters means all.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from typing import ClassVar, Final, TypeAlias
 
@@ -18,12 +19,15 @@ class _Asked:
     """Base of all actions.
 
     Attributes:
-        verb: the name of the action in documents and commands.
+        verb: the name of the action in documents and commands: that of the class, with dashes.
     """
 
     verb: ClassVar[str]
     _template: ClassVar[str]
     """The template of `phrase`, with fields in braces."""
+
+    def __init_subclass__(cls) -> None:
+        cls.verb = re.sub("(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     @property
     def resource(self) -> str:
@@ -33,8 +37,8 @@ class _Asked:
     @property
     def phrase(self) -> str:
         """The action for people, to follow "may not"."""
-        told = {field.name: _quoted(getattr(self, field.name)) for field in fields(self)}
-        return self._template.format(**told)
+        values = {field.name: _quoted(getattr(self, field.name)) for field in fields(self)}
+        return self._template.format(**values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,6 @@ class Publish(_Asked):
     """Store an event under a subject."""
 
     subject: str
-    verb = "publish"
     _template = "publish to {subject}"
 
 
@@ -51,7 +54,6 @@ class ManageStream(_Asked):
     """Create or change a stream."""
 
     stream: str
-    verb = "manage-stream"
     _template = "manage stream {stream}"
 
 
@@ -60,7 +62,6 @@ class ViewStream(_Asked):
     """See what a stream is and how much it holds, but no event of it."""
 
     stream: str
-    verb = "view-stream"
     _template = "view stream {stream}"
 
 
@@ -70,7 +71,6 @@ class PurgeStream(_Asked):
 
     stream: str
     subject: str
-    verb = "purge-stream"
     _template = "remove events of {subject} from stream {stream}"
 
 
@@ -79,7 +79,6 @@ class DeleteStream(_Asked):
     """Delete a stream with all that is in it."""
 
     stream: str
-    verb = "delete-stream"
     _template = "delete stream {stream}"
 
 
@@ -88,7 +87,6 @@ class Bind(_Asked):
     """Have a stream take the events of a subject."""
 
     subject: str
-    verb = "bind"
     _template = "bind {subject} to a stream"
 
 
@@ -98,7 +96,6 @@ class Copy(_Asked):
 
     stream: str
     subject: str
-    verb = "copy"
     _template = "copy {subject} from stream {stream}"
 
 
@@ -109,7 +106,6 @@ class Consume(_Asked):
     stream: str
     subject: str
     consumer: str | None
-    verb = "consume"
     _template = "consume {subject} of stream {stream} through consumer {consumer}"
 
 
@@ -119,7 +115,6 @@ class UseConsumer(_Asked):
 
     stream: str
     consumer: str | None
-    verb = "use-consumer"
     _template = "use consumer {consumer} of stream {stream}"
 
 
@@ -128,7 +123,6 @@ class MakeEphemeral(_Asked):
     """Make a consumer without a name of its own."""
 
     stream: str
-    verb = "make-ephemeral"
     _template = "make an ephemeral consumer of stream {stream} (streams.ephemeral)"
 
 
@@ -141,7 +135,6 @@ class RejectForGood(_Asked):
 
     stream: str
     consumer: str
-    verb = "reject-for-good"
     _template = (
         "reject events of consumer {consumer} of stream {stream} for good, which somebody else made "
         "(consumers.reject)"
@@ -154,7 +147,6 @@ class DeleteConsumer(_Asked):
 
     stream: str
     consumer: str | None
-    verb = "delete-consumer"
     _template = "delete consumer {consumer} of stream {stream}"
 
 
@@ -164,7 +156,6 @@ class ControlConsumer(_Asked):
 
     stream: str
     consumer: str | None
-    verb = "control-consumer"
     _template = "control consumer {consumer} of stream {stream}"
 
 
@@ -173,7 +164,6 @@ class ManageStore(_Asked):
     """Create a store."""
 
     store: str
-    verb = "manage-store"
     _template = "manage store {store}"
 
 
@@ -182,7 +172,6 @@ class ViewStore(_Asked):
     """See that a store is there and how much it holds."""
 
     store: str
-    verb = "view-store"
     _template = "view store {store}"
 
 
@@ -192,7 +181,6 @@ class ReadKey(_Asked):
 
     store: str
     key: str
-    verb = "read-key"
     _template = "read key {key} of store {store}"
 
 
@@ -202,7 +190,6 @@ class WriteKey(_Asked):
 
     store: str
     key: str
-    verb = "write-key"
     _template = "write key {key} of store {store}"
 
 
@@ -212,7 +199,6 @@ class ReadDeadLetters(_Asked):
 
     stream: str
     consumer: str
-    verb = "read-dead-letters"
     _template = "read dead letters of consumer {consumer} of stream {stream}"
 
 
@@ -222,7 +208,6 @@ class ReplayDeadLetters(_Asked):
 
     stream: str
     consumer: str
-    verb = "replay-dead-letters"
     _template = "replay dead letters of consumer {consumer} of stream {stream}"
 
 
@@ -232,7 +217,6 @@ class PurgeDeadLetters(_Asked):
 
     stream: str
     consumer: str
-    verb = "purge-dead-letters"
     _template = "purge dead letters of consumer {consumer} of stream {stream}"
 
 
@@ -241,7 +225,6 @@ class ObserveServer(_Asked):
     """See who calls a server, and what they use of it; all of them when no principal is named."""
 
     principal: str = ""
-    verb = "observe-server"
     _template = "observe principal {principal} on the server"
 
 
@@ -250,7 +233,6 @@ class EndConnections(_Asked):
     """End a principal's connections."""
 
     principal: str
-    verb = "end-connections"
     _template = "end connections of principal {principal}"
 
 

@@ -21,15 +21,14 @@ _log = logging.getLogger(AUDIT)
 _log.setLevel(logging.INFO)
 
 _INTERVAL: Final = 10.0
-_MOST: Final = 300
-"""Records of calls that were not allowed to one principal, in that time: they must fill no disk."""
-_MOST_OF_STRANGERS: Final = 300
-"""The same of calls without valid credentials: of those that have none, of those that name nobody, and of
-those that name one principal or issuer."""
-_MOST_OF_QUOTAS: Final = 1
-"""The same where one principal reached a quota."""
+_MOST_DENIED: Final = {Unauthenticated.reason: 300, PermissionDenied.reason: 300, QuotaExceeded.reason: 1}
+"""Records of denied calls of one principal in that time, by reason: they must fill no disk.
+
+Of calls without valid credentials: of those that have none, of those that name nobody, and of those that name
+one principal or issuer.
+"""
 _MOST_MANAGED: Final = 300
-"""The same of calls of one principal that managed something."""
+"""The same of calls that managed something."""
 _MOST_FAILED: Final = 30
 """The same of those that failed, and of what streams copy for a principal that may not."""
 
@@ -71,7 +70,7 @@ class Audit:
     """
 
     def __init__(self) -> None:
-        self.denials = {Unauthenticated.reason: 0, PermissionDenied.reason: 0, QuotaExceeded.reason: 0}
+        self.denials = dict.fromkeys(_MOST_DENIED, 0)
         self.exceeded = dict.fromkeys(ALL_QUOTAS, 0)
         self._throttles: dict[tuple[str, str], LogThrottle] = {}
         """By what happened, and to whom: the rules bound how many there are."""
@@ -85,7 +84,7 @@ class Audit:
         if isinstance(error, QuotaExceeded):
             what = error.quota
             self.exceeded[what] += 1
-        throttle = self._throttle(what, caller.name or about, _most(error))
+        throttle = self._throttle(what, caller.name or about, _MOST_DENIED[error.reason])
         if not throttle.passes(now):
             return  # they come by the thousand
         text = error.why if isinstance(error, Unauthenticated) else error.message
@@ -120,16 +119,6 @@ def _more(throttle: LogThrottle) -> dict[str, Any]:
     """Say how many records were left out before this one."""
     skipped = throttle.take_skipped()
     return {"more": skipped} if skipped else {}
-
-
-def _most(error: Unauthenticated | PermissionDenied | QuotaExceeded) -> int:
-    match error:
-        case Unauthenticated():
-            return _MOST_OF_STRANGERS
-        case PermissionDenied():
-            return _MOST
-        case QuotaExceeded():
-            return _MOST_OF_QUOTAS
 
 
 def _details(error: Unauthenticated | PermissionDenied | QuotaExceeded) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class KeySet:
         self._attempted = -inf
         self._failed = False
         self._running: asyncio.Future[Keys] | None = None
-        self._told: tuple[str, ...] = ()
+        self._reported: tuple[str, ...] = ()
 
     def prefetch(self) -> None:
         """Start fetching the keys if there are none yet. Return at once."""
@@ -241,8 +241,8 @@ class KeySet:
         self._failed = False
         self._fetched = self._clock()
         self._keys = result
-        if result.ignored != self._told:
-            self._told = result.ignored
+        if result.ignored != self._reported:
+            self._reported = result.ignored
             _log.warning(
                 "keys of the issuer %r are ignored: %s",
                 self._issuer.name,

@@ -25,38 +25,38 @@ LONGEST_REMEMBERED: Final = 255
 """Answers about longer subjects, or other resources, are not remembered; in characters."""
 
 
-class Kind(Enum):
+class PatternKind(Enum):
     """What the entries of a list are patterns of."""
 
     SUBJECT = "subject"
     NAME = "name"
 
 
-LISTS: Final[Mapping[str, Kind]] = MappingProxyType(
+LISTS: Final[Mapping[str, PatternKind]] = MappingProxyType(
     {
-        "publish": Kind.SUBJECT,
-        "streams.manage": Kind.NAME,
-        "streams.view": Kind.NAME,
-        "streams.purge": Kind.NAME,
-        "streams.delete": Kind.NAME,
-        "streams.bind": Kind.SUBJECT,
-        "streams.consume": Kind.NAME,
-        "streams.subjects": Kind.SUBJECT,
-        "streams.ephemeral": Kind.NAME,
-        "consumers.use": Kind.NAME,
-        "consumers.reject": Kind.NAME,
-        "consumers.delete": Kind.NAME,
-        "consumers.control": Kind.NAME,
-        "stores.manage": Kind.NAME,
-        "stores.read": Kind.NAME,
-        "stores.write": Kind.NAME,
-        "stores.keys": Kind.SUBJECT,
-        "dead_letters.read": Kind.NAME,
-        "dead_letters.replay": Kind.NAME,
-        "dead_letters.purge": Kind.NAME,
-        "dead_letters.consumers": Kind.NAME,
-        "server.observe": Kind.NAME,
-        "server.control": Kind.NAME,
+        "publish": PatternKind.SUBJECT,
+        "streams.manage": PatternKind.NAME,
+        "streams.view": PatternKind.NAME,
+        "streams.purge": PatternKind.NAME,
+        "streams.delete": PatternKind.NAME,
+        "streams.bind": PatternKind.SUBJECT,
+        "streams.consume": PatternKind.NAME,
+        "streams.subjects": PatternKind.SUBJECT,
+        "streams.ephemeral": PatternKind.NAME,
+        "consumers.use": PatternKind.NAME,
+        "consumers.reject": PatternKind.NAME,
+        "consumers.delete": PatternKind.NAME,
+        "consumers.control": PatternKind.NAME,
+        "stores.manage": PatternKind.NAME,
+        "stores.read": PatternKind.NAME,
+        "stores.write": PatternKind.NAME,
+        "stores.keys": PatternKind.SUBJECT,
+        "dead_letters.read": PatternKind.NAME,
+        "dead_letters.replay": PatternKind.NAME,
+        "dead_letters.purge": PatternKind.NAME,
+        "dead_letters.consumers": PatternKind.NAME,
+        "server.observe": PatternKind.NAME,
+        "server.control": PatternKind.NAME,
     }
 )
 """Every list of a role by its key in the file."""
@@ -103,14 +103,14 @@ SUFFICES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 """Lists that allow what another one does, besides what they are for. Denies of that other one hold."""
 
 
-class Entry(NamedTuple):
+class ListEntry(NamedTuple):
     """One pattern of a list, and the line of the file in which it stands."""
 
     pattern: str
     line: int
 
 
-Lists: TypeAlias = Mapping[str, tuple[Entry, ...]]
+Lists: TypeAlias = Mapping[str, tuple[ListEntry, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,9 +277,9 @@ class _NamePatterns:
 class _Rules:
     """The entries of one list, ready to be compared, each with what to say when it decides."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: PatternKind) -> None:
         self._read = _READ[kind]
-        self._patterns = SubjectPatterns() if kind is Kind.SUBJECT else _NamePatterns()
+        self._patterns = SubjectPatterns() if kind is PatternKind.SUBJECT else _NamePatterns()
         self._rules: list[str] = []
 
     def add(self, pattern: str, rule: str) -> None:
@@ -298,7 +298,7 @@ class _Rules:
         return None if number is None else self._rules[number]
 
 
-def _rules(entries: Iterable[tuple[str, Entry, str]]) -> dict[str, _Rules]:
+def _rules(entries: Iterable[tuple[str, ListEntry, str]]) -> dict[str, _Rules]:
     lists: dict[str, _Rules] = {}
     for key, entry, rule in entries:
         if key not in lists:
@@ -327,7 +327,10 @@ def _wanted(action: Action) -> _Wanted:
     return wanted
 
 
-_READ: Mapping[Kind, Callable[[str], _Pattern]] = {Kind.SUBJECT: tokens, Kind.NAME: parts}
+_READ: Mapping[PatternKind, Callable[[str], _Pattern]] = {
+    PatternKind.SUBJECT: tokens,
+    PatternKind.NAME: parts,
+}
 _OF_NAMED_ONES = frozenset(key for key in LISTS if key.startswith("consumers."))
 _OF_ALL_WHEN_EMPTY = frozenset(key for key in LISTS if key.startswith(("dead_letters.", "server.")))
 _PLANS = {

@@ -9,8 +9,8 @@ from math import inf
 from typing import Final
 
 from windshift.server.auth.actions import ViewStream
-from windshift.server.auth.permissions import Entry, Permissions, Role
-from windshift.server.auth.subjects import SubjectPatterns, tokens
+from windshift.server.auth.permissions import ListEntry, Permissions, Role
+from windshift.server.auth.subjects import SubjectPatterns
 
 ALGORITHMS: Final[Mapping[str, tuple[str, str | None]]] = {
     "RS256": ("RSA", None),
@@ -163,8 +163,7 @@ class Principal:
 
     def key_scope(self, subject: str) -> str:
         """Return the scope of an event's idempotency key: the principal's name; empty = shared by all."""
-        shared = self.shared_keys
-        return self.name if shared is None or shared.covering(tokens(subject)) is None else ""
+        return "" if self.shared_keys is not None and self.shared_keys.takes(subject) else self.name
 
     def sees(self, stream: str) -> bool:
         """Tell whether it may see a stream."""
@@ -189,4 +188,4 @@ class Policy:
     by_subject: Mapping[tuple[str, str], Principal] = field(default_factory=dict)
     by_certificate: Mapping[str, Principal] = field(default_factory=dict)
     roles: Mapping[str, Role] = field(default_factory=dict)
-    shared_keys: tuple[Entry, ...] = ()
+    shared_keys: tuple[ListEntry, ...] = ()

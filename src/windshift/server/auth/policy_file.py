@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from windshift.server.auth.document import PolicyError, Value, read_document, shown, type_name
-from windshift.server.auth.permissions import LISTS, Entry, Kind, Permissions, Role
+from windshift.server.auth.permissions import LISTS, ListEntry, PatternKind, Permissions, Role
 from windshift.server.auth.policy import (
     ALGORITHMS,
     QUOTAS,
@@ -27,7 +27,7 @@ from windshift.server.auth.policy import (
     Quotas,
     StaticToken,
 )
-from windshift.server.auth.subjects import SubjectPatterns, tokens
+from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.auth.tokens import principal_of
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
@@ -93,7 +93,8 @@ def parse_policy(text: str) -> Policy:
     roles = _roles(document["role"].table())
     issuers = _issuers(document["issuers"])
     shared_keys = _shared_keys(document["publishing"].table())
-    reader = _Principals(roles, issuers, _quotas(document["quotas"]), _patterns(shared_keys))
+    patterns = SubjectPatterns(entry.pattern for entry in shared_keys) if shared_keys else None
+    reader = _Principals(roles, issuers, _quotas(document["quotas"]), patterns)
     principals = [reader.read(*each) for each in _named_tables(document["principals"], *_PRINCIPAL_KEYS)]
     document.check()
     return Policy(
@@ -203,10 +204,10 @@ def _role(name: str, table: Value) -> Role:
     return Role(name, allow, _lists(table["deny"].table()), _quotas(table["quotas"]))
 
 
-def _lists(table: Value, *others: str) -> dict[str, tuple[Entry, ...]]:
+def _lists(table: Value, *others: str) -> dict[str, tuple[ListEntry, ...]]:
     """Return the lists of a table that allows or denies."""
     table.only("publish", *_GROUPS, *others)
-    lists = {"publish": _entries(table["publish"], Kind.SUBJECT)}
+    lists = {"publish": _entries(table["publish"], PatternKind.SUBJECT)}
     for group, keys in _GROUPS.items():
         if group not in table.keys:
             continue
@@ -216,14 +217,14 @@ def _lists(table: Value, *others: str) -> dict[str, tuple[Entry, ...]]:
     return {key: entries for key, entries in lists.items() if entries}
 
 
-def _entries(array: Value, kind: Kind) -> tuple[Entry, ...]:
+def _entries(array: Value, kind: PatternKind) -> tuple[ListEntry, ...]:
     entries = []
     for each in array.elements(str):
         text = each.value
-        problem = _subject_problem(text) if kind is Kind.SUBJECT else _name_problem(text)
+        problem = _subject_problem(text) if kind is PatternKind.SUBJECT else _name_problem(text)
         if problem is not None:
             each.wrong(f"{shown(text)}: {problem}")
-        entries.append(Entry(text, each.line))
+        entries.append(ListEntry(text, each.line))
     return tuple(entries)
 
 
@@ -279,19 +280,9 @@ def _quotas_of(
 # Publishing
 
 
-def _shared_keys(table: Value) -> tuple[Entry, ...]:
+def _shared_keys(table: Value) -> tuple[ListEntry, ...]:
     table.only("shared_keys")
-    return _entries(table["shared_keys"], Kind.SUBJECT)
-
-
-def _patterns(entries: Sequence[Entry]) -> SubjectPatterns | None:
-    """Return what is quick to search; None of nothing."""
-    if not entries:
-        return None
-    patterns = SubjectPatterns()
-    for number, entry in enumerate(entries):
-        patterns.add(tokens(entry.pattern), number)
-    return patterns
+    return _entries(table["shared_keys"], PatternKind.SUBJECT)
 
 
 # Issuers
@@ -357,10 +348,10 @@ def _jwks(value: Value) -> str:
 
 
 def _is_place_of_keys(text: str) -> bool:
-    if not text.isprintable() or not text.isascii():
-        return text.startswith("/") and text.isprintable()
     if text.startswith("/"):
-        return True
+        return text.isprintable()
+    if not text.isprintable() or not text.isascii():
+        return False
     try:
         url = urlsplit(text)
         host, port = url.hostname or "", url.port

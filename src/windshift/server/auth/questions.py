@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from windshift.server.auth.actions import Action
-from windshift.server.auth.permissions import LISTS, NEEDS, Kind
+from windshift.server.auth.permissions import LISTS, NEEDS, PatternKind
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 
@@ -30,7 +30,7 @@ def read_action(verb: str, *resource: str) -> Action:
 
 def _value(text: str, key: str) -> str | None:
     """Return one part of a resource as an action has it. Raise `InvalidField`."""
-    if LISTS[key] is Kind.SUBJECT:
+    if LISTS[key] is PatternKind.SUBJECT:
         names.filter_subject("", text)
         return text
     if key.startswith("consumers.") and (text == "-" or names.given_name(text) is None):

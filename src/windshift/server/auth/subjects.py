@@ -10,7 +10,7 @@ nothing: it covers nothing, nothing covers it, and it overlaps with nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 LONGEST: Final = 4096
@@ -58,8 +58,14 @@ class SubjectPatterns:
     number.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
         self._root = _Branch()
+        for number, pattern in enumerate(patterns):
+            self.add(tokens(pattern), number)
+
+    def takes(self, subject: str) -> bool:
+        """Tell whether one of them covers a subject."""
+        return self.covering(tokens(subject)) is not None
 
     def add(self, pattern: Sequence[str], number: int) -> None:
         """Add a pattern, as from `tokens`. A malformed one matches nothing."""

@@ -11,7 +11,7 @@ from windshift.server.background.pacing import paced, pause
 S = TypeVar("S")
 T = TypeVar("T")
 
-_AT_ONCE: Final = 8
+_AT_ONCE: Final = 4
 """Things after which it is looked whether others should run."""
 
 
@@ -24,6 +24,16 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             raise result
         done.append(result)
     return done
+
+
+async def for_each(
+    items: Sequence[S], function: Callable[[S], Coroutine[Any, Any, T]], *, at_once: int
+) -> list[T]:
+    """Do something for each of many things, so many at once, and return the results in their order."""
+    results: list[T] = []
+    for some in batches(items, at_once):
+        results += await together(map(function, some))
+    return results
 
 
 async def spread(function: Callable[[S], T], items: Iterable[S]) -> list[T]:

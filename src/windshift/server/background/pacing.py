@@ -3,14 +3,14 @@
 A list of thousands of streams or a tail is many small steps, between which others run. Ten at once are ten
 steps in each turn, and a publish, which takes four turns, waits for forty. So work runs step by step, by a
 `Pacing`: when the slice of a turn is used up, whoever has a step to do stands in line for the next ones. Work
-for an account does so only while that is busy.
+for an account does so only while that is busy, and somebody is about who is not.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from time import perf_counter
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
@@ -19,13 +19,17 @@ T = TypeVar("T")
 
 SLICE: Final = 0.0005
 """Seconds of each turn of the event loop that bulk work gets. The next turns make up for a longer step."""
-_LONGEST_SLICE: Final = 2 * SLICE
+SHORT_SLICE: Final = 0.00025
+"""The same while somebody is about who uses little."""
 _SHARE: Final = 0.25
-"""Of the time of a turn bulk work gets this much where that is more than a slice: it never stands still."""
+"""Of the time of a turn bulk work gets this much where that is more than a slice, and two slices at most: it
+never stands still."""
 _MOST_OWED: Final = 4 * SLICE
 """What is made up for: most of what took longer was other processes, on a busy machine."""
 _MOST_WOKEN: Final = 16
 _SHORTEST: Final = 1e-6
+_ABOUT: Final = 0.05
+"""Seconds after a step of bulk work for which there may be more of it."""
 _MEMORY: Final = 0.1
 """What the last step counts in how long a step usually takes."""
 
@@ -40,8 +44,18 @@ class Account(Protocol):
         """Tell whether it is more than a little."""
 
 
+def _always() -> bool:
+    """Tell that somebody is about."""
+    return True
+
+
 class Pacing:
-    """Has the steps of bulk work wait for their turn. Make it in a running event loop."""
+    """Has the steps of bulk work wait for their turn. Make it in a running event loop.
+
+    Attributes:
+        is_shared: tells whether somebody is about who uses little: busy callers wait only then, and slices
+            are short. To be set.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -49,21 +63,32 @@ class Pacing:
         self._slice = self._typical = SLICE
         self._spent = self._began = 0.0
         self._scheduled_at = 0.0
+        self._bulky_until = 0.0
         self._is_scheduled = False
+        self.is_shared: Callable[[], bool] = _always
 
     def run(self, work: Coroutine[Any, Any, T], account: Account | None = None) -> Coroutine[Any, Any, T]:
         """Run work, with all that it starts by `paced`.
 
         Args:
             work: what to run.
-            account: is charged with it, and waits only while it is busy; None = it waits as bulk work does.
+            account: is charged with it, and waits only while it is busy and others are about; None = it waits
+                as bulk work does.
         """
-        return _run(_Steps(_Share(self, account), work))
+        return _run(_Steps(_new(_Share, (self, account)), work))
 
     @property
     def is_over(self) -> bool:
         """Whether the slice of this turn is used up, or others wait already."""
         return self.is_used_up or bool(self._waiting)
+
+    def is_bulky(self) -> bool:
+        """Tell whether bulk work was done a moment ago."""
+        return perf_counter() < self._bulky_until
+
+    def is_at_work(self) -> bool:
+        """Tell whether there is bulk work, or the slice of this turn is used up by busy callers."""
+        return self._spent >= self._slice or bool(self._waiting) or perf_counter() < self._bulky_until
 
     @property
     def step_is_long(self) -> bool:
@@ -85,9 +110,11 @@ class Pacing:
         self._schedule()
         return turn
 
-    def begin(self, now: float) -> None:
+    def begin(self, now: float, *, bulk: bool) -> None:
         """Note that a step begins."""
         self._began = now
+        if bulk:
+            self._bulky_until = now + _ABOUT
 
     def end(self, took: float) -> None:
         """Note that one has ended that had to wait for its turn."""
@@ -106,7 +133,8 @@ class Pacing:
         self._is_scheduled = False
         took = perf_counter() - self._scheduled_at
         self._spent = min(max(0.0, self._spent - self._slice), _MOST_OWED)
-        self._slice = min(max(SLICE, took * _SHARE), _LONGEST_SLICE)
+        shortest = SHORT_SLICE if self.is_shared() else SLICE
+        self._slice = min(max(shortest, took * _SHARE), 2 * shortest)
         if not self.is_used_up:
             self._wake(max(1, min(int(self._slice / self._typical), _MOST_WOKEN)))
         if self._waiting or self._spent:
@@ -118,6 +146,9 @@ class Pacing:
             if not turn.done():
                 turn.set_result(None)
                 count -= 1
+
+
+_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 
 
 class _Share(NamedTuple):
@@ -149,6 +180,12 @@ async def pause() -> None:
         await asyncio.sleep(0)
 
 
+def hinders() -> bool:
+    """Tell whether a long step would delay somebody who uses little: it should be in several."""
+    share = _share.get()
+    return share is not None and share.pacing.is_shared()
+
+
 class _Steps(Generic[T]):
     """Runs a coroutine in the task that awaits this, each step when there is time for it."""
 
@@ -168,7 +205,7 @@ class _Steps(Generic[T]):
         try:
             while True:
                 began = perf_counter()
-                waits = account is None or account.is_busy(began)
+                waits = account is None or (account.is_busy(began) and pacing.is_shared())
                 if waits and thrown is None and pacing.is_over:
                     try:
                         yield from pacing.turn()
@@ -177,7 +214,7 @@ class _Steps(Generic[T]):
                     except BaseException as error:  # noqa: BLE001 - it is for the work to handle
                         thrown = error
                     began = perf_counter()
-                pacing.begin(began)
+                pacing.begin(began, bulk=account is None)
                 try:
                     awaited = work.send(None) if thrown is None else work.throw(thrown)
                 except StopIteration as stop:

@@ -8,9 +8,13 @@ budget as its answer may have, before it is sent, and gives it back when the ans
 from __future__ import annotations
 
 from asyncio import get_running_loop
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import Enum
 from typing import Final
 
-from windshift.nats.errors import Busy, Unanswered
+from windshift.nats.errors import Busy, Unanswered, Unavailable
+from windshift.nats.requests import TakeShare
 from windshift.nats.semaphore import FairSemaphore
 from windshift.server.broker.asking import asking
 
@@ -25,9 +29,18 @@ MOST_WAITING: Final = 5_000
 _NOBODY: Final = "\0"
 """Has what nobody waits for any more."""
 
+LARGE: Final = 128 * 1024
+"""Bytes from which on an answer is large."""
+
+_MOST_REMEMBERED: Final = 1_000
+"""Askers of large answers."""
+
 
 class Budget:
     """Bytes, of which each asker has at most half. A larger request is served if the asker has nothing else.
+
+    Whoever got a large answer has one request under way at a time, until he gets a small one: with many of
+    them at once the broker has so much to do that others wait for it.
 
     Args:
         size: how many bytes.
@@ -35,7 +48,10 @@ class Budget:
     """
 
     def __init__(self, size: int = ASKING, max_waiting: int = MOST_WAITING) -> None:
-        self._bytes = FairSemaphore(size, size // 2, max_waiting_each=max_waiting)
+        self._bytes = FairSemaphore(
+            size, lambda asker: 0 if asker in self._large else size // 2, max_waiting_each=max_waiting
+        )
+        self._large: OrderedDict[str, None] = OrderedDict()
         self._answered = 0
         self._late: dict[Share, None] = {}
         self._late_size = 0
@@ -51,9 +67,9 @@ class Budget:
         """How many requests wait."""
         return self._bytes.waiting
 
-    def take_now(self, size: int) -> Share | None:
-        """Take bytes if available now; otherwise None."""
-        asker = asking.get()
+    def take_now(self, size: int, asker: str | None = None) -> Share | None:
+        """Take bytes if available now; otherwise None. Without an `asker` it is for whom the task asks."""
+        asker = asking.get() if asker is None else asker
         return Share(self, asker, size) if self._bytes.take_now(asker, size) else None
 
     async def take(self, size: int, deadline: float) -> Share:
@@ -67,12 +83,32 @@ class Budget:
             asker, answered = asking.get(), self._answered
             try:
                 await self._bytes.take(asker, deadline, size)
-            except Busy:
-                if self._answered == answered and get_running_loop().time() >= deadline:
-                    raise Unanswered from None
-                raise
+            except Busy as error:
+                raise self.refusal(error, answered, deadline) from None
             share = Share(self, asker, size)
         return share
+
+    def wait(self, size: int, deadline: float, asker: str, handler: TakeShare) -> Callable[[], None]:
+        """Wait as `take` does, without a task, after `take_now` took nothing; return what ends that.
+
+        Raise `Busy` at once if too many wait.
+        """
+        turn = _Turn(self, self._bytes, asker, size, self._answered, deadline, handler)
+        self._bytes.wait(turn, asker, deadline, size)
+        return turn.abandon
+
+    def refusal(self, error: Busy, answered: int, deadline: float) -> Unavailable:
+        """Say why a request got nothing which began to wait when so many had been answered."""
+        is_over = get_running_loop().time() >= deadline
+        return Unanswered() if self._answered == answered and is_over else error
+
+    def arrived(self, share: Share, size: int) -> None:
+        """Note how many bytes an answer had."""
+        self._large.pop(share.asker, None)
+        if share.asker and size >= LARGE:  # the server's own requests are for many
+            self._large[share.asker] = None
+            if len(self._large) > _MOST_REMEMBERED:
+                self._large.popitem(last=False)
 
     def give_back(self, share: Share) -> None:
         """Give bytes back, once, to those who wait."""
@@ -98,6 +134,72 @@ class Budget:
             self.give_back(next(iter(self._late)))
 
 
+class _Phase(Enum):
+    """How far a request is that waits.
+
+    Attributes:
+        WAITING: it stands in line.
+        GIVEN: its bytes are there, and it will be told.
+        OVER: it was told, or waits no longer.
+    """
+
+    WAITING = 0
+    GIVEN = 1
+    OVER = 2
+
+
+class _Turn:
+    """A request that waits for bytes of a budget without a task; a turn of its semaphore.
+
+    It gets its share in the next turn of the loop: when a connection ends, its requests are abandoned one by
+    one, and what one gives back must not have the next one sent.
+    """
+
+    __slots__ = ("_answered", "_asker", "_budget", "_bytes", "_deadline", "_handler", "_phase", "_size")
+
+    def __init__(
+        self,
+        budget: Budget,
+        semaphore: FairSemaphore,
+        asker: str,
+        size: int,
+        answered: int,
+        deadline: float,
+        handler: TakeShare,
+    ) -> None:
+        self._budget = budget
+        self._bytes = semaphore
+        self._asker = asker
+        self._size = size
+        self._answered = answered
+        self._deadline = deadline
+        self._handler = handler
+        self._phase = _Phase.WAITING
+
+    def done(self) -> bool:
+        return self._phase is not _Phase.WAITING
+
+    def set_result(self, _: None) -> None:
+        self._phase = _Phase.GIVEN
+        get_running_loop().call_soon(self._take)
+
+    def _take(self) -> None:
+        if self._phase is _Phase.GIVEN:
+            self._phase = _Phase.OVER
+            self._handler(Share(self._budget, self._asker, self._size))
+
+    def set_exception(self, error: Busy) -> None:
+        self._phase = _Phase.OVER
+        self._handler(self._budget.refusal(error, self._answered, self._deadline))
+
+    def abandon(self) -> None:
+        phase, self._phase = self._phase, _Phase.OVER
+        if phase is _Phase.WAITING:
+            self._bytes.withdraw()
+        elif phase is _Phase.GIVEN:
+            self._bytes.give_back(self._asker, self._size)
+
+
 class Share:
     """Bytes of a budget that somebody has; a share for `windshift.nats.requests`."""
 
@@ -107,6 +209,10 @@ class Share:
         self._budget = budget
         self.asker = asker
         self.size = size
+
+    def arrived(self, size: int) -> None:
+        """Note that the answer has come, with so many bytes, and is about to be read."""
+        self._budget.arrived(self, size)
 
     def give_back(self) -> None:
         """Give them back; there is nothing to give back after that."""

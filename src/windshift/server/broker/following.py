@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from windshift.nats import headers as h
 from windshift.nats.connection import Connection
 from windshift.nats.errors import Busy, NotConnected
 from windshift.nats.jetstream.api import API_PREFIX, StoredMessage
@@ -41,8 +40,10 @@ class Follower:
         take: takes a message, and how many more the consumer had when it sent this one. While it waits, no
             more are asked for.
         passing: errors of `make` after which it is called again, but for the first time.
-        idle: called while nothing comes; returns when to call it again, in the loop's time.
+        idle: called when all that came was taken; returns when to call it again, in the loop's time.
         max_bytes: what is on its way at most, but for one message that is larger.
+        interval: seconds between two looks at what came, where the consumer has no more: a message by itself
+            costs several times as much as one among others. What comes after a longer silence does not wait.
     """
 
     connection: Connection
@@ -53,6 +54,7 @@ class Follower:
     passing: tuple[type[Exception], ...]
     idle: Callable[[], float] = lambda: math.inf
     max_bytes: int = 512 * 1024
+    interval: float = 0.0
 
     async def run(self, begin: Callable[[], None]) -> None:
         """Hand out messages until cancelled; call `begin` when there is a consumer.
@@ -101,6 +103,8 @@ class _Pulls:
         self._part = follower.room.part()
         self._arrivals: deque[Arrival] = deque()
         self._news = asyncio.Event()
+        self._has_all = False
+        """Whether the consumer had no more messages when it sent the last one."""
         self._loop = asyncio.get_running_loop()
 
     async def run(self) -> None:
@@ -115,10 +119,11 @@ class _Pulls:
                     continue
                 if isinstance(arrival, Notice):
                     return
-                _, sequence, nth, stored_ns, pending = map(int, split_ack_subject(arrival.reply))
+                sequence, nth, stored_ns, pending = map(int, split_ack_subject(arrival.reply)[1:])
                 if nth != number:
                     return
                 number += 1
+                self._has_all = pending == 0
                 await self._follower.take(_stored(arrival, sequence, stored_ns), pending)
                 if is_large or number - begun == _BATCH:
                     break
@@ -129,6 +134,7 @@ class _Pulls:
 
     async def _ask(self, *, is_large: bool) -> bool:
         """Ask for more, or for the next message alone, because it is larger than what may be asked for."""
+        self._follower.idle()
         self._part.clear()
         if not is_large:
             return self._puller.pull(_BATCH, self._part.ask(self._follower.max_bytes))
@@ -143,16 +149,28 @@ class _Pulls:
 
     async def _next(self) -> Arrival:
         """Wait for what comes next; after some seconds of silence the consumer counts as lost."""
+        if not self._arrivals and not await self._wait():
+            return Notice.LOST
+        return self._arrivals.popleft()
+
+    async def _wait(self) -> bool:
+        """Wait until something has come; return whether it has."""
+        idle, interval = self._follower.idle, self._follower.interval
+        again = idle()
+        if self._has_all and interval:
+            self._has_all = False
+            await asyncio.sleep(interval)
         give_up = self._loop.time() + self._options.silence
         while not self._arrivals:
             self._news.clear()
             try:
-                async with asyncio.timeout_at(min(give_up, self._follower.idle())):
+                async with asyncio.timeout_at(min(give_up, again)):
                     await self._news.wait()
             except TimeoutError:
                 if self._loop.time() >= give_up:
-                    return Notice.LOST
-        return self._arrivals.popleft()
+                    return False
+                again = idle()
+        return True
 
     def _add(self, arrival: Arrival) -> None:
         if isinstance(arrival, Message):
@@ -175,7 +193,7 @@ def _stored(message: Message, sequence: int, stored_ns: int) -> StoredMessage:
     return StoredMessage(
         message.subject.decode(errors="replace"),
         sequence,
-        h.split(message.headers),
+        message.headers,
         message.body,
         from_unix_ns(stored_ns),
     )

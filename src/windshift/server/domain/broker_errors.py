@@ -73,16 +73,25 @@ def is_invalid(error: Exception) -> TypeGuard[nats.JetStreamError]:
     return error.code == 400 or error.err_code == codes.INVALID_CONFIG
 
 
-@contextmanager
-def broker_errors(*, stream: str = "", consumer: str = "") -> Iterator[None]:
+class broker_errors:  # noqa: N801 - used like a function, of which this costs a fifth
     """Let the library's errors leave the block as the domain's."""
-    try:
-        yield
-    except nats.NatsError as error:
-        told = domain_error(error, stream=stream, consumer=consumer)
-        if told is error:  # as its own cause it would wait for the garbage collector, with all that it holds
-            raise
-        raise told from error
+
+    __slots__ = ("_consumer", "_stream")
+
+    def __init__(self, *, stream: str = "", consumer: str = "") -> None:
+        self._stream = stream
+        self._consumer = consumer
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Raise the domain's error for one of the library's."""
+        if isinstance(error, nats.NatsError):
+            translated = domain_error(error, stream=self._stream, consumer=self._consumer)
+            # As its own cause it would wait for the garbage collector, with all that it holds.
+            if translated is not error:
+                raise translated from error
 
 
 @contextmanager

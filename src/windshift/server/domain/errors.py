@@ -9,6 +9,7 @@ Clients may see every message, so none holds the text of an exception, a path or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -19,6 +20,10 @@ class WindshiftError(Exception):
     """Base of all errors that a client may be told about."""
 
     reason: ClassVar[str]
+    """The name of the class in capitals, such as ``STREAM_FULL``. Clients know it: it never changes."""
+
+    def __init_subclass__(cls) -> None:
+        cls.reason = re.sub("(?<!^)(?=[A-Z])", "_", cls.__name__).upper()
 
     def __init__(self, what: str, metadata: Mapping[str, str] = _NOTHING, *, hint: str = "") -> None:
         message = f"{what}; {hint}" if hint else what
@@ -58,8 +63,6 @@ class InvalidField(WindshiftError):
     `field` is the path of the Protobuf field, such as ``data.type_url``.
     """
 
-    reason = "INVALID_FIELD"
-
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}", {"field": field})
         self.field = field
@@ -69,16 +72,12 @@ class InvalidField(WindshiftError):
 class SubscribeExpected(WindshiftError):
     """The first message of a consume call is not `subscribe`."""
 
-    reason = "SUBSCRIBE_EXPECTED"
-
     def __init__(self) -> None:
         super().__init__("send `subscribe` as the first message of the call")
 
 
 class AlreadySubscribed(WindshiftError):
     """A consume call was sent a second `subscribe`."""
-
-    reason = "ALREADY_SUBSCRIBED"
 
     def __init__(self) -> None:
         super().__init__("this call is already subscribed", hint="open another call for another subscription")
@@ -87,13 +86,9 @@ class AlreadySubscribed(WindshiftError):
 class UnsupportedCombination(WindshiftError):
     """Options that are fine one by one but that the broker does not take together."""
 
-    reason = "UNSUPPORTED_COMBINATION"
-
 
 class EventTooLarge(WindshiftError):
     """The event, headers included, is larger than `limit` bytes."""
-
-    reason = "EVENT_TOO_LARGE"
 
     def __init__(self, limit: int, stream: str = "") -> None:
         raised = (
@@ -113,8 +108,6 @@ class EventTooLarge(WindshiftError):
 class StreamNotFound(WindshiftError):
     """No stream has this name."""
 
-    reason = "STREAM_NOT_FOUND"
-
     def __init__(self, name: str) -> None:
         super().__init__(f"stream {name!r} does not exist", {"name": name}, hint="ensure it first")
         self.name = name
@@ -122,8 +115,6 @@ class StreamNotFound(WindshiftError):
 
 class ConsumerNotFound(WindshiftError):
     """The stream has no consumer of this name, or no longer."""
-
-    reason = "CONSUMER_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
         super().__init__(f"consumer {name!r} does not exist", {"name": name}, hint="ensure it first")
@@ -133,8 +124,6 @@ class ConsumerNotFound(WindshiftError):
 class StoreNotFound(WindshiftError):
     """No store has this name."""
 
-    reason = "STORE_NOT_FOUND"
-
     def __init__(self, name: str) -> None:
         super().__init__(f"store {name!r} does not exist", {"name": name}, hint="ensure it first")
         self.name = name
@@ -143,8 +132,6 @@ class StoreNotFound(WindshiftError):
 class KeyNotFound(WindshiftError):
     """The store has no value for this key."""
 
-    reason = "KEY_NOT_FOUND"
-
     def __init__(self, key: str) -> None:
         super().__init__(f"key {key!r} does not exist", {"name": key}, hint="set it")
         self.key = key
@@ -152,8 +139,6 @@ class KeyNotFound(WindshiftError):
 
 class DeadLetterNotFound(WindshiftError):
     """There is no dead letter of this id, or not any more."""
-
-    reason = "DEAD_LETTER_NOT_FOUND"
 
     def __init__(self, letter: str) -> None:
         super().__init__(
@@ -166,8 +151,6 @@ class DeadLetterNotFound(WindshiftError):
 class EventNotFound(WindshiftError):
     """The stream holds no such event, or not any more."""
 
-    reason = "EVENT_NOT_FOUND"
-
     def __init__(self, stream: str) -> None:
         super().__init__(f"stream {stream!r} holds no such event, or not any more", {"stream": stream})
         self.stream = stream
@@ -175,8 +158,6 @@ class EventNotFound(WindshiftError):
 
 class UnboundSubject(WindshiftError):
     """No stream takes events of this subject."""
-
-    reason = "UNBOUND_SUBJECT"
 
     def __init__(self, subject: str) -> None:
         super().__init__(
@@ -191,19 +172,17 @@ class UnboundSubject(WindshiftError):
 class WrongLastId(WindshiftError):
     """The stream's last id is not the expected one; nothing was stored. None is for who may not see it."""
 
-    reason = "WRONG_LAST_ID"
-
     def __init__(self, expected: int, actual: int | None) -> None:
-        told = {"expected": str(expected)}
+        metadata = {"expected": str(expected)}
         if actual is None:
             what = (
                 f"the stream's last id is not {expected}; you may not see the stream, and so not its last id"
             )
-            super().__init__(what, told)
+            super().__init__(what, metadata)
         else:
             what = f"the stream's last id is {actual}, not {expected}"
-            told["actual"] = str(actual)
-            super().__init__(what, told, hint="read what was added and try again")
+            metadata["actual"] = str(actual)
+            super().__init__(what, metadata, hint="read what was added and try again")
         self.expected = expected
         self.actual = actual
 
@@ -214,14 +193,12 @@ class RevisionMismatch(WindshiftError):
     `key` is given where the request has several.
     """
 
-    reason = "REVISION_MISMATCH"
-
     def __init__(self, expected: int, actual: int, key: str = "") -> None:
-        told = {"expected": str(expected), "actual": str(actual)}
+        metadata = {"expected": str(expected), "actual": str(actual)}
         whose = f"the revision of key {key!r}" if key else "the key's revision"
         super().__init__(
             f"{whose} is {actual}, not {expected}",
-            told | {"key": key} if key else told,
+            metadata | {"key": key} if key else metadata,
             hint="get the key and try again",
         )
         self.key = key
@@ -231,8 +208,6 @@ class RevisionMismatch(WindshiftError):
 
 class KeyExists(WindshiftError):
     """The key was to be created, but has a value."""
-
-    reason = "KEY_EXISTS"
 
     def __init__(self, key: str, revision: int) -> None:
         super().__init__(
@@ -249,8 +224,6 @@ class DuplicateEvent(WindshiftError):
     `id` is 0 if another principal may have stored it, and the caller may not see the stream.
     """
 
-    reason = "DUPLICATE_EVENT"
-
     def __init__(self, event_id: int) -> None:
         super().__init__(
             "an event with this key is stored already, but not the whole batch",
@@ -266,8 +239,6 @@ class DuplicateEvent(WindshiftError):
 class TooManySubjects(WindshiftError):
     """A list of subjects is longer than the broker gives in one piece."""
 
-    reason = "TOO_MANY_SUBJECTS"
-
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"more than {limit} subjects match", {"limit": str(limit)}, hint="use a narrower filter"
@@ -277,16 +248,12 @@ class TooManySubjects(WindshiftError):
 class NotSupportedByBroker(WindshiftError):
     """This version of the broker has no such operation."""
 
-    reason = "NOT_SUPPORTED_BY_BROKER"
-
     def __init__(self, operation: str, since: str) -> None:
         super().__init__(f"{operation} needs nats-server {since} or later", {"since": since})
 
 
 class NotAllowedByStream(WindshiftError):
     """The stream of a subject does not allow this; `setting` is the field of EnsureStream that does."""
-
-    reason = "NOT_ALLOWED_BY_STREAM"
 
     def __init__(self, subject: str, setting: str) -> None:
         super().__init__(
@@ -299,8 +266,6 @@ class NotAllowedByStream(WindshiftError):
 class SeekNotPossible(WindshiftError):
     """The broker does not move this consumer there."""
 
-    reason = "SEEK_NOT_POSSIBLE"
-
 
 class SubjectsOverlap(WindshiftError):
     """Another stream takes some of these subjects already.
@@ -310,15 +275,13 @@ class SubjectsOverlap(WindshiftError):
         streams: the names of such streams that the caller may see.
     """
 
-    reason = "SUBJECTS_OVERLAP"
-
     def __init__(self, subjects: Sequence[str] = (), streams: Sequence[str] = ()) -> None:
         which = ", ".join(map(repr, subjects)) or "some of these subjects"
         who = f"stream {', '.join(map(repr, streams))}" if streams else "another stream"
-        told = {"subjects": ",".join(subjects)} if subjects else {}
+        metadata = {"subjects": ",".join(subjects)} if subjects else {}
         super().__init__(
             f"{who} takes {which} already",
-            {**told, **_named(",".join(streams))},
+            {**metadata, **_named(",".join(streams))},
             hint="choose others, or publish to that one",
         )
 
@@ -326,25 +289,17 @@ class SubjectsOverlap(WindshiftError):
 class StorageChange(WindshiftError):
     """The storage type of a stream is fixed when it is created."""
 
-    reason = "STORAGE_CHANGE"
-
 
 class MirrorChange(WindshiftError):
     """A mirror stays a mirror, and of the same stream."""
-
-    reason = "MIRROR_CHANGE"
 
 
 class ReplicasUnavailable(WindshiftError):
     """The broker has not enough servers for this many replicas."""
 
-    reason = "REPLICAS_UNAVAILABLE"
-
 
 class TtlNotSupported(WindshiftError):
     """Values of this store cannot expire one by one."""
-
-    reason = "TTL_NOT_SUPPORTED"
 
     def __init__(self, store: str) -> None:
         super().__init__(
@@ -359,8 +314,6 @@ class TtlNotSupported(WindshiftError):
 class TransactionsNotSupported(WindshiftError):
     """This store cannot write several keys all or none."""
 
-    reason = "TRANSACTIONS_NOT_SUPPORTED"
-
     def __init__(self, store: str) -> None:
         super().__init__(
             f"store {store!r} takes no transactions: another program or an older version made it",
@@ -373,8 +326,6 @@ class TransactionsNotSupported(WindshiftError):
 class ValueNotAny(WindshiftError):
     """The stored value is no serialized `google.protobuf.Any`: another program wrote it."""
 
-    reason = "VALUE_NOT_ANY"
-
     def __init__(self, key: str) -> None:
         super().__init__(f"the value of key {key!r} is not a google.protobuf.Any; another program wrote it")
         self.key = key
@@ -386,8 +337,6 @@ class ValueNotAny(WindshiftError):
 class StreamFull(WindshiftError):
     """The stream reached a limit and discards new events."""
 
-    reason = "STREAM_FULL"
-
     def __init__(
         self, what: str = "", hint: str = "raise its limits or remove events", *, stream: str = ""
     ) -> None:
@@ -398,13 +347,9 @@ class StreamFull(WindshiftError):
 class StorageFull(StreamFull):
     """No stream has room: the broker's storage is used up, or its disk takes nothing; nothing was stored."""
 
-    reason = "STORAGE_FULL"
-
 
 class ConsumerLimit(WindshiftError):
     """The stream, or the broker's account, has as many consumers as it may have; nothing was made."""
-
-    reason = "CONSUMER_LIMIT"
 
     def __init__(self, stream: str) -> None:
         super().__init__(
@@ -417,8 +362,6 @@ class ConsumerLimit(WindshiftError):
 class StreamLimit(WindshiftError):
     """The broker's account has as many streams as it may have, stores included; nothing was made."""
 
-    reason = "STREAM_LIMIT"
-
     def __init__(self) -> None:
         super().__init__(
             "the broker's account has as many streams as it may have, stores included",
@@ -428,8 +371,6 @@ class StreamLimit(WindshiftError):
 
 class TooManyInFlight(WindshiftError):
     """The publish waited for its turn and did not get one; nothing was sent."""
-
-    reason = "TOO_MANY_IN_FLIGHT"
 
     def __init__(self) -> None:
         super().__init__(
@@ -444,8 +385,6 @@ class TooManyInFlight(WindshiftError):
 class BrokerUnavailable(WindshiftError):
     """The broker cannot be reached or has no leader; nothing was stored by this call. Try again."""
 
-    reason = "BROKER_UNAVAILABLE"
-
     def __init__(self, what: str = "the broker is not available", hint: str = "try again") -> None:
         super().__init__(what, hint=hint)
 
@@ -455,8 +394,6 @@ class ForbiddenByBroker(BrokerUnavailable):
 
     `subject` is what its NATS user may not publish to; empty = not known.
     """
-
-    reason = "FORBIDDEN_BY_BROKER"
 
     def __init__(self, subject: str = "") -> None:
         what = f"publish to {subject!r}" if subject else "do that"
@@ -471,16 +408,12 @@ class ForbiddenByBroker(BrokerUnavailable):
 class ShuttingDown(WindshiftError):
     """This server is about to stop. Try again elsewhere."""
 
-    reason = "SHUTTING_DOWN"
-
     def __init__(self) -> None:
         super().__init__("this server is shutting down", hint="try again")
 
 
 class OutcomeUnknown(WindshiftError):
     """A write was sent, but the broker did not answer in time: it may have been stored or not."""
-
-    reason = "OUTCOME_UNKNOWN"
 
     def __init__(
         self,
@@ -499,8 +432,6 @@ class Unauthenticated(WindshiftError):
     credentials name, though they are not its. It is empty for others.
     """
 
-    reason = "UNAUTHENTICATED"
-
     def __init__(
         self,
         why: str,
@@ -517,16 +448,12 @@ class Unauthenticated(WindshiftError):
 class IdentityUnavailable(WindshiftError):
     """The token's issuer is known, but its keys cannot be fetched now. Try again."""
 
-    reason = "IDENTITY_UNAVAILABLE"
-
     def __init__(self) -> None:
         super().__init__("the keys of the token's issuer cannot be fetched now", hint="try again")
 
 
 class PermissionDenied(WindshiftError):
     """The caller is known, but may not do this. `rule` is for the log alone."""
-
-    reason = "PERMISSION_DENIED"
 
     def __init__(self, principal: str, phrase: str, verb: str, resource: str, rule: str) -> None:
         super().__init__(f"{principal!r} may not {phrase}")
@@ -539,8 +466,6 @@ class PermissionDenied(WindshiftError):
 class PrincipalNotFound(WindshiftError):
     """The rules know nobody of this name."""
 
-    reason = "PRINCIPAL_NOT_FOUND"
-
     def __init__(self, name: str) -> None:
         super().__init__(f"the rules have no principal {name!r}", {"name": name})
 
@@ -548,16 +473,12 @@ class PrincipalNotFound(WindshiftError):
 class ConnectionEnded(WindshiftError):
     """Somebody who may had the connections of a principal ended. Connect again."""
 
-    reason = "CONNECTION_ENDED"
-
     def __init__(self) -> None:
         super().__init__("an operator ended this connection", hint="try again")
 
 
 class QuotaExceeded(WindshiftError):
     """Somebody has as much as the rules allow. `quota` is its name there; `used` what there is already."""
-
-    reason = "QUOTA_EXCEEDED"
 
     def __init__(
         self, quota: str, limit: float, what: str = "", used: int | None = None, *, hint: str = ""

@@ -76,10 +76,8 @@ def given_name(name: str) -> str | None:
 
 def store_name(field: str, value: str) -> None:
     """Check the name of a store."""
-    _check(
-        field,
-        _name_problem(value, MAX_STORE_NAME) or _reserved_name_problem(value, RESERVED_STORES),
-    )
+    is_short = len(value) <= MAX_STORE_NAME  # what is longer is not kept
+    _check(field, _store_problem(value) if is_short else _name_problem(value, MAX_STORE_NAME))
 
 
 def subject(field: str, value: str) -> None:
@@ -145,6 +143,11 @@ def _name_problem(value: str, longest: int = MAX_LENGTH) -> str | None:
     if _NAME.fullmatch(value) is None:
         return "must not be empty" if not value else "may contain only A-Z a-z 0-9 _ -"
     return None
+
+
+@lru_cache(maxsize=1024)
+def _store_problem(value: str) -> str | None:
+    return _name_problem(value, MAX_STORE_NAME) or _reserved_name_problem(value, RESERVED_STORES)
 
 
 def _reserved_name_problem(value: str, prefixes: tuple[str, ...]) -> str | None:

@@ -26,8 +26,9 @@ from windshift.server.domain.errors import (
     WrongLastId,
     at_index,
 )
-from windshift.server.events.model import PublishReceipt, PublishRequest
-from windshift.server.events.publish import MAX_SEQUENCE, Publisher, message_id, told_of_duplicate
+from windshift.server.events import headers
+from windshift.server.events.model import PublishRequest, Results
+from windshift.server.events.publish import MAX_SEQUENCE, Publisher, id_of_duplicate, message_id, write_of
 from windshift.server.events.targets import Target, Targets
 
 OLDEST_BROKER: Final = (2, 12)
@@ -64,7 +65,7 @@ class AtomicPublisher:
         self._writes = writes
         self._targets = targets
 
-    async def publish(self, requests: Sequence[PublishRequest], deadline: float) -> list[PublishReceipt]:
+    async def publish(self, requests: Sequence[PublishRequest], deadline: float) -> Results:
         """Store events, or find that all of them were stored before, by their keys.
 
         Raise the errors of a publish; where it is known which event is the reason, its place is `index` in
@@ -72,7 +73,7 @@ class AtomicPublisher:
         reached the broker.
         """
         if len(requests) == 1:  # on one replica the broker writes a batch to a file of its own first
-            return [await self._publish_one(requests[0], deadline)]
+            return await self._publish_one(requests[0], deadline)
         try:
             return await self._publish(requests, deadline)
         except BaseException as error:
@@ -80,16 +81,17 @@ class AtomicPublisher:
                 self._publisher.failed(error)
             raise
 
-    async def _publish_one(self, request: PublishRequest, deadline: float) -> PublishReceipt:
+    async def _publish_one(self, request: PublishRequest, deadline: float) -> Results:
         try:
-            return await self._publisher.publish(request, deadline)
+            seq, duplicate = await self._publisher.publish(request, deadline)
         except WindshiftError as error:
             raise at_index(error, 0) from error
+        return Results(0, [seq], [0] if duplicate else [], {})
 
-    async def _publish(self, requests: Sequence[PublishRequest], deadline: float) -> list[PublishReceipt]:
+    async def _publish(self, requests: Sequence[PublishRequest], deadline: float) -> Results:
         before = _last_id_before(requests)
         _refuse_repeated_keys(requests)
-        parts = list(self._parts(requests, before, deadline))
+        parts = list(_parts(requests, before, deadline))
         target = await self._target(requests, deadline)
         has_keys = all(request.idempotency_key for request in requests)
         write = together(parts, deadline, repeatable=has_keys)._replace(asker=requests[0].asker)
@@ -110,21 +112,9 @@ class AtomicPublisher:
                 raise domain_error(error) from error
             else:
                 first = ack.sequence - len(requests) + 1
-                acks = (PubAck(target.stream, first + place) for place in range(len(requests)))
-                return list(map(self._publisher.receipt, requests, acks))
+                acks = [PubAck(target.stream, first + place) for place in range(len(requests))]
+                return self._publisher.results(0, requests, acks, {})
         raise OutcomeUnknown if in_doubt else BrokerUnavailable
-
-    def _parts(
-        self, requests: Sequence[PublishRequest], before: int | None, deadline: float
-    ) -> Iterator[Part]:
-        """Yield the messages. The broker takes an expectation about the stream on the first one only."""
-        for place, request in enumerate(requests):
-            expected = before if place == 0 else None
-            try:
-                write = self._publisher.prepare(request._replace(expected_last_id=expected), deadline)
-            except InvalidField as error:
-                raise at_index(error, place) from error
-            yield Part(write.subject, write.body, write.headers)
 
     async def _target(self, requests: Sequence[PublishRequest], deadline: float) -> Target:
         """Return the one stream of all events, which stores them all or none."""
@@ -144,7 +134,7 @@ class AtomicPublisher:
             raise NotAllowedByStream(first, SETTING)
         return target
 
-    async def _refused(self, batch: _Batch, refusal: JetStreamError) -> list[PublishReceipt] | None:
+    async def _refused(self, batch: _Batch, refusal: JetStreamError) -> Results | None:
         """Raise what a refusal means, or return what was stored before; None = try again."""
         first, code = batch.requests[0], refusal.err_code
         try:
@@ -160,27 +150,34 @@ class AtomicPublisher:
                 raise OutcomeUnknown from error
             raise domain_error(error) if isinstance(error, NatsError) else error from refusal
 
-    async def _conflict(self, batch: _Batch, refusal: JetStreamError) -> list[PublishReceipt] | None:
+    async def _conflict(self, batch: _Batch, refusal: JetStreamError) -> Results | None:
         """Do the same for a refusal because of what is stored already: a key, or another last id.
 
         A stream with one replica checks the id before the keys, so the repeat of a batch that was stored may
         be refused for either.
         """
-        requests, _, before, write = batch
+        requests = batch.requests
         known = await self._recall(batch)
         found = [ack for ack in known if ack is not None]
         if len(found) == len(requests) and _follow_each_other(found):
-            return list(map(self._publisher.receipt, requests, found))
+            return self._publisher.results(0, requests, found, {})
         for place, ack in enumerate(known):
             if ack is not None:
-                raise at_index(DuplicateEvent(told_of_duplicate(requests[place], ack)), place)
-        if before is None:  # a key that the broker has forgotten meanwhile, or its message was on its way
-            return None
+                raise at_index(DuplicateEvent(id_of_duplicate(requests[place], ack)), place)
+        if batch.before is not None:
+            await self._check_last_id(batch, batch.before, refusal)
+        # a key that the broker has forgotten meanwhile, or its message was on its way; or another write was
+        # under way when this one was refused, and came to nothing
+        return None
+
+    async def _check_last_id(self, batch: _Batch, before: int, refusal: JetStreamError) -> None:
+        """Raise `WrongLastId` if the last id is another one than the batch expects."""
+        requests = batch.requests
         actual = codes.actual_last_sequence(refusal)
         if actual is None:
-            actual = await self._publisher.last_sequence(refusal.stream, write.deadline)
+            actual = await self._publisher.last_sequence(refusal.stream, batch.write.deadline)
         if actual == before:
-            return None  # another write was under way when this one was refused, and came to nothing
+            return
         place = next(at for at, request in enumerate(requests) if request.expected_last_id is not None)
         caller = requests[place].caller
         sees = caller is None or caller.sees(refusal.stream)
@@ -201,6 +198,18 @@ class AtomicPublisher:
 
     async def _one(self, request: PublishRequest, write: Write) -> PubAck | None:
         return await self._publisher.recall(message_id(request), write) if request.idempotency_key else None
+
+
+def _parts(requests: Sequence[PublishRequest], before: int | None, deadline: float) -> Iterator[Part]:
+    """Yield the messages. The broker takes an expectation about the stream on the first one only."""
+    now = headers.now()
+    for place, request in enumerate(requests):
+        expected = before if place == 0 else None
+        try:
+            write = write_of(request._replace(expected_last_id=expected), deadline, now)
+        except InvalidField as error:
+            raise at_index(error, place) from error
+        yield Part(write.subject, write.body, write.headers)
 
 
 def _last_id_before(requests: Sequence[PublishRequest]) -> int | None:

@@ -18,18 +18,17 @@ from weakref import WeakValueDictionary
 
 from windshift.nats import NatsError, OutcomeUnknown, retry
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StreamState
+from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StreamState, metadata_of
 from windshift.nats.times import nanoseconds
 from windshift.server.auth.access import require_of
 from windshift.server.auth.actions import Consume, RejectForGood
 from windshift.server.auth.policy import Principal
-from windshift.server.auth.subjects import SubjectPatterns, tokens
+from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import domain_error, is_invalid
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
-    StreamNotFound,
     UnsupportedCombination,
     WindshiftError,
 )
@@ -40,7 +39,7 @@ from windshift.server.events.notes import CONSUMER
 from windshift.server.events.positions import start_keys
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtStart, AtTime, ConsumerSpec
-from windshift.server.events.streams import OVERTAKEN_BACKOFF
+from windshift.server.events.streams import OVERTAKEN_BACKOFF, existing_stream
 from windshift.server.ownership.amounts import owner_of
 from windshift.server.ownership.ownership import Ownership
 
@@ -226,7 +225,7 @@ class Consumers:
             wanted = self._ownership.changed_consumer(caller, state.config, wanted)
             require_rights(caller, spec.stream, state.config, wanted)
         if stored_policy(wanted).dead_letters:
-            stream = await self._stream(spec.stream, deadline)
+            stream = await existing_stream(self._api, spec.stream, deadline)
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
         if wanted != state.config:
             if loop.time() > read_at + _FRESH:
@@ -235,7 +234,7 @@ class Consumers:
             self._notes.send(CONSUMER, spec.stream, name)
 
     async def _create(self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None) -> None:
-        stream = await self._stream(spec.stream, deadline)
+        stream = await existing_stream(self._api, spec.stream, deadline)
         config = with_key(new_config(name, spec, stream))
         if caller is None or self._ownership is None:
             await self._tell(spec, config, stream, deadline)
@@ -258,12 +257,6 @@ class Consumers:
             # allows.
             del config["max_ack_pending"]
             await self._api.create_consumer(spec.stream, name, config, deadline)
-
-    async def _stream(self, name: str, deadline: float) -> StreamState:
-        stream = await self._api.find_stream(name, deadline)
-        if stream is None:
-            raise StreamNotFound(name)
-        return stream
 
     async def get(self, stream: str, name: str, deadline: float) -> ConsumerView:
         """Say what a consumer is and how far it has come. Raise `ConsumerNotFound` or `StreamNotFound`."""
@@ -325,7 +318,7 @@ def new_config(name: str, spec: ConsumerSpec, stream: StreamState) -> JsonObject
 
 def is_ephemeral(stored: JsonObject) -> bool:
     """Whether a consumer is one without a name that Windshift made."""
-    return KEPT_UNUSED_KEY in (stored.get("metadata") or {}) and not stored.get("durable_name")
+    return KEPT_UNUSED_KEY in metadata_of(stored) and not stored.get("durable_name")
 
 
 def used_config(stored: JsonObject) -> JsonObject | None:
@@ -358,11 +351,9 @@ def require_rights(caller: Principal, stream: str, stored: JsonObject, wanted: J
     if stored_policy(wanted) != stored_policy(stored):
         phrase = f"change the retry policy of consumer {name!r}, which somebody else made (consumers.reject)"
         require_of(caller, RejectForGood(stream, name), phrase)
-    kept = SubjectPatterns()
-    for subject in chosen_subjects(wanted):
-        kept.add(tokens(subject), 0)
+    kept = SubjectPatterns(chosen_subjects(wanted))
     for subject in sorted(chosen_subjects(stored)):
-        if kept.covering(tokens(subject)) is None:
+        if not kept.takes(subject):
             phrase = f"have consumer {name!r}, which somebody else made, choose {subject!r} no longer"
             require_of(caller, Consume(stream, subject, name), phrase)
 
@@ -436,7 +427,7 @@ def _metadata(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
     """Return the metadata with this spec's retry policy in it, as far as it has one."""
     if spec.retry_policy is None:
         return {}
-    return {"metadata": (stored.get("metadata") or {}) | {METADATA_KEY: policy_metadata(spec.retry_policy)}}
+    return {"metadata": {**metadata_of(stored), METADATA_KEY: policy_metadata(spec.retry_policy)}}
 
 
 def view(stream: str, name: str, state: ConsumerState, dead_letters: int) -> ConsumerView:

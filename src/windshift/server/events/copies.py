@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 from windshift.nats import NatsError
-from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.nats.jetstream.api import JetStream, JsonObject, metadata_of, with_metadata
 from windshift.server.auth.access import ActivePolicy, require_of
 from windshift.server.auth.actions import Copy
 from windshift.server.auth.audit import Audit
@@ -35,7 +35,7 @@ def with_copier(config: JsonObject, principal: str) -> JsonObject:
     """Return the configuration of a stream with the principal in it that has it copy others, if it does."""
     if not config.keys() & {"mirror", "sources"}:
         return config
-    return config | {"metadata": (config.get("metadata") or {}) | {COPIER: principal}}
+    return with_metadata(config, COPIER, principal)
 
 
 class Copies:
@@ -87,7 +87,7 @@ class Copies:
     async def _denials(self, deadline: float) -> AsyncIterator[tuple[tuple[str, Copied], PermissionDenied]]:
         async for info in self._api.listed("STREAM.LIST", "streams", deadline):
             config = info["config"]
-            principal = str((config.get("metadata") or {}).get(COPIER, ""))
+            principal = str(metadata_of(config).get(COPIER, ""))
             for each in copied(config) if principal else ():
                 error = self._denial(principal, each)
                 if error is not None:

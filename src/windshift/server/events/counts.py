@@ -63,26 +63,6 @@ class Counts:
         holdings: what each client that is attached now holds.
     """
 
-    __slots__ = (
-        "_expired",
-        "acknowledged",
-        "delivered",
-        "duplicates",
-        "failed",
-        "failures",
-        "holdings",
-        "invalid",
-        "latencies",
-        "lingered",
-        "prolonged",
-        "published",
-        "redelivered",
-        "rejected",
-        "released",
-        "resumed",
-        "terminated",
-    )
-
     def __init__(self) -> None:
         self.published = self.duplicates = 0
         self.failures = dict.fromkeys(PUBLISH_FAILURES, 0)

@@ -61,19 +61,23 @@ def read_delivery(message: Message) -> Delivery:
 
 def read_stored(message: StoredMessage) -> Delivery:
     """Read a message as its stream holds it: it has no attempt and no reply."""
-    type_name, time, key, trace_parent, trace_state = headers.read_lines(message.headers)
-    return Delivery(
-        StreamSeq(message.sequence),
-        message.subject,
-        type_name,
-        message.body,
-        time or message.time,
-        key,
-        trace_parent,
-        trace_state,
-        0,
-        b"",
-        message.unix_ns,
+    subject, sequence, block, body, stored = message
+    type_name, time, key, trace_parent, trace_state = headers.read(block)
+    return _new(
+        Delivery,
+        (
+            sequence,
+            subject,
+            type_name,
+            body,
+            stored if time is None else time,
+            key,
+            trace_parent,
+            trace_state,
+            0,
+            b"",
+            stored.unix_ns,
+        ),
     )
 
 

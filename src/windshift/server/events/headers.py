@@ -7,12 +7,13 @@ wrote; those of other programs are parsed line by line.
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 from windshift.nats import headers as h
-from windshift.nats.times import Time, parse_rfc3339
+from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
 
 DATA_TYPE: Final = b"WS-Data-Type"
 """The full name of the Protobuf message that the body holds."""
@@ -32,8 +33,24 @@ def begin(data_type: str) -> bytes:
     return h.BEGIN + h.line(DATA_TYPE, data_type.encode()) + PUBLISHED_TIME + b": "
 
 
+def time_line(seconds: int, nanos: int) -> bytes:
+    """Return the rest of the line that `begin` ends with, of a time since 1970."""
+    return b"%b.%09dZ\r\n" % (_second(seconds), nanos)
+
+
 @lru_cache(maxsize=64)
-def second(seconds: int) -> bytes:
+def at(unix_ns: int) -> bytes:
+    """Return the same for nanoseconds since 1970. Events that come together share them: hence the cache."""
+    return time_line(*divmod(unix_ns, NANOSECONDS))
+
+
+def now() -> bytes:
+    """Return the same for the time that it is."""
+    return at(time.time_ns())
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> bytes:
     """Write a whole second since 1970. Events that follow each other mostly share it: hence the cache."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00").encode()
 
@@ -65,7 +82,7 @@ def given_key(message_id: bytes) -> bytes:
 # --- Reading ----------------------------------------------------------------------------------------------
 
 
-OWN: Final = frozenset({DATA_TYPE, PUBLISHED_TIME, TRACE_PARENT, TRACE_STATE, h.MESSAGE_ID})
+_OWN: Final = frozenset({DATA_TYPE, PUBLISHED_TIME, TRACE_PARENT, TRACE_STATE, h.MESSAGE_ID})
 """Names of headers that an event's own fields are read from."""
 
 EventHeaders: TypeAlias = tuple[str, Time | None, str | None, str | None, str | None]
@@ -91,17 +108,24 @@ def read(block: bytes) -> EventHeaders:
         return read_lines(h.split(block))
     data_type, second, nanos, key, parent, state = plain.groups()
     seconds = _seconds(second)
-    time = None if seconds is None else _new(Time, (seconds, int(nanos)))
+    published = None if seconds is None else _new(Time, (seconds, int(nanos)))
     if key is None and parent is None and state is None:
-        return _text(data_type), time, None, None, None
+        return _text(data_type), published, None, None, None
     key, parent, state = (None if each is None else each.decode() for each in (key, parent, state))
-    return _text(data_type), time, key, parent, state
+    return _text(data_type), published, key, parent, state
+
+
+def others(block: bytes) -> h.HeaderLines:
+    """Return the headers of a message that no field of the event is read from."""
+    if _PLAIN.fullmatch(block) is not None:
+        return ()
+    return tuple([line for line in h.split(block) if line[0] not in _OWN])
 
 
 @lru_cache(maxsize=64)
 def _seconds(second: bytes) -> int | None:
-    time = parse_rfc3339(second.decode() + "Z")
-    return None if time is None else time.seconds
+    parsed = parse_rfc3339(second.decode() + "Z")
+    return None if parsed is None else parsed.seconds
 
 
 @lru_cache(maxsize=1024)
@@ -111,14 +135,12 @@ def _text(data_type: bytes) -> str:
 
 def read_lines(lines: h.HeaderLines) -> EventHeaders:
     """Read headers that are split already."""
-    told = {
-        name: (given_key(value) if name == h.MESSAGE_ID else value).decode(errors="replace")
-        for name, value in reversed(lines)
-    }
+    found = dict(reversed(lines))
+    key, parent, state = map(found.get, (h.MESSAGE_ID, TRACE_PARENT, TRACE_STATE))
     return (
-        told.get(DATA_TYPE, ""),
-        parse_rfc3339(told.get(PUBLISHED_TIME, "")),
-        told.get(h.MESSAGE_ID),
-        told.get(TRACE_PARENT),
-        told.get(TRACE_STATE),
+        found.get(DATA_TYPE, b"").decode(errors="replace"),
+        parse_rfc3339(found.get(PUBLISHED_TIME, b"").decode(errors="replace")),
+        None if key is None else given_key(key).decode(errors="replace"),
+        None if parent is None else parent.decode(errors="replace"),
+        None if state is None else state.decode(errors="replace"),
     )

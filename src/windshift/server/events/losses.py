@@ -64,12 +64,12 @@ class Taken(NamedTuple):
 
 def _require_inputs(caller: Principal, taken: Taken, phrase: str) -> None:
     for subject in taken.subjects:
-        told = phrase.format(subject=subject, source="")
-        require_of(caller, Bind(subject), f"{told}; that needs it in streams.bind")
+        reason = phrase.format(subject=subject, source="")
+        require_of(caller, Bind(subject), f"{reason}; that needs it in streams.bind")
     for stream, subject in taken.copied:
-        told = phrase.format(subject=subject, source=f" from stream {stream!r}")
+        reason = phrase.format(subject=subject, source=f" from stream {stream!r}")
         needs = "that needs them in streams.consume and streams.subjects"
-        require_of(caller, Copy(stream, subject), f"{told}; {needs}")
+        require_of(caller, Copy(stream, subject), f"{reason}; {needs}")
 
 
 def removing(before: JsonObject, after: JsonObject) -> Iterator[str]:
@@ -95,12 +95,8 @@ def refusing(before: JsonObject, after: JsonObject) -> Iterator[str]:
 
 def unbound(before: JsonObject, after: JsonObject) -> Iterator[str]:
     """Yield the subjects that a stream took, and does not take any more in all that they stand for."""
-    kept = SubjectPatterns()
-    for subject in after.get("subjects") or ():
-        kept.add(tokens(subject), 0)
-    for subject in before.get("subjects") or ():
-        if kept.covering(tokens(subject)) is None:
-            yield subject
+    kept = SubjectPatterns(after.get("subjects") or ())
+    yield from (subject for subject in before.get("subjects") or () if not kept.takes(subject))
 
 
 def copied(config: JsonObject) -> Iterator[Copied]:
@@ -116,8 +112,7 @@ def no_longer_copied(before: JsonObject, after: JsonObject) -> Iterator[Copied]:
     for stream, subject in copied(after):
         kept.setdefault(stream, SubjectPatterns()).add(tokens(subject), 0)
     for each in copied(before):
-        patterns = kept.get(each.stream)
-        if patterns is None or patterns.covering(tokens(each.subject)) is None:
+        if each.stream not in kept or not kept[each.stream].takes(each.subject):
             yield each
 
 

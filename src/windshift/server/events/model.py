@@ -5,7 +5,7 @@ Some exist once per event, so they are tuples: creating one costs a third of a f
 
 from __future__ import annotations
 
-from typing import NamedTuple, NewType
+from typing import NamedTuple, NewType, TypeAlias
 
 from windshift.nats.times import Time
 from windshift.server.auth.policy import Principal
@@ -42,10 +42,22 @@ class PublishRequest(NamedTuple):
     """The same, or from where: publishes of different askers take turns where they have to wait."""
 
 
-class PublishReceipt(NamedTuple):
-    """The broker's word that an event is stored."""
+PublishReceipt: TypeAlias = tuple[int, bool]
+"""The broker's word that an event is stored: its id, and whether an earlier publish with the same key had
+stored it already. The id is 0 when somebody else may have, and the caller may not see the stream."""
 
-    seq: StreamSeq
-    """0 when somebody else may have stored it, and the caller may not see the stream."""
-    duplicate: bool = False
-    """Whether an earlier publish with the same key had stored it already."""
+
+class Results(NamedTuple):
+    """What became of several events of a call, that follow each other.
+
+    Attributes:
+        first: the place of the first one among all of the call.
+        ids: as in receipts; 0 for those that are not stored, too.
+        duplicates: the places among all of those that had been stored before.
+        errors: why others are not stored, or may not be, by their places among all.
+    """
+
+    first: int
+    ids: list[int]
+    duplicates: list[int]
+    errors: dict[int, Exception]

@@ -19,18 +19,17 @@ from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.writes import Sent, Write, Writes
 from windshift.server.domain import names
 from windshift.server.domain.errors import WindshiftError
-from windshift.server.events.model import PublishReceipt, PublishRequest
-from windshift.server.events.publish import Publisher, describe_ack
+from windshift.server.events import headers
+from windshift.server.events.model import PublishRequest, Results
+from windshift.server.events.publish import Publisher, describe_ack, write_of
 from windshift.server.events.targets import Target, Targets
 from windshift.server.telemetry.tracer import Span, error_type
 
 Item: TypeAlias = PublishRequest | WindshiftError
 """An event, or why it is not to be published."""
-Result: TypeAlias = PublishReceipt | Exception
-"""What became of an event."""
 Feed: TypeAlias = AsyncIterator[tuple[Sequence[Item], float]]
 """Events in their order, some at a time, and until when (loop time) these are to be stored."""
-Take: TypeAlias = Callable[[Sequence[Result]], Awaitable[None]]
+Take: TypeAlias = Callable[[Results], Awaitable[None]]
 """Takes the results of the next events."""
 
 _AHEAD: Final = 8
@@ -41,12 +40,14 @@ class _Portion(NamedTuple):
     """Events that are sent together.
 
     Attributes:
+        first: the place of the first one among all.
         requests: those that are written.
         sent: what was sent of them; None = there were none.
         spans: of those that are traced, by their places among `requests`.
-        errors: why others are not written, by their places among all, in this order.
+        errors: why others are not written, by their places in the portion, in this order.
     """
 
+    first: int
     requests: Sequence[PublishRequest]
     sent: Sent | None
     spans: dict[int, Span]
@@ -73,15 +74,17 @@ class Pipeline:
         self._always = asyncio.Event()
         self._always.set()
 
-    async def publish_all(self, items: Sequence[Item], deadline: float) -> list[Result]:
+    async def publish_all(self, items: Sequence[Item], deadline: float) -> Results:
         """Publish events until `deadline` (loop time); return what became of each."""
-        results: list[Result] = []
+        results = Results(0, [], [], {})
 
         async def feed() -> Feed:
             yield items, deadline
 
-        async def take(some: Sequence[Result]) -> None:
-            results.extend(some)
+        async def take(some: Results) -> None:
+            results.ids.extend(some.ids)
+            results.duplicates.extend(some.duplicates)
+            results.errors.update(some.errors)
 
         await self.publish(feed(), take)
         return results
@@ -124,6 +127,7 @@ class Pipeline:
         without_ids: bool,
     ) -> None:
         target: Target | None = None
+        first = 0
         try:
             async for items, deadline in feed:
                 if without_ids:
@@ -131,7 +135,8 @@ class Pipeline:
                 stream = _ingesting(items, target)
                 for some in self._portions(items, stream):
                     await room.acquire()
-                    ahead.put_nowait(await self._send_some(some, deadline, steady, stream))
+                    ahead.put_nowait(await self._send_some(first, some, deadline, steady, stream))
+                    first += len(some)
         except Exception as error:  # noqa: BLE001 - it is raised where results are taken
             ahead.put_nowait(error)
         else:
@@ -139,7 +144,7 @@ class Pipeline:
 
     async def _target(self, items: Sequence[Item], deadline: float, last: Target | None) -> Target | None:
         """Return the stream that takes all of these events, with luck the last one; None = there is none."""
-        subjects = {item.subject for item in items if not isinstance(item, WindshiftError)}
+        subjects = {item.subject for item in items if isinstance(item, PublishRequest)}
         if not subjects:
             return last
         if last is None or last.until <= asyncio.get_running_loop().time() or not _takes(last, subjects):
@@ -152,27 +157,28 @@ class Pipeline:
         return last if _takes(last, subjects) else None
 
     def _portions(self, items: Sequence[Item], stream: str) -> Iterator[Sequence[Item]]:
-        sizes = [0 if isinstance(item, Exception) else len(item.body) for item in items]
+        sizes = [len(item.body) if isinstance(item, PublishRequest) else 0 for item in items]
         parts = self._writes.batches(sizes) if stream else self._writes.portions(sizes)
         return (items[part] for part in parts)
 
     async def _send_some(
-        self, items: Sequence[Item], deadline: float, steady: asyncio.Event, stream: str
+        self, first: int, items: Sequence[Item], deadline: float, steady: asyncio.Event, stream: str
     ) -> _Portion:
         requests: list[PublishRequest] = []
         writes: list[Write] = []
         spans: dict[int, Span] = {}
         errors: dict[int, WindshiftError] = {}
-        for place, item in enumerate(items):
-            if isinstance(item, WindshiftError):
-                errors[place] = item
+        begin_span, now = self._publisher.begin_span, headers.now()
+        for item in items:
+            if not isinstance(item, PublishRequest):
+                errors[len(requests) + len(errors)] = item
                 continue
-            span = self._publisher.begin_span(item)
+            span = begin_span(item)
             try:
                 traced = item if span is None else item._replace(trace=span.context)
-                writes.append(self._publisher.prepare(traced, deadline))
+                writes.append(write_of(traced, deadline, now))
             except WindshiftError as error:
-                errors[place] = error
+                errors[len(requests) + len(errors)] = error
                 _end(span, error)
                 continue
             if span is not None:
@@ -181,13 +187,13 @@ class Pipeline:
         sent = await self._writes.send_all(writes, steady, stream) if writes else None
         if stream:
             steady.clear()  # until it is known what is stored of these
-        return _Portion(requests, sent, spans, errors)
+        return _Portion(first, requests, sent, spans, errors)
 
     # --- Results ------------------------------------------------------------------------------------------
 
-    async def _results(self, portion: _Portion, steady: asyncio.Event) -> list[Result]:
+    async def _results(self, portion: _Portion, steady: asyncio.Event) -> Results:
         """Wait for what becomes of a portion."""
-        requests, sent, spans, errors = portion
+        first, requests, sent, spans, errors = portion
         outcomes: Sequence[PubAck | Exception] = ()
         if sent is not None:
             try:
@@ -197,10 +203,7 @@ class Pipeline:
                 raise
         for place, span in spans.items():
             _end(span, outcomes[place])
-        results = list(map(self._result, requests, outcomes))
-        for place, error in errors.items():
-            results.insert(place, self._failed(error))
-        return results
+        return self._publisher.results(first, requests, outcomes, errors)
 
     async def _outcomes(
         self, requests: Sequence[PublishRequest], sent: Sent, steady: asyncio.Event
@@ -220,11 +223,11 @@ class Pipeline:
                 continue
             outcomes[place] = outcome = ack or await self._concluded(requests[place], sent, place)
             is_over = is_over or (place in repeatable and isinstance(outcome, PubAck))
-        for part in self._writes.portions(len(requests[place].body) for place in rest):
+        for part in self._writes.portions([len(requests[place].body) for place in rest]):
             places = rest[part]
             again = await self._writes.send_again(sent, places, self._always)
-            told = await self._outcomes([requests[place] for place in places], again, steady)
-            outcomes.update(zip(places, told, strict=True))
+            repeated = await self._outcomes([requests[place] for place in places], again, steady)
+            outcomes.update(zip(places, repeated, strict=True))
         return [outcomes[place] for place in range(len(acks))]
 
     async def _concluded(self, request: PublishRequest, sent: Sent, place: int) -> PubAck | Exception:
@@ -235,15 +238,6 @@ class Pipeline:
             )
         except Exception as error:  # noqa: BLE001 - it is the result of this event
             return error
-
-    def _result(self, request: PublishRequest, outcome: PubAck | Exception) -> Result:
-        if isinstance(outcome, Exception):
-            return self._failed(outcome)
-        return self._publisher.receipt(request, outcome)
-
-    def _failed(self, error: Exception) -> Exception:
-        self._publisher.failed(error)
-        return error
 
     def _abandon(self, portion: _Portion | Exception | None) -> None:
         """Let go of events that nobody waits for any more."""
@@ -268,7 +262,7 @@ def _ingesting(items: Sequence[Item], target: Target | None) -> str:
     if target is None or not target.fast_ingest:
         return ""
     if target.is_replicated and any(
-        not isinstance(item, WindshiftError) and item.idempotency_key for item in items
+        isinstance(item, PublishRequest) and item.idempotency_key for item in items
     ):
         return ""
     return target.stream

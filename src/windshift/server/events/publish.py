@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from windshift import conventions as c
-from windshift.nats import JetStreamError, NatsError, Outcome, retry
+from windshift.nats import JetStreamError, NatsError, retry
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.api import JetStream
-from windshift.nats.jetstream.writes import Attempt, Write, Writes
-from windshift.nats.times import NANOSECONDS
+from windshift.nats.jetstream.writes import Write, Writes
 from windshift.server.auth.policy import Principal
+from windshift.server.broker.storing import Call, Storing
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
@@ -29,7 +28,7 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.events import headers
 from windshift.server.events.counts import Counts
-from windshift.server.events.model import PublishReceipt, PublishRequest, StreamSeq
+from windshift.server.events.model import PublishReceipt, PublishRequest, Results
 from windshift.server.telemetry.tracer import Span, Tracer, bounded
 
 MAX_SEQUENCE: Final = 2**63 - 1
@@ -62,53 +61,37 @@ class Publisher:
 
         The event carries the trace context of the request or, where it is recorded, that of its publication.
         """
-        return await self._counted(request, self._store(request, deadline, self._start_span(request)))
+        span = self._start_span(request)
+        return await self._counted(request, self._store(request, headers.now(), deadline, span))
 
     def begin(
         self,
         request: PublishRequest,
+        now: bytes,
         deadline: float,
-        done: Callable[[PublishReceipt], None],
-        go_on: Callable[[Callable[[], Awaitable[PublishReceipt]]], None],
+        call: Call,
+        to_response: Callable[[PublishReceipt], Any],
     ) -> Callable[[], None] | None:
         """Do what `publish` does, without a task as long as that is possible.
 
-        `done` is called with the receipt; or `go_on`, at once or later, with the rest of the work, if that
-        takes a task. Return what abandons the publish until then; None = it is with `go_on` already.
+        `now` is `headers.at` the time at which the request came. The call is answered with what `to_response`
+        makes of the receipt; or a task does the rest of the work, at once or later. Return what abandons the
+        publish until then; None = there is a task already.
         """
-        writes = self._writes
         span = None if self._tracer is None else self._start_span(request)
         if span is not None:
-            go_on(lambda: self._counted(request, self._store(request, deadline, span)))
+            call.go_on(
+                lambda: _responded(
+                    to_response, self._counted(request, self._store(request, now, deadline, span))
+                )
+            )
             return None
         try:
-            write = _write(request, deadline)
+            write = write_of(request, deadline, now)
         except WindshiftError as error:
             self._counts.publish_failed(error)
             raise
-
-        def take(outcome: Outcome) -> None:
-            ack = writes.stored(attempt, outcome)
-            if ack is not None:
-                done(self.receipt(request, ack))
-            else:
-                go_on(lambda: self._go_on(request, write, writes.finish(write, attempt, outcome)))
-
-        try:
-            attempt = writes.begin(write, take)
-        except NatsError:
-            go_on(lambda: self._go_on(request, write, writes.write(write)))
-            return None
-        return lambda: self._abandon(attempt)
-
-    def _go_on(
-        self, request: PublishRequest, write: Write, storing: Awaitable[PubAck]
-    ) -> Awaitable[PublishReceipt]:
-        return self._counted(request, self.settled(request, write, storing))
-
-    def _abandon(self, attempt: Attempt) -> None:
-        self._writes.abandon(attempt)
-        self._counts.publish_failed(CancelledError())
+        return _Publish(self, request, to_response).begin(self._writes, write, call)
 
     def _start_span(self, request: PublishRequest) -> Span | None:
         return None if self._tracer is None else self._tracer.start(c.SpanKind.PRODUCER, request.trace)
@@ -117,18 +100,22 @@ class Publisher:
 
     def begin_span(self, request: PublishRequest) -> Span | None:
         """Start the span of a publish, which the caller ends; None = it is not recorded."""
+        if self._tracer is None:  # calls cost on the hot path
+            return None
         span = self._start_span(request)
         if span is not None:
             _describe_publish(span, request)
         return span
 
-    def prepare(self, request: PublishRequest, deadline: float) -> Write:
-        """Check an event, and return how it is written. Raise `InvalidField`."""
-        return _write(request, deadline)
-
     def failed(self, error: BaseException) -> None:
         """Count a publish that ended with an error."""
         self._counts.publish_failed(error)
+
+    async def finish(
+        self, request: PublishRequest, write: Write, storing: Awaitable[PubAck]
+    ) -> PublishReceipt:
+        """Do what `publish` does once the event is being written."""
+        return await self._counted(request, self.settled(request, write, storing))
 
     async def _counted(self, request: PublishRequest, storing: Awaitable[PubAck]) -> PublishReceipt:
         try:
@@ -140,19 +127,57 @@ class Publisher:
 
     def receipt(self, request: PublishRequest, ack: PubAck) -> PublishReceipt:
         """Count an event that is stored, and return what its publisher is told."""
-        if ack.duplicate:
+        _, sequence, duplicate = ack
+        if duplicate:
             self._counts.duplicates += 1
-            return PublishReceipt(told_of_duplicate(request, ack), duplicate=True)
-        self._counts.published += 1
-        return _new(PublishReceipt, (ack.sequence, False))
+            return id_of_duplicate(request, ack), True
+        return self.stored(sequence)
 
-    async def _store(self, request: PublishRequest, deadline: float, span: Span | None) -> PubAck:
+    def stored(self, sequence: int) -> PublishReceipt:
+        """Do what `receipt` does of an event that had not been stored before."""
+        self._counts.published += 1
+        return sequence, False
+
+    def results(
+        self,
+        first: int,
+        requests: Sequence[PublishRequest],
+        outcomes: Sequence[PubAck | Exception],
+        unwritten: Mapping[int, Exception],
+    ) -> Results:
+        """Count events that follow each other, and return what their publisher is told of them.
+
+        Args:
+            first: the place of the first one among all of the call.
+            requests: those that were written.
+            outcomes: what became of each of these.
+            unwritten: why others were not, by their places from `first` on.
+        """
+        ids = [0] * (len(requests) + len(unwritten))
+        duplicates: list[int] = []
+        errors = {first + place: error for place, error in unwritten.items()}
+        places = (place for place in range(len(ids)) if place not in unwritten)
+        for place, request, outcome in zip(places, requests, outcomes, strict=True):
+            if not isinstance(outcome, PubAck):
+                errors[first + place] = outcome
+            elif outcome.duplicate:
+                duplicates.append(first + place)
+                ids[place] = id_of_duplicate(request, outcome)
+            else:
+                ids[place] = outcome.sequence
+        for error in errors.values():
+            self.failed(error)
+        self._counts.duplicates += len(duplicates)
+        self._counts.published += len(ids) - len(duplicates) - len(errors)
+        return Results(first, ids, duplicates, dict(sorted(errors.items())))
+
+    async def _store(self, request: PublishRequest, now: bytes, deadline: float, span: Span | None) -> PubAck:
         if span is None:
-            write = _write(request, deadline)
+            write = write_of(request, deadline, now)
             return await self.settled(request, write, self._writes.write(write))
         _describe_publish(span, request)
         with span:
-            ack = await self._store(request._replace(trace=span.context), deadline, None)
+            ack = await self._store(request._replace(trace=span.context), now, deadline, None)
             describe_ack(span, ack)
         return ack
 
@@ -233,7 +258,7 @@ class Publisher:
         if request.idempotency_key:
             winner = await self._api.message(refusal.stream, {"seq": expected + 1}, write.deadline)
             key = message_id(request)
-            if winner is not None and h.find(winner.headers, h.MESSAGE_ID) == key:
+            if winner is not None and h.get(winner.block, h.MESSAGE_ID) == key:
                 return PubAck(refusal.stream, winner.sequence, duplicate=True)
             first = await self.recall(key, write)
             if first is not None:
@@ -269,31 +294,68 @@ class Publisher:
         return int(info["state"]["last_seq"])
 
 
-def _write(request: PublishRequest, deadline: float) -> Write:
-    block, is_keyed = _headers(request), bool(request.idempotency_key)
-    subject, asker = request.subject.encode(), request.asker
-    return _new(Write, (subject, request.body, block, deadline, is_keyed, (), asker))
+class _Publish(Storing):
+    """A publish without a task."""
+
+    __slots__ = ("_publisher", "_request", "_to_response")
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        request: PublishRequest,
+        to_response: Callable[[PublishReceipt], Any],
+    ) -> None:
+        self._publisher = publisher
+        self._request = request
+        self._to_response = to_response
+
+    def response(self, sequence: int) -> Any:
+        """Count the event."""
+        return self._to_response(self._publisher.stored(sequence))
+
+    async def finish(self, storing: Awaitable[PubAck]) -> Any:
+        """Do what `Publisher.finish` does."""
+        return self._to_response(await self._publisher.finish(self._request, self._write, storing))
+
+    def abandon(self) -> None:
+        """Let go of it."""
+        super().abandon()
+        self._publisher.failed(CancelledError())
 
 
-def _headers(request: PublishRequest) -> bytes:
-    """Check everything that can be checked without the broker, and word it as headers."""
-    names.subject("subject", request.subject)
-    seconds, nanos = request.time or divmod(time.time_ns(), NANOSECONDS)
-    type_url = request.type_url
+async def _responded(
+    to_response: Callable[[PublishReceipt], Any], publishing: Awaitable[PublishReceipt]
+) -> Any:
+    return to_response(await publishing)
+
+
+def write_of(request: PublishRequest, deadline: float, now: bytes) -> Write:
+    """Check everything of an event that can be checked without the broker, and word it as a message.
+
+    `now` is when they came, see `headers.at`. Raise `InvalidField`.
+    """
+    given, type_url, body, at, key, expected, trace, _, asker = request
+    subject = _subject(given)
     begin = _begin(type_url) if len(type_url) <= _CACHED_URL else _read_type(type_url)
-    block = b"%b%b.%09dZ\r\n" % (begin, headers.second(seconds), nanos)
-    if request.idempotency_key:
-        names.idempotency_key("idempotency_key", request.idempotency_key)
-        block += h.line(h.MESSAGE_ID, message_id(request))
-    if request.expected_last_id is not None:
-        if request.expected_last_id > MAX_SEQUENCE:
+    block = begin + (now if at is None else headers.time_line(*at))
+    if key:
+        names.idempotency_key("idempotency_key", key)
+        block += b"%b: %b\r\n" % (h.MESSAGE_ID, message_id(request))  # a valid key fits into a line
+    if expected is not None:
+        if expected > MAX_SEQUENCE:
             raise InvalidField("expected_last_id", f"must be at most {MAX_SEQUENCE}")
-        block += h.line(h.EXPECTED_LAST_SEQUENCE, b"%d" % request.expected_last_id)
-    if request.trace is not None:
-        block += h.line(headers.TRACE_PARENT, request.trace.parent.encode())
-        if request.trace.state:
-            block += h.line(headers.TRACE_STATE, request.trace.state.encode())
-    return block + h.END
+        block += h.line(h.EXPECTED_LAST_SEQUENCE, b"%d" % expected)
+    if trace is not None:
+        block += h.line(headers.TRACE_PARENT, trace.parent.encode())
+        if trace.state:
+            block += h.line(headers.TRACE_STATE, trace.state.encode())
+    return _new(Write, (subject, body, block + h.END, deadline, bool(key), (), asker))
+
+
+@lru_cache(maxsize=4096)
+def _subject(subject: str) -> bytes:
+    names.subject("subject", subject)
+    return subject.encode()
 
 
 def message_id(request: PublishRequest) -> bytes:
@@ -303,11 +365,11 @@ def message_id(request: PublishRequest) -> bytes:
     return headers.message_id(request.idempotency_key, scope)
 
 
-def told_of_duplicate(request: PublishRequest, ack: PubAck) -> StreamSeq:
+def id_of_duplicate(request: PublishRequest, ack: PubAck) -> int:
     """Return the id of an event that was stored before. Another's is for those who see the stream."""
     caller = request.caller
     is_own = caller is None or caller.key_scope(request.subject) or caller.sees(ack.stream)
-    return StreamSeq(ack.sequence if is_own else 0)
+    return ack.sequence if is_own else 0
 
 
 def _read_type(type_url: str) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+from windshift.nats.jetstream.api import metadata_of
 from windshift.nats.times import nanoseconds
 
 METADATA_KEY: Final = "windshift.retry_policy"
@@ -93,7 +94,7 @@ def stored_policy(config: Mapping[str, Any]) -> RetryPolicy:
     What a policy leaves out is as in a request: the default, dead letters among them. One that cannot be read
     (somebody else wrote it) counts as none, except that nothing is given up without a dead letter.
     """
-    text = (config.get("metadata") or {}).get(METADATA_KEY)
+    text = metadata_of(config).get(METADATA_KEY)
     if text is None:
         return RetryPolicy()
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Self
 
-from windshift.nats.jetstream.api import ConsumerState, JsonObject
+from windshift.nats.jetstream.api import ConsumerState, JsonObject, metadata_of, with_metadata
 from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
 
 _METADATA_KEY: Final = "windshift.run"
@@ -33,7 +33,7 @@ class Run(NamedTuple):
     @classmethod
     def of(cls, state: ConsumerState) -> Self:
         """Read the present run of a consumer."""
-        number, _, position = str((state.config.get("metadata") or {}).get(_METADATA_KEY, "")).partition(".")
+        number, _, position = str(metadata_of(state.config).get(_METADATA_KEY, "")).partition(".")
         if not (number.isdecimal() and position.isdecimal()):
             return cls(state.created)
         return cls(state.created, int(number), int(position))
@@ -68,5 +68,4 @@ ALWAYS: Final = Run()
 
 def with_run(config: JsonObject, run: Run) -> JsonObject:
     """Return the configuration of a consumer that is in this run."""
-    metadata = {**(config.get("metadata") or {}), _METADATA_KEY: f"{run.number}.{run.position}"}
-    return config | {"metadata": metadata}
+    return with_metadata(config, _METADATA_KEY, f"{run.number}.{run.position}")

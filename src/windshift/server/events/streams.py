@@ -98,8 +98,10 @@ class Streams:
         except NatsError as refusal:
             if refusal.err_code == codes.SUBJECTS_OVERLAP:
                 raise await self._overlap(spec, deadline, caller) from refusal
-            told = refusal_error(refusal, spec)
-            raise of_stream(told, spec.name) if isinstance(told, _OF_THE_STREAM) else told from refusal
+            translated = refusal_error(refusal, spec)
+            raise (
+                of_stream(translated, spec.name) if isinstance(translated, _OF_THE_STREAM) else translated
+            ) from refusal
 
     async def _overlap(self, spec: StreamSpec, deadline: float, caller: Principal | None) -> SubjectsOverlap:
         """Say which subjects are taken, and by which of the streams that the caller may see."""
@@ -156,13 +158,17 @@ class Streams:
     ) -> dict[str, int]:
         """Look up the last ids of the streams that are copied from; raise `StreamNotFound`."""
         names = _streams_to_look_up(stored.config if stored else {}, spec)
-        return {name: (await self._existing(name, deadline)).last_sequence for name in sorted(names)}
+        return {
+            name: (await existing_stream(self._api, name, deadline)).last_sequence for name in sorted(names)
+        }
 
-    async def _existing(self, name: str, deadline: float) -> StreamState:
-        stream = await self._api.find_stream(name, deadline)
-        if stream is None:
-            raise StreamNotFound(name)
-        return stream
+
+async def existing_stream(api: JetStream, name: str, deadline: float) -> StreamState:
+    """Look a stream up; raise `StreamNotFound`."""
+    stream = await api.find_stream(name, deadline)
+    if stream is None:
+        raise StreamNotFound(name)
+    return stream
 
 
 # --- Deciding -----------------------------------------------------------------------------------------------
@@ -196,10 +202,11 @@ def desired_config(
     """Return the whole JetStream configuration that the stream should have; `stored` is left as it is.
 
     Everything of the stored configuration stays but what the contract has a field for, and direct gets, by
-    which events are read without a consumer. `last_ids` holds the
-    last id of every stream that is copied from; `takes_batches` is whether the broker knows atomic batches.
-    Raise `MirrorChange` or `StorageChange` for what the broker
-    could not do.
+    which events are read without a consumer. `last_ids` holds the last id of every stream that is copied
+    from; `takes_batches` is whether the broker knows atomic batches.
+
+    Raises:
+        MirrorChange, StorageChange: the broker could not do that.
     """
     before = stored or {}
     if stored is not None:
@@ -212,24 +219,27 @@ def desired_config(
     config["storage"] = spec.storage.value
     config["num_replicas"] = spec.replicas or before.get("num_replicas") or default_replicas
     config["allow_direct"] = True
-    if stored is None and takes_batches and isinstance(spec.source, FromSubjects):
-        config[_ATOMIC] = True
-    if spec.atomic_batches is not None:
-        config[_ATOMIC] = spec.atomic_batches
-    if spec.fast_ingest is not None:
-        config[_FAST] = spec.fast_ingest
-    for key in (_ATOMIC, _FAST):
-        if not config.get(key):
-            config.pop(key, None)  # as the broker writes it
-    return config | _limits(spec) | source
+    return config | _batches(stored, spec, takes_batches=takes_batches) | _limits(spec) | source
 
 
 _ATOMIC: Final = "allow_atomic"
 _FAST: Final = "allow_batched"
 _SET_OR_ABSENT: Final = frozenset(
-    {"subjects", "mirror", "sources", "discard_new_per_subject", "duplicate_window"}
+    {"subjects", "mirror", "sources", "discard_new_per_subject", "duplicate_window", _ATOMIC, _FAST}
 )
 """Keys of the contract's fields that the broker leaves out of a configuration where they say nothing."""
+
+
+def _batches(stored: JsonObject | None, spec: StreamSpec, *, takes_batches: bool) -> JsonObject:
+    """Return which ways the stream should have to take several events at once."""
+    ways: JsonObject = {_ATOMIC: takes_batches and isinstance(spec.source, FromSubjects)}
+    if stored is not None:
+        ways = {key: stored.get(key) for key in (_ATOMIC, _FAST)}
+    if spec.atomic_batches is not None:
+        ways[_ATOMIC] = spec.atomic_batches
+    if spec.fast_ingest is not None:
+        ways[_FAST] = spec.fast_ingest
+    return {key: True for key, has in ways.items() if has}  # the broker leaves out the others
 
 
 def _refuse_another_storage(stored: JsonObject, spec: StreamSpec) -> None:

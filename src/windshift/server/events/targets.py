@@ -6,7 +6,7 @@ import asyncio
 from typing import Final, NamedTuple
 
 from windshift.nats.jetstream.api import JetStream
-from windshift.server.auth.subjects import SubjectPatterns, tokens
+from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import UnboundSubject
 
@@ -42,7 +42,7 @@ class Target(NamedTuple):
 
     def takes(self, subject: str) -> bool:
         """Tell whether the stream takes a subject."""
-        return self.subjects.covering(tokens(subject)) is not None
+        return self.subjects.takes(subject)
 
 
 class Targets:
@@ -73,13 +73,10 @@ class Targets:
             if not streams:
                 raise UnboundSubject(subject)
             config = (await self._api.stream_info(streams[0], deadline))["config"]
-        patterns = SubjectPatterns()
-        for number, each in enumerate(config.get("subjects") or ()):
-            patterns.add(tokens(each), number)
         size = int(config.get("max_msg_size", -1))
         return Target(
             streams[0],
-            patterns,
+            SubjectPatterns(config.get("subjects") or ()),
             size if size > 0 else None,
             bool(config.get("allow_atomic")),
             bool(config.get("allow_batched"))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TypeVar
 
 from windshift.nats import JetStreamError
-from windshift.nats.jetstream.api import JetStream, Page
+from windshift.nats.jetstream.api import JetStream, Page, metadata_of
 from windshift.server.domain.names import INTERNAL
 
 T = TypeVar("T")
@@ -251,7 +251,7 @@ def _stream(info: Mapping[str, Any]) -> StreamUsage:
 
 
 def _is_internal(info: Mapping[str, Any]) -> bool:
-    return INTERNAL in (info["config"].get("metadata") or {})
+    return INTERNAL in metadata_of(info["config"])
 
 
 def _consumer(info: Mapping[str, Any]) -> ConsumerProgress:

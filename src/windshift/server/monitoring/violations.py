@@ -7,7 +7,7 @@ import re
 import time
 from typing import Final
 
-from windshift.nats.protocol import Kind, ServerError
+from windshift.nats.protocol import ErrorKind, ServerError
 from windshift.server.telemetry.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class ViolationLog:
     def __init__(self, inbox_prefix: str, interval: float = 600.0) -> None:
         self._inbox_prefix = inbox_prefix + "."
         self._interval = interval
-        self._throttles: dict[tuple[Kind, str], LogThrottle] = {}
+        self._throttles: dict[tuple[ErrorKind, str], LogThrottle] = {}
 
     def log(self, violation: ServerError) -> None:
         """Log a violation, unless one of its kind was logged lately."""
@@ -39,7 +39,7 @@ class ViolationLog:
             skipped = throttle.take_skipped()
             log.error(
                 'NATS: this user may not %s "%s"; what needs it fails',
-                "publish to" if violation.kind is Kind.PUBLISH_FORBIDDEN else "subscribe to",
+                "publish to" if violation.kind is ErrorKind.PUBLISH_FORBIDDEN else "subscribe to",
                 self._inbox_prefix + ">" if subject.startswith(self._inbox_prefix) else subject,
                 extra={"more": skipped} if skipped else None,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from windshift.nats.jetstream.api import JsonObject
+from windshift.nats.jetstream.api import JsonObject, metadata_of, with_metadata
 from windshift.nats.times import NANOSECONDS
 
 OWNER: Final = "windshift.owner"
@@ -42,12 +42,12 @@ class Held(NamedTuple):
 
 def owner_of(config: Mapping[str, Any]) -> str:
     """Return the name of the principal that made something; empty when that is not known."""
-    return str((config.get("metadata") or {}).get(OWNER, ""))
+    return str(metadata_of(config).get(OWNER, ""))
 
 
 def owned(config: JsonObject, owner: str) -> JsonObject:
     """Return a configuration with the name of its owner in it."""
-    return config | {"metadata": (config.get("metadata") or {}) | {OWNER: owner}}
+    return with_metadata(config, OWNER, owner)
 
 
 def of_stream(config: Mapping[str, Any], stored: int = 0) -> dict[str, int]:

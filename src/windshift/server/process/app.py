@@ -274,6 +274,7 @@ class App:
         _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
         self.connection.is_hurried = self._api.connection.is_hurried = self._is_hurried
+        self.connection.is_shared = self._api.connection.is_shared = self._is_shared
         self._watches = [asyncio.create_task(watch) for watch in self._watching()]
         self._serving_since = asyncio.get_running_loop().time()
         if self.metrics is not None:
@@ -361,17 +362,23 @@ class App:
             on_call_failed=self._failed,
         )
         server = Server(self._answered, options, [SizeInterceptor(largest), *self._interceptors])
-        server.turns.others_wait = lambda: self._pacing.is_over
+        server.turns.others_wait, server.turns.is_bulky = self._pacing.is_at_work, self._pacing.is_bulky
         server.turns.on_hurry = self.connection.flush
+        self._pacing.is_shared = lambda: server.turns.is_shared
         return server
 
     def _failed(self, failure: Failure) -> None:
         self._failures.failed(failure, asyncio.get_running_loop().time())
 
     def _is_hurried(self) -> bool:
-        """Tell whether somebody who uses little waits behind those who use much."""
-        turns = None if self._server is None else self._server.turns
-        return turns is not None and turns.is_shared and (turns.is_pressed or self._pacing.is_over)
+        """Tell whether small calls wait behind bulk work, or those who use little behind who use much."""
+        turns, pacing = None if self._server is None else self._server.turns, self._pacing
+        is_shared = turns is not None and turns.is_shared and (turns.is_pressed or pacing.is_over)
+        return is_shared or pacing.is_bulky()
+
+    def _is_shared(self) -> bool:
+        """Tell whether there is bulk work, or somebody is about who uses little: turns are to be short."""
+        return self._pacing.is_shared() or self._pacing.is_bulky()
 
     def _pace(self, call: ServerCall, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
         """Have bulk work, and that of busy callers, wait while others have their turn."""
@@ -421,8 +428,8 @@ class App:
 class _Nats(NamedTuple):
     """The NATS layer, as the domain takes it.
 
-    JetStream's API is asked on a connection of its own, and what is stored is read there: large answers would
-    delay what is published, delivered and acknowledged.
+    JetStream's API is asked on a connection of its own, what is stored is read there, and what is large is
+    written there: it would delay what is published, delivered and acknowledged.
     """
 
     connection: Connection
@@ -440,8 +447,10 @@ def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
     for each in (connection, reads):
         each.violations.on_any.append(log.log)
     budget, room = Budget(), PullRoom(lambda: connection.max_payload)
-    requests, api = Requests(connection), JetStream(reads, Requests(reads), budget=budget)
-    writes = Writes(connection, requests, api, WriteOptions(max_in_flight=config.max_pending_publishes))
+    requests, on_reads = Requests(connection), Requests(reads)
+    api = JetStream(reads, on_reads, budget=budget)
+    options_of_writes = WriteOptions(max_in_flight=config.max_pending_publishes)
+    writes = Writes(connection, requests, api, options_of_writes, on_reads)
     return _Nats(connection, requests, api, writes, Notes(connection), room, budget)
 
 
@@ -496,7 +505,7 @@ class _Domain:
     ) -> None:
         connection, requests, api, writes, notes, *_ = nats
         self.dead_lettering = dead_lettering
-        store, queue, stats = dead_lettering.store, dead_lettering.replays, dead_lettering.told
+        store, queue, stats = dead_lettering.store, dead_lettering.replays, dead_lettering.stats
         self.gathering = Gathering(connection)
         subscriptions = Subscriptions(self.gathering)
         self.events = EventsService(

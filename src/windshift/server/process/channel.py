@@ -92,7 +92,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Serving:
     """The worker serves, and whether it should get calls; None: it is about to end.
 
     Sent whenever that changes, and once a second.

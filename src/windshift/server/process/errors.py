@@ -21,9 +21,9 @@ class StartError(Exception):
         self.setting = setting
 
     def __str__(self) -> str:
-        return self.told({})
+        return self.describe({})
 
-    def told(self, words: Mapping[str, str]) -> str:
+    def describe(self, words: Mapping[str, str]) -> str:
         """Return the text; `words` has what to do where a setting is not changed by its variable."""
         change = self.setting and words.get(self.setting, f"set another {self.setting}")
         advice = ", or ".join(filter(None, (self.remedy, change)))

@@ -20,6 +20,7 @@ from typing import Final, cast
 import h11
 
 from windshift.rpc import LOOPBACK, includes, open_sockets
+from windshift.server.background.pacing import Pacing
 from windshift.server.process.readiness import Readiness
 from windshift.server.telemetry.exposition import Exposition
 
@@ -121,7 +122,8 @@ class HealthServer:
     """An HTTP server for one application, in the running loop.
 
     When there are too many connections, the oldest is closed, unless its address is reserved. So a probe is
-    answered however many connections others hold, busy or idle.
+    answered however many connections others hold, busy or idle. All requests take turns in a slice of each
+    turn of the event loop: hundreds at once delay no call.
 
     Args:
         application: answers the requests.
@@ -139,8 +141,7 @@ class HealthServer:
         self.application = application
         self.timeout = timeout
         self._probes = LOOPBACK + probes
-        self.sending = asyncio.Lock()
-        """For what takes long to send: one in each turn of the event loop."""
+        self.pacing = Pacing()
         self._servers: list[asyncio.Server] = []
         self._connections: dict[_Connection, bool] = {}
         """The oldest first, and whether it may be closed to make room."""
@@ -218,17 +219,33 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes; called by the event loop."""
         self._http.receive_data(data)
-        self._read()
+        self._go_on()
 
     def eof_received(self) -> bool:
         """Note that the client sends no more, but may wait for an answer; called by the event loop."""
         self._http.receive_data(b"")
-        self._read()
+        self._go_on()
         return True
 
-    def _read(self) -> None:
-        if self.answering is not None:
-            return
+    def _go_on(self) -> None:
+        if self.answering is None:
+            self._transport.pause_reading()
+            self.answering = self._loop.create_task(self._server.pacing.run(self._serve()))
+
+    async def _serve(self) -> None:
+        """Answer the requests that have come, one by one."""
+        try:
+            while (request := self._read()) is not None:
+                await self._answer(request)
+        finally:
+            self.answering = None
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _read(self) -> h11.Request | None:
+        """Return the next request when it is whole; a connection on which none may follow is closed."""
+        if self._transport.is_closing():
+            return None
         try:
             event = self._http.next_event()
             if isinstance(event, h11.Request):
@@ -236,21 +253,21 @@ class _Connection(asyncio.Protocol):
                 event = self._http.next_event()
         except h11.RemoteProtocolError as error:
             self._reject(error.error_status_hint, "this is not an HTTP/1.1 request")
-            return
+            return None
         if isinstance(event, h11.EndOfMessage):
-            self._transport.pause_reading()
-            self.answering = self._loop.create_task(self._answer(self._request))
-        elif isinstance(event, h11.Data):
+            return self._request
+        if isinstance(event, h11.Data):
             self._reject(413, "send no body")
         elif event is not h11.NEED_DATA:
             self._transport.close()
+        return None
 
     def _reject(self, status: int, text: str) -> None:
         self._send("GET", status, _JSON, _json({"error": text}))
         self._transport.close()
 
     async def _answer(self, request: h11.Request) -> None:
-        """Answer a request, and go on to the next one when that has been sent."""
+        """Answer a request, and return when that has been sent."""
         method, path = request.method.decode(), request.target.partition(b"?")[0].decode("latin-1")
         accept = b",".join(value for name, value in request.headers if name == b"accept").decode("latin-1")
         try:
@@ -258,13 +275,9 @@ class _Connection(asyncio.Protocol):
         except Exception:
             log.exception("a request to the health port failed")
             response = 500, _JSON, _json({"error": "it failed; see the log"})
-        if len(response[2]) > _LARGEST:
-            async with self._server.sending:
-                await asyncio.sleep(0)
         if not self._transport.is_closing():
             self._send(method, *response)
             await self._writable.wait()
-        self.answering = None
         self._requests += 1
         if self._requests >= _REQUESTS or self._http.our_state is not h11.DONE:
             self._transport.close()
@@ -272,8 +285,6 @@ class _Connection(asyncio.Protocol):
             self._limit.cancel()
             self._limit = self._loop.call_later(self._server.timeout, self.end)
             self._http.start_next_cycle()
-            self._transport.resume_reading()
-            self._read()
 
     def _send(self, method: str, status: int, content_type: str, body: bytes) -> None:
         headers = [
@@ -284,9 +295,9 @@ class _Connection(asyncio.Protocol):
         ]
         if status == 405:
             headers.append(("allow", "GET, HEAD"))
-        for event in (
+        events = (
             h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase),
             h11.Data(b"" if method == "HEAD" else body),
             h11.EndOfMessage(),
-        ):
-            self._transport.write(self._http.send(event) or b"")
+        )
+        self._transport.write(b"".join(self._http.send(event) or b"" for event in events))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from windshift.nats import Connection
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
 from windshift.server.auth.access import ActivePolicy
+from windshift.server.background.pacing import paced
 from windshift.server.background.reloading import Watched
+from windshift.server.background.threads import in_thread
 from windshift.server.broker.budget import Budget
 from windshift.server.broker.room import PullRoom
 from windshift.server.events.copies import Copies
@@ -30,7 +32,7 @@ from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.exposition import Exposition
 from windshift.server.telemetry.process import LoopLag, add_process
-from windshift.server.telemetry.registry import Collect, Point, Registry
+from windshift.server.telemetry.registry import Collect, Family, Point, Registry
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Span
 
@@ -53,6 +55,7 @@ class Outlet:
         self._collect = collect
         self._push = telemetry.metric_reader(collect)
         self._exposing: dict[str, asyncio.Task[Exposition]] = {}
+        self._formatter: asyncio.Future[_Formatter] | None = None
 
     @property
     def failures(self) -> int:
@@ -73,14 +76,25 @@ class Outlet:
         """Return all metrics as text. Concurrent requests share one result."""
         task = self._exposing.get(accept)
         if task is None:
-            task = self._exposing[accept] = asyncio.create_task(self._expose(accept))
+            task = self._exposing[accept] = asyncio.create_task(paced(self._expose(accept)))
             task.add_done_callback(lambda _: self._exposing.pop(accept, None))
         return await asyncio.shield(task)
 
     async def _expose(self, accept: str) -> Exposition:
-        from windshift.server.telemetry.prometheus import expose  # noqa: PLC0415 - 2 MB until the first scrape
+        if self._formatter is None:
+            self._formatter = in_thread(_load_formatter, "metrics")
+        formatter = await self._formatter
+        return await formatter(await self._collect(), accept)
 
-        return await expose(await self._collect(), accept)
+
+_Formatter: TypeAlias = Callable[[Sequence[Family], str], Awaitable[Exposition]]
+
+
+def _load_formatter() -> _Formatter:
+    """Import what makes the text: 2 MB from the first scrape on, and a tenth of a second."""
+    from windshift.server.telemetry.prometheus import expose  # noqa: PLC0415 - see above
+
+    return expose
 
 
 class Metrics:

@@ -29,7 +29,7 @@ from windshift.server.process.channel import (
     Order,
     Question,
     Refusal,
-    Told,
+    Serving,
 )
 from windshift.server.process.errors import StartError
 from windshift.server.process.logging import configure_logging, exported_logs
@@ -119,12 +119,12 @@ class WorkerProcess(Process):
         self._channel.send(Collected(await registry.collect()))
 
     async def _tell_readiness(self, app: App) -> None:
-        looks, told = 0, None
+        looks, sent = 0, None
         while True:
             readiness = None if self._stopping.is_set() else app.readiness()
-            if readiness != told or looks % _WORD == 0:
-                told = readiness
-                self._channel.send(Told(readiness))
+            if readiness != sent or looks % _WORD == 0:
+                sent = readiness
+                self._channel.send(Serving(readiness))
             looks += 1
             await asyncio.sleep(_LOOK)
 

@@ -32,7 +32,7 @@ from windshift.server.process.channel import (
     Order,
     Question,
     Refusal,
-    Told,
+    Serving,
 )
 from windshift.server.process.metrics import Outlet
 from windshift.server.process.readiness import Readiness
@@ -124,8 +124,8 @@ class Workers:
         if self._draining_since is not None:
             return Readiness("draining", self._draining_since)
         now = asyncio.get_running_loop().time()
-        told = [each.readiness(now) for each in self._workers]
-        serving = [each for each in told if each is not None]
+        readings = [each.readiness(now) for each in self._workers]
+        serving = [each for each in readings if each is not None]
         if not serving:
             return Readiness("starting", self._made_at)
         not_ready = [each for each in serving if each.reason is not None]
@@ -233,8 +233,8 @@ class _Worker:
         self._refusal = Refusal("", None)
         self._drained = False
         self._failure = ""
-        self._told: Readiness | None = None
-        self._told_at = 0.0
+        self._reported: Readiness | None = None
+        self._reported_at = 0.0
         self._latest: Readings = ()
         self._counted: Readings = ()
         self._collecting: asyncio.Future[None] | None = None
@@ -246,14 +246,14 @@ class _Worker:
 
     def readiness(self, now: float) -> Readiness | None:
         """Return whether the process should get calls; None while there is none that serves."""
-        if self._told is not None and now - self._told_at > _SILENT:
-            return Readiness("a worker does not answer", self._told_at, f"worker {self._number}")
-        return self._told
+        if self._reported is not None and now - self._reported_at > _SILENT:
+            return Readiness("a worker does not answer", self._reported_at, f"worker {self._number}")
+        return self._reported
 
     @property
     def serves(self) -> bool:
         """Whether there is a process that serves."""
-        return self._told is not None
+        return self._reported is not None
 
     async def ask(self, method: str, request: bytes) -> bytes | None:
         """Ask the process, and return its answer; None when it does not answer or ends."""
@@ -277,7 +277,7 @@ class _Worker:
 
     async def readings(self) -> Readings:
         """Return the readings of the process, and what those before it have counted."""
-        if self._channel is not None and self._told is not None:
+        if self._channel is not None and self._reported is not None:
             if self._collecting is None:
                 self._collecting = self._loop.create_future()
                 self._channel.send(Order.COLLECT)
@@ -348,7 +348,7 @@ class _Worker:
                 self._take(message)
             await asyncio.wait((asyncio.create_task(process.wait()),), timeout=_ENDING)
         finally:
-            self._channel = self._told = None
+            self._channel = self._reported = None
             self._count_no_more()
             if process.returncode is None:
                 process.kill()
@@ -370,10 +370,10 @@ class _Worker:
 
     def _take(self, message: object) -> None:
         match message:
-            case Told(readiness):
-                if self._told is None and readiness is not None and self.serving.done():
+            case Serving(readiness):
+                if self._reported is None and readiness is not None and self.serving.done():
                     log.warning("worker %d serves again", self._number)
-                self._told, self._told_at = readiness, self._loop.time()
+                self._reported, self._reported_at = readiness, self._loop.time()
                 if not self.serving.done():
                     self.serving.set_result(None)
             case Collected(readings):

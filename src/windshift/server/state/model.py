@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple, NewType
 
@@ -14,14 +13,18 @@ Revision = NewType("Revision", int)
 ABSENT: Final = Revision(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """The value of a key: opaque bytes, and the write that they are from."""
+class Entry(NamedTuple):
+    """The value of a key: opaque bytes, and the write that they are from.
+
+    Attributes:
+        value: the bytes.
+        revision: the number of the write.
+        last_updated: the broker's time of it.
+    """
 
     value: bytes
     revision: Revision
     last_updated: Time
-    """The broker's time of the write."""
 
 
 class KeyRevision(NamedTuple):

@@ -25,7 +25,7 @@ def add_process(registry: Registry) -> None:
     """Add this process's instruments; those that the system does not support have no readings."""
     started = time.monotonic()
     registry.add(i.CPU_TIME, _cpu_time)
-    registry.add_number(i.MEMORY, _resident_bytes)
+    registry.add_number(i.MEMORY, resident_bytes)
     registry.add_number(i.DESCRIPTORS, _descriptors)
     registry.add_number(i.UPTIME, lambda: time.monotonic() - started)
     registry.add(i.GC_COLLECTIONS, _collections)
@@ -38,7 +38,8 @@ def _cpu_time() -> Iterator[Point]:
     yield ("system",), times.system
 
 
-def _resident_bytes() -> float | None:
+def resident_bytes() -> int | None:
+    """Return the memory of this process; None where the system does not tell."""
     try:
         pages = int(_STATM.read_text().split()[1])
     except OSError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
@@ -16,9 +15,6 @@ from windshift.server.telemetry.tracer import Sampler, Span, Tracer
 
 _log = logging.getLogger(__name__)
 
-_SWITCH_INTERVAL: Final = 0.0005
-"""Seconds until Python switches threads. With the default of 5 ms, calls would wait that long while a batch
-is encoded: half of the 99th percentile at 2,500 publishes per second, all recorded."""
 _MIN_METRIC_INTERVAL: Final = 0.1
 
 SPANS: Final = Messages(
@@ -56,7 +52,6 @@ class Telemetry:
             return None
         from windshift.server.telemetry.otlp_signals import span_sender  # noqa: PLC0415 - slow, rarely needed
 
-        sys.setswitchinterval(_SWITCH_INTERVAL)
         return Exporter(span_sender(self._config), self._config.spans.batch, SPANS)
 
     def _make_tracer(self) -> Tracer | None:

@@ -104,7 +104,7 @@ async def test_comes_back(tmp_path: Path) -> None:
 
 async def test_comes_back_when_frozen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A server that lives and does not answer for long is killed and started again; what it kept is there."""
-    timers = EmbeddedTimers(look=0.1, patience=2)
+    timers = EmbeddedTimers(look=0.1, unanswered=2)
     config = EmbeddedConfig(tmp_path)
     async with running(config, timers) as embedded, connect(url(embedded)) as broker:
         await broker.stream("kept", storage="file")
@@ -118,7 +118,7 @@ async def test_comes_back_when_frozen(tmp_path: Path, caplog: pytest.LogCaptureF
 
 async def test_short_freezes_are_borne(tmp_path: Path) -> None:
     """A server that was frozen for a moment goes on."""
-    async with running(EmbeddedConfig(tmp_path), EmbeddedTimers(look=0.2, patience=1000)) as embedded:
+    async with running(EmbeddedConfig(tmp_path), EmbeddedTimers(look=0.2, unanswered=1000)) as embedded:
         pid = embedded.pid
         assert pid is not None
         for _ in range(2):

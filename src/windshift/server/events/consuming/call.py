@@ -2,77 +2,49 @@
 
 A call has two tasks. One reads the client's commands. The other takes a turn whenever something happened: the
 protocol takes in what arrived, deliveries and confirmations go to the client, more is pulled, and the work
-that the protocol asks for is started, each piece in its own task. Everything sent in one turn leaves in one
-write, on either side.
+that the protocol asks for is started (`working`). Everything sent in one turn leaves in one write, on either
+side.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
-from windshift.nats import Backoff, Busy, Message, NatsError, NotConnected, Outcome, retry
-from windshift.nats.jetstream.pulling import (
-    ACK,
-    NAK,
-    PROGRESS,
-    TERMINATE,
-    Arrival,
-    Notice,
-    Puller,
-    PullOptions,
-)
-from windshift.server.background.pacing import paced
-from windshift.server.domain.errors import (
-    BrokerUnavailable,
-    QuotaExceeded,
-    ShuttingDown,
-    SubscribeExpected,
-    WindshiftError,
-)
-from windshift.server.events.consuming import work as w
+from windshift.nats import Message, NotConnected, Outcome
+from windshift.nats.jetstream.pulling import ACK, NAK, Arrival, Notice, Puller, PullOptions
+from windshift.server.background.pacing import hinders, pause
+from windshift.server.domain.errors import ShuttingDown, SubscribeExpected, WindshiftError
 from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
-from windshift.server.events.consuming.consumer_state import (
-    ConsumerSnapshot,
-    find_consumer,
-    with_tokens,
-)
+from windshift.server.events.consuming.consumer_state import ConsumerSnapshot, find_consumer, with_tokens
 from windshift.server.events.consuming.ephemeral import keep_used, leave
 from windshift.server.events.consuming.handover import DeliveryName, new_number
-from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeOptions, Gate
-from windshift.server.events.consuming.protocol import ConsumeProtocol, prolong_every
-from windshift.server.events.consuming.redelivery import Settled
-from windshift.server.events.consuming.replay_feed import ReplayFeed, any_replays
+from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeAuthorizer, ConsumeOptions
+from windshift.server.events.consuming.protocol import ConsumeProtocol
+from windshift.server.events.consuming.replay_feed import ReplayFeed
 from windshift.server.events.consuming.settlement import Group, PendingAck, grouped
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.consuming.spans import ConsumeSpans
 from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.consuming.timer import DeadlineTimer, Signal
 from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
-from windshift.server.events.dead_letters.model import Failure
-from windshift.server.events.dead_letters.store import UnreadableEntry
+from windshift.server.events.consuming.working import WorkRunner
 from windshift.server.events.deliveries import read_delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import ELECTED, REPLAY
 from windshift.server.events.runs import Run
-from windshift.server.telemetry.log_throttle import LogThrottle
 
-log = logging.getLogger(__name__)
-
-_ELECTION: Final = 20.0
-"""Seconds that a cluster may take to find another leader, and in which an answer is waited for."""
-_LEARNING: Final = Backoff(timedelta(milliseconds=250), timedelta(milliseconds=500))
-"""Pauses before the broker is asked again what has to be known."""
-_stale = LogThrottle(10.0)
-
-
+_COMMANDS: Final = 8
+"""Commands after which is looked whether the step has become long."""
+_AT_ONCE, _ALL = 16, sys.maxsize
+"""Events that are handed over in one step: while somebody is about who uses little; otherwise."""
 SHORTEST_PULL: Final = 5.0
 """Seconds until a pull request expires, at least."""
 
@@ -87,27 +59,39 @@ def renewed_in_time(options: PullOptions, timeout: timedelta) -> PullOptions:
     return replace(options, expires=expires, heartbeat=min(options.heartbeat, expires / 2))
 
 
-class Subscription:
+class ConsumeCall:
     """One consume call: a client subscribes with its first message, and is attached to a consumer.
 
     Args:
         broker: NATS, and what the calls of this process share.
         client: the client.
         options: timers.
-        gate: what the client may consume; None = everything.
+        authorizer: what the client may consume; None = everything.
     """
 
-    __slots__ = ("_attachment", "_broker", "_client", "_ended", "_gate", "_options", "_patience")
+    __slots__ = (
+        "_attachment",
+        "_authorizer",
+        "_broker",
+        "_client",
+        "_ended",
+        "_options",
+        "_subscribe_timeout",
+    )
 
     def __init__(
-        self, broker: Broker, client: Client, options: ConsumeOptions, gate: Gate | None = None
+        self,
+        broker: Broker,
+        client: Client,
+        options: ConsumeOptions,
+        authorizer: ConsumeAuthorizer | None = None,
     ) -> None:
         self._broker = broker
         self._client = client
         self._options = options
-        self._gate = gate
+        self._authorizer = authorizer
         self._ended: WindshiftError | None = None
-        self._patience: asyncio.Timeout | None = None
+        self._subscribe_timeout: asyncio.Timeout | None = None
         self._attachment: _Attachment | None = None
 
     async def run(self) -> None:
@@ -119,29 +103,28 @@ class Subscription:
             WindshiftError: the client made a mistake or may not consume this, the consumer is not there or
                 not any more, the broker could not be reached at the start, or this server is about to stop.
         """
-        if self._gate is not None:
-            self._gate.follow(self._check, self.end)
+        if self._authorizer is not None:
+            self._authorizer.follow(self._check, self.end)
         commands = await self._first_commands()
         command = next(commands, None)
         if not isinstance(command, Subscribe):
             raise SubscribeExpected
         size = check_subscribe(command)
         consumer = ConsumerKey(command.stream, command.consumer)
-        if self._gate is not None:
-            self._gate.use_consumer(*consumer)
+        if self._authorizer is not None:
+            self._authorizer.use_consumer(*consumer)
         deadline = asyncio.get_running_loop().time() + self._options.lookup_timeout.total_seconds()
         found = await find_consumer(self._broker.api, *consumer, size, deadline)
+        shared = self._broker.dead_letters
         if command.linger is not None:
-            notes = self._broker.dead_letters.notes
-            found = await with_tokens(self._broker.api, notes, consumer, found, deadline)
+            found = await with_tokens(self._broker.api, shared.notes, consumer, found, deadline)
         if self._ended is not None:
             raise self._ended
-        shared = self._broker.dead_letters
         found = shared.calls.share(consumer, found)
-        tokens = self._tokens(command, found)
+        tokens = self._tokens(command, consumer, found)
         resumed = [] if tokens is None else [*filter(None, map(tokens.read, command.resume))]
         state, is_used = CallState(consumer, found, size, self._attach(consumer, found)), False
-        state.gate = self._gate
+        state.authorizer = self._authorizer
         try:
             protocol = ConsumeProtocol(state, self._options, self._broker.room)
             protocol.incoming.max_message_size = command.max_message_size
@@ -157,20 +140,16 @@ class Subscription:
         finally:
             self._detach(state, found)
             if is_used:
-                await self._leave(consumer, found, state.settled)
+                notes, kept = shared.notes, self._options.ephemeral_kept
+                await leave(self._broker.api, notes, consumer, state.settled, found.state, kept)
 
-    def _tokens(self, command: Subscribe, found: ConsumerSnapshot) -> Tokens | None:
+    def _tokens(self, command: Subscribe, consumer: ConsumerKey, found: ConsumerSnapshot) -> Tokens | None:
         """Return what writes and reads tokens; None if the client has none to do with them, or cannot."""
         key = key_of(found.state.config)
         if not key or (command.linger is None and not command.resume):
             return None
-        consumer = ConsumerKey(command.stream, command.consumer)
-        principal = "" if self._gate is None else self._gate.principal
+        principal = "" if self._authorizer is None else self._authorizer.principal
         return Tokens(consumer, key, principal, self._broker.connection.server_id)
-
-    async def _leave(self, consumer: ConsumerKey, found: ConsumerSnapshot, settled: Settled) -> None:
-        notes, kept = self._broker.dead_letters.notes, self._options.ephemeral_kept
-        await leave(self._broker.api, notes, consumer, settled, found.state, kept)
 
     def _attach(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Memory:
         """Share what the calls of this process remember together."""
@@ -197,11 +176,9 @@ class Subscription:
 
         None = it does not hold the event.
         """
-        if self._attachment is None:
-            return None
-        state = self._attachment.protocol.state
-        held = state.window.get(seq)
-        if held is None:
+        state = None if self._attachment is None else self._attachment.protocol.state
+        held = None if state is None else state.window.get(seq)
+        if state is None or held is None:
             return None
         return state.consumer, held.attempt, held.deadline - asyncio.get_running_loop().time()
 
@@ -214,8 +191,8 @@ class Subscription:
         self._ended = self._ended or error
         if self._attachment is not None:
             self._attachment.end(error)
-        elif self._patience is not None:
-            self._patience.reschedule(0)
+        elif self._subscribe_timeout is not None:
+            self._subscribe_timeout.reschedule(0)
 
     def _check(self) -> None:
         if self._attachment is not None:
@@ -225,43 +202,30 @@ class Subscription:
         """Wait for the client's first message, and what came with it."""
         seconds = self._options.subscribe_timeout.total_seconds()
         try:
-            async with asyncio.timeout(seconds) as self._patience:
+            async with asyncio.timeout(seconds) as self._subscribe_timeout:
                 commands = await self._client.receive()
         except TimeoutError:
             raise self._ended or SubscribeExpected from None
         finally:
-            self._patience = None
-        if commands is None:
-            raise SubscribeExpected
-        return commands
+            self._subscribe_timeout = None
+        return iter(()) if commands is None else commands
 
 
 class _Attachment:
-    """The shell around one call's protocol.
+    """The shell around one call's protocol: takes its turns, reads the client, and hears of the broker.
 
-    Args:
-        broker: NATS, and what the calls of this process share.
-        client: the client.
-        protocol: decides.
-        options: timers.
+    What is known is the protocol's (`CallState`), the other tasks are the runner's, replays the feed's.
     """
 
     __slots__ = (
         "_broker",
         "_client",
         "_feed",
-        "_is_stopped",
-        "_keeping",
         "_loop",
-        "_options",
-        "_patience",
         "_puller",
         "_room",
-        "_server",
-        "_settled_to",
-        "_shared",
+        "_runner",
         "_state",
-        "_tasks",
         "_timer",
         "_wake",
         "protocol",
@@ -273,21 +237,14 @@ class _Attachment:
         self.protocol = protocol
         self._state = protocol.state
         self._broker = broker
-        self._shared = broker.dead_letters
         self._client = client
-        self._options = options
-        self._patience = options.confirm_timeout.total_seconds()
         self._loop = asyncio.get_running_loop()
         pull = renewed_in_time(options.pull, self._state.found.timeout)
         self._puller = Puller(broker.connection, *self._state.consumer, pull, self._arrive)
         self._wake, self._room = Signal(self._loop), Signal(self._loop)
-        self._timer = DeadlineTimer(self._loop, self._wake.set)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._is_stopped = False
-        self._keeping: dict[asyncio.Task[w.Ending], None] = {}
-        self._feed: ReplayFeed | None = None
-        self._server = broker.connection.server_id
-        self._settled_to: asyncio.Task[int | None] | None = None
+        self._timer = DeadlineTimer(self._loop, self._on_time)
+        self._feed = ReplayFeed(broker.dead_letters, protocol, options, self._wake)
+        self._runner = WorkRunner(broker, client, protocol, options, self._feed, self._tell, self._wake)
         if broker.tracer is not None:
             self._state.spans = ConsumeSpans(broker.tracer, *self._state.consumer)
 
@@ -301,21 +258,21 @@ class _Attachment:
         Raises:
             Exception: what the call was ended with.
         """
-        counts, shared = self._broker.counts, self._shared
+        counts, shared = self._broker.counts, self._broker.dead_letters
         counts.attach(self._state.window)
         self.protocol.begin(self._loop.time())
         shared.calls.attach(self._state.consumer, self, self._state.found)
         shared.moves.tell(self._state.consumer, self)
         try:
             self._resume(resumed)
-            self._start(self._read(commands))
-            self._start(self._look_for_replays())
+            self._runner.start(self._read(commands))
+            self._runner.start(self._feed.look())
             await self._serve()
         finally:
             self.protocol.leave()
             shared.calls.detach(self._state.consumer, self)
             counts.detach(self._state.window)
-            await self._stop()
+            await self._runner.stop()
             await self._release()
         if self._state.failure is not None:
             raise self._state.failure
@@ -335,29 +292,6 @@ class _Attachment:
         """Whether something about an event of the consumer is under way to the broker."""
         return self.protocol.is_busy
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._is_stopped:
-            work.close()
-            return
-        task = self._loop.create_task(paced(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        failure = None if task.cancelled() else task.exception()
-        if isinstance(failure, Exception):  # nobody expected it: the call ends with it
-            self._state.end(failure)
-        self._wake.set()
-
-    async def _stop(self) -> None:
-        """End what still runs beside the call."""
-        self._is_stopped = True
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
     async def _release(self) -> None:
         """Give the broker back what the client holds, and what is on its way to it.
 
@@ -368,12 +302,14 @@ class _Attachment:
             await self._puller.close()
         finally:
             replies, later = self.protocol.close(self._loop.time())
-            for reply in later:
-                self._puller.tell(reply, self.protocol.lingering)
-            if self._feed is not None:
-                replies = await self._feed.close(replies)
-            for reply in replies:
-                self._puller.tell(reply, NAK)
+            self._tell_all(later, self.protocol.lingering)
+            self._tell_all(await self._feed.close(replies), NAK)
+
+    def _tell_all(self, replies: Sequence[bytes], payload: bytes) -> None:
+        """Send an acknowledgement of each delivery, and do not ask what came of it."""
+        if replies:
+            with suppress(NotConnected):
+                self._puller.tell_all(replies, payload)
 
     # --- Turns --------------------------------------------------------------------------------------------
 
@@ -395,30 +331,47 @@ class _Attachment:
             self._wake.clear()
 
     def _turn(self) -> None:
-        now, protocol, client = self._loop.time(), self.protocol, self._client
-        settling, tokens = protocol.settling, protocol.resuming.tokens
-        unread = client.queued
+        now, protocol = self._loop.time(), self.protocol
+        unread = self._client.queued
         protocol.advance(now)
-        if self._state.effects.settled_again:
-            self._tell_settled()
-        if settling.settlements.has_confirmation:
-            client.confirm(settling.confirmations())
-        deliveries = protocol.incoming.deliverable(unread, now)
-        if deliveries:
-            written = () if tokens is None else [*map(protocol.resuming.token_of, deliveries)]
-            client.deliver(deliveries, written)
+        self._hand_over(unread, now)
         if not self._state.is_ending:
             if protocol.read_so_far(unread, now):
                 self._wake.set()
             if unread < FLOODED and not protocol.holds_back:
                 self._room.set()
-            if self._feed is not None and protocol.has_room_for_replays:
+            if self._feed.is_running and protocol.has_room_for_replays:
                 self._feed.make_room()
             pull = protocol.next_pull(now)
             if pull is not None and not self._puller.pull(*pull):
-                protocol.unsent(pull)
+                protocol.pacer.unsent(pull)
         self._act()
         self._timer.set(protocol.due, now)  # there is to be a turn when time alone makes one necessary
+
+    def _hand_over(self, unread: int, now: float) -> None:
+        """Send the client confirmations and deliveries."""
+        protocol, client, effects = self.protocol, self._client, self._state.effects
+        settling, tokens = protocol.settling, protocol.resuming.tokens
+        if effects.settled_again:
+            settled, effects.settled_again = effects.settled_again, []
+            self._broker.dead_letters.peers.tell_settled(self._state.consumer, self.run_name, settled)
+        if settling.settlements.has_confirmation:
+            client.confirm(settling.confirmations())
+        most = _AT_ONCE if len(protocol.incoming.unsent) > _AT_ONCE and hinders() else _ALL
+        deliveries = protocol.incoming.deliverable(unread, now, most)
+        if deliveries:
+            written = () if tokens is None else [*map(protocol.resuming.token_of, deliveries)]
+            client.deliver(deliveries, written)
+            if len(deliveries) == most:
+                self._wake.set()
+
+    def _on_time(self) -> None:
+        """Have a turn, unless there is time left: the broker was heard since the timer was set, as a rule."""
+        due, now = self.protocol.due, self._loop.time()
+        if due > now:
+            self._timer.set(due, now)
+        else:
+            self._wake.set()
 
     def _act(self) -> None:
         """Do what the protocol asks for."""
@@ -434,14 +387,14 @@ class _Attachment:
         if effects.work:
             work, effects.work = effects.work, []
             for each in work:
-                self._begin(each)
+                self._runner.begin(each)
             self._wake.set()
 
     def _send(self, group: Group) -> None:
         *others, last = group.pending
-        if self._feed is not None and self._feed.has(last.reply):
+        if self._feed.has(last.reply):
             last.sent = True
-            self._start(self._settle_replay(self._feed, last))
+            self._runner.start(self._settle_replay(last))
             return
         try:
             if others:
@@ -457,24 +410,19 @@ class _Attachment:
             for pending in group.pending:
                 pending.sent = True
 
-    async def _settle_replay(self, feed: ReplayFeed, pending: PendingAck) -> None:
-        is_ours = await feed.settle(pending.reply, pending.payload, pending.confirmation.expires)
+    async def _settle_replay(self, pending: PendingAck) -> None:
+        is_ours = await self._feed.settle(pending.reply, pending.payload, pending.confirmation.expires)
         self.protocol.settling.replay_settled(pending, self._loop.time(), is_ours=is_ours)
 
     def _tell(self, reply: bytes, payload: bytes) -> None:
         """Send an acknowledgement of a delivery, and do not ask what came of it."""
-        if self._feed is None or not self._feed.tell(reply, payload):
+        if not self._feed.tell(reply, payload):
             self._puller.tell(reply, payload)
 
     def _answered(self, group: Group, outcome: Outcome) -> None:
         # Not the loop's time: that is of when it woke, and it may have been asleep since.
         self.protocol.settling.group_answered(group, outcome, monotonic())
         self._wake.set()
-
-    def _tell_settled(self) -> None:
-        effects = self._state.effects
-        settled, effects.settled_again = effects.settled_again, []
-        self._shared.peers.tell_settled(self._state.consumer, self._state.run.name, settled)
 
     # --- Deliveries of earlier calls ----------------------------------------------------------------------
 
@@ -485,9 +433,8 @@ class _Attachment:
         self.protocol.resuming.resume(resumed, new_number(), self._loop.time())
         self._act()
         taken_over = self.protocol.resuming.taken_over
-        self._shared.peers.tell_taken(
-            self._state.consumer, self.run_name, taken_over.number, taken_over.names
-        )
+        peers = self._broker.dead_letters.peers
+        peers.tell_taken(self._state.consumer, self.run_name, taken_over.number, taken_over.names)
 
     @property
     def run_name(self) -> str:
@@ -514,12 +461,14 @@ class _Attachment:
             if protocol.holds_back:
                 await self._make_room()
             while batch is not None:
-                for command in batch:
+                for number, command in enumerate(batch, 1):
                     if self._state.is_ending:
                         return
                     protocol.command(command, self._loop.time())
                     if protocol.holds_back:
                         await self._make_room()
+                    elif number % _COMMANDS == 0 and hinders():
+                        await pause()
                 self._act()
                 if protocol.settling.settlements.has_confirmation:
                     self._wake.set()
@@ -543,16 +492,16 @@ class _Attachment:
         if isinstance(arrival, Message):
             self.protocol.incoming.delivered(read_delivery(arrival))
         elif arrival is Notice.ALIVE:
-            self.protocol.heard(self._loop.time())
+            self.protocol.pacer.heard(self._loop.time())
             return
         else:
-            self.protocol.told(arrival, self._loop.time())
+            self.protocol.pull_status(arrival, self._loop.time())
         self._wake.set()
 
     def noted(self, kind: str) -> None:
         """Look at what somebody did to the consumer."""
         if kind == REPLAY:
-            self._ring_feed()
+            self._feed.ring()
         elif kind == ELECTED:
             self.protocol.elected(self._loop.time())
         else:
@@ -561,16 +510,13 @@ class _Attachment:
 
     def lost(self) -> None:
         """Note that the connection ended."""
-        for task in self._keeping:
-            task.cancel()
         self.protocol.lost(self._loop.time())
         self._wake.set()
 
-    def connected(self) -> None:
-        """Note that there is another connection."""
-        before = self._server
+    def connected(self, *, is_same: bool) -> None:
+        """Note that there is another connection, and whether it is to the nats-server process of before."""
         self._meet_broker()
-        self.protocol.connected(self._loop.time(), is_same=before == self._server)
+        self.protocol.connected(self._loop.time(), is_same=is_same)
         self._wake.set()
 
     def replaced(self) -> None:
@@ -580,301 +526,7 @@ class _Attachment:
         self._wake.set()
 
     def _meet_broker(self) -> None:
-        """Note which nats-server this is connected to, and ask it for replays."""
-        self._server = self._broker.connection.server_id
+        """Have tokens name the nats-server that this is connected to, and ask it for replays."""
         if self.protocol.resuming.tokens is not None:
-            self.protocol.resuming.tokens.connected(self._server)
-        if self._feed is not None:
-            self._feed.ring()
-
-    # --- Work ---------------------------------------------------------------------------------------------
-
-    def _begin(self, work: w.Work) -> None:
-        match work:
-            case w.ReportDropped(failure, event):
-                said = () if event is None else (event.subject, event.type_name, event.trace_parent)
-                self._shared.told.dropped(failure, *said)
-            case w.ForgetRecalls():
-                self._shared.forget_recalls()
-            case _:
-                self._start(self._do(work))
-
-    async def _do(self, work: w.Work) -> None:  # noqa: C901 - a table of what is done for which work
-        """Do a piece of work, and tell the protocol what came of it."""
-        match work:
-            case w.LookUp():
-                await self._look_up()
-            case w.Learn():
-                await self._learn()
-            case w.RaiseLimit():
-                await self._raise_limit(work)
-            case w.Verify():
-                await self._verify(work)
-            case w.GiveUp():
-                await self._give_up(work)
-            case w.Terminate():
-                await self._terminate(work.reply)
-            case w.Keep():
-                with self._prolonged(work.pending.reply, at_once=True):
-                    ending = await self._keep(work.failure, work.pending.confirmation.expires)
-                self.protocol.settling.prepared(work, ending, self._loop.time())
-            case w.EndReplay():
-                await self._end_replay(work)
-            case w.Claim():
-                await self._claim(work)
-            case w.Check():
-                begun = self._loop.time()
-                has_ended = await self._has_ended(work.pending.seq, work.pending.reply)
-                self.protocol.settling.checked(work, begun, self._loop.time(), has_ended=has_ended)
-            case w.AwaitReader():
-                await self._client.ready()
-                self.protocol.reader_ready()
-            case w.AwaitRoom():
-                await self._await_room()
-
-    async def _await_room(self) -> None:
-        room = self._broker.room
-        async for _ in retry(None, _LEARNING):
-            try:
-                share = await room.whole.take(room.largest, self._loop.time() + _ELECTION)
-            except Busy:
-                continue
-            self.protocol.room_came(share)
-            return
-
-    async def _find(self) -> None:
-        """Look the consumer up, and follow what was changed."""
-        deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
-        size = self._state.window.size
-        found = await find_consumer(self._broker.api, *self._state.consumer, size, deadline)
-        found = self._shared.calls.share(self._state.consumer, found)
-        if found.run.follows(self._state.run):
-            self._begin_run(found.run)
-        self.protocol.consumer_seen(found)
-        await keep_used(self._broker.api, self._state.consumer, found.state, deadline)
-
-    def _begin_run(self, run: Run) -> None:
-        """Go on with a consumer that was moved, and with the memory of its new run."""
-        settled, now = self._shared.settled, self._loop.time()
-        before, memory = self._state.run.name, settled.attach(self._state.consumer, run.name, now)
-        self.protocol.begin_run(run, memory, now)
-        settled.detach(self._state.consumer, before, now)
-
-    async def _look_up(self) -> None:
-        try:
-            await self._find()
-        except BrokerUnavailable:
-            self.protocol.consumer_unseen()
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the call ends with it
-            self._state.end(failure)
-
-    async def _learn(self) -> None:
-        dead: dict[StreamSeq, int] | None = None
-        try:
-            async for attempt in retry(None, _LEARNING):
-                if attempt > 1:
-                    self._tell_stale()
-                try:
-                    await self._find()
-                    dead = await self._recall()
-                    break
-                except (BrokerUnavailable, NatsError):
-                    continue
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the call ends with it
-            self._state.end(failure)
-        self.protocol.learned(dead)
-
-    async def _recall(self) -> dict[StreamSeq, int]:
-        found = self._state.found
-        if not found.policy.dead_letters:
-            return {}
-        deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
-        return dict(await self._shared.recall(self._state.consumer, found.state, deadline))
-
-    def _tell_stale(self) -> None:
-        if _stale.passes(monotonic()):
-            log.warning(
-                "a consume call waits: the broker does not say what the consumer has given up on",
-                extra={"stream": self._state.consumer.stream, "consumer": self._state.consumer.name},
-            )
-
-    async def _raise_limit(self, work: w.RaiseLimit) -> None:
-        deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
-        try:
-            await self._broker.api.update_consumer(*self._state.consumer, work.config, deadline)
-        except (WindshiftError, NatsError):
-            log.warning(
-                "events that wait for another attempt hold most places of a consumer, and it gets no more",
-                extra={"stream": self._state.consumer.stream, "consumer": self._state.consumer.name},
-            )
-
-    async def _verify(self, work: w.Verify) -> None:
-        """Ask whether an event has ended, again if need be: to return it would cost it an attempt."""
-        delivery, begun = work.delivery, self._loop.time()
-        since = self._shared.pauses.arrived(begun)
-        has_ended: bool | None = None
-        with self._prolonged(delivery.reply):
-            async for _ in retry(begun + _ELECTION, _LEARNING):
-                has_ended = await self._is_over(work)
-                if has_ended is not None:
-                    break
-        self.protocol.incoming.verified(work, since, begun, self._loop.time(), has_ended=has_ended)
-
-    async def _is_over(self, work: w.Verify) -> bool | None:
-        """Whether nobody is to work on an event any more; None: that cannot be told now."""
-        delivery = work.delivery
-        if work.is_late:
-            settled_to = await self._ask_settled_to()
-            if settled_to is None or delivery.id <= settled_to:
-                return None if settled_to is None else True
-            if not self._state.policy.dead_letters:
-                return False
-        return await self._has_ended(delivery.id, delivery.reply)
-
-    async def _ask_settled_to(self) -> int | None:
-        """Ask up to which event all are settled; once for all deliveries that arrived together."""
-        if self._settled_to is None:
-            self._settled_to = self._loop.create_task(self._find_settled_to())
-        return await asyncio.shield(self._settled_to)
-
-    async def _find_settled_to(self) -> int | None:
-        self._settled_to = None  # who asks from now on wants a later answer
-        try:
-            state = await self._broker.api.consumer(*self._state.consumer, self._loop.time() + self._patience)
-        except NatsError:
-            return None
-        if state is None:
-            return None
-        return state.settled_to if state.unsettled else max(state.settled_to, state.delivered_to)
-
-    async def _has_ended(self, seq: StreamSeq, reply: bytes) -> bool | None:
-        """Whether an event is a dead letter, or its end was claimed; None: that cannot be told now."""
-        try:
-            end = await self._shared.store.end(
-                self._state.failures.id(seq, reply), self._loop.time() + self._patience
-            )
-        except UnreadableEntry:
-            return False
-        except (WindshiftError, NatsError):
-            return None
-        return end.is_of(self._state.run)
-
-    async def _keep(self, failure: Failure, deadline: float) -> w.Ending:
-        """Make a dead letter of an event, unless somebody has settled it, or there are too many of late."""
-        gate, run = self._state.gate, self._state.run
-        if not await self._is_certain(failure.id.seq):
-            return w.Ending.OTHERWISE
-        is_replicated = self._state.found.state.is_replicated
-        if not is_replicated:
-            await self._shared.peers.heard()
-            if not failure.replay_count and self._state.settled.lately(failure.id.seq):
-                return w.Ending.OTHERWISE
-        buried = None
-        if gate is not None:
-            try:
-                gate.bury(failure.id.stream, self._loop.time())
-            except QuotaExceeded as error:
-                self._shared.told.not_kept(failure, error)
-                return w.Ending.NOT_NOW
-            buried = partial(gate.buried, failure.id.stream)
-        keeping = self._shared.keep(failure, run, deadline, buried)
-        return await (keeping if is_replicated else self._unless_lost(keeping))
-
-    async def _is_certain(self, seq: StreamSeq) -> bool:
-        """Whether the client still has an event that it went on with, after others had time to object."""
-        certain_at = self.protocol.resuming.certain_at(seq)
-        if certain_at <= self._loop.time():
-            return True
-        await asyncio.sleep(certain_at - self._loop.time())
-        return self._state.window.get(seq) is not None
-
-    async def _unless_lost(self, keeping: Coroutine[Any, Any, w.Ending]) -> w.Ending:
-        """Make a dead letter, unless there is no connection; give up on that when it ends.
-
-        A broker without replicas that was killed may have forgotten the delivery, and count another one as
-        the first: a dead letter that comes only then would contradict how that one ends.
-        """
-        if not self._broker.connection.connected:
-            keeping.close()
-            return w.Ending.NOT_NOW
-        task = self._loop.create_task(paced(keeping))
-        self._keeping[task] = None
-        try:
-            await asyncio.wait([task])
-        finally:
-            del self._keeping[task]
-            task.cancel()
-        return w.Ending.UNKNOWN if task.cancelled() else task.result()
-
-    async def _claim(self, work: w.Claim) -> None:
-        pending, found = work.pending, self._state.found
-        ending = await self._shared.claim(
-            self._state.failures.id(pending.seq, pending.reply),
-            pending.held.claimant,
-            found.timeout,
-            self._state.run,
-            pending.confirmation.expires,
-        )
-        self.protocol.settling.claimed(work, ending, monotonic())
-
-    async def _give_up(self, work: w.GiveUp) -> None:
-        delivery, ending = work.delivery, w.Ending.DECIDED
-        if work.keep:
-            with self._prolonged(delivery.reply):
-                ending = await self._keep(work.failure, self._loop.time() + self._patience)
-        else:
-            self._begin(w.ReportDropped(work.failure, delivery))
-        self.protocol.incoming.gave_up(delivery, done=ending in (w.Ending.DECIDED, w.Ending.OTHERWISE))
-
-    async def _terminate(self, reply: bytes) -> None:
-        """Have the broker never redeliver an event. If that is lost, the event comes here again."""
-        deadline = self._loop.time() + self._patience
-        if self._feed is not None and self._feed.has(reply):
-            await self._feed.settle(reply, TERMINATE, deadline)
-        else:
-            try:
-                await self._broker.requests.request(reply, TERMINATE, b"", deadline)
-            except NotConnected:
-                pass
-        self.protocol.incoming.decided(reply)
-
-    async def _end_replay(self, work: w.EndReplay) -> None:
-        pending, timeout = work.pending, self._state.found.timeout
-        with self._prolonged(pending.reply, at_once=True):
-            ending = await self._shared.end_replay(work.replay, timeout, pending.confirmation.expires)
-        self.protocol.settling.prepared(work, ending, self._loop.time())
-
-    @contextmanager
-    def _prolonged(self, reply: bytes, *, at_once: bool = False) -> Iterator[None]:
-        """Keep the broker from redelivering an event while it is dealt with, however long that takes."""
-        pause = prolong_every(self._state.found.timeout)
-        timer: asyncio.TimerHandle
-
-        def prolong() -> None:
-            nonlocal timer
-            self._tell(reply, PROGRESS)
-            timer = self._loop.call_later(pause, prolong)
-
-        if at_once:
-            prolong()
-        else:
-            timer = self._loop.call_later(pause, prolong)
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    # --- Replays ------------------------------------------------------------------------------------------
-
-    async def _look_for_replays(self) -> None:
-        """See whether events are to be delivered again that the consumer had given up on."""
-        if await any_replays(self._shared, self._state.consumer, self._loop.time() + self._patience):
-            self._ring_feed()
-
-    def _ring_feed(self) -> None:
-        if self._state.is_ending:
-            return
-        if self._feed is None:
-            self._feed = ReplayFeed(self._shared, self.protocol, self._options, self._wake)
-            self._start(self._feed.run())
-        self._feed.ring()
+            self.protocol.resuming.tokens.connected(self._broker.connection.server_id)
+        self._feed.look_again()

@@ -29,8 +29,8 @@ class Call(Holder, Mover, Protocol):
         """Note that the connection ended."""
         ...
 
-    def connected(self) -> None:
-        """Note that there is another connection."""
+    def connected(self, *, is_same: bool) -> None:
+        """Note that there is another connection, and whether it is to the nats-server process of before."""
         ...
 
     def replaced(self) -> None:
@@ -53,14 +53,16 @@ class Calls:
 
     def __init__(self) -> None:
         self._attached: dict[ConsumerKey, _Attached] = {}
+        self._server = ""  # the nats-server process that the connection is to, or was last
 
     def follow(self, connection: Connection, notes: Notes) -> None:
         """Tell calls of notes, and of what happens to the connection, from now on."""
         for kind in (CONSUMER, ELECTED, REPLAY):
             notes.read(kind, partial(self._noted, kind))
+        self._server = connection.server_id
         connection.on_lost.append(self._lost)
-        connection.on_connected.append(self._connected)
-        connection.on_replaced.append(self._replaced)
+        connection.on_connected.append(partial(self._connected, connection))
+        connection.on_replaced.append(partial(self._replaced, connection))
 
     def attach(self, consumer: ConsumerKey, call: Call, found: ConsumerSnapshot) -> None:
         """Count a call of a consumer that was just found."""
@@ -100,10 +102,12 @@ class Calls:
         for call in self._all():
             call.lost()
 
-    def _connected(self) -> None:
+    def _connected(self, connection: Connection) -> None:
+        before, self._server = self._server, connection.server_id
         for call in self._all():
-            call.connected()
+            call.connected(is_same=self._server == before)
 
-    def _replaced(self) -> None:
+    def _replaced(self, connection: Connection) -> None:
+        self._server = connection.server_id
         for call in self._all():
             call.replaced()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import NamedTuple, TypeAlias
 
-from windshift.nats.jetstream.pulling import Ended
+from windshift.nats.jetstream.pulling import PullEnded
 from windshift.server.broker.budget import Share
 from windshift.server.broker.room import PullRoom
 from windshift.server.events.dead_letters.model import DeadLetterId
@@ -508,7 +508,7 @@ class PullPacer:
         if self._one_by_one and len(delivery.data) < self._limit // 2:
             self._one_by_one = False
 
-    def ended(self, end: Ended) -> None:
+    def ended(self, end: PullEnded) -> None:
         """Note that the broker ended a request. If it does so at once, again and again, ask it less often."""
         self._window.end_request(end.left)
         self.fruitless()

@@ -7,6 +7,7 @@ there is room, and handed to it as soon as it reads.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from math import inf
 from typing import Final, NamedTuple
@@ -17,7 +18,7 @@ from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.flow import InFlight, PullPacer, Replay
 from windshift.server.events.consuming.handover import name_of
-from windshift.server.events.consuming.interfaces import STALLED, Gate
+from windshift.server.events.consuming.interfaces import STALLED, ConsumeAuthorizer
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.deliveries import Delivery, consumer_sequence, message_size
@@ -150,21 +151,16 @@ class Incoming:
 
     def _passes(self, delivery: Delivery, now: float, earliest: float, *, is_late: bool) -> bool:
         """Whether the client is to have a delivery. If not, it is taken care of."""
-        state = self._state
-        if state.settled.doubted and state.settled.knows(delivery.id, now):
-            state.effects.tells.append((delivery.reply, ACK))  # the broker has forgotten that it is settled
-            return False
-        is_late = is_late and self._was_stored_before(delivery, state.timeout)
-        if delivery.attempt == 1 and not (state.dead or is_late):
-            return True
-        if delivery.attempt > 1 and state.settled.lately(delivery.id):
+        state, settled, is_again = self._state, self._state.settled, delivery.attempt > 1
+        is_forgotten = settled.doubted and settled.knows(delivery.id, now)  # by the broker
+        if is_forgotten or (is_again and settled.lately(delivery.id)):
             state.effects.tells.append((delivery.reply, ACK))
             return False
-        dead = state.dead.get(delivery.id)
-        is_dead = dead is not None and dead == delivery.stored_ns
-        if state.policy.is_beyond(delivery.attempt) and not is_dead:
+        is_late = is_late and self._was_stored_before(delivery, state.timeout)
+        is_dead = state.dead.get(delivery.id) == delivery.stored_ns
+        if is_again and not is_dead and state.policy.is_beyond(delivery.attempt):
             self._give_up(delivery, None)
-        elif is_dead or is_late or (state.policy.dead_letters and delivery.attempt > 1):
+        elif is_dead or is_late or (is_again and state.policy.dead_letters):
             self._undecided[delivery.reply] = delivery, False
             state.effects.work.append(w.Verify(delivery, earliest, is_late))
         else:
@@ -268,19 +264,20 @@ class Incoming:
 
     # --- To the client ------------------------------------------------------------------------------------
 
-    def deliverable(self, queued: int, now: float) -> list[Delivery]:
+    def deliverable(self, queued: int, now: float, most: int = sys.maxsize) -> list[Delivery]:
         """Return what the client is handed now, as long as it reads; it counts as handed over.
 
         Args:
             queued: bytes that were sent and that the client has not read.
             now: the time.
+            most: deliveries at most; when it is as many, there may be more.
         """
         state, settled = self._state, self._state.settled
         handed: list[Delivery] = []
         first: list[int] = []  # when those were stored that are delivered for the first time
         taken = 0
         for delivery, held in self.unsent:
-            if queued > STALLED or state.is_ending:
+            if queued > STALLED or state.is_ending or len(handed) == most:
                 break
             taken += 1
             if not state.window.holds(delivery.id, held, now):
@@ -290,7 +287,7 @@ class Incoming:
                 state.effects.tells.append((delivery.reply, ACK))
                 state.window.remove(delivery.id, held)
                 continue
-            if state.gate is not None and not self._is_allowed(state.gate, delivery.subject):
+            if state.authorizer is not None and not self._is_allowed(state.authorizer, delivery.subject):
                 break
             handed.append(delivery)
             if held.span is not None:
@@ -311,38 +308,33 @@ class Incoming:
         state = self._state
         state.counts.delivered += len(handed)
         state.latency.delivery.observe_since(first, state.unix_ns())
-        if state.gate is not None:
-            state.gate.delivered(len(handed))
+        if state.authorizer is not None:
+            state.authorizer.delivered(len(handed))
 
     def check(self, found: ConsumerSnapshot | None = None) -> None:
         """Raise `PermissionDenied` unless the client may have what the consumer chooses."""
         state = self._state
-        if state.gate is not None:
+        if state.authorizer is not None:
             found = found or state.found
             self._allowed = _NONE
-            state.gate.consume(*state.consumer, durable=found.durable, subjects=found.subjects)
+            state.authorizer.consume(*state.consumer, durable=found.durable, subjects=found.subjects)
             if self.max_message_size:
-                state.gate.reject(*state.consumer, found.owner)
+                state.authorizer.reject(*state.consumer, found.owner)
 
-    def _is_allowed(self, gate: Gate, subject: str) -> bool:
-        """Whether the client may have an event of this subject; otherwise the call is ended."""
-        try:
-            self._require_allowed(gate, subject)
-        except WindshiftError as error:
-            self._state.end(error)
-            return False
-        return True
-
-    def _require_allowed(self, gate: Gate, subject: str) -> None:
-        """Raise `PermissionDenied` unless the client may have an event of this subject.
+    def _is_allowed(self, authorizer: ConsumeAuthorizer, subject: str) -> bool:
+        """Whether the client may have an event of this subject; otherwise the call is ended.
 
         The consumer may have been changed since it was seen last, and what it chose earlier may be replayed.
         """
-        if subject in self._allowed:
-            return
-        gate.receive(*self._state.consumer, subject, durable=self._state.found.durable)
-        known = self._allowed if len(self._allowed) < _REMEMBERED else ()
-        self._allowed = frozenset((*known, subject))
+        if subject not in self._allowed:
+            try:
+                authorizer.receive(*self._state.consumer, subject, durable=self._state.found.durable)
+            except WindshiftError as error:
+                self._state.end(error)
+                return False
+            known = self._allowed if len(self._allowed) < _REMEMBERED else ()
+            self._allowed = frozenset((*known, subject))
+        return True
 
     # --- Moves and the end --------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class Client(Protocol):
         ...
 
 
-class Gate(Protocol):
+class ConsumeAuthorizer(Protocol):
     """What a client may consume. Each method raises `PermissionDenied` if it may not."""
 
     @property

@@ -16,8 +16,7 @@ from datetime import timedelta
 from math import inf
 from typing import Final, NamedTuple
 
-from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, Ended, Notice, nak, next_subject
-from windshift.server.broker.budget import Share
+from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, Notice, PullEnded, nak, next_subject
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import (
     AlreadySubscribed,
@@ -45,7 +44,7 @@ from windshift.server.events.consuming.incoming import Incoming
 from windshift.server.events.consuming.interfaces import MOST_UNSENT, STALLED, ConsumeOptions
 from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.consuming.resuming import Resuming
-from windshift.server.events.consuming.settlement import Kind
+from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.settling import Settling
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.tokens import key_of
@@ -80,18 +79,19 @@ class ConsumeProtocol:
         settling: the client's acknowledgements.
         resuming: deliveries that go from call to call.
         linger: how long the client's deliveries are kept for it when the call is cut off.
+        pacer: counts what the broker has of this call's pull requests.
     """
 
     __slots__ = (
         "_drain_at",
         "_is_stalled",
         "_limited_until",
-        "_pacer",
         "_stall_timeout",
         "_wants_drain",
         "_wants_inbox",
         "incoming",
         "linger",
+        "pacer",
         "resuming",
         "settling",
         "state",
@@ -100,8 +100,8 @@ class ConsumeProtocol:
     def __init__(self, state: CallState, options: ConsumeOptions, room: PullRoom | None = None) -> None:
         self.state = state
         largest = largest_pull(state.found.state.config)
-        self._pacer = PullPacer(state.window, options.pull.silence, room, largest)
-        self.incoming = Incoming(state, self._pacer)
+        self.pacer = PullPacer(state.window, options.pull.silence, room, largest)
+        self.incoming = Incoming(state, self.pacer)
         self.settling = Settling(state, options.confirm_timeout.total_seconds())
         self.resuming = Resuming(state, self.settling.settlements, self.incoming)
         self.linger = _NOT
@@ -116,9 +116,9 @@ class ConsumeProtocol:
         """Carry out a command; raise what is wrong with it."""
         match command:
             case Ack():
-                self.settling.acknowledge(Kind.ACK, command.ids, ACK, now)
+                self.settling.acknowledge(CommandKind.ACK, command.ids, ACK, now)
             case Ping():
-                self.settling.acknowledge(Kind.PING, command.ids, PROGRESS, now)
+                self.settling.acknowledge(CommandKind.PING, command.ids, PROGRESS, now)
             case Reject():
                 self.settling.reject(command, now)
             case Limit():
@@ -159,7 +159,7 @@ class ConsumeProtocol:
             self._is_stalled = True
             self.state.latency.stalls += 1
             self._drain_at = now + self._stall_timeout.total_seconds()
-            self._pacer.stalled()
+            self.pacer.stalled()
             self.state.effects.work.append(w.AwaitReader())
         return bool(self.incoming.unsent) and not self._is_stalled
 
@@ -197,15 +197,14 @@ class ConsumeProtocol:
         if state.still_until <= now:
             state.still_until = inf  # nobody has moved the consumer
             state.doubt()
-        if self._pacer.due <= now:
+        if self.pacer.due <= now:
             is_asked = state.window.requested > 0  # then it should have shown a sign of life
-            if self._pacer.tick(now):
+            if self.pacer.tick(now):
                 self._doubt(doubt.UNHEARD if is_asked else doubt.SILENT, now)
-        if self._pacer.stuck(now):
-            self._wants_drain = True
+        self._wants_drain |= self.pacer.stuck(now)
         if self._drain_at <= now:
             self._drain_at = inf
-            self._wants_drain = self._wants_drain or state.window.requested > 0
+            self._wants_drain |= state.window.requested > 0
         if self.resuming.taken_over.pending:
             self.resuming.taken_over.advance(now)
         if not state.is_ending or state.doubts.withheld:
@@ -230,7 +229,7 @@ class ConsumeProtocol:
         """When `advance` is to be called at the latest."""
         return min(
             self.settling.settlements.due,
-            self._pacer.due,
+            self.pacer.due,
             self._drain_at,
             self.settling.delayed.due,
             self.state.still_until,
@@ -247,7 +246,7 @@ class ConsumeProtocol:
         if not (self._wants_inbox and knows) or state.is_ending or self._is_stalled:
             return False
         self._wants_inbox = False
-        self._pacer.lose()
+        self.pacer.lose()
         state.doubts.opened(now)
         return True
 
@@ -256,13 +255,13 @@ class ConsumeProtocol:
         if not self._wants_drain:
             return False
         self._wants_drain, self._wants_inbox = False, True
-        self._pacer.lose()
+        self.pacer.lose()
         return True
 
     def next_pull(self, now: float) -> Pull | None:
         """Return the pull request to send now, if any; it counts as sent."""
         state = self.state
-        pacer = self._pacer
+        pacer = self.pacer
         is_behind = pacer.bytes_of(len(self.incoming.unsent)) > MOST_UNSENT
         if state.is_ending or is_behind or self._is_stalled or self._wants_inbox:
             pacer.pause()
@@ -275,34 +274,22 @@ class ConsumeProtocol:
             state.doubts.recency.asked(now)
         return pull
 
-    def room_came(self, share: Share) -> None:
-        """Take the room for an event that is asked for alone."""
-        self._pacer.take_room(share)
-
-    def unsent(self, pull: Pull) -> None:
-        """Take back a pull request that could not be sent."""
-        self._pacer.unsent(pull)
-
-    def heard(self, now: float) -> None:
-        """Note that the broker shows that it still has a pull request."""
-        self._pacer.heard(now)
-
-    def told(self, status: Ended | Notice, now: float) -> None:
+    def pull_status(self, status: PullEnded | Notice, now: float) -> None:
         """Take what the broker says of pull requests."""
         state = self.state
-        self._pacer.heard(now)
+        self.pacer.heard(now)
         match status:
-            case Ended():
-                self._pacer.ended(status)
+            case PullEnded():
+                self.pacer.ended(status)
             case Notice.ALIVE:
                 pass
             case Notice.LOST:
-                self._pacer.fruitless()
+                self.pacer.fruitless()
                 self._doubt(doubt.ANOTHER_LEADER, now)
             case Notice.FORBIDDEN:
                 state.end(ForbiddenByBroker(next_subject(*state.consumer)))
             case _:
-                self._pacer.refused(now)
+                self.pacer.refused(now)
                 state.doubts.refused(now)
                 if status is not Notice.REFUSED:
                     state.doubts.is_deleted |= status is Notice.DELETED
@@ -313,7 +300,7 @@ class ConsumeProtocol:
     def lost(self, now: float) -> None:
         """Note that the connection ended: the broker may forget what was settled just now."""
         self._doubt(Doubt.DELIVERIES, now)
-        self._pacer.lose()
+        self.pacer.lose()
         self.settling.lose()
 
     def connected(self, now: float, *, is_same: bool = False) -> None:
@@ -381,10 +368,6 @@ class ConsumeProtocol:
         withheld, lost = doubts.seen(state.now)
         state.effects.sends += (pending for pending in withheld if not pending.answered)
         state.effects.tells += ((reply, ACK) for reply in lost)
-
-    def consumer_unseen(self) -> None:
-        """Note that the broker does not answer."""
-        self.state.doubts.unseen()
 
     def learned(self, dead: Mapping[StreamSeq, int] | None) -> None:
         """Take which events are dead letters that the broker may deliver nevertheless; None: not known.
@@ -458,7 +441,7 @@ class ConsumeProtocol:
     def close(self, now: float) -> Released:
         """Return what is released. What the client was handed lingers if the call was cut off."""
         state = self.state
-        self._pacer.leave()
+        self.pacer.leave()
         released = [each for each in self.settling.settlements.release() if not state.is_forgotten(each[1])]
         for seq, held in released:
             state.failures.failed(seq, held, now)
@@ -486,12 +469,3 @@ def _is_cut(failure: Exception | None) -> bool:
 def _pause(found: ConsumerSnapshot) -> object:
     """Return what tells one pause of a consumer from another."""
     return found.state.config.get("pause_until")
-
-
-PROLONG_SHARE: Final = 3
-SHORTEST_PROLONG: Final = timedelta(milliseconds=30)
-
-
-def prolong_every(timeout: timedelta) -> float:
-    """Return the seconds between two messages that prolong a delivery while its event is dealt with."""
-    return max(timeout / PROLONG_SHARE, SHORTEST_PROLONG).total_seconds()

@@ -1,6 +1,6 @@
-"""Brings replayed events to one call, one after the other.
+"""Brings replayed events to one call, one after the other, and settles them.
 
-Replays are rare: the broker is not asked about them before somebody says that there are some, and no more
+Replays are rare: the broker is asked once, and then not before somebody says that there are some, and no more
 once all are settled.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, Final
 from windshift.nats import NatsError
 from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, TERMINATE, delay_of
 from windshift.server.domain.errors import WindshiftError
+from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import ConsumeProtocol
@@ -23,21 +24,9 @@ from windshift.server.events.consuming.timer import Signal
 from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.pointers import Pointer
 from windshift.server.events.dead_letters.replay_queue import Clock
-from windshift.server.events.model import ConsumerKey
 
 _PAUSE: Final = 1.0
 """Seconds until the broker is asked again after it failed, or a replica of it may have lagged behind."""
-
-
-async def any_replays(shared: DeadLettering, consumer: ConsumerKey, deadline: float) -> bool:
-    """Whether the broker knows of replays for a consumer; no as well when it does not answer.
-
-    That is looked at again with every new connection, and from time to time.
-    """
-    try:
-        return await shared.replays.any(consumer, deadline)
-    except (WindshiftError, NatsError):
-        return False
 
 
 class ReplayFeed:
@@ -48,18 +37,22 @@ class ReplayFeed:
         protocol: the call; `make_room` is called when the client may hold one more event.
         options: timers.
         wake: set when the call has something to do.
+
+    Attributes:
+        is_running: whether there were replays, so that they are brought.
     """
 
     __slots__ = (
+        "_confirm_timeout",
         "_leases",
         "_loop",
-        "_patience",
+        "_noted",
         "_protocol",
         "_room",
         "_settling",
         "_shared",
-        "_told",
         "_wake",
+        "is_running",
     )
 
     def __init__(
@@ -67,17 +60,34 @@ class ReplayFeed:
     ) -> None:
         self._shared = shared
         self._protocol = protocol
-        self._patience = options.confirm_timeout.total_seconds()
+        self._confirm_timeout = options.confirm_timeout.total_seconds()
         self._wake = wake
-        self._room = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._told = asyncio.Event()
+        self._room, self._noted = Signal(self._loop), Signal(self._loop)
         self._leases: dict[bytes, Lease] = {}
-        self._settling: set[asyncio.Task[Any]] = set()
+        self._settling: dict[asyncio.Task[Any], None] = {}  # empty, it is smaller than a set
+        self.is_running = False
+
+    async def look(self) -> None:
+        """See whether there are replays; if the broker does not answer, wait to be told."""
+        try:
+            if await self._shared.replays.any(self._protocol.state.consumer, self._deadline()):
+                self.ring()
+        except (WindshiftError, NatsError):
+            pass
 
     def ring(self) -> None:
-        """Look whether there are replays."""
-        self._told.set()
+        """Bring replays, unless the call is about to end: there are some."""
+        if self._protocol.state.is_ending:
+            return
+        if not self.is_running:
+            self.is_running = True
+            self._protocol.state.effects.work.append(w.BringReplays())
+        self._noted.set()
+
+    def look_again(self) -> None:
+        """See once more whether there are replays, if they are brought."""
+        self._noted.set()
 
     def make_room(self) -> None:
         """Note that the client may hold one more event."""
@@ -88,19 +98,19 @@ class ReplayFeed:
     async def run(self) -> None:
         """Bring what there is, whenever there is something, until this is cancelled."""
         while True:
-            was_told = self._told.is_set()
-            self._told.clear()
+            was_noted = self._noted.is_set()
+            self._noted.clear()
             try:
-                pause = await self._bring(was_told=was_told)
+                pause = await self._bring(was_noted=was_noted)
             except (WindshiftError, NatsError):
                 pause = _PAUSE
             try:
                 async with asyncio.timeout(None if pause == inf else pause):
-                    await self._told.wait()
+                    await self._noted.wait()
             except TimeoutError:
                 pass
 
-    async def _bring(self, *, was_told: bool) -> float:
+    async def _bring(self, *, was_noted: bool) -> float:
         """Bring the replays that are free now; return the seconds until others may be."""
         queue, consumer = self._shared.replays, self._protocol.state.consumer
         self._forget_leases()
@@ -117,14 +127,14 @@ class ReplayFeed:
                 has_rivals = True
                 continue
             soonest, after, is_last = min(soonest, pause), page.after, not page.after
-        if soonest < inf and not (was_told and clock.replicas > 1):
+        if soonest < inf and not (was_noted and clock.replicas > 1):
             return soonest
         # The pages may have come from a replica that lags behind.
         return min(soonest, _PAUSE) if await queue.any(consumer, self._deadline()) else inf
 
     def _forget_leases(self) -> None:
         """Forget leases that the client cannot settle any more."""
-        long_ago = self._loop.time() - 2 * self._patience
+        long_ago = self._loop.time() - 2 * self._confirm_timeout
         self._leases = {
             reply: lease
             for reply, lease in self._leases.items()
@@ -232,7 +242,7 @@ class ReplayFeed:
 
     def _begin(self, work: Coroutine[Any, Any, bool]) -> asyncio.Future[bool]:
         task = self._loop.create_task(work)
-        self._settling.add(task)
+        self._settling[task] = None
         task.add_done_callback(self._done)
         return task
 
@@ -241,9 +251,9 @@ class ReplayFeed:
         return self._protocol.state.found.timeout.total_seconds()
 
     def _done(self, task: asyncio.Task[bool]) -> None:
-        self._settling.discard(task)
+        self._settling.pop(task, None)
         if not task.cancelled():
             task.exception()  # the lease ends by itself then
 
     def _deadline(self) -> float:
-        return self._loop.time() + self._patience
+        return self._loop.time() + self._confirm_timeout

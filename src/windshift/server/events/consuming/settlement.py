@@ -27,7 +27,7 @@ MOST_UNCONFIRMED = 20_000
 """The most unconfirmed commands and ids before no more are read from the client."""
 
 
-class Kind(Enum):
+class CommandKind(Enum):
     """What a command does with deliveries."""
 
     ACK = "ack"
@@ -49,7 +49,7 @@ class Confirmation:
 
     __slots__ = ("_waiting", "expires", "ids", "invalid_ids", "kind", "temporary_failed_ids", "weight")
 
-    def __init__(self, kind: Kind, expires: float) -> None:
+    def __init__(self, kind: CommandKind, expires: float) -> None:
         self.kind = kind
         self.ids: list[StreamSeq] = []
         self.invalid_ids: list[StreamSeq] = []
@@ -120,7 +120,7 @@ class PendingAck:
         self.held = held
         self.payload = payload
         self.confirmation = confirmation
-        self.settles = confirmation.kind is not Kind.PING
+        self.settles = confirmation.kind is not CommandKind.PING
         self.since = now
         self.ready = True
         self.sent = self.answered = self.void = self.alone = False
@@ -137,7 +137,7 @@ class PendingAck:
     def ends(self) -> bool:
         """Whether the event is not redelivered after this."""
         kind = self.confirmation.kind
-        return kind is Kind.ACK or (kind is Kind.REJECT and self.payload == TERMINATE)
+        return kind is CommandKind.ACK or (kind is CommandKind.REJECT and self.payload == TERMINATE)
 
     @property
     def may_repeat(self) -> bool:
@@ -199,7 +199,7 @@ def grouped(sends: Iterable[PendingAck], doubts: int) -> Iterator[Group]:
     for pending in sends:
         held = pending.held
         joins = (
-            pending.confirmation.kind is Kind.ACK
+            pending.confirmation.kind is CommandKind.ACK
             and held.attempt == 1
             and held.replay is None
             and not pending.alone
@@ -264,7 +264,9 @@ class Settlements:
 
     # --- Commands -----------------------------------------------------------------------------------------
 
-    def command(self, kind: Kind, ids: Iterable[StreamSeq], payload: bytes, now: float) -> list[PendingAck]:
+    def command(
+        self, kind: CommandKind, ids: Iterable[StreamSeq], payload: bytes, now: float
+    ) -> list[PendingAck]:
         """Take a command, and return the messages to send to the broker.
 
         Args:
@@ -306,7 +308,7 @@ class Settlements:
 
     def prolong(self, seq: StreamSeq, held: InFlight, now: float) -> PendingAck:
         """Return a ping that no client has sent: until it is answered the delivery is held."""
-        confirmation = Confirmation(Kind.PING, now + self._confirm_timeout)
+        confirmation = Confirmation(CommandKind.PING, now + self._confirm_timeout)
         confirmation.wait()
         pending = PendingAck(seq, held, PROGRESS, confirmation, now)
         held.unanswered += 1
@@ -391,7 +393,9 @@ class Settlements:
     def acks_under_way(self) -> list[StreamSeq]:
         """Return the events whose acknowledgement was sent but not answered."""
         return [
-            each.seq for each in self._pending if not each.answered and each.confirmation.kind is Kind.ACK
+            each.seq
+            for each in self._pending
+            if not each.answered and each.confirmation.kind is CommandKind.ACK
         ]
 
     def tick(self, now: float) -> list[PendingAck]:

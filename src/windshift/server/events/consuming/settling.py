@@ -23,7 +23,13 @@ from windshift.server.events.consuming.commands import Decision, Disposition, Re
 from windshift.server.events.consuming.consumer_state import DelayedRejects
 from windshift.server.events.consuming.doubt import Moved
 from windshift.server.events.consuming.flow import InFlight
-from windshift.server.events.consuming.settlement import Confirmation, Group, Kind, PendingAck, Settlements
+from windshift.server.events.consuming.settlement import (
+    CommandKind,
+    Confirmation,
+    Group,
+    PendingAck,
+    Settlements,
+)
 from windshift.server.events.consuming.spans import end_settlement
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.model import StreamSeq
@@ -61,11 +67,11 @@ class Settling:
 
     # --- Commands -----------------------------------------------------------------------------------------
 
-    def acknowledge(self, kind: Kind, ids: Sequence[StreamSeq], payload: bytes, now: float) -> None:
+    def acknowledge(self, kind: CommandKind, ids: Sequence[StreamSeq], payload: bytes, now: float) -> None:
         """Carry out an ack, or a ping; `payload` is what it is to the broker."""
         for pending in self.settlements.command(kind, ids, payload, now):
             replay = pending.held.replay
-            if replay is not None and kind is Kind.ACK:
+            if replay is not None and kind is CommandKind.ACK:
                 self._prepare(pending, w.EndReplay(pending, replay))
             else:
                 self._send(pending, now)
@@ -74,9 +80,9 @@ class Settling:
         """Carry out a reject; raise what is wrong with it."""
         state = self._state
         check_reject(reject)
-        if state.gate is not None and reject.is_final:
-            state.gate.reject(*state.consumer, state.found.owner)
-        for pending in self.settlements.command(Kind.REJECT, reject.ids, TERMINATE, now):
+        if state.authorizer is not None and reject.is_final:
+            state.authorizer.reject(*state.consumer, state.found.owner)
+        for pending in self.settlements.command(CommandKind.REJECT, reject.ids, TERMINATE, now):
             decision = decide(reject, state.policy, pending.held.attempt, state.rand())
             is_drop = decision.disposition is Disposition.DROPPED
             if not is_drop and state.is_forgotten(pending.held):
@@ -131,19 +137,23 @@ class Settling:
         pending.ready = False
         self._state.effects.work.append(work)
 
-    def prepared(self, work: w.Keep | w.EndReplay, ending: w.Ending, now: float) -> None:
+    def prepared(self, work: w.Keep | w.EndReplay, ending: w.EndOutcome, now: float) -> None:
         """Take what became of that: unless it is decided, the settlement has failed for now."""
         pending, held = work.pending, work.pending.held
-        if isinstance(work, w.Keep) and not held.replay and ending in (w.Ending.DECIDED, w.Ending.UNKNOWN):
+        if (
+            isinstance(work, w.Keep)
+            and not held.replay
+            and ending in (w.EndOutcome.DECIDED, w.EndOutcome.UNKNOWN)
+        ):
             self._state.dead[pending.seq] = held.stored_ns
             held.sure_until = -inf  # an ack that comes after all is to be claimed
         if pending.answered:
             return
         match ending:
-            case w.Ending.DECIDED:
+            case w.EndOutcome.DECIDED:
                 pending.ready = True
                 self._send(pending, now)
-            case w.Ending.OTHERWISE:
+            case w.EndOutcome.OTHERWISE:
                 self._state.effects.tells.append((held.reply, ACK))
                 self._refuse(pending, now)
             case _:
@@ -218,7 +228,11 @@ class Settling:
         for pending in acks:
             held = pending.held
             is_sure = now < held.sure_until and held.earliest > trusted_since and held.attempt == 1
-            if is_sure and pending.confirmation.kind is Kind.ACK and not (pending.answered or held.replay):
+            if (
+                is_sure
+                and pending.confirmation.kind is CommandKind.ACK
+                and not (pending.answered or held.replay)
+            ):
                 sure.append(pending)
                 stored.append(held.stored_ns)
             else:
@@ -278,22 +292,22 @@ class Settling:
         elif not pending.ends:
             if is_sure:
                 state.failures.over(pending.seq, held, now)
-        elif not is_sure and (pending.confirmation.kind is Kind.ACK or pending.dropped is not None):
+        elif not is_sure and (pending.confirmation.kind is CommandKind.ACK or pending.dropped is not None):
             held.claimant = held.claimant or secrets.token_hex(8).encode()
             state.settled.add(pending.seq, now)  # nobody here is to begin with it meanwhile
             return w.Claim(pending, outcome)
         return None
 
-    def claimed(self, work: w.Claim, ending: w.Ending, now: float) -> None:
+    def claimed(self, work: w.Claim, ending: w.EndOutcome, now: float) -> None:
         """Take whether an event has ended with a settlement that the broker has taken."""
         pending = work.pending
         if pending.answered:
             return
         match ending:
-            case w.Ending.DECIDED:
+            case w.EndOutcome.DECIDED:
                 self._stored(pending, now)
                 self._finish(pending, work.outcome, now)
-            case w.Ending.OTHERWISE:
+            case w.EndOutcome.OTHERWISE:
                 pending.void = True
                 self._finish(pending, work.outcome, now)
             case _:
@@ -315,9 +329,9 @@ class Settling:
         """Note that the broker has stored an acknowledgement."""
         state = self._state
         counts, kind = state.counts, pending.confirmation.kind
-        if kind is Kind.ACK:
+        if kind is CommandKind.ACK:
             counts.acknowledged += 1
-        elif kind is Kind.PING:
+        elif kind is CommandKind.PING:
             counts.prolonged += 1
         elif pending.payload == TERMINATE:
             counts.terminated += 1

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from windshift.nats import Connection, NatsError, Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
+from windshift.server.background.pacing import paced
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull, WindshiftError
 from windshift.server.events.consuming.calls import Calls
@@ -26,7 +27,7 @@ from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.peers import Peers
 from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
 from windshift.server.events.consuming.settling import CLAIMED_FOR
-from windshift.server.events.consuming.work import Ending
+from windshift.server.events.consuming.work import EndOutcome
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
@@ -72,7 +73,7 @@ class DeadLettering:
     writer: DeadLetterWriter
     replays: ReplayQueue
     notes: Notes
-    told: DeadLetterStats
+    stats: DeadLetterStats
     attempts: FailedAttempts = field(default_factory=FailedAttempts)
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
     pauses: PauseDetector = field(default_factory=PauseDetector)
@@ -80,6 +81,7 @@ class DeadLettering:
     peers: Peers = field(init=False)
     moves: Moves = field(init=False)
     _recalls: dict[tuple[ConsumerKey, str], asyncio.Task[Letters]] = field(default_factory=dict)
+    _until_lost: set[asyncio.Task[EndOutcome]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Know of the servers beside this one, and of moves."""
@@ -95,6 +97,8 @@ class DeadLettering:
 
     def _lost(self) -> None:
         """Note that the connection to NATS ended."""
+        for task in self._until_lost:
+            task.cancel()
         self.settled.lose()
         self.attempts.trusted_since = asyncio.get_running_loop().time()
 
@@ -136,7 +140,7 @@ class DeadLettering:
         run: Run,
         deadline: float,
         written_bytes: Callable[[int], None] | None = None,
-    ) -> Ending:
+    ) -> EndOutcome:
         """Make a dead letter of an event, so that it ends as that. Never fails.
 
         Args:
@@ -149,23 +153,38 @@ class DeadLettering:
             async with asyncio.timeout_at(deadline):
                 written, letter = await self.writer.write(failure, deadline, run)
         except TimeoutError:
-            self.told.not_kept(failure, BrokerUnavailable())
-            return Ending.UNKNOWN
+            self.stats.not_kept(failure, BrokerUnavailable())
+            return EndOutcome.UNKNOWN
         except Exception as error:
             if not isinstance(error, WindshiftError):
                 log.exception("a dead letter cannot be written")
-            self.told.not_kept(failure, error)
+            self.stats.not_kept(failure, error)
             is_certain = isinstance(error, (BrokerUnavailable, StreamFull))
-            return Ending.NOT_NOW if is_certain else Ending.UNKNOWN
+            return EndOutcome.NOT_NOW if is_certain else EndOutcome.UNKNOWN
         if written is Written.ENDED:
-            return Ending.OTHERWISE
+            return EndOutcome.OTHERWISE
         if written is Written.GONE:
-            self.told.gone(failure)
+            self.stats.gone(failure)
         elif written is Written.WRITTEN and letter is not None:
-            self.told.kept(letter)
+            self.stats.kept(letter)
             if written_bytes is not None:
                 written_bytes(letter.data_size)
-        return Ending.DECIDED
+        return EndOutcome.DECIDED
+
+    async def unless_lost(self, keeping: Coroutine[Any, Any, EndOutcome]) -> EndOutcome:
+        """Make a dead letter, but give up on that when the connection ends.
+
+        A broker without replicas that was killed may have forgotten the delivery, and count another one as
+        the first: a dead letter that comes only then would contradict how that one ends.
+        """
+        task = asyncio.get_running_loop().create_task(paced(keeping))
+        self._until_lost.add(task)
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._until_lost.discard(task)
+            task.cancel()
+        return EndOutcome.UNKNOWN if task.cancelled() else task.result()
 
     async def claim(
         self,
@@ -174,7 +193,7 @@ class DeadLettering:
         timeout: timedelta,
         run: Run,
         deadline: float,
-    ) -> Ending:
+    ) -> EndOutcome:
         """Claim that an event ended without a dead letter. Never fails.
 
         Args:
@@ -186,18 +205,18 @@ class DeadLettering:
         """
         return await _decide(self.store.claim(id, claimant, timeout + CLAIMED_FOR, run, deadline))
 
-    async def end_replay(self, replay: Replay, timeout: timedelta, deadline: float) -> Ending:
+    async def end_replay(self, replay: Replay, timeout: timedelta, deadline: float) -> EndOutcome:
         """Claim that a replay ended, and remove the dead letter. Never fails."""
         return await _decide(self.store.claim_replay(*replay, timeout + CLAIMED_FOR, deadline))
 
 
-async def _decide(claim: Awaitable[bool]) -> Ending:
+async def _decide(claim: Awaitable[bool]) -> EndOutcome:
     try:
-        return Ending.DECIDED if await claim else Ending.OTHERWISE
+        return EndOutcome.DECIDED if await claim else EndOutcome.OTHERWISE
     except (WindshiftError, NatsError) as error:
         if _failed.passes(monotonic()):
             log.warning("the end of an event cannot be decided now: %s", type(error).__name__)
-        return Ending.UNKNOWN
+        return EndOutcome.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from typing import Final
 from windshift import conventions as c
 from windshift.nats import NoReply, Outcome
 from windshift.nats.jetstream.pulling import TERMINATE
-from windshift.server.events.consuming.settlement import Kind, PendingAck
+from windshift.server.events.consuming.settlement import CommandKind, PendingAck
 from windshift.server.events.deliveries import Delivery
 from windshift.server.telemetry.tracer import Attributes, Span, Tracer
 
-_SETTLEMENTS: Final = {Kind.ACK: c.ACK, Kind.REJECT: c.REJECT}
+_SETTLEMENTS: Final = {CommandKind.ACK: c.ACK, CommandKind.REJECT: c.REJECT}
 
 
 class ConsumeSpans:

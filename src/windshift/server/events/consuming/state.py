@@ -11,7 +11,7 @@ from typing import NamedTuple
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.doubt import Doubt, Doubts
 from windshift.server.events.consuming.flow import InFlight, Window
-from windshift.server.events.consuming.interfaces import Gate
+from windshift.server.events.consuming.interfaces import ConsumeAuthorizer
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
 from windshift.server.events.consuming.settlement import PendingAck
@@ -80,7 +80,7 @@ class CallState:
         doubts: what cannot be taken for granted at the moment.
         dead: dead letters that the broker may deliver, and when their events were stored.
         failures: what is known of failed attempts at the consumer's events.
-        gate: what the client may consume; None = everything.
+        authorizer: what the client may consume; None = everything.
         spans: records deliveries and settlements, if anything is recorded.
         still_until: until when a move of the consumer is waited for; infinite = none is.
         now: the time of the last turn.
@@ -93,6 +93,7 @@ class CallState:
 
     __slots__ = (
         "attempts",
+        "authorizer",
         "consumer",
         "counts",
         "dead",
@@ -101,7 +102,6 @@ class CallState:
         "failure",
         "failures",
         "found",
-        "gate",
         "is_ending",
         "latency",
         "now",
@@ -132,7 +132,7 @@ class CallState:
         self.window = Window(size, self.timeout, self._expired)
         self.doubts = Doubts(knows_dead_letters=not found.policy.dead_letters)
         self.dead: dict[StreamSeq, int] = {}
-        self.gate: Gate | None = None
+        self.authorizer: ConsumeAuthorizer | None = None
         self.spans: ConsumeSpans | None = None
         self.still_until = inf
         self.now = 0.0

@@ -16,7 +16,7 @@ from struct import Struct
 from time import time_ns
 from typing import Final, NamedTuple
 
-from windshift.nats.jetstream.api import JsonObject
+from windshift.nats.jetstream.api import JsonObject, metadata_of, with_metadata
 from windshift.nats.jetstream.pulling import split_ack_subject
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -52,14 +52,13 @@ class Resumed(NamedTuple):
 
 def with_key(config: JsonObject) -> JsonObject:
     """Return the configuration of a consumer with a new key: earlier tokens are worth nothing then."""
-    key = secrets.token_hex(_KEY_SIZE)
-    return config | {"metadata": (config.get("metadata") or {}) | {KEY: key}}
+    return with_metadata(config, KEY, secrets.token_hex(_KEY_SIZE))
 
 
 def key_of(config: JsonObject) -> bytes:
     """Return the key in the configuration of a consumer; empty if there is none."""
     try:
-        key = bytes.fromhex((config.get("metadata") or {}).get(KEY, ""))
+        key = bytes.fromhex(metadata_of(config).get(KEY, ""))
     except ValueError:
         return b""
     return key if len(key) == _KEY_SIZE else b""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
 
 from windshift.nats import Outcome
 from windshift.nats.jetstream.api import JsonObject
@@ -17,25 +16,31 @@ from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.deliveries import Delivery
 
 
-@dataclass(frozen=True, slots=True)
-class LookUp:
-    """See whether the consumer still is there: `consumer_seen`, `consumer_unseen`."""
+class Work:
+    """A piece of work."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Learn:
+class LookUp(Work):
+    """See whether the consumer still is there: `consumer_seen`, or `Doubts.unseen`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learn(Work):
     """Look the consumer up, and learn which of its events are dead letters: `consumer_seen`, `learned`."""
 
 
 @dataclass(frozen=True, slots=True)
-class RaiseLimit:
+class RaiseLimit(Work):
     """Give the consumer this configuration; that it cannot be done is only told in the log."""
 
     config: JsonObject
 
 
 @dataclass(frozen=True, slots=True)
-class Verify:
+class Verify(Work):
     """See whether an event has ended that came again, or late: `verified`."""
 
     delivery: Delivery
@@ -44,7 +49,7 @@ class Verify:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(Work):
     """Keep an event whose attempts are used up as a dead letter, if it is to be kept: `gave_up`."""
 
     delivery: Delivery
@@ -53,13 +58,13 @@ class GiveUp:
 
 
 @dataclass(frozen=True, slots=True)
-class Terminate:
+class Terminate(Work):
     """Have the broker never redeliver an event: `decided`."""
 
     reply: bytes
 
 
-class Ending(Enum):
+class EndOutcome(Enum):
     """What became of an attempt to have an event end in a certain way."""
 
     DECIDED = "it ends that way"
@@ -69,7 +74,7 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(Work):
     """Keep an event as a dead letter before its settlement is sent: `prepared`."""
 
     pending: PendingAck
@@ -77,7 +82,7 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
-class EndReplay:
+class EndReplay(Work):
     """Claim that a replay ends, and remove the dead letter, before its settlement is sent: `prepared`."""
 
     pending: PendingAck
@@ -85,7 +90,7 @@ class EndReplay:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Work):
     """Claim that an event ended with a settlement that the broker has taken: `claimed`."""
 
     pending: PendingAck
@@ -93,7 +98,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Work):
     """See whether an event that is held for long has ended, before a ping is confirmed: `checked`."""
 
     pending: PendingAck
@@ -101,17 +106,22 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitReader:
+class BringReplays(Work):
+    """Bring replayed events to the client, until the call is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReader(Work):
     """Wait until the client reads again: `reader_ready`."""
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitRoom:
+class AwaitRoom(Work):
     """Wait for room for one event that is too large for a limited request: `room_came`."""
 
 
 @dataclass(frozen=True, slots=True)
-class ReportDropped:
+class ReportDropped(Work):
     """Tell the operator of an event that was removed without a dead letter."""
 
     failure: Failure
@@ -119,23 +129,5 @@ class ReportDropped:
 
 
 @dataclass(frozen=True, slots=True)
-class ForgetRecalls:
+class ForgetRecalls(Work):
     """Ask anew which events are dead letters: the broker may have forgotten something."""
-
-
-Work: TypeAlias = (
-    LookUp
-    | Learn
-    | RaiseLimit
-    | Verify
-    | GiveUp
-    | Terminate
-    | Keep
-    | EndReplay
-    | Claim
-    | Check
-    | AwaitReader
-    | AwaitRoom
-    | ReportDropped
-    | ForgetRecalls
-)

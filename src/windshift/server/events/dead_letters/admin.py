@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream
-from windshift.server.background.batches import batches, together
+from windshift.server.background.batches import batches, for_each, together
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -555,8 +555,6 @@ async def _for_each(
     deadline: float,
 ) -> dict[DeadLetterId, T]:
     """Call a function for each id, repeated ones once, and return the results."""
-    results: dict[DeadLetterId, T] = {}
-    for batch in batches(list(dict.fromkeys(ids)), MAX_CONCURRENT):
-        done = await together(function(each, deadline) for each in batch)
-        results.update(zip(batch, done, strict=True))
-    return results
+    each_once = list(dict.fromkeys(ids))
+    done = await for_each(each_once, lambda each: function(each, deadline), at_once=MAX_CONCURRENT)
+    return dict(zip(each_once, done, strict=True))

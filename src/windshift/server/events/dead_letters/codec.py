@@ -52,7 +52,7 @@ OVERFLOW: Final = b"WS-DL-Rest"
 WRITER: Final = b"WS-DL-Writer"
 """Which call wrote this: how a repeated write recognizes its own dead letter."""
 ENDED: Final = b"WS-DL-Ended"
-"""On what became of a replay: `Ended` of the event, which had ended before."""
+"""On what became of a replay: `EndedAt` of the event, which had ended before."""
 CLAIMANT: Final = b"WS-Claimant"
 """Which delivery a claim was made for: how one that is made again is recognized."""
 
@@ -80,7 +80,7 @@ class EventCopy(NamedTuple):
     data: bytes
 
 
-class Ended(NamedTuple):
+class EndedAt(NamedTuple):
     """Where and when an event ended.
 
     Attributes:
@@ -94,10 +94,10 @@ class Ended(NamedTuple):
     @classmethod
     def of(cls, stored: StoredMessage) -> Self:
         """Read it from what lies on the subjects on which an event ends; raise `ValueError`."""
-        told = next((value for name, value in stored.headers if name == ENDED), None)
-        if told is None:
+        header = next((value for name, value in stored.headers if name == ENDED), None)
+        if header is None:
             return cls(stored.sequence, stored.time)
-        position, _, unix_ns = told.partition(b".")
+        position, _, unix_ns = header.partition(b".")
         return cls(int(position), from_unix_ns(int(unix_ns)))
 
     @property
@@ -116,7 +116,7 @@ class Packed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredDeadLetter:
     """A dead letter as it was read from the stream, without its overflow message.
 
     Attributes:
@@ -174,7 +174,7 @@ def copy_event(stored: StoredMessage) -> EventCopy:
 
 
 def pack(
-    event: EventCopy, failure: Failure, writer: str, max_payload: int, ended: Ended | None = None
+    event: EventCopy, failure: Failure, writer: str, max_payload: int, ended: EndedAt | None = None
 ) -> Packed:
     """Split an event so that no message, headers included, is larger than `max_payload`.
 
@@ -272,7 +272,7 @@ def _outer_spaces(quoted: str) -> bytes:
 # --- Reading ------------------------------------------------------------------------------------------------
 
 
-def read_entry(stored: StoredMessage) -> Entry:
+def read_entry(stored: StoredMessage) -> StoredDeadLetter:
     """Read an entry; raise `ValueError` for anything that Windshift did not write."""
     fields = {name: value.decode("latin-1") for name, value in stored.headers}
     try:
@@ -291,7 +291,7 @@ def read_entry(stored: StoredMessage) -> Entry:
     except KeyError as missing:
         raise ValueError(f"a dead letter without {missing}") from None
     writer = fields.get(WRITER, "")
-    return Entry(failure, stored.sequence, stored.time, writer, event, size, OVERFLOW in fields)
+    return StoredDeadLetter(failure, stored.sequence, stored.time, writer, event, size, OVERFLOW in fields)
 
 
 def join_overflow(event: EventCopy, overflow: bytes) -> EventCopy:
@@ -300,7 +300,7 @@ def join_overflow(event: EventCopy, overflow: bytes) -> EventCopy:
     return EventCopy(event.subject, tuple(_lines(head)), data + event.data)
 
 
-def dead_letter(entry: Entry, event: EventCopy, *, with_data: bool) -> DeadLetter:
+def dead_letter(entry: StoredDeadLetter, event: EventCopy, *, with_data: bool) -> DeadLetter:
     """Make a dead letter of an entry and its event, reassembled or as in the entry."""
     known: dict[bytes, str] = {}
     others: dict[str, str] = {}

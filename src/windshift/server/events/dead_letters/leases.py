@@ -58,8 +58,8 @@ class Lease:
         self._turn = asyncio.Lock()
         self._ended: bool | None = None
         stream_name, consumer, seq, stored_ns = pointer.id
-        told = f"{self.attempt}.{seq}.{pointer.position}.{stored_ns}.0"
-        self.reply = f"_WS.replaying.{stream_name}.{consumer}.{told}".encode()
+        fields = f"{self.attempt}.{seq}.{pointer.position}.{stored_ns}.0"
+        self.reply = f"_WS.replaying.{stream_name}.{consumer}.{fields}".encode()
 
     @property
     def is_settled(self) -> bool:

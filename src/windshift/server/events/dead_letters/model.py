@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
 from windshift.nats.times import NANOSECONDS, Time
-from windshift.server.auth.subjects import SubjectPatterns, tokens
+from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import StreamSeq
 
@@ -166,7 +166,7 @@ class DeadLetterFilter:
             and (self.until_ns is None or dead_letter.time_ns < self.until_ns)
             and (not self.error_types or failure.error_type in self.error_types)
             and (not self.event_ids or failure.id.seq in self.event_ids)
-            and (not self.subjects or _tree(self.subjects).covering(tokens(dead_letter.subject)) is not None)
+            and (not self.subjects or _tree(self.subjects).takes(dead_letter.subject))
             and (not self.text or self._is_mentioned(dead_letter))
         )
 
@@ -220,7 +220,4 @@ class DeadLetterFilter:
 
 @lru_cache(maxsize=64)
 def _tree(subjects: tuple[str, ...]) -> SubjectPatterns:
-    patterns = SubjectPatterns()
-    for number, subject in enumerate(subjects):
-        patterns.add(tokens(subject), number)
-    return patterns
+    return SubjectPatterns(subjects)

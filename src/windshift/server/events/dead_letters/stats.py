@@ -1,6 +1,7 @@
 """Logs and counts the events that consumers gave up on.
 
-A log record says which event it was and what happened to it, never what is in it.
+A log record says which event it was and what happened to it, never what is in it. Writing one takes as long
+as a publish, so that where thousands of a stream are given up, not each has one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ GONE: Final = "GONE"
 _NEARLY_FULL_AGAIN: Final = 600.0
 """Seconds between two warnings that the stream of dead letters is nearly full."""
 
+_INTERVAL: Final = 10.0
+_MOST: Final = 300
+"""Records of one kind about one stream in that many seconds."""
+_STREAMS: Final = 1_000
+"""Streams, times kinds, whose records are counted at most; with more of them counting begins anew."""
+
 CAUSES: Final = tuple(cause.value for cause in Cause)
 
 
@@ -43,18 +50,6 @@ class DeadLetterStats:
         interval: least seconds between two log records about failures.
     """
 
-    __slots__ = (
-        "_failed",
-        "_full",
-        "drops",
-        "failures",
-        "limit",
-        "outstanding",
-        "replays",
-        "size",
-        "written",
-    )
-
     def __init__(self, interval: float = 10.0) -> None:
         self.written = dict.fromkeys(CAUSES, 0)
         self.drops = dict.fromkeys((*CAUSES, GONE), 0)
@@ -62,30 +57,50 @@ class DeadLetterStats:
         self.outstanding: Counter[ConsumerKey] = Counter()
         self._failed = LogThrottle(interval)
         self._full = LogThrottle(_NEARLY_FULL_AGAIN)
+        self._throttles: dict[tuple[str, str], LogThrottle] = {}
 
     def kept(self, dead_letter: DeadLetter) -> None:
         """Report an event that became a dead letter."""
         failure = dead_letter.failure
         self.written[failure.cause.value] += 1
-        fields = _fields(failure) | _event(
-            dead_letter.subject, dead_letter.type_name, dead_letter.trace_parent
-        )
-        _log.warning("an event became a dead letter", extra=fields)
+        event = (dead_letter.subject, dead_letter.type_name, dead_letter.trace_parent)
+        self._tell("an event became a dead letter", failure, *event)
 
     def dropped(
         self, failure: Failure, subject: str = "", type_name: str = "", trace_parent: str | None = None
     ) -> None:
         """Report an event that was dropped without a dead letter, as requested."""
         self.drops[failure.cause.value] += 1
-        fields = _fields(failure) | _event(subject, type_name, trace_parent)
-        _log.warning("an event was dropped without a dead letter", extra=fields)
+        self._tell("an event was dropped without a dead letter", failure, subject, type_name, trace_parent)
 
     def gone(self, failure: Failure) -> None:
         """Report an event that its stream removed before it could become a dead letter."""
         self.drops[GONE] += 1
-        _log.warning(
-            "an event was removed by its stream before it became a dead letter", extra=_fields(failure)
-        )
+        self._tell("an event was removed by its stream before it became a dead letter", failure)
+
+    def _tell(
+        self,
+        text: str,
+        failure: Failure,
+        subject: str = "",
+        type_name: str = "",
+        trace_parent: str | None = None,
+    ) -> None:
+        """Log what became of an event, unless there are too many of the kind."""
+        throttle = self._throttle(text, failure.id.stream)
+        if throttle.passes(monotonic()):
+            skipped = throttle.take_skipped()
+            more = {"more": skipped} if skipped else {}
+            _log.warning(text, extra=_fields(failure) | _event(subject, type_name, trace_parent) | more)
+
+    def _throttle(self, text: str, stream: str) -> LogThrottle:
+        """Return what counts records of one kind about a stream: those of others are not hidden by them."""
+        throttle = self._throttles.get((text, stream))
+        if throttle is None:
+            if len(self._throttles) >= _STREAMS:
+                self._throttles.clear()
+            throttle = self._throttles[text, stream] = LogThrottle(_INTERVAL, _MOST)
+        return throttle
 
     def not_kept(self, failure: Failure, error: Exception) -> None:
         """Report a dead letter that could not be written; the event will be redelivered."""

@@ -18,6 +18,7 @@ from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.server.background.batches import spread
+from windshift.server.background.pacing import pause
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.backwards import BackwardScan
@@ -26,9 +27,9 @@ from windshift.server.events.dead_letters.codec import (
     CLAIMANT,
     OVERFLOW_SUBJECTS,
     SUBJECTS,
-    Ended,
-    Entry,
+    EndedAt,
     EventCopy,
+    StoredDeadLetter,
     claim_subject,
     dead_letter,
     end_subjects,
@@ -76,8 +77,6 @@ _MAX_BYTES_SCANNED: Final = 4 * 1024 * 1024
 """Bytes of entries after which a page stops scanning."""
 _LOOK_AGAIN: Final = 1.0
 """Seconds until it is looked again whether a full stream has room."""
-_AT_ONCE: Final = 50
-"""Dead letters that are completed in one turn of the event loop."""
 _MOST_NAMED: Final = 100
 """Events whose dead letters are looked up, in place of scanning for them."""
 _MOST_WINDOWS: Final = 20
@@ -111,7 +110,7 @@ class UnreadableEntry(Exception):
     """Where a dead letter should be is a message that this version did not write."""
 
 
-class End(NamedTuple):
+class RecordedEnd(NamedTuple):
     """What lies on the subjects on which an event ends: a dead letter, a claim, or nothing.
 
     Attributes:
@@ -122,8 +121,8 @@ class End(NamedTuple):
     """
 
     position: int = 0
-    ended: Ended = Ended()
-    entry: Entry | None = None
+    ended: EndedAt = EndedAt()
+    entry: StoredDeadLetter | None = None
     claimant: bytes = b""
 
     def is_of(self, run: Run) -> bool:
@@ -203,7 +202,7 @@ class DeadLetterStore:
 
     # --- One dead letter, as the stream's leader has it ----------------------------------------------------
 
-    async def entry(self, id: DeadLetterId, deadline: float) -> Entry | None:  # noqa: A002
+    async def entry(self, id: DeadLetterId, deadline: float) -> StoredDeadLetter | None:  # noqa: A002
         """Read an entry; `None` if there is none. May also raise `UnreadableEntry`."""
         stored = await self.stream.last(entry_subject(id), deadline)
         if stored is None:
@@ -213,17 +212,17 @@ class DeadLetterStore:
         except ValueError as error:
             raise UnreadableEntry from error
 
-    async def end(self, id: DeadLetterId, deadline: float) -> End:  # noqa: A002
+    async def end(self, id: DeadLetterId, deadline: float) -> RecordedEnd:  # noqa: A002
         """Read how an event ended, if it has. May also raise `UnreadableEntry`."""
         stored = await self.stream.last(end_subjects(id), deadline)
         if stored is None:
-            return End()
+            return RecordedEnd()
         try:
-            ended = Ended.of(stored)
+            ended = EndedAt.of(stored)
             if stored.subject.startswith(CLAIM_SUBJECTS):
                 claimant = next((value for name, value in stored.headers if name == CLAIMANT), b"?")
-                return End(stored.sequence, ended, None, claimant)
-            return End(stored.sequence, ended, read_entry(stored))
+                return RecordedEnd(stored.sequence, ended, None, claimant)
+            return RecordedEnd(stored.sequence, ended, read_entry(stored))
         except ValueError as error:
             raise UnreadableEntry from error
 
@@ -239,7 +238,7 @@ class DeadLetterStore:
 
         Safe to repeat for the same claimant. May also raise `OutcomeUnknown` or `StreamFull`.
         """
-        end = End()
+        end = RecordedEnd()
         async for _ in retry(deadline):
             conflict = await self._claim(id, claimant, kept_for, end, deadline)
             if conflict is None:
@@ -285,7 +284,7 @@ class DeadLetterStore:
         id: DeadLetterId,  # noqa: A002
         claimant: bytes,
         kept_for: timedelta,
-        known: End,
+        known: RecordedEnd,
         deadline: float,
     ) -> Conflict | None:
         """Store a claim in place of what is known; return why not, if that is not there any more."""
@@ -306,7 +305,7 @@ class DeadLetterStore:
             return None
         return None if entry is None else dead_letter(entry, entry.event, with_data=False)
 
-    async def event(self, entry: Entry, deadline: float) -> EventCopy | None:
+    async def event(self, entry: StoredDeadLetter, deadline: float) -> EventCopy | None:
         """Reassemble an entry's event; `None` if its overflow is gone, as the entry should be by now."""
         if not entry.has_overflow:
             return entry.event
@@ -443,12 +442,11 @@ class DeadLetterStore:
     async def _complete(self, found: list[Found], deadline: float) -> list[DeadLetter]:
         """Read the data. What was removed meanwhile, or rewritten further on, is left out."""
         dead_letters = []
-        for number, (entry, _) in enumerate(found, 1):
+        for entry, _ in found:
             event = await self.event(entry, deadline)
             if event is not None:
                 dead_letters.append(dead_letter(entry, event, with_data=True))
-            if number % _AT_ONCE == 0:
-                await asyncio.sleep(0)
+            await pause()
         return dead_letters
 
     async def _named(
@@ -536,7 +534,7 @@ class Scan(NamedTuple):
 class Found(NamedTuple):
     """An entry, and the dead letter that it holds, without data."""
 
-    entry: Entry
+    entry: StoredDeadLetter
     dead_letter: DeadLetter
 
 

@@ -33,8 +33,8 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.events.dead_letters.codec import (
     ROOM_FOR_CONDITIONS,
-    Entry,
     EventCopy,
+    StoredDeadLetter,
     copy_event,
     dead_letter,
     end_subjects,
@@ -43,7 +43,7 @@ from windshift.server.events.dead_letters.codec import (
     pack,
 )
 from windshift.server.events.dead_letters.model import DeadLetter, Failure
-from windshift.server.events.dead_letters.store import DeadLetterStore, End, UnreadableEntry
+from windshift.server.events.dead_letters.store import DeadLetterStore, RecordedEnd, UnreadableEntry
 from windshift.server.events.managed_stream import Conflict
 from windshift.server.events.notes import DEAD, send_note
 from windshift.server.events.runs import ALWAYS, Run
@@ -128,7 +128,7 @@ class DeadLetterWriter:
     async def _write(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         failure, deadline = attempt.failure, attempt.deadline
         await self._store.require_room(0, deadline)  # before the event is read
-        end = await self._store.end(failure.id, deadline) if failure.replay_count else End()
+        end = await self._store.end(failure.id, deadline) if failure.replay_count else RecordedEnd()
         async for _ in retry(deadline):
             known = end.entry
             if self._has_ended(end, attempt):
@@ -147,19 +147,21 @@ class DeadLetterWriter:
         raise BrokerUnavailable
 
     @staticmethod
-    def _has_ended(end: End, attempt: _Attempt) -> bool:
+    def _has_ended(end: RecordedEnd, attempt: _Attempt) -> bool:
         """Whether the event, or the replay that failed, was acknowledged or dropped."""
         is_replay = attempt.failure.replay_count > 0
         return bool(end.claimant) and ((is_replay and end.is_of_replay) or end.is_of(attempt.run))
 
     @staticmethod
-    def _is_present(end: End, attempt: _Attempt) -> bool:
+    def _is_present(end: RecordedEnd, attempt: _Attempt) -> bool:
         """Whether an entry is of this failure or a later one, and not of an earlier run."""
         if end.entry is None or end.entry.failure.replay_count < attempt.failure.replay_count:
             return False
         return attempt.failure.replay_count > 0 or end.is_of(attempt.run)
 
-    async def _event(self, known: Entry | None, failure: Failure, deadline: float) -> EventCopy | None:
+    async def _event(
+        self, known: StoredDeadLetter | None, failure: Failure, deadline: float
+    ) -> EventCopy | None:
         """Read the event from the entry of the previous replay, if there is one, or from its stream."""
         if known is not None:
             event = await self._store.event(known, deadline)
@@ -185,7 +187,7 @@ class DeadLetterWriter:
                 return None
             raise BrokerUnavailable from refusal  # that ends the consume call: there is nothing to settle
 
-    async def _found(self, known: Entry, attempt: _Attempt) -> tuple[Written, DeadLetter]:
+    async def _found(self, known: StoredDeadLetter, attempt: _Attempt) -> tuple[Written, DeadLetter]:
         """Return who wrote an entry that is as it should be."""
         written = dead_letter(known, known.event, with_data=False)
         if known.writer == attempt.writer:  # the answer to an earlier attempt was lost
@@ -195,7 +197,7 @@ class DeadLetterWriter:
             await self._discard(overflow_subject(known.failure.id, attempt.writer), attempt.deadline)
         return Written.ALREADY, written
 
-    async def _store_entry(self, event: EventCopy, end: End, attempt: _Attempt) -> DeadLetter | None:
+    async def _store_entry(self, event: EventCopy, end: RecordedEnd, attempt: _Attempt) -> DeadLetter | None:
         """Store the entry in place of what is known to be there; `None` when that is something else now."""
         failure, writer, deadline, known = attempt.failure, attempt.writer, attempt.deadline, end.entry
         ended = end.ended if failure.replay_count else None
@@ -224,7 +226,9 @@ class DeadLetterWriter:
         if known is not None and known.has_overflow:
             await self._discard(known.overflow_subject, deadline)
         now = from_unix_ns(time_ns())
-        entry = Entry(failure, ack.sequence, now, writer, event, len(event.data), packed.overflow is not None)
+        entry = StoredDeadLetter(
+            failure, ack.sequence, now, writer, event, len(event.data), packed.overflow is not None
+        )
         return dead_letter(entry, event, with_data=False)
 
     async def _put(

@@ -55,12 +55,12 @@ class EmbeddedTimers:
     """Between two looks whether it still answers, and how long it has for that."""
     disk: float = 0.25
     """Between two looks at the disk."""
-    disk_patience: float = 10.0
+    disk_timeout: float = 10.0
     """How long a look may take before the disk counts as silent."""
     renew_first: float = 1.0
     """Between restarts because writes have failed; they become rarer when that does not help."""
     renew_longest: float = 300.0
-    patience: int = 3
+    unanswered: int = 3
     """How many looks in a row it may leave unanswered; with the fourth it is killed. That makes 35 to 40
     seconds by default. Looks are counted, and not seconds: this process may itself have been stopped.
     """
@@ -237,8 +237,8 @@ class EmbeddedNats:
         with self._directory.log.open("rb") as file:
             file.seek(offset)
             lines = file.read().decode(errors="replace").splitlines()
-        told = next((line for line in reversed(lines) if "[FTL]" in line or "nats-server:" in line), "")
-        reason = told.rpartition("[FTL]")[2].rpartition("nats-server:")[2].strip()
+        line = next((line for line in reversed(lines) if "[FTL]" in line or "nats-server:" in line), "")
+        reason = line.rpartition("[FTL]")[2].rpartition("nats-server:")[2].strip()
         return f"nats-server ended while starting: {reason or f'see {self._directory.log}'}"
 
     async def _end_process(self) -> bool:
@@ -256,16 +256,16 @@ class EmbeddedNats:
         It writes down how far each stream and consumer has come: thousands of them take it many seconds.
         """
         end = asyncio.ensure_future(process.wait())
-        patience = self._config.stop_timeout.total_seconds()
+        unanswered = self._config.stop_timeout.total_seconds()
         loop = asyncio.get_running_loop()
-        give_up = loop.time() + patience
+        give_up = loop.time() + unanswered
         while not end.done() and (left := give_up - loop.time()) > 0:
             await asyncio.wait([end], timeout=min(left, self._timers.still_stopping))
             if not end.done() and loop.time() < give_up:
                 log.info("nats-server is still stopping")
         if not end.done():
             log.warning(
-                "nats-server did not stop within WINDSHIFT_NATS_STOP_TIMEOUT (%g s); killing it", patience
+                "nats-server did not stop within WINDSHIFT_NATS_STOP_TIMEOUT (%g s); killing it", unanswered
             )
             process.kill()
         return await end >= 0
@@ -300,7 +300,7 @@ class EmbeddedNats:
     async def _look_after(self, process: Process) -> None:
         """Kill it when it lives and does not answer: nothing else would ever end that."""
         look, unanswered = self._timers.look, 0
-        while unanswered <= self._timers.patience:
+        while unanswered <= self._timers.unanswered:
             await asyncio.sleep(look)
             try:
                 async with asyncio.timeout(look):
@@ -335,7 +335,7 @@ class EmbeddedNats:
         loop = asyncio.get_running_loop()
         while True:
             looking = in_thread(self._look_at_disk, "windshift-disk")
-            await asyncio.wait([looking], timeout=self._timers.disk_patience)
+            await asyncio.wait([looking], timeout=self._timers.disk_timeout)
             if not looking.done():
                 self._take_look(None, "", loop.time())
                 await asyncio.wait([looking])

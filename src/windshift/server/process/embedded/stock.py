@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,7 +87,19 @@ def damage(
         on_disk: streams that have a directory.
         complaints: what nats-server said while it read them.
     """
-    said = list(complaints)
+    yield from _unreadable(now, on_disk, list(complaints))
+    if before is None:
+        return
+    for name, old in before.streams.items():
+        new = now.streams.get(name)
+        if new is not None and new.created == old.created:
+            yield from (Damage(name, text) for text in _missing(old, new, final=before.final))
+        elif before.final and name not in on_disk:
+            yield Damage(name, "its directory is gone")
+
+
+def _unreadable(now: Stock, on_disk: Collection[str], said: Sequence[str]) -> Iterator[Damage]:
+    """Find streams and consumers that nats-server cannot read."""
     for name in sorted(set(on_disk) - now.streams.keys()):
         about = re.compile(rf"/streams/{name}/|> {name}'|> {name} >|\"{name}\"")
         reasons = [each for each in said if about.search(each)]
@@ -96,13 +108,6 @@ def damage(
         found = re.search(r"/streams/([^/\"]+)/obs/([^/\"]+)/", each)
         if found is not None and found[1] in now.streams:
             yield Damage(found[1], f"its consumer {found[2]} cannot be read: {each}", f"obs/{found[2]}")
-    final = before is not None and before.final
-    for name, old in ({} if before is None else before.streams).items():
-        new = now.streams.get(name)
-        if new is not None and new.created == old.created:
-            yield from (Damage(name, text) for text in _missing(old, new, final=final))
-        elif final and name not in on_disk:
-            yield Damage(name, "its directory is gone")
 
 
 def _missing(old: StreamStock, new: StreamStock, *, final: bool) -> Iterator[str]:
