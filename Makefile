@@ -46,8 +46,8 @@ faults: install .venv-before/.installed ## Play the fault scenarios, or FAULTS='
 	  $(if $(EVENTS),--events $(EVENTS)) $(if $(SHORT),--short) $(if $(REPORT),--report)
 
 .PHONY: attack
-attack: install ## Attack a server in all ways, and measure an honest client beside each; or ATTACKS='some'; SECONDS=3, REPORT=1.
-	@$(BIN)/python -m tests.attacks $(ATTACKS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(REPORT),--report)
+attack: install ## Attack a server in all ways, and measure an honest client beside each; or ATTACKS='some'; SECONDS=3, RUNS=1, REPORT=1.
+	@$(BIN)/python -m tests.attacks $(ATTACKS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(RUNS),--runs $(RUNS)) $(if $(REPORT),--report --control)
 
 .PHONY: fuzz
 fuzz: install ## Send the server frames and requests of chance, and its NATS client bytes, new ones at each run; EXAMPLES=20000 of each kind.
