@@ -692,6 +692,36 @@ async def test_close_sends_what_waits(nats_server: NatsServer, broker: Broker, u
     await eventually(lambda: got == [1_000_000] * 12)
 
 
+async def test_close_sends_what_waits_while_much_comes(
+    nats_server: NatsServer, broker: Broker, unique: Unique
+) -> None:
+    """The same where a socket is closed with something to read in it: TCP resets such a connection."""
+    subject, noise, got = unique().encode(), unique().encode(), list[int]()
+    broker.connection.subscribe(subject, lambda message: got.append(len(message.body)))
+    await settled(broker)
+    options = replace(QUICK, servers=parse_servers(nats_server.url), close_timeout=timedelta(seconds=20))
+    connection, other = Connection(options), Connection(options)
+    await connection.connect()
+    await other.connect()
+    connection.subscribe(noise, lambda _: None)
+
+    async def make_noise() -> None:
+        while True:
+            other.publish(noise, bytes(50_000))
+            await asyncio.sleep(0.001)
+
+    noisy = asyncio.create_task(make_noise())
+    try:
+        await asyncio.sleep(0.1)
+        for _ in range(12):
+            connection.publish(subject, bytes(1_000_000))
+        await connection.close()
+        await eventually(lambda: got == [1_000_000] * 12)
+    finally:
+        noisy.cancel()
+        await other.close()
+
+
 async def test_close_does_not_wait_for_a_frozen_server(
     own_nats_server: NatsServer, own_broker: Broker
 ) -> None:

@@ -122,7 +122,7 @@ class Wire(asyncio.Protocol):
         self._piece = _FIRST_PIECE
         self._out: deque[bytes | memoryview] = deque()
         self._pending = 0
-        self._paused = self._flushing = self._closing = False
+        self._paused = self._flushing = False
         self._relieved: asyncio.Event | None = None  # while somebody waits for that
         self._pings: deque[asyncio.Future[None] | None] = deque()
         self._unanswered = 0
@@ -327,8 +327,6 @@ class Wire(asyncio.Protocol):
             except (OSError, RuntimeError):  # uvloop raises it when the transport has just closed
                 self.abort("the connection ended")
                 return
-        if self._closing and not out and transport is not None:
-            transport.close()
         if self._relieved is not None and not self.congested:
             self._relieve()
 
@@ -474,12 +472,16 @@ class Wire(asyncio.Protocol):
         self._timer = self._loop.call_later(interval, self._ping_every, interval, limit)
 
     async def close(self, timeout: float) -> None:
-        """Send what is queued, and close the connection, after `timeout` seconds at the latest."""
+        """Send what is queued, and close the connection, after `timeout` seconds at the latest.
+
+        The server answers a ping once it has taken all that in. Without waiting for that it might lose some:
+        TCP resets a connection that is closed while there is something to read.
+        """
         if not self._ended.done():
             self._stop()
-            self._closing = True
-            self._flush()
-            await asyncio.wait((self._ended,), timeout=timeout)
+            await asyncio.wait(
+                (self.ping(), self._ended), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
         self.abort("")
 
     def abort(self, reason: str) -> None:
