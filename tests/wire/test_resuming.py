@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from tests.support.client import EVENTS, Client
 from tests.support.nats_server import NatsServer
 from tests.wire.consuming import Call, calling, delete_consumer, ensure_consumer, seconds
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+from windshift.nats.jetstream.pulling import Puller
 
 Unique = Callable[[], str]
 
@@ -102,6 +105,34 @@ def test_what_is_not_resumed(client: Client, stream: str) -> None:
             call.ack(1)
             assert call.told() == ("ack", [1], [], [])
             other.nothing(0.1)
+
+
+def test_what_is_resumed_while_its_call_still_ends(
+    client: Client, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call that ends lets it go: it does not come again."""
+    is_ending, may_end, close = Event(), Event(), Puller.close
+
+    async def close_late(puller: Puller) -> None:
+        await close(puller)
+        is_ending.set()
+        while not may_end.is_set():  # noqa: ASYNC110 - it is set by another thread
+            await asyncio.sleep(0.01)
+
+    publish(client, stream)
+    broken, events = take(client, stream, 1, linger=1)
+    with calling(client) as call, calling(client) as other:
+        other.subscribe(stream, "c")
+        monkeypatch.setattr(Puller, "close", close_late)
+        broken.cancel()
+        assert is_ending.wait(30)
+        call.subscribe(stream, "c", resume=tokens(events))
+        call.ping(1)
+        assert call.told() == ("ping", [1], [], [])
+        may_end.set()
+        other.nothing(2)
+        call.ack(1)
+        assert call.told() == ("ack", [1], [], [])
 
 
 def test_a_longer_linger_than_the_timeout(client: Client, unique: Unique) -> None:

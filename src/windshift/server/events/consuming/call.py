@@ -270,7 +270,6 @@ class _Attachment:
             await self._serve()
         finally:
             self.protocol.leave()
-            shared.calls.detach(self._state.consumer, self)
             counts.detach(self._state.window)
             await self._runner.stop()
             await self._release()
@@ -295,12 +294,14 @@ class _Attachment:
     async def _release(self) -> None:
         """Give the broker back what the client holds, and what is on its way to it.
 
-        The inbox is closed first: the broker would else hand what comes back to this very call.
+        The inbox is closed first: the broker would else hand what comes back to this very call. Until then
+        another call may take over what this one holds.
         """
         self._timer.stop()
         try:
             await self._puller.close()
         finally:
+            self._broker.dead_letters.calls.detach(self._state.consumer, self)
             replies, later = self.protocol.close(self._loop.time())
             self._tell_all(later, self.protocol.lingering)
             self._tell_all(await self._feed.close(replies), NAK)
