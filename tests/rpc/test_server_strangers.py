@@ -179,6 +179,20 @@ async def test_strangers_that_wait_hold_little_memory() -> None:
         running.server.turns.charge_strangers(-1000)
 
 
+async def test_what_waits_to_be_parsed_is_held() -> None:
+    """Those who make the server hold more than it may have to go."""
+    async with serving(strict(max_held=2_000_000), unary_call=echo) as running, AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(await running.peer(start=False)) for _ in range(100)]
+        await eventually(lambda: running.server.connections == len(peers))
+        running.server.turns.charge_strangers(1000)  # so all of them wait
+        for peer in peers:
+            peer.send(PREFACE, settings(), *[ping()] * 3000)
+        await eventually(lambda: running.server.connections < 40)
+        await eventually(lambda: sum(each.http2.unread for each in running.server._connections) > 1_000_000)
+        assert running.server.places.refused["held"] == 100 - running.server.connections
+        running.server.turns.charge_strangers(-1000)
+
+
 async def test_known_callers_find_a_place_at_any_time() -> None:
     """However many connections others hold: the oldest of them go."""
     admission = AdmissionOptions(places=20, anonymous_places=10, unlimited=LOOPBACK)

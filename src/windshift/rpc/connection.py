@@ -253,7 +253,10 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Feed the engine and hand on the events, or wait for a turn."""
         self.received += len(data)
-        if self._rest or self._ending:
+        if self._over:
+            if self._reads_too_late():
+                self._pause_reading()
+        elif self._rest or self._ending:
             self._rest = b"".join((self._rest, data))
             self._pause_reading()
         elif self.stranger and len(data) > _FIRST_CALL and self._turns.crowded:
@@ -277,15 +280,19 @@ class Connection(asyncio.Protocol):
     def take_turn(self, seconds: float) -> bool:
         """Feed the engine for so many seconds; return whether something is left for another turn.
 
-        Otherwise a flood on one connection would hold up all others. Few useful events may take longer.
+        Otherwise a flood on one connection would hold up all others. Few useful events may take longer. Where
+        others are held up, what is answered at once counts: to write it takes as long as to parse the calls.
         """
         data, taken, useful = memoryview(self._rest), 0, 0
-        longest = seconds if self.stranger or self._turns.hinders(self.account) else LONG_SLICE
+        is_short = self.stranger or self._turns.hinders(self.account)
+        longest = seconds if is_short else LONG_SLICE
         began = now = thread_time()
         while taken < len(data) and not (self._over or self._ending):
             piece = min(self._piece, _SMALL_READ) if self.stranger else self._piece
             came = self._receive(data[taken : taken + piece])
             taken += piece
+            if is_short:
+                self._write()
             before, now = now, thread_time()
             useful += came
             is_few = came > 0 and useful < FEW
@@ -295,7 +302,8 @@ class Connection(asyncio.Protocol):
         self._rest = b"" if self._over or self._ending else data[taken:]
         if not self.stranger:
             self._turns.charge(self.account, now - began, perf_counter())
-        self._flush()
+        if not is_short:
+            self._flush()
         if self._rest:
             return True
         transport = self._transport
@@ -321,10 +329,6 @@ class Connection(asyncio.Protocol):
 
     def _receive(self, data: bytes | memoryview) -> int:
         """Feed the engine; return how many useful events that were."""
-        if self._over or self._ending:
-            if self._reads_too_late():
-                self._pause_reading()
-            return 0
         # Once for all that these bytes hold: each look costs.
         self.received_at, self.received_clock, self.received_ns = self.loop.time(), perf_counter(), time_ns()
         try:
@@ -405,14 +409,20 @@ class Connection(asyncio.Protocol):
             if self._turns.hurries(self.account):
                 self._flush()
 
-    def _flush(self, writes: int = _WRITES) -> None:
+    def _flush(self) -> None:
+        """Write, and charge the account with that."""
+        began = perf_counter()
+        self._write()
+        now = perf_counter()
+        self.account.charge(now - began, now)
+
+    def _write(self, writes: int = _WRITES) -> None:
         self._flush_scheduled = self._may_hurry = False
         transport = self._transport
         if transport is None or self._over:
             return
         if not self._paused:
             self._last_flushed = self._last_request
-        began = perf_counter()
         try:
             while not self._paused:
                 if not writes:
@@ -427,16 +437,14 @@ class Connection(asyncio.Protocol):
         except ngh2.NGH2Error as error:
             self._fail(error)
             return
-        now = perf_counter()
-        self.account.charge(now - began, now)
         self._dispatch()
         if self._senders:
             self._wake_senders()
 
     @property
-    def unread(self) -> bool:
-        """Whether bytes that came wait for a turn."""
-        return bool(self._rest)
+    def unread(self) -> int:
+        """Bytes that came and wait for a turn."""
+        return len(self._rest)
 
     @property
     def unwritten(self) -> bool:
@@ -674,6 +682,7 @@ class Connection(asyncio.Protocol):
         if self._over:
             return
         self._over = True
+        self._rest = b""
         self._received_at_end = self.received
         for waiter in self._senders.values():
             if not waiter.done():
@@ -711,7 +720,7 @@ class Connection(asyncio.Protocol):
         if self._over:
             return
         if self._flush_scheduled or self._h2.want_write:
-            self._flush(sys.maxsize)
+            self._write(sys.maxsize)
         self._close_when_flushed()
 
     # -- time ----------------------------------------------------------------------------------------

@@ -303,10 +303,15 @@ class ServerConnection(ConnectionHandler):
         return [call for call in self._calls.values() if not call.done]
 
     def holds(self, now: float) -> tuple[int, int, float]:
-        """Return bytes that are held for the client, those that it could free, and since when it did not."""
+        """Return bytes that are held for the client, those that it could free, and since when it did not.
+
+        It frees what waits to be parsed by going away.
+        """
+        held = stuck = self.http2.unread
         if not self._calls:
-            return 0, 0, self._turnover.idle(0, self.http2.sent + self._done, now)
-        held = stuck = self.http2.queued()
+            return held, stuck, self._turnover.idle(stuck, self.http2.sent + self._done, now)
+        queued = self.http2.queued()
+        held, stuck = held + queued, stuck + queued
         for call in self._calls.values():
             of_it, waits_for_others = call.holds()
             held += of_it

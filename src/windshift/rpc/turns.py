@@ -214,35 +214,41 @@ class Turns:
         return max(0.0, -self._credit) / STRANGERS_SHARE
 
     def _turn(self) -> None:
-        """Give one slice to each of the two lines: of strangers, and of the others."""
+        """Give a slice to whoever uses little, to a stranger, and what they leave of it to busy ones."""
         self._next_turn = None
         self._pausing = False
         self._spent = 0.0
-        while (self._others or self._busy) and self._spent < SLICE:
-            self._serve_next()
+        while self._others and self._spent < SLICE:
+            self._serve(self._others.popleft())
         pause = self.strangers_wait() if self._strangers else 0.0
         if self._strangers and not pause:
-            connection = self._strangers.popleft()
-            if connection.take_turn(STRANGERS_SLICE):  # it may be a stranger no more
-                if connection.stranger:
-                    self._strangers.append(connection)
-                else:
-                    self._stand_in_line(connection)
-            self.charge_strangers(self._clock() - self._credited_at)
+            self._serve_stranger()
+        while self._busy and self._spent < SLICE:
+            self._serve(self._next_busy())
         if self._others or self._busy or (self._strangers and not pause):
             self._schedule()
         elif self._strangers and self._next_turn is None:
             self._pausing = True
             self._next_turn = self._loop.call_later(pause, self._turn)
 
-    def _serve_next(self) -> None:
-        """Give a slice to a connection: of one who uses little, or of the next of the busy ones."""
-        if self._others:
-            connection = self._others.popleft()
-        else:
-            account, queue = self._busy.popitem(last=False)
-            connection = queue.popleft()
-            if queue:
-                self._busy[account] = queue
+    def _serve_stranger(self) -> None:
+        connection = self._strangers.popleft()
+        if connection.take_turn(STRANGERS_SLICE):  # it may be a stranger no more
+            if connection.stranger:
+                self._strangers.append(connection)
+            else:
+                self._stand_in_line(connection)
+        spent = self._clock() - self._credited_at
+        self.charge_strangers(spent)
+        self._spent += spent
+
+    def _next_busy(self) -> Waiting:
+        account, queue = self._busy.popitem(last=False)
+        connection = queue.popleft()
+        if queue:
+            self._busy[account] = queue
+        return connection
+
+    def _serve(self, connection: Waiting) -> None:
         if connection.take_turn(SLICE):
             self._stand_in_line(connection)
