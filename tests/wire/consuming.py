@@ -119,6 +119,11 @@ class Call:
         """Return the next event."""
         return self._next(self._events, within)
 
+    @property
+    def has_event(self) -> bool:
+        """Whether an event has come that was not looked at."""
+        return not self._events.empty()
+
     def events(self, count: int) -> list[pb.Event]:
         """Return the next events."""
         return [self.event() for _ in range(count)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import JetStreamError, Message
+from windshift.nats.jetstream.codes import STREAM_NOT_FOUND
 from windshift.nats.jetstream.writes import Writes
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
@@ -119,5 +120,6 @@ async def forget_all(broker: Broker) -> None:
     for stream in (STREAM, REPLAYS):
         try:
             await broker.api.change(f"STREAM.DELETE.{stream}", None, in_seconds(10))
-        except JetStreamError:
-            pass
+        except JetStreamError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise

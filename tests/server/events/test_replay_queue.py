@@ -257,7 +257,7 @@ async def test_a_look(keeper: Keeper, unique: Unique) -> None:
         in_seconds(30)
     )
     assert heard == ["c"]
-    assert stats.outstanding == {ConsumerKey(stream, "c"): 2}
+    assert stats.outstanding[ConsumerKey(stream, "c")] == 2
 
 
 async def test_many_replays_at_once(keeper: Keeper, unique: Unique) -> None:
