@@ -238,12 +238,8 @@ class ServerCall:
 
     def send_many(self, messages: Iterable[Message]) -> None:
         """Queue several response messages, as ``send`` does, at less cost for each."""
-        if self._done:
-            return
-        if not self._headers_sent:
-            self._send_headers()
-        frames = b"".join([encode_message(message.SerializeToString()) for message in messages])
-        self.connection.send_data(self._stream_id, frames)
+        if not self._done:
+            self.send_bytes(*[message.SerializeToString() for message in messages])
 
     def begin_response(self) -> None:
         """Send the headers now, ahead of the first message: the client sees that its call was taken up."""

@@ -220,7 +220,7 @@ class Server:
             self.places.refused["held"] += len(gone)
             _log.warning(
                 "clients hold too much memory: %d connections were dropped, the first of %s, with %d MB "
-                "of incomplete messages and unread answers",
+                "of incomplete messages, unread answers and bytes to be parsed",
                 len(gone),
                 gone[0].who.http2.peer,
                 gone[0].stuck // 1_000_000,

@@ -307,11 +307,7 @@ class ServerConnection(ConnectionHandler):
 
         It frees what waits to be parsed by going away.
         """
-        held = stuck = self.http2.unread
-        if not self._calls:
-            return held, stuck, self._turnover.idle(stuck, self.http2.sent + self._done, now)
-        queued = self.http2.queued()
-        held, stuck = held + queued, stuck + queued
+        held = stuck = self.http2.unread + (self.http2.queued() if self._calls else 0)
         for call in self._calls.values():
             of_it, waits_for_others = call.holds()
             held += of_it
