@@ -12,17 +12,18 @@ from typing import Any
 
 import pytest
 
-from tests.server.events.consuming import Consuming, Worker
+from tests.server.events.consuming import AT_ONCE, Consuming, Worker
 from tests.server.events.keeping import Keeper, keep
 from tests.server.events.test_giving_up import TWICE, failing, reject
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import NotConnected
 from windshift.nats.jetstream.pulling import ACK, TERMINATE
-from windshift.server.domain.errors import PermissionDenied
+from windshift.server.domain.errors import PermissionDenied, ShuttingDown
 from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.commands import Action
 from windshift.server.events.consuming.shared import Broker as ConsumeBroker
 from windshift.server.events.dead_letters.model import DeadLetterId
+from windshift.server.events.model import ConsumerKey
 from windshift.server.events.retries import RetryPolicy
 
 Unique = Callable[[], str]
@@ -66,6 +67,52 @@ async def test_a_reject_whose_dead_letter_is_not_written_yet(keeper: Keeper, uni
     async with consuming.worker() as second:
         await second.event(within=20)
     assert time.monotonic() - left < 15
+
+
+async def test_a_client_that_leaves_while_its_call_ends(keeper: Keeper, unique: Unique) -> None:
+    """What it holds is with others at once, and nobody counts the call any more."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=30.0)
+    ending, may_end, shared = asyncio.Event(), asyncio.Event(), consuming.shared
+    assert shared is not None
+
+    async def receive() -> Any:
+        try:
+            return await Worker.receive(first)
+        except asyncio.CancelledError:
+            ending.set()
+            await may_end.wait()
+            raise
+
+    first = consuming.open()
+    first.receive = receive  # type: ignore[method-assign]
+    first.subscribe(consuming.stream, consuming.consumer)
+    await consuming.publish()
+    await first.event()
+    first.consume_call.drain()
+    await asyncio.wait_for(ending.wait(), 30)
+    first.call.cancel()
+    await asyncio.wait([first.call])
+    may_end.set()
+    assert not shared.calls.of(ConsumerKey(consuming.stream, consuming.consumer))
+    async with consuming.worker() as second:
+        await second.event(within=AT_ONCE)
+
+
+async def test_a_call_that_is_ended_as_its_time_to_subscribe_runs_out(keeper: Keeper, unique: Unique) -> None:
+    """It ends for either reason, and whoever ends it goes on."""
+    consuming = await failing(keeper, unique(), TWICE)
+    worker = consuming.quick(subscribe_timeout=timedelta(milliseconds=5)).open()
+    await asyncio.sleep(0)
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def end() -> None:
+        worker.consume_call.drain()
+        ended.set()
+
+    loop.call_later(0.01, end)
+    time.sleep(0.05)  # so both are due in one turn of the loop  # noqa: ASYNC251
+    await asyncio.wait_for(ended.wait(), 30)
+    assert isinstance(await worker.outcome(), ShuttingDown)
 
 
 class Denying:

@@ -191,7 +191,7 @@ class ConsumeCall:
         self._ended = self._ended or error
         if self._attachment is not None:
             self._attachment.end(error)
-        elif self._subscribe_timeout is not None:
+        elif self._subscribe_timeout is not None and not self._subscribe_timeout.expired():
             self._subscribe_timeout.reschedule(0)
 
     def _check(self) -> None:
@@ -271,8 +271,10 @@ class _Attachment:
         finally:
             self.protocol.leave()
             counts.detach(self._state.window)
-            await self._runner.stop()
-            await self._release()
+            try:
+                await self._runner.stop()
+            finally:  # also when the client goes away meanwhile
+                await self._release()
         if self._state.failure is not None:
             raise self._state.failure
 
