@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from contextlib import suppress
 from itertools import count, pairwise
@@ -47,6 +48,22 @@ async def healthy(running: Serving, until: asyncio.Task[None]) -> list[float]:
             assert (await peer.call(UNARY, simple(b"x"))).status == 0
             seconds.append(time.monotonic() - started)
     return seconds
+
+
+async def test_what_was_parsed_is_let_go_of() -> None:
+    """Also where it was parsed in several turns: a read may have 256 KiB, and the connection may idle."""
+    async with serving(unary_call=echo) as running:
+        connection, transport = connected(running)
+        transport.deliver(PREFACE + settings())
+        many = b"".join(
+            headers(n, request_fields(UNARY)) + data(n, simple(b"x"), end=True) for n in range(1, 401, 2)
+        )
+        before = sys.getrefcount(many)
+        transport.deliver(many)
+        assert connection.unread
+        await eventually(lambda: not connection.unread)
+        assert sys.getrefcount(many) == before
+        transport.lose()
 
 
 @pytest.mark.timeout(180)

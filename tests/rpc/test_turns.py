@@ -177,3 +177,23 @@ async def test_one_account_alone_is_served_in_order(amount: int) -> None:
         Worker(name, turns, clock, log, account).send(amount)
     await eventually(lambda: len(log) == 3 * amount)
     assert log == ["a", "b", "c"] * amount
+
+
+class Stranger(Worker):
+    """One that nobody knows."""
+
+    stranger = True
+
+    def take_turn(self, seconds: float) -> bool:
+        """Take one, which lasts longer than it should."""
+        return super().take_turn(SLICE)
+
+
+async def test_busy_ones_go_first_where_a_stranger_left_nothing() -> None:
+    """A step of a stranger that takes longer than the slice is no reason not to serve them."""
+    clock, log = Clock(), list[str]()
+    turns = Turns(asyncio.get_running_loop(), clock)
+    Worker("a", turns, clock, log, busy(clock)).send(20)
+    Stranger("x", turns, clock, log, Account()).send(20)
+    await eventually(lambda: len(log) == 40)
+    assert log[:6] == ["x", "a", "x", "a", "x", "a"]

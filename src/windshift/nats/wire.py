@@ -479,9 +479,7 @@ class Wire(asyncio.Protocol):
         """
         if not self._ended.done():
             self._stop()
-            await asyncio.wait(
-                (self.ping(), self._ended), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait((self.ping(),), timeout=timeout)
         self.abort("")
 
     def abort(self, reason: str) -> None:

@@ -299,9 +299,8 @@ class Connection(asyncio.Protocol):
             self._fit_piece(now - before, seconds, longest if came else seconds)
             if now - began >= (longest if is_few else seconds):
                 break
-        self._rest = b"" if self._over or self._ending else data[taken:]
-        if not self.stranger:
-            self._turns.charge(self.account, now - began, perf_counter())
+        self._keep(b"" if self._over or self._ending else data[taken:])
+        self._turns.charge(self.account, now - began, perf_counter())
         if not is_short:
             self._flush()
         if self._rest:
@@ -311,6 +310,12 @@ class Connection(asyncio.Protocol):
             return False
         transport.resume_reading()
         return False
+
+    def _keep(self, rest: bytes | memoryview) -> None:
+        """Keep what is left, and not much of what is parsed: a view keeps all that it is a part of."""
+        if isinstance(rest, memoryview) and 2 * len(rest) <= len(cast("bytes", rest.obj)):
+            rest = bytes(rest)
+        self._rest = rest
 
     def _fit_piece(self, spent: float, seconds: float, longest: float) -> None:
         """Parse less at once when a piece took too long, and more when it took little."""

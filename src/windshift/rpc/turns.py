@@ -123,6 +123,7 @@ class Turns:
         self._next_turn: asyncio.Handle | None = None
         self._pausing = False  # only strangers wait, and their time is used up
         self._spent = 0.0  # of the slice of this turn
+        self._passed_over = False  # whether the last turn had no time for busy ones
         self._shared_until = 0.0
         self._credit = STRANGERS_BURST
         self._credited_at = self._clock()
@@ -161,8 +162,7 @@ class Turns:
 
     def hinders(self, account: Account) -> bool:
         """Tell whether somebody's slices are short, since others are about who use less."""
-        now = self._clock()
-        return now < self._shared_until and account.is_busy(now)
+        return self.is_shared and account.is_busy(self._clock())
 
     def charge(self, account: Account, seconds: float, now: float) -> None:
         """Add time that was used on bytes."""
@@ -173,12 +173,8 @@ class Turns:
 
     def wait(self, connection: Waiting) -> None:
         """Have ``take_turn`` called until nothing is left."""
-        if not connection.stranger:
-            self._stand_in_line(connection)
-            self._schedule()
-            return
-        self._strangers.append(connection)
-        if not self._pausing:
+        self._stand_in_line(connection)
+        if not (connection.stranger and self._pausing):
             self._schedule()
 
     def _schedule(self) -> None:
@@ -192,7 +188,9 @@ class Turns:
 
     def _stand_in_line(self, connection: Waiting) -> None:
         account = connection.account
-        if account.is_busy(self._clock()):
+        if connection.stranger:
+            self._strangers.append(connection)
+        elif account.is_busy(self._clock()):
             self._busy.setdefault(account, deque()).append(connection)
         else:
             self._others.append(connection)
@@ -214,15 +212,23 @@ class Turns:
         return max(0.0, -self._credit) / STRANGERS_SHARE
 
     def _turn(self) -> None:
-        """Give a slice to whoever uses little, to a stranger, and what they leave of it to busy ones."""
+        """Give a slice to whoever uses little, to a stranger, and what they leave of it to busy ones.
+
+        Where they left nothing, busy ones go first in the next turn, and strangers have to wait.
+        """
         self._next_turn = None
         self._pausing = False
         self._spent = 0.0
+        is_theirs, self._passed_over = self._passed_over, False
+        if is_theirs and self._busy:
+            self._serve(self._next_busy())
         while self._others and self._spent < SLICE:
             self._serve(self._others.popleft())
         pause = self.strangers_wait() if self._strangers else 0.0
-        if self._strangers and not pause:
-            self._serve_stranger()
+        if not is_theirs:
+            if self._strangers and not pause:
+                self._serve_stranger()
+            self._passed_over = self._spent >= SLICE
         while self._busy and self._spent < SLICE:
             self._serve(self._next_busy())
         if self._others or self._busy or (self._strangers and not pause):
@@ -232,15 +238,9 @@ class Turns:
             self._next_turn = self._loop.call_later(pause, self._turn)
 
     def _serve_stranger(self) -> None:
-        connection = self._strangers.popleft()
-        if connection.take_turn(STRANGERS_SLICE):  # it may be a stranger no more
-            if connection.stranger:
-                self._strangers.append(connection)
-            else:
-                self._stand_in_line(connection)
-        spent = self._clock() - self._credited_at
-        self.charge_strangers(spent)
-        self._spent += spent
+        before = self._spent
+        self._serve(self._strangers.popleft(), STRANGERS_SLICE)
+        self.charge_strangers(self._spent - before)
 
     def _next_busy(self) -> Waiting:
         account, queue = self._busy.popitem(last=False)
@@ -249,6 +249,6 @@ class Turns:
             self._busy[account] = queue
         return connection
 
-    def _serve(self, connection: Waiting) -> None:
-        if connection.take_turn(SLICE):
+    def _serve(self, connection: Waiting, seconds: float = SLICE) -> None:
+        if connection.take_turn(seconds):  # whoever was a stranger may be none any more
             self._stand_in_line(connection)
