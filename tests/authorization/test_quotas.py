@@ -51,6 +51,8 @@ def limited(name: str, more: str) -> str:
 POLICY = (
     ALL
     + principal("all")
+    + '\n[role.nothing]\npublish = ["nothing.>"]\n'
+    + principal("stranger", "nothing", more="max_rps = 0.001")
     + limited("two-streams", "max_streams = 2")
     + limited("three-calls", "max_rps = 3")
     + limited("seldom", "max_rps = 0.001")
@@ -210,6 +212,14 @@ def test_every_call_counts(callers: Callers) -> None:
         ("Events", pb.EventsRequest()),
     ):
         assert invoke(caller, method_of(f"EventsService/{name}"), request).answer == EXCEEDED
+
+
+def test_denied_calls_count(callers: Callers) -> None:
+    """One that its caller may not make is refused as one too many, once there were enough."""
+    caller = callers.with_token(token_of("stranger"))
+    ask = method_of("EventsService/GetConsumer"), pb.GetConsumerRequest(stream="a", id="c")
+    assert invoke(caller, *ask).answer.code == "PERMISSION_DENIED"
+    assert invoke(caller, *ask).answer == EXCEEDED
 
 
 def test_calls_are_let_in_again(callers: Callers) -> None:

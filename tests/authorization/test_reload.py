@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.authorization.policies import ALL, digest_of, principal, put, token_o
 from tests.authorization.rows import ALLOWED, DENIED, UNKNOWN, invoke, method_of
 from tests.authorization.served import Served, served
 from tests.authorization.test_open_streams import forbidden
+from tests.support.app import running_app
 from tests.support.client import Refusal, any_of, refused
 from tests.support.json_web_keys import AUDIENCE, ISSUER, Signer, claims, key_set
 from tests.support.jwks_server import content, key_server
@@ -24,6 +26,7 @@ from tests.wire.burying import consumer, kill_off, watching
 from tests.wire.consuming import calling, subscribed
 from tests.wire.management import ensure_consumer
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+from windshift.server.auth.access import ActivePolicy
 
 PUBLISH = method_of("EventsService/Publish")
 PUBLISHING = '[role.writer]\npublish = ["orders.>"]\n'
@@ -307,3 +310,16 @@ def test_calls_that_wait_for_keys(nats_server: NatsServer, usual: Served) -> Non
             usual.put(USUAL + known.replace('"reader"', '"writer"'))
             answer.set()
             assert forbidden(call.end(LIMIT))
+
+
+def test_background_work_that_fails(
+    nats_server: NatsServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log says so: nothing that depends on it happens any more."""
+    monkeypatch.setattr(ActivePolicy, "expire", lambda *_: 1 / 0)
+    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(put(tmp_path / "auth.toml", USUAL))):
+        wait_for(lambda: "background work has failed" in caplog.text)
+    assert "ZeroDivisionError" in caplog.text

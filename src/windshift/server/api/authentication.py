@@ -148,16 +148,21 @@ class AuthInterceptor:
             handler = self._lasting(handler, rule)
 
         def begin(request: Any, call: ServerCall) -> None:
-            caller, is_counted = self._judge(call, rule, weight, request), False
-            if caller is not None and shortcut is not None and not (stores and access.full is not None):
-                usage = self._begin(call, caller, weight)
-                call.on_end, is_counted = lambda: usage.end_work(weight), True
-                if shortcut(request, call):
-                    return
-            is_judged = caller is not None
-            call.go_on(lambda: guarded(request, call, is_judged=is_judged, is_counted=is_counted))
+            identity = call.state
+            if not isinstance(identity, Identity) or call.started <= access.replaced_at:
+                call.go_on(lambda: guarded(request, call))
+                return
+            usage = self._begin(call, identity, weight)
+            call.on_end = lambda: usage.end_work(weight)
+            is_judged = self._judge(call, identity, rule, request)
+            is_full = stores and access.full is not None
+            if is_judged and not is_full and shortcut is not None and shortcut(request, call):
+                return
+            call.go_on(lambda: guarded(request, call, is_judged=is_judged, is_counted=True))
 
-        async def guarded(request: Any, call: ServerCall, *, is_judged: bool, is_counted: bool) -> Any:
+        async def guarded(
+            request: Any, call: ServerCall, *, is_judged: bool = False, is_counted: bool = False
+        ) -> Any:
             is_judged = is_judged and call.started > access.replaced_at
             identity = await self._identified(call)
             usage = None if is_counted else self._begin(call, identity, weight)
@@ -215,25 +220,17 @@ class AuthInterceptor:
 
     # -- steps ---------------------------------------------------------------------------------------
 
-    def _judge(self, call: ServerCall, rule: Rule, weight: int, request: Any) -> Identity | None:
-        """Refuse a call at once, if that can be said so soon; return who calls, if his rights were judged.
-
-        They are not where it is not known yet who calls, or where there are many to judge.
-        """
-        identity = call.state
-        if not isinstance(identity, Identity) or call.started <= self._access.replaced_at:
-            return None
-        principal = identity.principal
+    def _judge(self, call: ServerCall, identity: Identity, rule: Rule, request: Any) -> bool:
+        """Refuse a call that its caller may not make; False = it asks for too much to say so at once."""
+        asked = list(islice(rule(request), _AT_ONCE + 1))
+        if len(asked) > _AT_ONCE:
+            return False
         try:
-            self._access.usage(principal, call.started).require_room(principal, weight, call.started)
-            asked = list(islice(rule(request), _AT_ONCE + 1))
-            if len(asked) > _AT_ONCE:
-                return None
             _require(call, identity, asked, request)
-        except (PermissionDenied, QuotaExceeded) as error:
+        except PermissionDenied as error:
             self._deny(call, identity, error)
             raise
-        return identity
+        return True
 
     async def _identified(self, call: ServerCall) -> Identity:
         """Return who calls, by the rules that are in force now: the request may have taken a while.

@@ -164,19 +164,11 @@ class Usage:
         Raises:
             QuotaExceeded: it is one too many.
         """
-        if principal.max_rps is not None:
-            self._require_call(principal.name, principal.max_rps, now)
+        rate = principal.max_rps
+        if rate is not None:
+            if not self._calls.has_some(rate, max(rate, 1.0), now):
+                raise exceeded(principal.name, MAX_RPS, rate)
             self._calls.take(1)
-
-    def _require_call(self, name: str, rate: float, now: float) -> None:
-        if not self._calls.has_some(rate, max(rate, 1.0), now):
-            raise exceeded(name, MAX_RPS, rate)
-
-    def require_room(self, principal: Principal, weight: int, now: float) -> None:
-        """Raise `QuotaExceeded` where `begin_call` or `begin_work` would, and count nothing."""
-        if principal.max_rps is not None:
-            self._require_call(principal.name, principal.max_rps, now)
-        self._require_work(principal, weight)
 
     def pause(self, principal: Principal, now: float) -> float:
         """Return after how many seconds a call could begin."""
@@ -218,15 +210,12 @@ class Usage:
         Raises:
             QuotaExceeded: it is too much, and was not counted.
         """
-        self._require_work(principal, weight)
-        self.weight.add(weight)
-
-    def _require_work(self, principal: Principal, weight: int) -> None:
         most = principal.quotas.calls
         if most is not None and weight:
             total = self.weight.total
             if total and total + weight > most:
                 raise exceeded(principal.name, "calls", most)
+        self.weight.add(weight)
 
     def end_work(self, weight: int) -> None:
         """Count the weight of a call no more."""

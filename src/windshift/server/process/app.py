@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
 import sys
@@ -95,6 +96,8 @@ from windshift.server.state.watching import Watches
 from windshift.server.telemetry.propagation import extractor
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Tracer
+
+log = logging.getLogger(__name__)
 
 _INBOX_PREFIX = "_INBOX_windshift"
 """Our own prefix, so that our NATS user cannot see replies to others. No client can publish there: first
@@ -276,6 +279,8 @@ class App:
         self.connection.is_hurried = self._api.connection.is_hurried = self._is_hurried
         self.connection.is_shared = self._api.connection.is_shared = self._is_shared
         self._watches = [asyncio.create_task(watch) for watch in self._watching()]
+        for watch in self._watches:
+            watch.add_done_callback(_tell_failure)
         self._serving_since = asyncio.get_running_loop().time()
         if self.metrics is not None:
             self.metrics.start(server)
@@ -423,6 +428,12 @@ class App:
 
     def _time_to_flush(self) -> float:
         return max(0.0, self._flush_by - asyncio.get_running_loop().time())
+
+
+def _tell_failure(watch: asyncio.Task[None]) -> None:
+    """Have the log say that a part of the background work has ended, which goes on until it is cancelled."""
+    if not watch.cancelled() and (error := watch.exception()) is not None:
+        log.critical("a part of the background work has failed; restart the server", exc_info=error)
 
 
 class _Nats(NamedTuple):
