@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -11,12 +12,25 @@ from ssl import SSLError
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from tests.hardening.target import MIB, MODES, PUBLISH, STATE, Target, call, healthy, target, tell
+from tests.hardening.target import EVENTS, MIB, MODES, PUBLISH, STATE, Target, call, healthy, target, tell
 from tests.rpc.frames import prefixed
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 
 HELD_MB = 40
 GET = prefixed(state_pb.GetRequest(store="large", key="a").SerializeToString())
+GZIP = ((b"grpc-encoding", b"gzip"),)
+
+
+def _packed(*events: events_pb.PublishEventRequest) -> bytes:
+    request = events_pb.PublishStreamRequest(events=events)
+    return prefixed(gzip.compress(request.SerializeToString()), 1)
+
+
+UNREAD = _packed(*[events_pb.PublishEventRequest()] * 1000) + _packed(
+    events_pb.PublishEventRequest(data=AnyMessage(type_url="x.Y", value=bytes(2 * MIB)))
+)
+"""Events with more results than fit into a window that stays shut, and one that is large behind them."""
 
 
 @pytest.fixture(params=MODES)
@@ -42,12 +56,14 @@ async def _attack(server: Target, stack: AsyncExitStack, kind: str) -> None:
         for _ in range(30):
             if kind == "answers":
                 peer.request(STATE + "Get", GET)
+            elif kind == "events":
+                peer.request(EVENTS + "PublishStream", UNREAD, GZIP, end=False)
             elif not await peer.upload(peer.request(PUBLISH, None, end=False), prefixed(bytes(MIB))[:-1]):
                 break
         await peer.pong()
 
 
-@pytest.mark.parametrize("kind", ["answers", "requests"])
+@pytest.mark.parametrize("kind", ["answers", "requests", "events"])
 async def test_what_clients_hold_is_bounded(narrow: Target, kind: str) -> None:
     """Who holds too many answers is dropped, further requests are refused; others do not notice."""
     await narrow.warm_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 from typing import Any
 
@@ -129,6 +130,26 @@ async def test_receive_many_takes_what_has_arrived() -> None:
         peer.send(peer.data(stream_id, piece() * 2), peer.data(stream_id, piece(), end=True))
         assert (await peer.response(stream_id)).status == 0
         assert batches == [3, 3]
+
+
+async def test_many_messages_come_in_several_batches() -> None:
+    """Compressed ones may become large, and many small ones take long."""
+    batches: list[int] = []
+
+    async def handler(call: ServerCall) -> None:
+        while requests := await call.receive_many():
+            batches.append(len(requests))
+
+    packed = prefixed(gzip.compress(piece(bytes(100_000))[5:]), 1)
+    async with serving(full_duplex_call=handler) as running, await running.peer() as peer:
+        stream_id = peer.request(DUPLEX, packed * 10, [(b"grpc-encoding", b"gzip")])
+        assert (await peer.response(stream_id)).status == 0
+        assert batches == [1] * 10
+        batches.clear()
+        stream_id = peer.request(DUPLEX, prefixed(b"") * 3000)
+        assert (await peer.response(stream_id)).status == 0
+        assert sum(batches) == 3000
+        assert max(batches) <= 1024
 
 
 async def test_a_call_may_end_with_trailers() -> None:

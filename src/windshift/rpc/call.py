@@ -86,7 +86,7 @@ class ServerCall:
         finished_at: ``loop.time()`` at which its status was sent; 0 before.
         encoding: what the client compresses messages with, ``identity`` or ``gzip``.
         state: what interceptors keep about the call, such as who makes it.
-        size: bytes of its request so far, where it has a single one.
+        size: bytes of its request so far, where it has a single one; of others what a handler keeps.
         overhead: bytes that the server keeps for the call as long as it lasts, where clients may open many.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
             once. Without it such a call ends with UNAVAILABLE at that moment.
@@ -218,6 +218,28 @@ class ServerCall:
         if self._requests is None or not self._method.client_streaming:
             raise RuntimeError(_SINGLE)
         return self._requests.receive_many()
+
+    def keep(self) -> int:
+        """Count the messages that were received last as kept, until ``let_go`` of the bytes that this returns.
+
+        Raises:
+            NoRoom: too much is kept for all clients.
+        """
+        if self._requests is None:
+            return 0
+        size, self._requests.handed = self._requests.handed, 0
+        holding = self._owner.holding
+        self.size += size
+        holding.requests += size
+        if not holding.has_room(size):
+            raise NoRoom
+        return size
+
+    def let_go(self, size: int) -> None:
+        """Keep so many bytes of messages no longer. After the end of the call nothing happens."""
+        if not self._done:
+            self.size -= size
+            self._owner.holding.requests -= size
 
     # -- the response --------------------------------------------------------------------------------
 
@@ -438,14 +460,18 @@ class ServerCall:
     def holds(self) -> tuple[int, int]:
         """Return the bytes that the call makes us hold, and those that its client can do nothing about.
 
-        What waits to be sent is not among them.
+        What waits to be sent is not among them. A client that does not read holds up a streaming handler.
         """
         held = self.overhead
         if self._done:
             return held, 0
-        if self._method.client_streaming:
-            return held if self._requests is None else held + self._requests.held, 0
-        return held + self.size, self.size if self._handled else 0
+        if not self._method.client_streaming:
+            return held + self.size, self.size if self._handled else 0
+        if self._requests is None:
+            return held, 0
+        work = self._requests.handed + self.size
+        waits = work if work and not self.queued else 0
+        return held + self._requests.held + work, waits
 
     # -- running the handler -------------------------------------------------------------------------
 

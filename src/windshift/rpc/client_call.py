@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from .channel_options import ChannelOptions
 from .connection import CANCEL, NO_ERROR, REFUSED_STREAM, Connection
 from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
-from .message_stream import Direction, MessageStream
+from .message_stream import MANY, Direction, MessageStream
 from .metadata import Metadata, encode_timeout
 from .outcome import HeaderPairs, final_error, reset_error, response_error
 from .status import HeaderList, RpcError, StatusCode
@@ -283,7 +283,7 @@ class UnaryCall(Call):
         for payload in self._decoder.feed(data):
             if self._payload is not None:
                 raise Direction.RESPONSE.error("has more than one message")
-            self._payload = payload
+            self._payload = self._decoder.unpack(payload)
 
     def _conclude(self, error: RpcError | None, trailers: HeaderPairs) -> None:
         if self.done:
@@ -425,11 +425,11 @@ class ClientCall(Call, Generic[M]):
         """
         return self._responses.receive()
 
-    def receive_many(self, limit: int | None = None) -> Coroutine[Any, Any, list[M]]:
+    def receive_many(self, limit: int = MANY) -> Coroutine[Any, Any, list[M]]:
         """Return the response messages that have arrived, at least one; an empty list after the last.
 
         Args:
-            limit: at most so many; the others wait, and so does the server. None = all.
+            limit: at most so many; the others wait, and so does the server. It is fewer when they are large.
 
         Raises:
             RpcError: see ``receive``.

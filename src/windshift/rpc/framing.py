@@ -79,10 +79,16 @@ def decode_single(data: bytes, max_size: int) -> bytes | None:
     return data[PREFIX_SIZE:]
 
 
+class Packed(bytes):
+    """A compressed payload, which may become a thousand times as large: it is inflated when it is due."""
+
+    __slots__ = ()
+
+
 class MessageDecoder:
     """Split received bytes into messages.
 
-    The size limit is checked on the length prefix, before the payload is buffered.
+    The size limit is checked on the length prefix, before the payload is buffered, and as it is inflated.
 
     Args:
         max_size: largest payload accepted, in bytes, also after decompression.
@@ -103,7 +109,7 @@ class MessageDecoder:
         self.buffered = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take ``data`` and return the payloads that it completes, in order.
+        """Take ``data`` and return the payloads that it completes, in order, for ``unpack`` each.
 
         Raises:
             RpcError: RESOURCE_EXHAUSTED for a message over the limit, INTERNAL for bytes that are not
@@ -121,6 +127,14 @@ class MessageDecoder:
             return self._split(b"".join((*parts, data)))
         self._needed = PREFIX_SIZE  # it is one message, the end of what came, and plain: copied once
         return [b"".join((memoryview(parts[0])[PREFIX_SIZE:], *parts[1:], data))]
+
+    def unpack(self, payload: bytes) -> bytes:
+        """Return a payload inflated.
+
+        Raises:
+            RpcError: see ``gunzip``.
+        """
+        return gunzip(payload, self._max_size) if isinstance(payload, Packed) else payload
 
     def _keep(self, data: bytes) -> None:
         """Keep the bytes of an incomplete message, of which there may be few at a time."""
@@ -144,7 +158,7 @@ class MessageDecoder:
             if end > available:
                 self._needed = end - position
                 break
-            messages.append(gunzip(memoryview(data)[begin:end], self._max_size) if flag else data[begin:end])
+            messages.append(Packed(data[begin:end]) if flag else data[begin:end])
             position = end
         else:
             self._needed = PREFIX_SIZE

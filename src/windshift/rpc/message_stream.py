@@ -45,6 +45,10 @@ class Direction(Enum):
 
 
 _RESPONSE = Direction.RESPONSE
+_ENOUGH = 65_536
+"""Bytes after which a batch ends: as many as a window has room for, where messages are not compressed."""
+MANY = 1024
+"""Messages after which it does."""
 
 
 class MessageStream(Generic[M]):
@@ -52,6 +56,9 @@ class MessageStream(Generic[M]):
 
     Bytes wait until a message is requested; only then may the peer send as many again. Only one task may
     receive.
+
+    Attributes:
+        handed: bytes of what was received last, which its reader has until it receives again.
 
     Args:
         message_type: the class of the messages.
@@ -74,6 +81,7 @@ class MessageStream(Generic[M]):
         "_stream_id",
         "_waiter",
         "decoder",
+        "handed",
     )
 
     def __init__(
@@ -97,6 +105,7 @@ class MessageStream(Generic[M]):
         self._chunks: deque[bytes] | None = None
         self._messages: list[bytes] = []  # of few chunks
         self._waiter: asyncio.Future[None] | None = None
+        self.handed = 0
 
     # -- for the call --------------------------------------------------------------------------------
 
@@ -163,7 +172,7 @@ class MessageStream(Generic[M]):
             return None
         if not self._messages or self.decoder.buffered:
             raise self._direction.error("is not one complete message")
-        return self._messages.pop(0)
+        return self.decoder.unpack(self._messages.pop(0))
 
     # -- for the reader -------------------------------------------------------------------------------
 
@@ -173,29 +182,33 @@ class MessageStream(Generic[M]):
         Raises:
             RpcError: a message cannot be parsed, or the call ended with an error.
         """
+        self.handed = 0
         try:
             while not self._messages:
                 if not self._take_chunk() and not await self._more():
                     return None
-            return self._from_string(self._messages.pop(0))
+            payload = self.decoder.unpack(self._messages.pop(0))
+            self.handed = len(payload)
+            return self._from_string(payload)
         except DecodeError as error:
             raise self._failed(self._direction.invalid(self._message_type)) from error
         except RpcError as error:
             self._failed(error)
             raise
 
-    async def receive_many(self, limit: int | None = None) -> list[M]:
+    async def receive_many(self, limit: int = MANY) -> list[M]:
         """Return the messages that have arrived, at least one; an empty list after the last.
 
         Args:
-            limit: at most so many; the others wait, and so does the peer.
+            limit: at most so many; the others wait, and so does the peer. It is fewer when they are large.
 
         Raises:
             RpcError: see ``receive``.
         """
+        self.handed = 0
         try:
             while True:
-                while (limit is None or len(self._messages) < limit) and self._take_chunk():
+                while len(self._messages) < limit and self._take_chunk():
                     pass
                 if self._messages:
                     return self._batch(limit)
@@ -207,13 +220,24 @@ class MessageStream(Generic[M]):
             self._failed(error)
             raise
 
-    def _batch(self, limit: int | None) -> list[M]:
-        if limit is not None and limit < len(self._messages):
-            some = self._messages[:limit]
-            del self._messages[:limit]
-            return [*map(self._from_string, some)]
-        batch = list(map(self._from_string, self._messages))
-        self._messages.clear()
+    def _batch(self, limit: int) -> list[M]:
+        if self.decoder.gzip:
+            return self._inflated(limit)
+        some = self._messages[:limit]
+        del self._messages[:limit]
+        self.handed = sum(map(len, some))
+        return [*map(self._from_string, some)]
+
+    def _inflated(self, limit: int) -> list[M]:
+        """Do the same with messages that may be compressed: inflated they need room, and time."""
+        batch: list[M] = []
+        for payload in self._messages[:limit]:
+            inflated = self.decoder.unpack(payload)
+            self.handed += len(inflated)
+            batch.append(self._from_string(inflated))
+            if self.handed >= _ENOUGH:
+                break
+        del self._messages[: len(batch)]
         return batch
 
     def _failed(self, error: RpcError) -> RpcError:

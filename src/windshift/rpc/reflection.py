@@ -17,6 +17,9 @@ from .call import ServerCall
 from .service import Service
 from .status import RpcError, StatusCode
 
+_CALL_SIZE = 8192
+"""Bytes that an open call takes, about. Anybody may open some."""
+
 REFLECTION = v1.DESCRIPTOR.services_by_name["ServerReflection"]
 """Descriptor of the service, for clients."""
 
@@ -104,6 +107,7 @@ class _Reflection:
     async def server_reflection_info(self, call: ServerCall) -> None:
         """Answer requests in order."""
         sent: set[str] = set()
+        call.overhead = _CALL_SIZE
         while (request := await call.receive()) is not None:
             call.send(self._answer(request, sent))
             await call.ready()

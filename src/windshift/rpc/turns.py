@@ -220,7 +220,7 @@ class Turns:
         self._pausing = False
         self._spent = 0.0
         is_theirs, self._passed_over = self._passed_over, False
-        if is_theirs and self._busy:
+        if is_theirs and self._busy:  # they may have gone
             self._serve(self._next_busy())
         while self._others and self._spent < SLICE:
             self._serve(self._others.popleft())
@@ -228,7 +228,7 @@ class Turns:
         if not is_theirs:
             if self._strangers and not pause:
                 self._serve_stranger()
-            self._passed_over = self._spent >= SLICE
+            self._passed_over = bool(self._busy) and self._spent >= SLICE
         while self._busy and self._spent < SLICE:
             self._serve(self._next_busy())
         if self._others or self._busy or (self._strangers and not pause):

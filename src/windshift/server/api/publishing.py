@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -19,6 +20,8 @@ from windshift.server.api.fields import timestamp
 from windshift.server.api.policies import MOST_EVENTS
 from windshift.server.auth.access import AuthorizedStream
 from windshift.server.auth.policy import Principal
+from windshift.server.background.batches import batches
+from windshift.server.background.pacing import paced, pause
 from windshift.server.domain import names
 from windshift.server.domain.errors import (
     InvalidField,
@@ -39,6 +42,10 @@ _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than
 
 
 _DENIED: Final = (PermissionDenied, QuotaExceeded)
+_AT_ONCE: Final = 64
+"""Events, or errors, after which it is looked whether others should run."""
+_STREAM_SIZE: Final = 16_384
+"""Bytes that an open stream takes, about. Anybody may open some."""
 
 
 def read_publish(
@@ -59,34 +66,55 @@ def read_publish(
     )
 
 
-def read_events(
+async def read_events(
     events: Sequence[pb.PublishEventRequest], trace: TraceContext | None, call: ServerCall
 ) -> list[Item]:
-    """Read several events. In the place of those that are malformed, or denied, there is the error."""
+    """Read several events, and let others run in between.
+
+    In the place of those that are malformed, or denied, there is the error.
+    """
+    denied: dict[str, WindshiftError | None] = {}
+    items: list[Item] = []
+    for some in batches(events, _AT_ONCE):
+        items += _read_some(some, trace, call, denied)
+        await pause()
+    return items
+
+
+def _read_some(
+    events: Sequence[pb.PublishEventRequest],
+    trace: TraceContext | None,
+    call: ServerCall,
+    denied: dict[str, WindshiftError | None],
+) -> list[Item]:
     caller, admission, peer = caller_of(call), admission_of(call), call.peer
-    denied: dict[str, WindshiftError] = {}
     items: list[Item] = []
     for event in events:
+        subject = event.subject
+        if admission is not None and not admission.may_publish(subject):
+            if subject not in denied:
+                denied[subject] = _denial(admission, subject)
+            if error := denied[subject]:
+                items.append(error)
+                continue
         try:
-            if admission is not None and not admission.may_publish(event.subject):
-                _require(admission, event.subject, denied)
             items.append(read_publish(event, trace, caller, peer))
         except WindshiftError as error:
             items.append(error)
     return items
 
 
-def _require(admission: AuthorizedStream, subject: str, denied: dict[str, WindshiftError]) -> None:
-    """Raise why the caller may not publish to a subject, if so. What is malformed is refused as that."""
-    known = denied.get(subject)
-    if known is not None:
-        raise known
+def _denial(admission: AuthorizedStream, subject: str) -> WindshiftError | None:
+    """Return why the caller may not publish to a subject, if so. What is malformed is refused as that."""
     try:
         admission.publish(subject)
     except _DENIED as error:
-        names.subject("subject", subject)
-        denied[subject] = error
-        raise
+        try:
+            names.subject("subject", subject)
+        except InvalidField as malformed:
+            return malformed
+        return error
+    return None
 
 
 async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline) -> None:
@@ -94,31 +122,39 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
     loop = asyncio.get_running_loop()
     drained: asyncio.Future[None] = loop.create_future()
     call.on_drain = partial(drained.set_result, None)
+    call.overhead = _STREAM_SIZE
     call.begin_response()
     trace = extract(call)
     requests = await _next_requests(call, drained)
     without_ids = bool(requests) and requests[0].without_ids
 
+    waiting: deque[tuple[int, int]] = deque()  # what has no results yet: up to which event, and its bytes
+
     async def feed() -> Feed:
         nonlocal requests
+        number = 0
         while requests:
-            events = _events_of(requests)
-            await _wait_for_quota(call, len(events), drained)
-            deadline = loop.time() + DEFAULT
-            if call.deadline is not None:
-                deadline = min(deadline, answer_by(call))
-            items = read_events(events, trace, call)
-            tell_denied(items, call)
-            yield items, deadline
+            waiting.append((number + sum(len(each.events) for each in requests), call.keep()))
+            for events in _gathered(requests):
+                await _wait_for_quota(call, len(events), drained)
+                deadline = loop.time() + DEFAULT
+                if call.deadline is not None:
+                    deadline = min(deadline, answer_by(call))
+                items = await read_events(events, trace, call)
+                tell_denied(items, call)
+                number += len(items)
+                yield items, deadline
             requests = await _next_requests(call, drained)
         if drained.done():
             raise ShuttingDown
 
     async def take(results: Results) -> None:
         response = pb.PublishStreamResponse(first=results.first, count=len(results.ids))
-        write_results(response, results, call, without_ids=without_ids)
+        await write_results(response, results, call, without_ids=without_ids)
         await call.ready()
         call.send(response)
+        while waiting and waiting[0][0] <= results.first + len(results.ids):
+            call.let_go(waiting.popleft()[1])
 
     await pipeline.publish(feed(), take, without_ids=without_ids)
 
@@ -127,7 +163,7 @@ async def _next_requests(
     call: ServerCall, drained: asyncio.Future[None]
 ) -> Sequence[pb.PublishStreamRequest]:
     """Return the requests that have come, at least one; none after the last, or when the server drains."""
-    receiving = asyncio.ensure_future(call.receive_many())
+    receiving = asyncio.ensure_future(paced(call.receive_many()))
     try:
         await asyncio.wait((receiving, drained), return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -136,13 +172,18 @@ async def _next_requests(
     return receiving.result() if receiving.done() else ()
 
 
-def _events_of(requests: Sequence[pb.PublishStreamRequest]) -> list[pb.PublishEventRequest]:
+def _gathered(requests: Sequence[pb.PublishStreamRequest]) -> Iterator[list[pb.PublishEventRequest]]:
+    """Put the events of requests together, as many as one request may have."""
     events: list[pb.PublishEventRequest] = []
     for request in requests:
-        if len(request.events) > MOST_EVENTS:
+        number = len(request.events)
+        if number > MOST_EVENTS:
             raise InvalidField("events", f"must have at most {MOST_EVENTS} elements")
+        if len(events) + number > MOST_EVENTS:
+            yield events
+            events = []
         events.extend(request.events)
-    return events
+    yield events
 
 
 async def _wait_for_quota(call: ServerCall, number: int, drained: asyncio.Future[None]) -> None:
@@ -150,9 +191,8 @@ async def _wait_for_quota(call: ServerCall, number: int, drained: asyncio.Future
     admission = admission_of(call)
     if admission is None:
         return
-    pause = admission.pause(asyncio.get_running_loop().time())
-    if pause > 0:
-        await asyncio.wait((drained,), timeout=pause)
+    while (seconds := admission.pause(asyncio.get_running_loop().time())) > 0:
+        await asyncio.wait((drained,), timeout=seconds)
         if drained.done():
             raise ShuttingDown
     admission.count_calls(number)
@@ -165,10 +205,10 @@ async def publish_each(
     pipeline: Pipeline,
 ) -> pb.PublishBatchResponse:
     """Publish events, each of them for itself."""
-    items = read_events(events, trace, call)
+    items = await read_events(events, trace, call)
     tell_denied(items, call)
     response = pb.PublishBatchResponse()
-    write_results(response, await pipeline.publish_all(items, answer_by(call)), call)
+    await write_results(response, await pipeline.publish_all(items, answer_by(call)), call)
     return response
 
 
@@ -180,12 +220,12 @@ async def publish_atomic(
 ) -> pb.PublishBatchResponse:
     """Publish all events or none."""
     requests: list[PublishRequest] = []
-    for place, item in enumerate(read_events(events, trace, call)):
+    for place, item in enumerate(await read_events(events, trace, call)):
         if isinstance(item, WindshiftError):
             raise at_index(item, place)
         requests.append(item)
     response = pb.PublishBatchResponse()
-    write_results(response, await publisher.publish(requests, answer_by(call)), call)
+    await write_results(response, await publisher.publish(requests, answer_by(call)), call)
     return response
 
 
@@ -198,7 +238,7 @@ def tell_denied(items: Sequence[Item], call: ServerCall) -> None:
             admission.tell_denied(error)
 
 
-def write_results(
+async def write_results(
     response: pb.PublishBatchResponse | pb.PublishStreamResponse,
     results: Results,
     call: ServerCall,
@@ -209,7 +249,9 @@ def write_results(
     if not without_ids:
         response.ids.extend(results.ids)
         response.duplicates.extend(results.duplicates)
-    response.errors.extend(_publish_error(place, error, call) for place, error in results.errors.items())
+    for some in batches(list(results.errors.items()), _AT_ONCE):
+        response.errors.extend([_publish_error(place, error, call) for place, error in some])
+        await pause()
 
 
 def _publish_error(place: int, error: Exception, call: ServerCall) -> pb.PublishError:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.writes import Sent, Write, Writes
+from windshift.server.background.pacing import paced
 from windshift.server.domain import names
 from windshift.server.domain.errors import WindshiftError
 from windshift.server.events import headers
@@ -100,7 +101,7 @@ class Pipeline:
         ahead: _Ahead = asyncio.Queue()
         room, steady = asyncio.Semaphore(_AHEAD), asyncio.Event()
         steady.set()
-        sending = asyncio.create_task(self._send(feed, ahead, room, steady, without_ids=without_ids))
+        sending = asyncio.create_task(paced(self._send(feed, ahead, room, steady, without_ids=without_ids)))
         try:
             while (portion := await ahead.get()) is not None:
                 if isinstance(portion, Exception):
