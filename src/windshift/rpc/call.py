@@ -220,7 +220,7 @@ class ServerCall:
         return self._requests.receive_many()
 
     def keep(self) -> int:
-        """Count the messages that were received last as kept, until ``let_go`` of the bytes that this returns.
+        """Count the messages that were received last as kept, until ``let_go`` of the bytes returned.
 
         Raises:
             NoRoom: too much is kept for all clients.

@@ -79,6 +79,16 @@ def test_going_on() -> None:
     assert call.told() == [([], [2], [])]
 
 
+def test_it_is_prolonged_twice() -> None:
+    """Also when earlier calls have heard of this one: one may have given it back just before."""
+    call = Call(PLAIN)
+    call.protocol.resuming.resume([resumed(1), resumed(2)], 7, 0.0)
+    assert call.sent() == [PROGRESS, PROGRESS]
+    assert call.protocol.state.effects.tells == []
+    call.turn(OBJECTED_WITHIN)
+    assert call.protocol.state.effects.tells == [(reply(1), PROGRESS), (reply(2), PROGRESS)]
+
+
 def test_a_broker_that_does_not_answer() -> None:
     """Then nothing is held: somebody else may have it."""
     call = Call(PLAIN)

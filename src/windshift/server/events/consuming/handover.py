@@ -62,6 +62,7 @@ class TakeOver:
         now: when it does, in the loop's time.
 
     Attributes:
+        held: what it took over, by event.
         number: of the call as one that takes over; 0 = it does not.
         names: what it took over, to be told to other calls.
         pending: the pings of what it took over; none once all are answered and nobody has objected. Until
@@ -69,7 +70,7 @@ class TakeOver:
         due: when objections have come, as a rule; inf once they have.
     """
 
-    __slots__ = ("_held", "_since", "due", "names", "number", "pending")
+    __slots__ = ("_since", "due", "held", "names", "number", "pending")
 
     def __init__(self, number: int = 0, now: float = -inf) -> None:
         self.number = number
@@ -77,17 +78,17 @@ class TakeOver:
         self.pending: list[PendingAck] = []
         self.due = now + OBJECTED_WITHIN if number else inf
         self._since = now
-        self._held: dict[StreamSeq, InFlight] = {}
+        self.held: dict[StreamSeq, InFlight] = {}
 
     def add(self, held: InFlight, ping: PendingAck) -> None:
         """Note a delivery, and the ping that was sent for it."""
-        self._held[ping.seq] = held
+        self.held[ping.seq] = held
         self.pending.append(ping)
         self.names.append(name_of(held.reply))
 
     def has(self, seq: StreamSeq, held: InFlight | None) -> bool:
         """Whether what the call holds of an event was taken over."""
-        return held is not None and self._held.get(seq) is held
+        return held is not None and self.held.get(seq) is held
 
     def is_later(self, number: int, now: float) -> bool:
         """Whether the call goes before another that wants the same deliveries, as far as that is open."""
@@ -107,7 +108,7 @@ class TakeOver:
 
     def forget(self) -> None:
         """Forget the deliveries: the consumer was moved."""
-        self._held.clear()
+        self.held.clear()
 
 
 def new_number() -> int:

@@ -206,7 +206,7 @@ class ConsumeProtocol:
             self._drain_at = inf
             self._wants_drain |= state.window.requested > 0
         if self.resuming.taken_over.pending:
-            self.resuming.taken_over.advance(now)
+            self.resuming.advance(now)
         if not state.is_ending or state.doubts.withheld:
             self._ask(now)
         if not state.is_ending:

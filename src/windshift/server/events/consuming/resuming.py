@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Final
 
-from windshift.nats.jetstream.pulling import ACK
+from windshift.nats.jetstream.pulling import ACK, PROGRESS
 from windshift.server.events.consuming.handover import DeliveryName, TakeOver, name_of
 from windshift.server.events.consuming.incoming import Incoming
 from windshift.server.events.consuming.settlement import Settlements
@@ -88,6 +88,18 @@ class Resuming:
         state.effects.sends.append(pending)
         self.taken_over.add(held, pending)
         state.counts.resumed += 1
+
+    def advance(self, now: float) -> None:
+        """Let the client settle what it goes on with, once that is certain enough.
+
+        All of that is prolonged once more: an earlier call may have given it back before it heard of this
+        one, and that may have reached the broker last.
+        """
+        taken_over, window = self.taken_over, self._state.window
+        taken_over.advance(now)
+        if not taken_over.pending:
+            ours = (held for seq, held in taken_over.held.items() if window.get(seq) is held)
+            self._state.effects.tells.extend((held.reply, PROGRESS) for held in ours)
 
     def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
         """Let deliveries go that this call was not to take over."""
