@@ -358,6 +358,32 @@ def test_what_makes_deliveries_doubtful(happen: Callable[[ConsumeProtocol], obje
     assert Claim in [type(each) for each in call.work()]
 
 
+def test_a_client_that_holds_all_it_may_beside_a_busy_one() -> None:
+    """That the broker has nothing to say to it puts nothing in doubt of what others settle."""
+    call = Call()
+    for seq in range(1, 11):
+        call.arrive(seq)
+    assert len(call.turn()) == 10
+    for now in map(float, range(10, 101, 10)):
+        call.memory.settled.add(StreamSeq(1000 + int(now)), now - 0.5)
+        call.turn(now)
+        assert call.work() == [LookUp()]
+        call.protocol.consumer_seen(snapshot())
+        assert not call.memory.settled.doubted
+
+
+def test_an_unreplicated_nats_server_of_a_cluster_that_was_restarted() -> None:
+    """It may have forgotten what it confirmed last, and does not hand it out again."""
+    call = Call(PLAIN)
+    call.hold(1)
+    call.protocol.command(Ack([StreamSeq(1)]), 0.0)
+    call.sent()
+    call.protocol.elected(1.0)
+    call.arrive(1)
+    assert call.turn(1.0) == []
+    assert call.tells() == [ACK]
+
+
 def test_a_timeout_that_is_made_shorter() -> None:
     """What is held may be delivered again sooner than was said when it came."""
     call = Call()

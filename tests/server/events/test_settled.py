@@ -56,6 +56,19 @@ def test_is_kept_while_the_broker_is_away() -> None:
     assert not memory.doubted
 
 
+def test_is_kept_while_nobody_asks_the_broker() -> None:
+    """What it has forgotten it delivers only when it is asked, which others do while they settle events."""
+    for is_busy in (False, True):
+        memory = settled(0.0)
+        memory.lose([])
+        memory.recover(1.0, timeout=1.0)
+        for now in range(10, 101, 10):
+            if is_busy:
+                memory.add(StreamSeq(2), now - 1.0)
+            memory.wait(now, timeout=1.0)
+        assert known(memory, 100.0) == ([] if is_busy else [1])
+
+
 def test_knows_what_is_being_acknowledged() -> None:
     """What a client has acknowledged is not delivered again while the answer is missing."""
     memory = settled()

@@ -49,10 +49,8 @@ ANOTHER_CONNECTION: Final = Doubt.DELIVERIES | Doubt.DEAD_LETTERS | Doubt.RUN | 
 ANOTHER_PROCESS: Final = ANOTHER_CONNECTION | Doubt.DELIVERED
 """There is another connection, and the only nats-server that has the consumer may have been restarted."""
 ANOTHER_LEADER: Final = Doubt.DELIVERIES | Doubt.SETTLEMENTS | Doubt.REQUESTS
-RESTARTED: Final = Doubt.DELIVERIES | Doubt.DELIVERED | Doubt.REQUESTS
+RESTARTED: Final = ANOTHER_LEADER | Doubt.DELIVERED
 """A consumer that is not replicated has a leader: its nats-server was restarted."""
-SILENT: Final = Doubt.CONSUMER | Doubt.SETTLEMENTS
-"""The broker shows no sign of life, and had nothing to answer."""
 UNHEARD: Final = ANOTHER_LEADER | Doubt.CONSUMER
 """Nobody answers pull requests: the consumer has no leader, or is gone."""
 MISSED: Final = Doubt.CONSUMER | Doubt.RUN

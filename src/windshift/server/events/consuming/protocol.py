@@ -200,7 +200,11 @@ class ConsumeProtocol:
         if self.pacer.due <= now:
             is_asked = state.window.requested > 0  # then it should have shown a sign of life
             if self.pacer.tick(now):
-                self._doubt(doubt.UNHEARD if is_asked else doubt.SILENT, now)
+                if is_asked:
+                    self._doubt(doubt.UNHEARD, now)
+                else:
+                    state.doubt()
+                    state.settled.wait(now, state.timeout)
         self._wants_drain |= self.pacer.stuck(now)
         if self._drain_at <= now:
             self._drain_at = inf

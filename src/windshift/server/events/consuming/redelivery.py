@@ -94,6 +94,11 @@ class Settled:
         """Note that the broker is back; `timeout` is the consumer's, in seconds."""
         self._until = now + 2 * timeout + AFTERWARDS
 
+    def wait(self, now: float, timeout: float) -> None:
+        """Note that a call asks for nothing: unless others do, what the broker has forgotten may yet come."""
+        if now >= self._next + GENERATION:  # nobody settles anything
+            self.recover(now, timeout)
+
     def lately(self, seq: StreamSeq) -> bool:
         """Whether an event was settled recently, whether or not the broker has forgotten it."""
         return seq in self._latest or seq in self._before or seq in self._lost
