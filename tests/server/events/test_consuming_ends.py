@@ -17,11 +17,13 @@ from tests.server.events.keeping import Keeper, keep
 from tests.server.events.test_giving_up import TWICE, failing, reject
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import NotConnected
+from windshift.nats.connection import Subscription
 from windshift.nats.jetstream.pulling import ACK, TERMINATE
 from windshift.server.domain.errors import PermissionDenied, ShuttingDown
 from windshift.server.events.consuming.call import ConsumeCall
-from windshift.server.events.consuming.commands import Action
+from windshift.server.events.consuming.commands import Action, Command, Limit
 from windshift.server.events.consuming.shared import Broker as ConsumeBroker
+from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.retries import RetryPolicy
@@ -96,6 +98,67 @@ async def test_a_client_that_leaves_while_its_call_ends(keeper: Keeper, unique: 
     assert not shared.calls.of(ConsumerKey(consuming.stream, consuming.consumer))
     async with consuming.worker() as second:
         await second.event(within=AT_ONCE)
+
+
+@pytest.mark.parametrize("command", [None, Limit(1)], ids=["at the end", "with a smaller window"])
+async def test_a_client_that_leaves_while_an_inbox_is_closed(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch, command: Command | None
+) -> None:
+    """What is on its way to it then is with others at once."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=30.0)
+    closing, may_close, drain = asyncio.Event(), asyncio.Event(), Subscription.drain
+
+    async def drain_later(inbox: Subscription, timeout: float) -> None:
+        closing.set()
+        await may_close.wait()
+        await drain(inbox, timeout)
+
+    first = consuming.open()
+    first.subscribe(consuming.stream, consuming.consumer, 10)
+    await consuming.publish()
+    await first.event()
+    monkeypatch.setattr(Subscription, "drain", drain_later)
+    first.say(command)
+    await asyncio.wait_for(closing.wait(), 30)
+    first.call.cancel()
+    await consuming.publish()
+    await consuming.settled({"num_ack_pending": 2})
+    may_close.set()
+    await asyncio.wait([first.call])
+    assert first.call.cancelled()
+    async with consuming.worker() as second:
+        assert {(await second.event(within=AT_ONCE)).id for _ in range(2)} == {1, 2}
+
+
+async def test_a_client_that_leaves_while_a_replay_is_given_back(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What else it holds is with others at once."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=30.0)
+    giving_back, may_give_back = asyncio.Event(), asyncio.Event()
+
+    async def give_back(*_: object) -> bool:
+        giving_back.set()
+        return await may_give_back.wait()
+
+    monkeypatch.setattr(Lease, "give_back", give_back)
+    first = consuming.open()
+    first.subscribe(consuming.stream, consuming.consumer)
+    await consuming.publish()
+    reject(first, (await first.event()).id, Action.DEAD_LETTER)
+    await first.told()
+    ((seq, stored_ns),) = await keeper.store.recall(consuming.stream, "c", in_seconds(30))
+    letter = DeadLetterId(consuming.stream, "c", seq, stored_ns)
+    assert await keeper.replays.add(letter, 1, in_seconds(30))
+    await first.event()
+    await consuming.publish()
+    await first.event()
+    first.say(None)
+    await asyncio.wait_for(giving_back.wait(), 30)
+    await first.vanish()
+    may_give_back.set()
+    async with consuming.worker() as second:
+        assert (await second.event(within=AT_ONCE)).id == 2
 
 
 async def test_a_call_that_is_ended_as_its_time_to_subscribe_runs_out(keeper: Keeper, unique: Unique) -> None:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from windshift.nats import Message, NotConnected, Outcome
 from windshift.nats.jetstream.pulling import ACK, NAK, Arrival, Notice, Puller, PullOptions
-from windshift.server.background.pacing import hinders, pause
+from windshift.server.background.pacing import hinders, paced, pause
 from windshift.server.domain.errors import ShuttingDown, SubscribeExpected, WindshiftError
 from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot, find_consumer, with_tokens
@@ -211,6 +211,17 @@ class ConsumeCall:
         return iter(()) if commands is None else commands
 
 
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do what gives events back, also when the client goes away meanwhile."""
+    task = asyncio.get_running_loop().create_task(paced(work))
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
+    task.result()
+
+
 class _Attachment:
     """The shell around one call's protocol: takes its turns, reads the client, and hears of the broker.
 
@@ -274,7 +285,7 @@ class _Attachment:
             try:
                 await self._runner.stop()
             finally:  # also when the client goes away meanwhile
-                await self._release()
+                await _to_its_end(self._release())
         if self._state.failure is not None:
             raise self._state.failure
 
@@ -306,7 +317,8 @@ class _Attachment:
             self._broker.dead_letters.calls.detach(self._state.consumer, self)
             replies, later = self.protocol.close(self._loop.time())
             self._tell_all(later, self.protocol.lingering)
-            self._tell_all(await self._feed.close(replies), NAK)
+            self._tell_all([reply for reply in replies if not self._feed.tell(reply, NAK)], NAK)
+            await self._feed.close()
 
     def _tell_all(self, replies: Sequence[bytes], payload: bytes) -> None:
         """Send an acknowledgement of each delivery, and do not ask what came of it."""
@@ -322,7 +334,7 @@ class _Attachment:
             if protocol.takes_inbox(self._loop.time()):
                 self._puller.open()
             elif protocol.takes_drain():
-                await self._puller.close()
+                await _to_its_end(self._puller.close())
                 self._wake.set()
             self._turn()
             if protocol.is_over:

@@ -220,15 +220,10 @@ class ReplayFeed:
             _ = self._begin(self._settle(lease, payload, self._deadline()))
         return lease is not None
 
-    async def close(self, replies: list[bytes]) -> list[bytes]:
-        """Give back what the call held, and return the reply subjects of others.
-
-        It takes a second at most: what is not done by then goes on.
-        """
-        others = [reply for reply in replies if not self.tell(reply, NAK)]
+    async def close(self) -> None:
+        """Wait for what is being settled, a second at most: what is not done by then goes on."""
         if self._settling:
             await asyncio.wait(self._settling, timeout=_PAUSE)
-        return others
 
     async def _settle(self, lease: Lease, payload: bytes, deadline: float) -> bool:
         if payload == PROGRESS:
