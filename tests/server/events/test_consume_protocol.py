@@ -394,6 +394,19 @@ def test_a_timeout_that_is_made_shorter() -> None:
     call.claim()
 
 
+def test_what_is_on_its_way_when_a_timeout_is_made_shorter() -> None:
+    """The broker has counted it as an attempt: it arrives, and is in doubt as what is held is."""
+    call, shorter = Call(), replace(snapshot(), timeout=timedelta(seconds=1))
+    call.protocol.consumer_seen(shorter)
+    assert not call.protocol.takes_inbox(0.0)
+    assert call.protocol.takes_drain()
+    call.hold(1)
+    assert call.protocol.takes_inbox(0.0)
+    call.protocol.command(Ack([StreamSeq(1)]), 0.0)
+    call.sent()
+    call.claim()
+
+
 def test_a_broker_that_may_have_forgotten_deliveries() -> None:
     """What a restart of an unreplicated nats-server left in doubt may be acknowledged, and not rejected."""
     for command in (reject(1), reject(1, Action.DEAD_LETTER)):

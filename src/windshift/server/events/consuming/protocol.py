@@ -355,11 +355,11 @@ class ConsumeProtocol:
         self.incoming.check(found)
         if found.policy.dead_letters and not state.policy.dead_letters:
             doubts.add(Doubt.DEAD_LETTERS, state.now)
-        if found.timeout < state.found.timeout:  # what is held may be delivered again sooner
+        is_shorter = found.timeout < state.found.timeout
+        if is_shorter:  # what is held, and on its way, may be delivered again sooner
             doubts.trusted_since = inf
-            self._wants_inbox = True
         # The broker does not serve requests that waited through a pause, but those that came later
-        self._wants_drain |= _pause(state.found) != _pause(found)
+        self._wants_drain |= is_shorter or _pause(state.found) != _pause(found)
         state.found = found
         if self.resuming.tokens is not None:
             self.resuming.tokens.use(key_of(found.state.config))
