@@ -22,6 +22,7 @@ from tests.server.events.consuming import (
 )
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream.api import JetStream, JsonObject
 from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.domain.errors import (
     AlreadySubscribed,
@@ -37,6 +38,7 @@ from windshift.server.events.consuming.commands import Subscribe
 from windshift.server.events.consuming.flow import LARGEST_LIMIT
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions
 from windshift.server.events.consuming.settlement import CommandKind
+from windshift.server.events.consuming.tokens import key_of
 
 Unique = Callable[[], str]
 
@@ -662,6 +664,28 @@ async def test_deliveries_that_fill_a_request_to_the_last_byte(broker: Broker, u
         async with consuming.worker(window) as worker:
             for _ in range(count):
                 worker.ack((await worker.event()).id)
+
+
+async def test_a_consumer_that_is_changed_while_it_gets_a_key(
+    consuming: Consuming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call has the timeout of the configuration that was read last."""
+    real, is_changed = JetStream.consumer_info, asyncio.Event()
+
+    async def changed(api: JetStream, stream: str, name: str, deadline: float) -> JsonObject | None:
+        info = await real(api, stream, name, deadline)
+        if info is None or not key_of(info["config"]) or is_changed.is_set():
+            return info
+        is_changed.set()
+        await api.update_consumer(stream, name, info["config"] | {"ack_wait": 5 * 10**9}, deadline)
+        return await real(api, stream, name, deadline)
+
+    monkeypatch.setattr(JetStream, "consumer_info", changed)
+    worker = consuming.open()
+    worker.say(Subscribe(consuming.stream, consuming.consumer, 1, linger=timedelta(seconds=1)))
+    await asyncio.wait_for(worker.attached.wait(), 30)
+    assert worker.timeout == timedelta(seconds=5)
+    await worker.vanish()
 
 
 async def test_long_delays_leave_room_for_other_events(broker: Broker, unique: Unique) -> None:

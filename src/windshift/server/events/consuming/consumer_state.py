@@ -8,7 +8,7 @@ time.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from math import inf
 from typing import Final
@@ -105,7 +105,9 @@ async def with_tokens(
     except NatsError as error:
         log.debug("a consumer has no key for tokens: %s", type(error).__name__)
         return found
-    return found if state is None or state.created != found.state.created else replace(found, state=state)
+    if state is None or state.created != found.state.created:
+        return found
+    return ConsumerSnapshot(ack_wait(state.config), stored_policy(state.config), state)
 
 
 def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:
