@@ -18,6 +18,7 @@ from windshift.nats.jetstream.pulling import ACK
 from windshift.nats.times import Time
 from windshift.server.events.consumers import new_config
 from windshift.server.events.consuming.commands import Ack, Action
+from windshift.server.events.consuming.doubt import Doubt
 from windshift.server.events.consuming.moves import Moves
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.redelivery import Settled
@@ -232,6 +233,27 @@ def test_a_server_that_was_asleep() -> None:
     call.protocol.consumer_seen(snapshot(PLAIN))
     assert call.sent(5.0) == [ACK]
     assert call.told() == [([1], [], [])]
+
+
+def test_a_server_that_was_asleep_while_it_asked() -> None:
+    """The answer may be from before others went on without it: nothing is sent before the next one."""
+    call = Call()
+    call.hold(1)
+    call.protocol.state.doubts.add(Doubt.DEAD_LETTERS, 0.0)
+    call.turn()
+    assert call.work() == [Learn()]
+    call.memory.pauses.look(1.0)
+    call.protocol.command(Ack([StreamSeq(1)]), 5.0)
+    call.turn(5.0)
+    assert call.work() == [LookUp()]
+    call.protocol.consumer_seen(snapshot())
+    call.protocol.learned({})
+    assert call.sent(5.0) == []
+    call.turn(5.0)
+    assert call.work() == [Learn()]
+    call.protocol.consumer_seen(snapshot())
+    call.protocol.learned({})
+    assert call.sent(5.0) == [ACK]
 
 
 def test_an_ack_without_an_answer() -> None:

@@ -205,8 +205,11 @@ class Doubts:
             self.consumer = self.consumer.raised()
         if Doubt.DEAD_LETTERS in doubt:
             self.dead_letters = self.dead_letters.raised()
-        if Doubt.RUN in doubt and self.moved is Moved.NO:
-            self.moved = Moved.PERHAPS
+        if Doubt.RUN in doubt:
+            if self.moved is Moved.NO:
+                self.moved = Moved.PERHAPS
+            if self.dead_letters is Question.ASKED:  # the answer says what the consumer was before
+                self.dead_letters = Question.ASKED_EARLY
         if Doubt.DELIVERED in doubt:
             self.forgetful_until = now
         if Doubt.DELIVERIES in doubt:
