@@ -122,6 +122,27 @@ def consuming(*, rejects: bool) -> Call:
     return call
 
 
+def publishing(subject: str) -> Call:
+    """Make a call that publishes 1,000 events with each compressed request."""
+    event = events_pb.PublishEventRequest(subject=subject, data=any_of("x"))
+    request = events_pb.PublishStreamRequest(events=[event] * 1000)
+
+    async def requests() -> AsyncIterator[events_pb.PublishStreamRequest]:
+        while True:
+            yield request
+
+    async def call(channel: grpc.aio.Channel) -> None:
+        stream = channel.stream_stream(
+            "/windshift.events.v1alpha1.EventsService/PublishStream",
+            request_serializer=events_pb.PublishStreamRequest.SerializeToString,
+            response_deserializer=bytes,
+        )(requests(), metadata=_METADATA, compression=grpc.Compression.Gzip)
+        async for _ in stream:
+            pass
+
+    return call
+
+
 async def _queued(queue: asyncio.Queue[events_pb.EventsRequest]) -> AsyncIterator[events_pb.EventsRequest]:
     while True:
         yield await queue.get()
@@ -154,6 +175,7 @@ def calls() -> dict[str, Callable[[Place], None]]:
         "publishes that nobody listens to": repeated(
             20, unary(events["PublishEvent"], subject="hostile", data=_message(100))
         ),
+        "streams of events that are denied": repeated(2, publishing("honest.a")),
         "replays that last": repeated(75, unary(letters["Replay"], 60, filter=every, rate=1, limit=100_000)),
         "lists of dead letters": repeated(5, unary(letters["List"], filter=every, page_size=500)),
         "purges of 1,000 ids": repeated(5, unary(letters["Purge"], ids=nowhere)),
