@@ -82,28 +82,36 @@ class WorkerProcess(Process):
         stack.callback(telling.cancel)
 
     async def _obey(self, app: App) -> None:
-        """Do what the other end says, and stop when it is gone."""
-        async for message in self._channel.messages():
-            match message:
-                case Order.RELOAD:
-                    app.reload()
-                case Order.COLLECT if app.metrics is not None:
-                    self._collecting = asyncio.create_task(self._collect(app.metrics.registry))
-                case Order.STOP:
-                    self._stop()
-                case Refusal(why, trouble):
-                    app.refuse_writes(why, trouble)
-                case Question(id, method, request):
-                    now = asyncio.get_running_loop().time()
-                    self._channel.send(Answer(id, [app.principals.answer(method, request, now)]))
-                case Answer(id, answers):
-                    if id in self._asked:
-                        self._asked.pop(id).set_result(answers)
-                case _:
-                    raise AssertionError(f"{message!r} is no order")
+        """Do what the other end says, and stop when it is gone, or says what cannot be done."""
+        try:
+            async for message in self._channel.messages():
+                self._take(message, app)
+        except Exception:
+            log.exception("an order cannot be carried out; stopping")
+            self._stop()
         if not self._stopping.is_set():
             log.warning("the process that started this worker is gone; stopping")
             self._stop()
+
+    def _take(self, message: object, app: App) -> None:
+        match message:
+            case Order.RELOAD:
+                app.reload()
+            case Order.COLLECT if app.metrics is not None:
+                self._collecting = asyncio.create_task(self._collect(app.metrics.registry))
+            case Order.STOP:
+                self._stop()
+            case Refusal(why, trouble):
+                app.refuse_writes(why, trouble)
+            case Question(id, method, request):
+                now = asyncio.get_running_loop().time()
+                self._channel.send(Answer(id, [app.principals.answer(method, request, now)]))
+            case Answer(id, answers):
+                asked = self._asked.pop(id, None)
+                if asked is not None and not asked.done():  # else its call has ended
+                    asked.set_result(answers)
+            case _:
+                raise AssertionError(f"{message!r} is no order")
 
     async def _ask_others(self, method: str, request: bytes) -> list[bytes | None]:
         question = Question(next(self._ids), method, request)
