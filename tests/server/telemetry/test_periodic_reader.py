@@ -12,7 +12,7 @@ import pytest
 from windshift.server.config import BatchConfig
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.exporter import Exporter
-from windshift.server.telemetry.registry import Family, PeriodicReader, Readings
+from windshift.server.telemetry.registry import Collect, Family, PeriodicReader, Readings
 from windshift.server.telemetry.signals import METRICS
 
 READINGS = [Family(i.PUBLISHED, [((), 1)])]
@@ -44,15 +44,15 @@ class Collector:
         self.open.set()
 
 
-def reader(collector: Collector, interval: float) -> PeriodicReader:
-    """Make what exports the readings to this collector."""
-    queue = Exporter(collector, BatchConfig(queue_size=1, batch_size=1), METRICS)
-    return PeriodicReader(queue, collect, interval)
-
-
 async def collect() -> list[Family]:
     """Take readings."""
     return READINGS
+
+
+def reader(collector: Collector, interval: float, collect: Collect = collect) -> PeriodicReader:
+    """Make what exports the readings to this collector."""
+    queue = Exporter(collector, BatchConfig(queue_size=1, batch_size=1), METRICS)
+    return PeriodicReader(queue, collect, interval)
 
 
 async def test_pushes_and_says_the_last_word() -> None:
@@ -66,6 +66,39 @@ async def test_pushes_and_says_the_last_word() -> None:
     assert not collector.sent.empty()
     assert collector.closed
     assert push.failures == 0
+
+
+async def test_readings_that_fail(caplog: pytest.LogCaptureFixture) -> None:
+    """Those after them are pushed; the log says what happened."""
+    fails = iter([True, False, True])
+
+    async def failing() -> list[Family]:
+        if next(fails, False):
+            raise ValueError("no reading")
+        return READINGS
+
+    collector = Collector()
+    push = reader(collector, 0.001, failing)
+    push.start()
+    async with asyncio.timeout(30):
+        for _ in range(2):
+            assert await collector.sent.get()
+    await push.close(10)
+    assert caplog.text.count("ValueError: no reading") == 2
+
+
+async def test_the_last_word_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """The end goes on without it."""
+
+    async def failing() -> list[Family]:
+        raise ValueError("no reading")
+
+    collector = Collector()
+    push = reader(collector, 3600, failing)
+    push.start()
+    await push.close(10)
+    assert collector.closed
+    assert caplog.text.count("ValueError: no reading") == 1
 
 
 async def test_only_the_last_word() -> None:

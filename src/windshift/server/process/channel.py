@@ -129,6 +129,8 @@ class Channel:
 
     def send(self, message: object) -> None:
         """Send a message, soon. It is lost if the other end is gone."""
+        if self._writer.is_closing():  # uvloop would raise
+            return
         body = pickle.dumps(message)
         self._writer.write(len(body).to_bytes(_LENGTH, "big") + body)
 

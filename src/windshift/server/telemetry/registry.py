@@ -170,7 +170,7 @@ class PeriodicReader:
             if not self._queue.failing:
                 try:
                     async with asyncio.timeout_at(deadline):
-                        self._queue.add(await self._collect())
+                        await self._push()
                 except TimeoutError:
                     in_time = False
         sent = await asyncio.to_thread(self._queue.close, deadline - loop.time())
@@ -181,4 +181,10 @@ class PeriodicReader:
         while True:
             await asyncio.sleep(self._interval)
             if self._queue.idle:
-                self._queue.add(await self._collect())
+                await self._push()
+
+    async def _push(self) -> None:
+        try:
+            self._queue.add(await self._collect())
+        except Exception:  # noqa: BLE001 - whatever it is, later ones may be read
+            _log.exception("metrics cannot be read; they are not pushed this time")
