@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from tests.support.broker import connect, in_seconds
+from windshift.server.background.threads import in_thread
 from windshift.server.config import EmbeddedConfig
-from windshift.server.process.embedded import EmbeddedError, EmbeddedNats, EmbeddedTimers
+from windshift.server.process.embedded import EmbeddedError, EmbeddedNats, EmbeddedTimers, nats
 from windshift.server.process.embedded.program import find_program
+
+T = TypeVar("T")
 
 QUICK = EmbeddedTimers(restart_first=0.01, restart_longest=0.1)
 
@@ -114,6 +119,47 @@ async def test_comes_back_when_frozen(tmp_path: Path, caplog: pytest.LogCaptureF
         await broker.connection.wait_ready(in_seconds(20))
         assert await broker.messages("kept") == 0
     assert "nats-server does not answer; killing it" in caplog.text
+
+
+async def test_nobody_can_ask(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That this process may open no more files is no reason to kill the server."""
+    looks, greets = 0, nats._greets
+
+    async def look(port: int) -> bool:
+        nonlocal looks
+        looks += 1
+        return await greets(port)
+
+    async with running(EmbeddedConfig(tmp_path), EmbeddedTimers(look=0.05, unanswered=2)) as embedded:
+        pid = embedded.pid
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        monkeypatch.setattr(nats, "_greets", look)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            await eventually(lambda: looks >= 6 or embedded.pid != pid)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (embedded.pid, embedded.restarts) == (pid, 0)
+    assert "nats-server does not answer" not in caplog.text
+
+
+async def test_no_thread_to_look_at_the_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks that fail are followed by others, and told once."""
+    fails = iter([True] * 3)
+
+    def look(work: Callable[[], T], name: str) -> asyncio.Future[T]:
+        if next(fails, False):
+            raise RuntimeError("can't start new thread")
+        return in_thread(work, name)
+
+    monkeypatch.setattr(nats, "in_thread", look)
+    async with running(EmbeddedConfig(tmp_path), EmbeddedTimers(disk=0.01)) as embedded:
+        await eventually(lambda: embedded.disk.space is not None)
+    assert caplog.text.count("cannot look at the disk; trying again") == 1
 
 
 async def test_short_freezes_are_borne(tmp_path: Path) -> None:

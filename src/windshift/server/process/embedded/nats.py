@@ -25,6 +25,7 @@ from windshift.server.process.embedded.errors import EmbeddedError
 from windshift.server.process.embedded.inventory import Inventory
 from windshift.server.process.embedded.program import find_program
 from windshift.server.process.embedded.settings import Settings
+from windshift.server.telemetry.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ _LAUNCHER = Path(__file__).with_name("launch.py")
 _USER = "windshift"
 _LOOKS_PER_TRIAL = 4
 """So many looks at the disk while one file is written there."""
+_STILL_FAILING = 60.0
+"""Seconds between two log records that the disk cannot be looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,25 +334,33 @@ class EmbeddedNats:
     # Its disk
 
     async def _watch_disk(self) -> None:
-        """Look at the disk, and do what follows from what is seen."""
-        loop = asyncio.get_running_loop()
+        """Look at the disk again and again, also after a look that failed: there may be no thread for it."""
+        loop, throttle = asyncio.get_running_loop(), LogThrottle(_STILL_FAILING)
         while True:
-            looking = in_thread(self._look_at_disk, "windshift-disk")
-            await asyncio.wait([looking], timeout=self._timers.disk_timeout)
-            if not looking.done():
-                self._take_look(None, "", loop.time())
-                await asyncio.wait([looking])
             try:
-                space, failed = looking.result()
-            except OSError as error:
-                if error.errno not in TOO_MANY_OPEN_FILES:
-                    self._take_look(None, error.strerror or "", loop.time())
-            else:
-                self._take_look(space, failed, loop.time())
-                self._raise_limit(space)
-            if self.disk.worth_a_restart:
-                self._renew(loop.time())
+                await self._see_disk(loop)
+            except Exception:
+                if throttle.passes(loop.time()):
+                    log.exception("cannot look at the disk; trying again")
             await asyncio.sleep(self._timers.disk)
+
+    async def _see_disk(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look at the disk, and do what follows from what is seen."""
+        looking = in_thread(self._look_at_disk, "windshift-disk")
+        await asyncio.wait([looking], timeout=self._timers.disk_timeout)
+        if not looking.done():
+            self._take_look(None, "", loop.time())
+            await asyncio.wait([looking])
+        try:
+            space, failed = looking.result()
+        except OSError as error:
+            if error.errno not in TOO_MANY_OPEN_FILES:
+                self._take_look(None, error.strerror or "", loop.time())
+        else:
+            self._take_look(space, failed, loop.time())
+            self._raise_limit(space)
+        if self.disk.worth_a_restart:
+            self._renew(loop.time())
 
     def _look_at_disk(self) -> tuple[Space, str]:
         failed = self._failures.read()
@@ -405,11 +416,14 @@ class _EndedEarly(Exception):
 
 
 async def _greets(port: int) -> bool:
-    """Tell whether a NATS server answers on this port: it speaks first."""
+    """Tell whether a NATS server answers on this port: it speaks first.
+
+    That this process has too many files open to ask says nothing about the server, and counts as an answer.
+    """
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in TOO_MANY_OPEN_FILES
     try:
         return (await reader.read(5)) == b"INFO "
     except OSError:
