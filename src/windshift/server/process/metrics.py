@@ -55,7 +55,7 @@ class Outlet:
         self._collect = collect
         self._push = telemetry.metric_reader(collect)
         self._exposing: dict[str, asyncio.Task[Exposition]] = {}
-        self._formatter: asyncio.Future[_Formatter] | None = None
+        self._formatter: _Formatter | None = None
 
     @property
     def failures(self) -> int:
@@ -82,9 +82,8 @@ class Outlet:
 
     async def _expose(self, accept: str) -> Exposition:
         if self._formatter is None:
-            self._formatter = in_thread(_load_formatter, "metrics")
-        formatter = await self._formatter
-        return await formatter(await self._collect(), accept)
+            self._formatter = await in_thread(_load_formatter, "metrics")
+        return await self._formatter(await self._collect(), accept)
 
 
 _Formatter: TypeAlias = Callable[[Sequence[Family], str], Awaitable[Exposition]]

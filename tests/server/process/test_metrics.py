@@ -1,0 +1,34 @@
+"""Where the readings of a server go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from windshift.server.config import config_from_environment
+from windshift.server.process import metrics
+from windshift.server.process.metrics import Outlet
+from windshift.server.telemetry import instruments as i
+from windshift.server.telemetry.registry import Family
+from windshift.server.telemetry.signals import Telemetry
+
+
+async def test_a_scrape_after_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes the text is imported by the next scrape if the first one could not."""
+    fails, load = iter([True]), metrics._load_formatter
+
+    def load_once_more() -> Callable[..., Any]:
+        if next(fails, False):
+            raise OSError("too many open files")
+        return load()
+
+    async def collect() -> list[Family]:
+        return [Family(i.PUBLISHED, [((), 7)])]
+
+    monkeypatch.setattr(metrics, "_load_formatter", load_once_more)
+    outlet = Outlet(collect, Telemetry(config_from_environment({"HOME": "/"}).telemetry))
+    with pytest.raises(OSError, match="too many open files"):
+        await outlet.expose("")
+    assert b"windshift_events_published_total 7" in (await outlet.expose("")).body
