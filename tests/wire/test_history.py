@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.wire.burying import consumer
 from tests.wire.consuming import ensure_consumer, subscribed
 from tests.wire.looking import ask
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
+from windshift.server.admin import history
 from windshift.server.admin.history import History
 from windshift.server.process import app
 
@@ -139,6 +141,21 @@ def test_what_is_remembered_outlives_a_server(own_nats_server: NatsServer) -> No
         assert after.start.ToNanoseconds() - before.start.ToNanoseconds() <= 2e9
         count = len(after.values)
         wait_for(lambda: steps(client) > count)
+
+
+def test_a_clock_that_is_set_back(own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was seen before is forgotten, and what is seen from then on is told."""
+    with serving(own_nats_server) as client:
+        client.ensure_stream("S")
+        client.publish("S.a")
+        wait_for(lambda: last(client, "S", "EVENTS") == 1)
+        monkeypatch.setattr(history, "time", SimpleNamespace(time=lambda: time.time() - 3600))
+        client.publish("S.a")
+        wait_for(lambda: last(client, "S", "EVENTS") == 2)
+        count = steps(client)
+        wait_for(lambda: steps(client) > count)
+        start = told(client, streams=["S"])["S", "EVENTS"].start.ToSeconds()
+        assert start < time.time() - 3000
 
 
 def test_longer_steps(own_nats_server: NatsServer) -> None:

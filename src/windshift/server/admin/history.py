@@ -102,12 +102,15 @@ class History:
         self._gathering = gathering
         self._step = step
         self._loop = asyncio.get_running_loop()
+        self._forget()
+        gathering.answer("history", self._own)
+
+    def _forget(self) -> None:
         self._streams = Rings(MOST_STREAMS, len(STREAM_KINDS))
         self._consumers = Rings(MOST_CONSUMERS, len(CONSUMER_KINDS))
         self._asked_streams = _Asked(MOST_STREAMS)
         self._asked_consumers = _Asked(MOST_CONSUMERS)
         self._before = _Sample()
-        gathering.answer("history", self._own)
 
     # --- Asking -------------------------------------------------------------------------------------------
 
@@ -176,6 +179,8 @@ class History:
             rank = self._gathering.rank()
             moment = (rank + 0.5) / _LOOKING  # in the middle of its part of a step: they do not look at once
             await asyncio.sleep((moment - time.time() / self._step) % 1 * self._step)
+            if self._before.step >= self._now() + _SKEW:
+                self._forget()  # the clock was set back: until it is there again, none of it would be told
             began = self._loop.time()
             if rank >= _LOOKING or began < not_before or self._now() <= self._before.step:
                 continue
