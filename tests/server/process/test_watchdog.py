@@ -29,6 +29,9 @@ def spin():
     while True:
         pass
 
+def start(thread):
+    raise RuntimeError("can't start new thread")
+
 async def main():
     watchdog = Watchdog({limit}, lambda: print("ending", flush=True), tick=0.05, log_after=0.3)
     watchdog.start()
@@ -95,6 +98,14 @@ def test_logging_that_is_blocked() -> None:
     assert process.returncode == 70
     assert "logging is blocked" in err
     assert "in in_the_way" in err
+    assert out.splitlines()[-1] == "ending"
+
+
+def test_no_thread_to_log_in() -> None:
+    """A process that may start no more threads ends without a word."""
+    with program("threading.Thread.start = start; in_the_way()") as process:
+        out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (70, "")
     assert out.splitlines()[-1] == "ending"
 
 

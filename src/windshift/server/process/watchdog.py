@@ -105,7 +105,8 @@ class Watchdog:
 
     def _end(self, blocked: float) -> None:
         text = f"the event loop has been blocked for {blocked:g} s; ending the process, to be restarted"
-        _log(logging.CRITICAL, text, self._stacks())
+        with suppress(Exception):
+            _log(logging.CRITICAL, text, self._stacks())
         with suppress(Exception):
             self._before_end()
         os._exit(BLOCKED)
@@ -131,8 +132,11 @@ def _log(level: int, text: str, stacks: Stacks | None = None) -> None:
 
 
 def _done(work: Callable[[], object]) -> bool:
-    """Do something in a thread; return whether it finished in time."""
+    """Do something in a thread; return whether there could be one, and it finished in time."""
     thread = threading.Thread(target=work, name="watchdog's log", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
     thread.join(_LOGGING)
     return not thread.is_alive()
