@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 from google.protobuf.message import Message
 
+import windshift.rpc.server as server_module
 from windshift.rpc import ConnectionOptions, ServerCall, ServerOptions, StatusCode
 from windshift.rpc.connection import SEND_QUEUE_MARK
 from windshift.rpc.server_connection import ServerConnection
@@ -456,3 +457,24 @@ def test_the_timers_of_production() -> None:
     assert max(connection.handshake_timeout, options.first_request_timeout) + options.tick_interval <= 15
     assert connection.keepalive_interval + connection.keepalive_timeout + 3 * options.tick_interval <= 45
     assert options.request_timeout + options.tick_interval <= 35
+
+
+async def test_connections_are_looked_at_in_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of calls would take too long for one; those that are too slow are ended all the same."""
+    monkeypatch.setattr(server_module, "_LOOK_SLICE", 0.0)
+    tick, turn, looks = ServerConnection.tick, 0, list[int]()
+
+    def look(connection: ServerConnection, now: float) -> None:
+        looks.append(turn)
+        tick(connection, now)
+
+    async with serving(server_options(first_request_timeout=0.1), unary_call=echo) as running:
+        peers = [await running.peer() for _ in range(5)]
+        await eventually(lambda: running.server.connections == 5)
+        monkeypatch.setattr(ServerConnection, "tick", look)
+        while running.server.connections:
+            await asyncio.sleep(0)
+            turn += 1
+        assert len(set(looks)) == len(looks) >= 5
+        for peer in peers:
+            await peer.closed()

@@ -7,12 +7,12 @@ import logging
 import socket
 import ssl as tls
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from inspect import CORO_CREATED, getcoroutinestate
-from time import thread_time
-from typing import Any
+from time import perf_counter, thread_time
+from typing import Any, NamedTuple
 
 from . import proxy_protocol
 from .admission import NoPlace, Places, Slot, includes
@@ -25,6 +25,19 @@ from .tls import handshake_failure
 from .turns import CONNECTION_COST, MOST_OF_REFUSAL, Turns
 
 _log = logging.getLogger(__name__)
+
+
+_LOOK_SLICE = 0.0005
+"""Seconds in a turn of the event loop that looking at connections takes, about."""
+
+
+class _Held(NamedTuple):
+    """What a connection makes the server hold, see ``ServerConnection.holds``."""
+
+    connection: ServerConnection
+    held: int
+    stuck: int
+    idle: float
 
 
 class Server:
@@ -62,7 +75,7 @@ class Server:
         self._beginning: dict[asyncio.Task[None], Callable[[], None]] = {}  # handshakes, and what ends them
         self._connections: set[ServerConnection] = set()
         self._sockets: set[ServerConnection] = set()  # and those that are over, but not yet closed
-        self._ticker: asyncio.TimerHandle | None = None
+        self._ticker: asyncio.Handle | None = None
         self._idle, self._closed = asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._closed.set()
@@ -191,29 +204,36 @@ class Server:
             raise
 
     def _tick(self) -> None:
-        now = self._loop.time()
-        for connection in list(self._connections):
+        """Look at all connections, and at what they hold."""
+        self._look_at(iter(list(self._connections)), [])
+
+    def _look_at(self, connections: Iterator[ServerConnection], seen: list[_Held]) -> None:
+        """Look at some of them in each turn of the event loop: thousands of calls take a while."""
+        now, began = self._loop.time(), perf_counter()
+        for connection in connections:
             connection.tick(now)
-        if self.options.max_held is not None:
-            self._drop_holders()
+            if connection in self._connections:
+                seen.append(_Held(connection, *connection.holds(now)))
+            if perf_counter() - began > _LOOK_SLICE:
+                self._ticker = self._loop.call_soon(self._look_at, connections, seen)
+                return
+        self._drop_holders(seen)
         self.places.forget()
         self._ticker = self._loop.call_later(self.options.tick_interval, self._tick)
 
     def answered(self, size: int) -> None:
         """Take note of a large answer, which its client may leave unread; called by connections."""
         if self.holding.answered(size):
-            self._loop.call_soon(self._drop_holders)
+            self._loop.call_soon(self._look_who_reads)
 
-    def _drop_holders(self) -> None:
+    def _look_who_reads(self) -> None:
+        now = self._loop.time()
+        self._drop_holders([_Held(connection, *connection.holds(now)) for connection in self._connections])
+
+    def _drop_holders(self, seen: Sequence[_Held]) -> None:
         """Drop those who make the server hold memory for nothing, as far as needed."""
-        now, held = self._loop.time(), 0
-        holders = []
-        for connection in self._connections:
-            of_it, stuck, idle = connection.holds(now)
-            held += of_it
-            if stuck:
-                holders.append(Holder(connection, stuck, idle))
-        gone = self.holding.who_goes(held, holders)
+        holders = [Holder(each.connection, each.stuck, each.idle) for each in seen if each.stuck]
+        gone = self.holding.who_goes(sum(each.held for each in seen), holders)
         for each in gone:
             each.who.http2.abort()
         if gone:
