@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from tests.support.cutting_proxy import CuttingProxy
 from tests.support.nats_server import NatsServer
 from tests.support.ports import new_port
 from windshift import protos
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.protos import test
-from windshift.rpc import RpcError, StatusCode
-from windshift.sdk import calling
+from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode
+from windshift.sdk import calling, channels
 from windshift.sdk.client import caller_of
 from windshift.sdk.retry import Again
 from windshift.sdk.runtime import subscription
@@ -141,6 +144,100 @@ async def test_the_next_server_is_used_when_one_is_away(server: str, unique: Cal
     for _ in range(4):  # the order is random
         async with ws.connect(f"{closed_port()},{server}", namespace=unique()) as client:
             assert [stream async for stream in client.streams.list()] == []
+
+
+class StuckServer:
+    """Takes events, and does not answer."""
+
+    def __init__(self) -> None:
+        self.taken = asyncio.Event()
+
+    async def publish(self, request: pb.PublishEventRequest, call: ServerCall) -> pb.PublishEventResponse:
+        """Take one."""
+        self.taken.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize("sent", [False, True])
+async def test_calls_go_on_when_another_server_is_used(
+    server: str, unique: Callable[[], str], monkeypatch: pytest.MonkeyPatch, sent: bool
+) -> None:
+    """What waited for the connection, or for an answer, is asked of the next server."""
+    monkeypatch.setattr(channels.random, "sample", lambda targets, _: list(targets))
+    namespace, stuck = unique(), StuckServer()
+    async with ws.connect(server, namespace=namespace) as other:
+        await other.streams.ensure("s", subjects=["s.>"])
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        first = Server([Service(pb.DESCRIPTOR.services_by_name["EventsService"], stuck)])
+        port = (await first.listen("127.0.0.1", 0))[1] if sent else silent.getsockname()[1]
+        async with ws.connect(f"127.0.0.1:{port},{server}", namespace=namespace, timeout=60) as client:
+            publishing = [
+                asyncio.create_task(client.publish("s.x", StringValue(), key=key)) for key in ("key", None)
+            ]
+            channel = caller_of(client).channels().for_calls()
+            await until(stuck.taken.is_set if sent else lambda: channel.connections)
+            caller_of(client).channels().unreachable(channel)
+            await channel.close()
+            keyed, plain = await asyncio.gather(*publishing, return_exceptions=True)
+        first.close()
+    assert isinstance(keyed, ws.PublishReceipt)
+    assert isinstance(plain, ws.OutcomeUnknown if sent else ws.PublishReceipt)
+
+
+async def test_a_server_that_is_gone_without_a_word_is_noticed(
+    proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while no call waits: those that come now and then would be sent to nobody."""
+    connection = replace(channels.OPTIONS.connection, keepalive_interval=0.3, keepalive_timeout=0.3)
+    monkeypatch.setattr(
+        channels, "OPTIONS", replace(channels.OPTIONS, connection=connection, tick_interval=0.1)
+    )
+    async with ws.connect(address_of(proxy)) as client:
+        await client.ready(LIMIT)
+        channel = caller_of(client).channels().for_calls()
+        proxy.frozen = True
+        await until(lambda: not channel.connections)
+        proxy.frozen = False
+        await client.ready(LIMIT)
+
+
+async def test_no_token_for_a_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that may have been done is in doubt then, and a read says what it lacks."""
+    tokens = [ws.Token("one"), ws.Token("two")]
+    async with ws.connect(closed_port(), token=tokens.pop) as client:
+        caller = caller_of(client)
+
+        async def unary(*_: object, metadata: Any, **__: object) -> None:
+            caller._credentials.refused(metadata)
+            raise RpcError(StatusCode.UNAVAILABLE, "cut")
+
+        monkeypatch.setattr(caller.channels().for_calls(), "unary", unary)
+        with pytest.raises(ws.OutcomeUnknown, match="stored or not: the token function failed"):
+            await client.publish("a.b", StringValue(), key="key", timeout=LIMIT)
+        tokens.append(ws.Token("three"))
+        with pytest.raises(ws.TokenUnavailable):
+            await client.streams.get("a")
+
+
+async def test_a_call_ends_with_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waits to be repeated makes no new connection."""
+    waits, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def pause(*_: object) -> None:
+        waits.set()
+        await goes_on.wait()
+
+    monkeypatch.setattr(calling, "_pause", pause)
+    client = ws.connect(closed_port(), timeout=LIMIT)
+    publishing = asyncio.create_task(client.publish("a.b", StringValue()))
+    await waits.wait()
+    before = caller_of(client).channels()
+    await client.close()
+    goes_on.set()
+    with pytest.raises(ws.ClientClosed):
+        await publishing
+    assert before._calls is None
 
 
 async def test_no_server_is_an_error_at_the_deadline() -> None:
@@ -297,6 +394,47 @@ def test_another_loop_is_refused_at_once(server: str) -> None:
         first.run(use())
         second.run(use_again())
         first.run(client.close())
+
+
+async def test_watches_go_on_when_there_is_a_token_again(
+    proxy: CuttingProxy, server: str, unique: Callable[[], str]
+) -> None:
+    """An issuer that is away while a watch is opened, or opened again, does not end it."""
+    namespace, tokens = unique(), ["one"]
+    asked = 0
+
+    async def fetch() -> ws.Token:
+        nonlocal asked
+        asked += 1
+        return ws.Token(tokens[0])
+
+    async with (
+        ws.connect(address_of(proxy), namespace=namespace, token=fetch) as client,
+        ws.connect(server, namespace=namespace) as writing,
+    ):
+        store = await writing.stores.ensure("t", StringValue)
+        watched = client.store("t", StringValue).watch()
+        assert isinstance(await anext(watched), ws.CaughtUp)
+        tokens.clear()
+        credentials = caller_of(client)._credentials
+        credentials.refused(await credentials.pairs())
+        asked = 0
+        change = asyncio.ensure_future(anext(watched))
+        port = int(address_of(proxy).rpartition(":")[2])
+        await proxy.stop()
+        await until(lambda: asked > 1)
+        letter = asyncio.ensure_future(anext(client.dead_letters.watch(stream="s", existing=True)))
+        asked = 0
+        await until(lambda: asked > 2)
+        await proxy.start(port)
+        tokens.append("two")
+        await store.set("k", StringValue(value="v"))
+        stream = await writing.streams.ensure("s", subjects=["s.>"])
+        consumer = await stream.consumers.ensure("c", start=ws.START)
+        await writing.publish("s.x", StringValue())
+        async with consumer.running(lambda delivery: delivery.dead_letter()), asyncio.timeout(LIMIT):
+            assert isinstance(found := await change, ws.Revision)
+            assert (found.key, (await letter).event.id) == ("k", 1)
 
 
 async def test_a_watch_goes_on_behind_the_last_change(

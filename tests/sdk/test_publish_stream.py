@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
@@ -85,12 +86,14 @@ def _no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def connected(service: OlderServer, timeout: float = 20) -> AsyncIterator[ws.Client]:
+async def connected(
+    service: OlderServer, timeout: float = 20, token: Path | None = None
+) -> AsyncIterator[ws.Client]:
     """Run a server, and connect to it."""
     server = Server([Service(SERVICE, service)])
     _, port = await server.listen("127.0.0.1", 0)
     try:
-        async with ws.connect(f"127.0.0.1:{port}", timeout=timeout) as client:
+        async with ws.connect(f"127.0.0.1:{port}", timeout=timeout, token=token) as client:
             yield client
     finally:
         server.close()
@@ -284,8 +287,15 @@ async def test_server_that_refuses_the_call() -> None:
         assert service.calls < 50
 
 
-async def test_silent_server() -> None:
-    """An event whose result does not come in time is in doubt; then the call ends."""
+@pytest.mark.parametrize("has_token", [False, True])
+async def test_silent_server(tmp_path: Path, has_token: bool) -> None:
+    """An event whose result does not come in time is in doubt; then the call ends.
+
+    No token is fetched for that: there would be none in time.
+    """
+    token = tmp_path / "token" if has_token else None
+    if token is not None:
+        token.write_text("token")
 
     async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
         call.begin_response()
@@ -296,7 +306,7 @@ async def test_silent_server() -> None:
         await asyncio.Event().wait()
 
     service = ScriptedServer(script)
-    async with connected(service, timeout=3) as client:
+    async with connected(service, timeout=3, token=token) as client:
         out = client.publisher()
         await (await out.send("a", Text()))
         sent = [await out.send("a", Text(), key=key) for key in (None, "key")]

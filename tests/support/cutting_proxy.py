@@ -12,6 +12,7 @@ class CuttingProxy:
 
     Attributes:
         cuts: connections that were cut.
+        frozen: whether nothing is passed on, as if the machine were gone.
     """
 
     def __init__(self, port: int) -> None:
@@ -20,6 +21,7 @@ class CuttingProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.cuts = 0
+        self.frozen = False
 
     @property
     def url(self) -> str:
@@ -48,6 +50,8 @@ class CuttingProxy:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: str) -> None:
         try:
             while data := await reader.read(65_536):
+                if self.frozen:
+                    continue
                 left = self._left.get(direction)
                 if left is not None and len(data) >= left:
                     self._left = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from windshift import protos
-from windshift.rpc import Channel, ClientCall, RpcError, StatusCode
+from windshift.rpc import Channel, ChannelClosed, ClientCall, RpcError, StatusCode
 
 from .channels import Channels
 from .credentials import Pairs
@@ -29,7 +30,7 @@ from .errors import (
 )
 from .names import Names
 from .payloads import Payloads
-from .retry import Known, Raise, Repeat, decide, known
+from .retry import Known, Raise, Repeat, decide, known, outcome_unknown
 from .settings import Settings
 from .tracing import tracing
 
@@ -38,6 +39,7 @@ M = TypeVar("M", bound=Message)
 
 NOT_SENT: Final = "a client, and what comes of it, cannot be sent to another process: connect there"
 _ELSEWHERE = "a client belongs to the event loop and the process of its first call"
+_log = logging.getLogger("windshift")
 _of_other_processes: list[object] = []  # connections of the parent: nothing of them may be closed here
 
 
@@ -116,13 +118,13 @@ class Caller:
         last: RpcError | None = None
         while True:
             attempt += 1
-            pairs = self._credentials.current
-            if pairs is None:
-                pairs = await self._pairs(deadline - clock())
-            channel = channels.for_calls()
-            metadata = pairs if self.tracing is None else pairs + self.tracing.context()
             error = failed if attempt == 1 else None
+            pairs = self._credentials.current
+            if pairs is None and error is None:
+                pairs = await self._pairs(deadline - clock(), doubt=doubt and repeat is not Repeat.READ)
+            channel, pairs = channels.for_calls(), pairs or ()
             if error is None:
+                metadata = pairs if self.tracing is None else pairs + self.tracing.context()
                 left = deadline - clock()
                 try:
                     return await channel.unary(method, request, response, timeout=left, metadata=metadata)
@@ -139,20 +141,30 @@ class Caller:
                 return response()
             if self._closed:
                 raise ClientClosed("the client is closed") from error
-            self._note(channel, error)
+            error = self._note(channel, error)
             decision = decide(repeat, error, attempt, deadline - clock(), doubt=doubt)
             if isinstance(decision, Raise):
                 raise decision.error from error
             doubt = doubt or known(error) is not Known.NOTHING_HAPPENED
             await _pause(channels.for_calls(), error, decision.delay)
 
-    async def _pairs(self, left: float) -> Pairs:
-        """Fetch the metadata with the token, in the time that a call has left."""
+    async def _pairs(self, left: float, *, doubt: bool) -> Pairs:
+        """Fetch the metadata with the token, in the time that a call has left.
+
+        Args:
+            left: seconds.
+            doubt: whether the call, which writes, may have been done before.
+        """
         try:
-            async with asyncio.timeout(left):
-                return await self._credentials.pairs()
-        except TimeoutError as error:
-            raise TokenUnavailable("there was no token in time") from error
+            try:
+                async with asyncio.timeout(left):
+                    return await self._credentials.pairs()
+            except TimeoutError as error:
+                raise TokenUnavailable("there was no token in time") from error
+        except TokenUnavailable as error:
+            if doubt:
+                raise outcome_unknown(error) from error
+            raise
 
     @asynccontextmanager
     async def stream(self, request: type[Message], response: type[M]) -> AsyncIterator[ClientCall[M]]:
@@ -172,13 +184,16 @@ class Caller:
                     self._credentials.refused(pairs)
                 raise
 
-    async def reopen(self, error: RpcError, attempt: int) -> None:
+    async def reopen(self, error: RpcError | TokenUnavailable, attempt: int) -> None:
         """Wait before a long-lived call that reads is opened again, or raise what ended it for good.
 
         Args:
             error: how it ended.
             attempt: how often it has since it last told something, from 1.
         """
+        if isinstance(error, TokenUnavailable):
+            _log.warning("a call is not opened: %s", error)
+            error = RpcError(StatusCode.UNAVAILABLE, error.message)
         if error.code is StatusCode.UNAUTHENTICATED and self.renewable and attempt == 1:
             return
         decision = decide(Repeat.READ, error, attempt, float("inf"), doubt=False)
@@ -282,9 +297,14 @@ class Caller:
         if self._channels is not None and os.getpid() == self._process:
             self._channels.abort()
 
-    def _note(self, channel: Channel, error: RpcError) -> None:
+    def _note(self, channel: Channel, error: RpcError) -> RpcError:
+        """Use another server if this one cannot be reached; return how the call ended for who makes it."""
         if self._channels is not None and error.code is StatusCode.UNAVAILABLE:
             self._channels.unreachable(channel)
+        if not isinstance(error, ChannelClosed):
+            return error
+        given_up = RpcError(StatusCode.UNAVAILABLE, f"the server {channel.target} was given up for another")
+        return given_up if error.sent else given_up.unsent()
 
 
 async def _pause(channel: Channel, error: RpcError, delay: float) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from windshift.rpc import Channel, ChannelOptions, ChannelState, ConnectionOptions
 
+from .errors import ClientClosed
+
 STREAMS_PER_CONNECTION = 100
 """A server takes 256 calls per connection; beside so many streams, calls would wait for each other."""
 
@@ -21,6 +23,7 @@ OPTIONS = ChannelOptions(
     backoff_initial=0.1,
     backoff_maximum=1.0,  # a server that is up for a second between restarts is met well within a deadline
     max_connections=2,
+    keepalive_without_calls=True,  # calls that come now and then would not notice that their server is gone
     user_agent="windshift-python",
     max_message_size=65 * 1024 * 1024,  # NATS stores events of 64 MiB at most
 )
@@ -38,6 +41,7 @@ class Channels:
         self._streams: dict[Channel, int] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._failing: set[str] = set()
+        self._closed = False
 
     def for_calls(self) -> Channel:
         """Return the channel that calls share."""
@@ -65,6 +69,7 @@ class Channels:
 
     async def close(self, grace: float) -> None:
         """Take no more calls, let running ones finish for `grace` seconds, and disconnect."""
+        self._closed = True
         channels = [*self._streams, *([self._calls] if self._calls else [])]
         self._calls = None
         self._streams.clear()
@@ -72,12 +77,15 @@ class Channels:
 
     def abort(self) -> None:
         """Disconnect at once."""
+        self._closed = True
         for channel in [*self._streams, *([self._calls] if self._calls else [])]:
             channel.abort()
         self._calls = None
         self._streams.clear()
 
     def _open(self) -> Channel:
+        if self._closed:  # while who asks has waited for something
+            raise ClientClosed("the client is closed")
         target = self._targets[self._next]
 
         def on_state(state: ChannelState) -> None:

@@ -13,6 +13,7 @@ from windshift.protos import deadletters
 from windshift.rpc import RpcError
 
 from .calling import Caller, pages
+from .errors import TokenUnavailable
 from .events import Event
 from .payloads import type_name
 from .retry import Repeat
@@ -294,7 +295,7 @@ class DeadLetters:
                                 response.dead_letter, self._caller, selection.kind, response.position
                             )
                     return
-            except RpcError as error:
+            except (RpcError, TokenUnavailable) as error:
                 attempt += 1
                 await self._caller.reopen(error, attempt)
 

@@ -84,7 +84,7 @@ def decide(repeat: Repeat, failure: RpcError, attempt: int, left: float, *, doub
     if repeated and delay < left:
         return Again(delay)
     if repeat is not Repeat.READ and (in_doubt or (doubt and repeated)):
-        return Raise(_outcome_unknown(failure))
+        return Raise(outcome_unknown(from_rpc(failure)))
     return Raise(from_rpc(failure))
 
 
@@ -93,7 +93,10 @@ def _delay(attempt: int) -> float:
     return longest * (1 - _JITTER * random.random())
 
 
-def _outcome_unknown(failure: RpcError) -> OutcomeUnknown:
-    error = from_rpc(failure)  # what it says to do is not for who does not know what happened
+def outcome_unknown(error: WindshiftError) -> OutcomeUnknown:
+    """Return what is raised in place of an error that says that nothing happened, where that is not known.
+
+    What that says to do is not for who does not know what happened.
+    """
     message = f"the write may have been stored or not: {error.message}"
     return OutcomeUnknown(message, reason=error.reason, metadata=error.metadata, code=error.code)

@@ -17,7 +17,7 @@ from windshift.protos import state
 from windshift.rpc import RpcError, StatusCode
 
 from .calling import Caller, pages
-from .errors import Conflict, OutcomeUnknown
+from .errors import Conflict, OutcomeUnknown, TokenUnavailable
 from .events import CaughtUp
 from .retry import Repeat
 from .times import Seconds, duration, moment, moment_of
@@ -302,7 +302,7 @@ class Store(Generic[T]):
                             warned = True
                             yield CaughtUp()
                     return
-            except RpcError as error:
+            except (RpcError, TokenUnavailable) as error:
                 attempt += 1
                 await self._caller.reopen(error, attempt)
 
