@@ -164,7 +164,7 @@ async def test_calls_go_on_when_another_server_is_used(
     server: str, unique: Callable[[], str], monkeypatch: pytest.MonkeyPatch, sent: bool
 ) -> None:
     """What waited for the connection, or for an answer, is asked of the next server."""
-    monkeypatch.setattr(channels.random, "sample", lambda targets, _: list(targets))
+    monkeypatch.setattr("windshift.sdk.channels.random.sample", lambda targets, _: list(targets))
     namespace, stuck = unique(), StuckServer()
     async with ws.connect(server, namespace=namespace) as other:
         await other.streams.ensure("s", subjects=["s.>"])

@@ -18,6 +18,7 @@ from tests.support.cutting_proxy import CuttingProxy
 from tests.support.ports import new_port
 from tests.support.windshift_process import windshift
 from windshift.protos import state, test
+from windshift.sdk.client import caller_of
 
 Text = test.StringValue
 LIMIT = 30.0
@@ -395,6 +396,47 @@ async def test_a_cancelled_run_drains(client: ws.Client) -> None:
         task.cancel()
         await asyncio.wait([task])
     assert (finished, (await consumer.info()).settled_to) == ([1], 1)
+
+
+async def test_a_stop_tells_what_was_decided_while_there_was_no_server(
+    server: str, unique: Callable[[], str]
+) -> None:
+    """A stop while the call is broken waits within its grace for the next one, which takes the verdicts."""
+    proxy = CuttingProxy(int(server.rpartition(":")[2]))
+    await proxy.start()
+    begun, go_on, handled = asyncio.Semaphore(0), asyncio.Event(), asyncio.Semaphore(0)
+
+    async def handle(_: ws.Delivery[Any]) -> None:
+        begun.release()
+        await go_on.wait()
+        handled.release()
+
+    space, port = unique(), int(proxy.url.rpartition(":")[2])
+    async with (
+        ws.connect(server, namespace=space) as direct,
+        ws.connect(f"127.0.0.1:{port}", namespace=space) as client,
+        asyncio.timeout(3 * LIMIT),
+    ):
+        consumer = await worker(direct)
+        await direct.publish_many(texts(3), subject="s.x")
+        running = client.stream("s").consumer("w").run(handle, grace=2 * LIMIT, linger=LIMIT)
+        task = asyncio.create_task(running)
+        for _ in range(3):
+            await begun.acquire()
+        await proxy.stop()
+        with caller_of(client).channels().for_stream() as channel:
+            while channel.connections:  # noqa: ASYNC110 -- it tells nobody
+                await asyncio.sleep(0.01)
+            go_on.set()
+            for _ in range(3):
+                await handled.acquire()
+            task.cancel()
+            while not (channel.last_failure or task.done()):  # noqa: ASYNC110 -- nor does that
+                await asyncio.sleep(0.01)
+        await proxy.start(port)
+        await asyncio.wait({task})
+        assert (await consumer.info()).settled_to == 3
+    await proxy.stop()
 
 
 async def test_what_another_call_would_meet_too_ends_a_subscription(client: ws.Client) -> None:

@@ -49,3 +49,35 @@ async def test_events_that_were_settled_too_late_are_counted(caplog: pytest.LogC
         "299 more events of orders were settled too late in the last 5 s",
         first,
     ]
+
+
+async def test_a_delivery_that_was_settled_by_hand_gives_its_place_back_once() -> None:
+    """Also if its handler is cancelled while it waits for the confirmation."""
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        await delivery.ack()
+
+    subscription = Subscription(FakeCaller(), "orders", "accounting", handle, Handling(concurrency=1))
+    job, _ = subscription.jobs.deliver(events.Event(id=1), 1, 0.0)
+    subscription.arrived(job)
+    subscription.begin()
+    await asyncio.sleep(0)
+    assert job.verdict == ws.Verdict(ws.Outcome.ACK)
+    subscription._gives_up = True  # as `stop` does after its grace
+    (task,) = subscription._tasks.values()
+    task.cancel()
+    await asyncio.wait({task}, timeout=30)
+    assert subscription._running == 0
+
+
+async def test_a_stop_does_not_wait_for_what_was_lost() -> None:
+    """A delivery that waits for its turn may be somebody else's by now."""
+    subscription = Subscription(FakeCaller(), "orders", "accounting", lambda _: None, Handling())
+    job, _ = subscription.jobs.deliver(events.Event(id=1), 1, 0.0)
+    subscription.arrived(job)
+    stopping = asyncio.create_task(subscription.stop(600))
+    await asyncio.sleep(0)
+    subscription.lost(job)
+    subscription.begin()
+    async with asyncio.timeout(30):
+        await stopping

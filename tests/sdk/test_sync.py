@@ -21,6 +21,7 @@ import pytest
 import windshift as ws
 from windshift import sdk
 from windshift.protos import test
+from windshift.sdk import facade
 
 Text = test.StringValue
 STUB = Path(sdk.__file__).with_name("sync.pyi")
@@ -355,6 +356,19 @@ def test_the_process_ends_whatever_is_open(server: str, unique: Callable[[], str
         ws.sync.shared()
     """
     assert output(program(server, unique(), code)) == ""
+
+
+async def test_who_gives_up_a_receipt_is_told_nothing() -> None:
+    """Nor is the program: the event may be stored later all the same."""
+    told: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    inside = loop.create_future()
+    receipt = facade._future(inside)
+    assert receipt.cancel()
+    inside.set_result(1)
+    await asyncio.sleep(0)
+    assert told == []
 
 
 def test_signals_are_left_alone() -> None:

@@ -173,6 +173,8 @@ def _future(inside: asyncio.Future[Any]) -> Future[Any]:
     def done(inside: asyncio.Future[Any]) -> None:
         if inside.cancelled():
             future.cancel()
+        elif not future.set_running_or_notify_cancel():
+            pass  # nobody waits for it any more
         elif (error := inside.exception()) is not None:
             future.set_exception(error)
         else:

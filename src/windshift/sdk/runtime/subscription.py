@@ -155,10 +155,11 @@ class Subscription:
                     waiter.exception()  # nobody may be waiting any more
             if self._threads is not None:
                 self._threads.shutdown(wait=False)
+            self._quieten()
 
     async def _calls(self) -> None:
         number, pause, refused = 0, _FIRST_PAUSE, False
-        while not self._settling and (self.busy or not self._stopping.is_set()):
+        while not self._settling and (not self._stopping.is_set() or self.busy):
             number += 1
             if self._metrics is not None and number > 1:
                 self._metrics.reconnected()
@@ -247,6 +248,7 @@ class Subscription:
             self._waiting.popleft()
             if self.jobs.current(job):
                 self._start(job)
+        self._quieten()
 
     def _start(self, job: Job) -> None:
         job.started = True
@@ -288,11 +290,11 @@ class Subscription:
                 await handle(handler, delivery, threaded=self._threaded)
         except asyncio.CancelledError as error:
             if not job.expired and self._is_ending:
-                self._leave()  # the event is released with the call
+                self._leave(job)  # the event is released with the call
                 raise
             raised = TimeoutError("took longer than max_lease") if job.expired else error
         except (KeyboardInterrupt, SystemExit):
-            self._leave()  # the process ends, and its events are released
+            self._leave(job)  # the process ends, and its events are released
             raise
         except BaseException as error:  # noqa: BLE001 -- whatever a handler raises is a verdict
             raised = error
@@ -330,8 +332,10 @@ class Subscription:
         finally:
             self._in_threads.discard(job)
 
-    def _leave(self) -> None:
-        """Give a place back."""
+    def _leave(self, job: Job) -> None:
+        """Give a job's place back, unless it was when it was settled by hand."""
+        if job.verdict is not None:
+            return
         self._running -= 1
         if self._metrics is not None:
             self._metrics.ended()
@@ -339,10 +343,10 @@ class Subscription:
     def _decide(self, job: Job, verdict: Verdict) -> None:
         if job.verdict is not None:
             return
+        self._leave(job)
         job.verdict = verdict
         if self._metrics is not None:
             self._metrics.decided(verdict)
-        self._leave()
         if not self.jobs.current(job):
             self._over(job, LeaseLost(job.id))  # its id means another event now, or somebody else has it
         elif job.call == 0 and verdict.outcome is Outcome.RETRY and not job.token:
@@ -438,11 +442,13 @@ class Subscription:
 
     @property
     def busy(self) -> bool:
-        """Whether something is being handled, or waits for it."""
-        return bool(self._running or self._waiting)
+        """Whether something is being handled, or waits for it, or is decided and waits for the next call."""
+        if self._running or self._waiting:
+            return True
+        return any(job.token and not job.call and job.verdict is not None for job in self.jobs)
 
     def _quieten(self) -> None:
-        if not (self._running or self._waiting):
+        if self._ended_for_good or (self._stopping.is_set() and not self.busy):
             self._quiet.set()
 
     async def stop(self, grace: float) -> None:
