@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -9,14 +10,19 @@ import re
 import select
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
+import windshift as ws
 from tests.cli.conftest import TEXT, Cli
 from tests.support.windshift_process import wait_for
+from windshift.cli.options import Options
 from windshift.cli.output import width
+from windshift.cli.session import Session
+from windshift.protos import test
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -732,7 +738,7 @@ def test_ctrl_c_ends_long_work_in_good_order(cli: Cli) -> None:
 
 
 def test_sigterm_ends_long_work_in_good_order(cli: Cli) -> None:
-    """As Ctrl-C does: what was begun is cleaned up. Where a question waits, it ends the program at once."""
+    """As Ctrl-C does: what was begun is cleaned up, and a question is answered with nothing."""
     shown, code = in_terminal(
         cli, "bench", "publish", "--count", "10000000", interrupt="published ", by=signal.SIGTERM
     )
@@ -740,7 +746,7 @@ def test_sigterm_ends_long_work_in_good_order(cli: Cli) -> None:
     assert "Traceback" not in shown
     assert cli("streams", "ls", "-o", "json").json == []
     cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
-    assert in_terminal(cli, "streams", "rm", "orders", interrupt="[y/N]", by=signal.SIGTERM)[1] == -15
+    assert in_terminal(cli, "streams", "rm", "orders", interrupt="[y/N]", by=signal.SIGTERM)[1] == 143
 
 
 def test_a_bench_beside_another(cli: Cli) -> None:
@@ -749,6 +755,57 @@ def test_a_bench_beside_another(cli: Cli) -> None:
     refused = cli("bench", "publish", "--count", "1", code=4).err
     assert "there is a stream 'windshift-bench' already; does another bench run?" in refused
     assert "windshift-bench" in cli("streams", "ls").out
+
+
+async def test_a_question_does_not_keep_the_connection_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop runs until somebody answers, so that the server hears of us."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "wb", buffering=0) as keyboard, os.fdopen(theirs) as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        late = threading.Timer(20, keyboard.write, (b"n\n",))
+        late.start()
+        asyncio.get_running_loop().call_later(0.1, keyboard.write, b"y\n")
+        await Session(Options()).confirm("would go")
+        late.cancel()
+
+
+def test_a_bench_that_fails(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what failed first as other commands do, whether that is a publish or the subscription."""
+    publish = ws.Client.publish
+
+    async def fail(*_: object) -> None:
+        raise ws.BrokerUnavailable("no leader", reason="BROKER_UNAVAILABLE")
+
+    async def delete_the_consumer(client: ws.Client, subject: str, message: object) -> None:
+        await publish(client, subject, message)
+        await client.stream("windshift-bench").consumer("bench").delete()
+
+    monkeypatch.setattr(ws.Client, "publish", fail)
+    for command in ("publish", "latency"):
+        failed = cli("bench", command, "--count", "10", "-o", "json", code=5)
+        assert json.loads(failed.err)["error"]["reason"] == "BROKER_UNAVAILABLE"
+    monkeypatch.setattr(ws.Client, "publish", delete_the_consumer)
+    assert "CONSUMER_NOT_FOUND" in cli("bench", "latency", "--count", "10", code=3).err
+    assert cli("streams", "ls", "-o", "json").json == []
+
+
+def test_what_is_stored_while_a_tail_begins_is_shown_once(
+    orders: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest events end where those begin that are followed."""
+    info = ws.Stream.info
+
+    async def info_and_more(stream: ws.Stream) -> ws.StreamInfo:
+        found = await info(stream)
+        await stream.events.delete(3)
+        orders_of = ws.connect(orders.environment["WINDSHIFT_ADDRESS"], namespace=orders.namespace)
+        async with orders_of as client:
+            await client.publish("orders.x", test.StringValue(value="later"))
+        return found
+
+    monkeypatch.setattr(ws.Stream, "info", info_and_more)
+    shown = orders("tail", "orders", "-n", "2", "-o", "jsonl").lines
+    assert [event["id"] for event in shown] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,24 @@ async def test_what_cannot_be_run(
     assert text in run.log
 
 
+@pytest.mark.parametrize("error", ["BrokenPipeError()", "ConnectionRefusedError('no database')"])
+@pytest.mark.parametrize("place", ["lifespan", "module"])
+async def test_an_app_that_fails_as_a_file_does(run: Run, error: str, place: str) -> None:
+    """It is not taken for output that nobody reads, or that cannot be written."""
+    lifespan = "    yield\n" if place == "module" else f"    raise {error}\n    yield\n"
+    run.write(
+        "from contextlib import asynccontextmanager\n\n@asynccontextmanager\nasync def lifespan(app):\n"
+        f"{lifespan}\napp = ws.App('shop', lifespan=lifespan)\n"
+        "consumer = app.consumer(app.stream('s', subjects=['s.>']), 'w', start=ws.START)\n"
+        + HANDLE
+        + (f"raise {error}\n" if place == "module" else "")
+    )
+    run.start()
+    assert await run.ended() == 1
+    assert "shop.py" in run.log
+    assert error.partition("(")[0] in run.log.splitlines()[-1]
+
+
 async def test_denied_ends_it(run: Run) -> None:
     """What waiting will not mend is told in a line, with status 1."""
     run.write(HANDLE + "app.consumer(app.stream('x', ensure='never'), 'y', ensure='never').on(handle)\n")

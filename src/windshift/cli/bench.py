@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import click
@@ -53,6 +53,15 @@ def _payload(size: int) -> Any:
     return test.StringValue(value="x" * max(0, size - 4))
 
 
+@contextmanager
+def _told_alone() -> Iterator[None]:
+    """Raise what failed first in a group of tasks: a command says one thing."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
 async def _publish(session: Session, count: int, size: int, in_flight: int) -> list[float]:
     """Publish so many events, and return how long each took, in seconds."""
     times: list[float] = []
@@ -67,9 +76,10 @@ async def _publish(session: Session, count: int, size: int, in_flight: int) -> l
             progress.add()
 
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(in_flight, count)):
-                group.create_task(work())
+        with _told_alone():
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(in_flight, count)):
+                    group.create_task(work())
     finally:
         progress.clear()
     return times
@@ -152,7 +162,8 @@ async def latency(session: Session, count: int, size: int, storage: str) -> None
             arrived.put_nowait(time.perf_counter())
 
         times, message, progress = [], _payload(size), session.out.progress("measured")
-        async with consumer.running(handle, concurrency=1):
+
+        async def measure() -> float:
             await session.client.publish(f"{_STREAM}.x", message)
             await arrived.get()  # the first one waits for the subscription
             began = time.perf_counter()
@@ -161,6 +172,14 @@ async def latency(session: Session, count: int, size: int, storage: str) -> None
                 await session.client.publish(f"{_STREAM}.x", message)
                 times.append(await arrived.get() - started)
                 progress.add()
-            seconds = time.perf_counter() - began
-        progress.clear()
+            return time.perf_counter() - began
+
+        try:
+            with _told_alone():
+                async with asyncio.TaskGroup() as group:  # if one of both ends, the other has no end
+                    running = group.create_task(consumer.run(handle, concurrency=1))
+                    seconds = await measure()
+                    running.cancel()
+        finally:
+            progress.clear()
         _tell(session, "delivered", count, seconds, times)

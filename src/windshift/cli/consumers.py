@@ -204,7 +204,7 @@ async def seek(session: Session, stream: str, consumer: str, to: ws.Position, dr
     target = session.client.stream(stream).consumer(consumer)
     if not dry_run and not session.options.yes:
         plan = await target.seek(to, dry_run=True)
-        session.confirm(
+        await session.confirm(
             f"would move {consumer} from event {plan.was} to {plan.next_id} and deliver {plan.pending}"
         )
     sought = await target.seek(to, dry_run=dry_run)
@@ -222,6 +222,6 @@ async def remove(session: Session, stream: str, consumer: str) -> None:
     target = session.client.stream(stream).consumer(consumer)
     if not session.options.yes:
         pending = (await target.info()).pending
-        session.confirm(f"would delete {consumer} of {stream} with {pending} pending events")
+        await session.confirm(f"would delete {consumer} of {stream} with {pending} pending events")
     await target.delete()
     session.out.done({"deleted": consumer}, f"deleted {consumer}")

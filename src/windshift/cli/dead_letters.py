@@ -276,7 +276,7 @@ async def purge(session: Session, dry_run: bool, **choice: Any) -> None:
     letters = session.client.dead_letters
     if not dry_run and not session.options.yes:
         count = (await letters.purge(**which, dry_run=True)).purged
-        session.confirm(f"would remove {count} dead letters")
+        await session.confirm(f"would remove {count} dead letters")
     with _progress(session, "removed") as progress:
         done = await letters.purge(
             **which, dry_run=dry_run, progress=lambda so_far: progress.reach(so_far.purged)

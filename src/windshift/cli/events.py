@@ -61,6 +61,6 @@ async def get(
 @with_session
 async def remove(session: Session, stream: str, id: int, erase: bool) -> None:  # noqa: A002 -- the argument's name
     """Remove an event for good. Asks first."""
-    session.confirm(f"would remove event {id} of {stream}")
+    await session.confirm(f"would remove event {id} of {stream}")
     await session.client.stream(stream).events.delete(id, erase=erase)
     session.out.done({"removed": id}, f"removed event {id}")

@@ -86,10 +86,14 @@ def run(
         sys.exit(supervise(workers, health_port))
     sys.path.insert(0, "")
     until = _until(worker_of, reload=reload)
-    app = _load(target, reload=reload)
-    _set_up_logging(log_level)
     health = None if health_port is None else (health_host, health_port)
-    _run(partial(app.run, grace=grace, concurrency=concurrency, health=health, until=until))
+    try:
+        app = _load(target, reload=reload)
+        _set_up_logging(log_level)
+        _run(partial(app.run, grace=grace, concurrency=concurrency, health=health, until=until))
+    except OSError as error:  # the app's, which has nothing to do with our output
+        traceback.print_exception(error)
+        fail(FAILED)
     if reload:
         from windshift.cli import reloading
 

@@ -97,7 +97,7 @@ class Session:
         """
         await self.client.ready(self.settings.timeout)
 
-    def confirm(self, question: str) -> None:
+    async def confirm(self, question: str) -> None:
         """Ask before something is destroyed.
 
         Raises:
@@ -108,7 +108,7 @@ class Session:
         stdin: Any = sys.stdin  # None where it was closed
         if stdin is None or not stdin.isatty():
             raise Failure(f"{question}: there is nobody to ask", USAGE, hint="say --yes")
-        if _answer(f"{question}; go on? [y/N] ").lower() not in {"y", "yes"}:
+        if (await _answer(f"{question}; go on? [y/N] ")).lower() not in {"y", "yes"}:
             raise Failure("nothing was done")
 
     async def close(self) -> None:
@@ -117,16 +117,16 @@ class Session:
             await self.client.close()
 
 
-def _answer(question: str) -> str:
-    """Ask, and read a line; Ctrl-C and SIGTERM end the command at once, and not only the waiting task."""
-    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
-    terminate = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+async def _answer(question: str) -> str:
+    """Ask at the terminal, and read a line when there is one: the connection lives on meanwhile."""
+    click.echo(question, nl=False, err=True)
+    loop, answered = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin, answered.set)
     try:
-        click.echo(question, nl=False, err=True)
-        return sys.stdin.readline().strip()
+        await answered.wait()
     finally:
-        signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, terminate)
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline().strip()
 
 
 def with_session(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:

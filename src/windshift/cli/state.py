@@ -180,7 +180,7 @@ async def remove(session: Session, store: str, key: str | None, revision: int | 
     if (key is None) != whole:
         raise Failure("name a key, or say --store", USAGE)
     if key is None:
-        session.confirm(f"would delete the store {store} with all that is in it")
+        await session.confirm(f"would delete the store {store} with all that is in it")
         await session.client.stores.delete(store)
     else:
         await _store(session, store).delete(key, revision=revision)

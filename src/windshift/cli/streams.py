@@ -246,7 +246,7 @@ async def purge(
         return
     if not session.options.yes:
         count = await target.purge(subject, **which, dry_run=True)
-        session.confirm(f"would remove {count} events of {stream}")
+        await session.confirm(f"would remove {count} events of {stream}")
     count = await target.purge(subject, **which)
     session.out.done({"purged": count}, f"removed {count}")
 
@@ -259,6 +259,6 @@ async def remove(session: Session, stream: str) -> None:
     target = session.client.stream(stream)
     if not session.options.yes:
         events = (await target.info()).events
-        session.confirm(f"would delete {stream} with its {events} events and its consumers")
+        await session.confirm(f"would delete {stream} with its {events} events and its consumers")
     await target.delete()
     session.out.done({"deleted": stream}, f"deleted {stream}")

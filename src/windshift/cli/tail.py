@@ -68,10 +68,10 @@ async def tail(
         await session.reach()
     reading = _Reading(session, session.client.stream(stream), subjects, types)
     if start is None and (count is not None or since is None):
-        behind = (await reading.stream.info()).last_id + 1
-        await reading.newest(_LAST if count is None else count, since)
+        last = (await reading.stream.info()).last_id
+        await reading.newest(_LAST if count is None else count, since, last)
         if follow:
-            await reading.forward(ws.from_id(behind), None, follow=True)
+            await reading.forward(ws.from_id(last + 1), None, follow=True)
     else:
         if start == ws.END:  # a call that breaks before the first event goes on from here, too
             start = ws.from_id((await reading.stream.info()).last_id + 1)
@@ -93,12 +93,15 @@ class _Reading:
         self._subjects = subjects
         self._types = types
 
-    async def newest(self, count: int, since: datetime | None) -> None:
-        """Show the newest events, the oldest of them first."""
+    async def newest(self, count: int, since: datetime | None, last: int) -> None:
+        """Show the newest events up to this id, the oldest of them first."""
         found: list[ws.StoredEvent] = []
         limit = None if self._types else count
-        if count:
-            async for stored in self.stream.events.read(backwards=True, subjects=self._subjects, limit=limit):
+        if count and last:
+            read = self.stream.events.read(
+                start=ws.from_id(last), backwards=True, subjects=self._subjects, limit=limit
+            )
+            async for stored in read:
                 if since is not None and stored.stored < since:
                     break
                 if self._wanted(stored.event):
