@@ -12,6 +12,7 @@ from time import time_ns
 import pytest
 import uvloop
 
+from tests.nats.waiting import eventually
 from tests.server.events.consuming import (
     AT_ONCE,
     PATIENT,
@@ -24,6 +25,7 @@ from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.api import JetStream, JsonObject
 from windshift.nats.jetstream.pulling import PullOptions
+from windshift.server.broker.room import WHOLE
 from windshift.server.domain.errors import (
     AlreadySubscribed,
     ConsumerNotFound,
@@ -34,6 +36,7 @@ from windshift.server.domain.errors import (
     UnsupportedCombination,
 )
 from windshift.server.events.consumers import MAX_ACK_PENDING
+from windshift.server.events.consuming import working
 from windshift.server.events.consuming.commands import Subscribe
 from windshift.server.events.consuming.flow import LARGEST_LIMIT
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions
@@ -686,6 +689,23 @@ async def test_a_consumer_that_is_changed_while_it_gets_a_key(
     await asyncio.wait_for(worker.attached.wait(), 30)
     assert worker.timeout == timedelta(seconds=5)
     await worker.vanish()
+
+
+async def test_room_for_large_events_that_is_long_in_coming(
+    consuming: Consuming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as nobody is answered who has it, a call waits."""
+    monkeypatch.setattr(working, "_ELECTION", 0.02)
+    async with consuming.worker() as worker:
+        room = worker.consume_call._broker.room
+        share = room.whole.take_now(WHOLE, "somebody else")
+        assert share is not None
+        await consuming.publish(body=bytes(600_000))
+        await eventually(lambda: room.whole.waiting == 1)
+        await worker.nothing(0.2)
+        assert not worker.call.done()
+        share.give_back()
+        assert (await worker.event()).id == 1
 
 
 async def test_long_delays_leave_room_for_other_events(broker: Broker, unique: Unique) -> None:

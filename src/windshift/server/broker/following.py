@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from windshift.nats.connection import Connection
-from windshift.nats.errors import Busy, NotConnected
+from windshift.nats.errors import NotConnected, Unavailable
 from windshift.nats.jetstream.api import API_PREFIX, StoredMessage
 from windshift.nats.jetstream.pulling import Arrival, Notice, Puller, PullOptions, split_ack_subject
 from windshift.nats.protocol import Message
@@ -142,10 +142,10 @@ class _Pulls:
         async for _ in retry(None):
             try:
                 self._part.whole = await room.whole.take(room.largest, self._loop.time() + _TURN)
-            except Busy:
+            except Unavailable:
                 continue
             break
-        return self._puller.pull(1)
+        return self._puller.pull(1, no_wait=True)  # of one that is gone the share is free at once
 
     async def _next(self) -> Arrival:
         """Wait for what comes next; after some seconds of silence the consumer counts as lost."""

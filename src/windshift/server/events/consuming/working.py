@@ -14,7 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
-from windshift.nats import Backoff, Busy, NatsError, NotConnected, retry
+from windshift.nats import Backoff, NatsError, NotConnected, Unavailable, retry
 from windshift.nats.jetstream.pulling import PROGRESS, TERMINATE
 from windshift.server.background.pacing import paced
 from windshift.server.domain.errors import BrokerUnavailable, QuotaExceeded, WindshiftError
@@ -167,7 +167,7 @@ class WorkRunner:
     async def _await_room(self) -> None:
         room = self._broker.room
         async for _ in retry(None, _LEARNING):
-            with suppress(Busy):
+            with suppress(Unavailable):
                 share = await room.whole.take(room.largest, self._loop.time() + _ELECTION)
                 self._protocol.pacer.take_room(share)
                 return

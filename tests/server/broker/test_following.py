@@ -1,0 +1,78 @@
+"""Following a stream of a real nats-server: large messages, for a few of which there is room at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.nats.waiting import eventually
+from tests.support.broker import Broker, in_seconds
+from windshift.nats.jetstream.api import StoredMessage, following_config
+from windshift.server.broker import following
+from windshift.server.broker.budget import Share
+from windshift.server.broker.following import Follower
+from windshift.server.broker.room import WHOLE, PullRoom
+from windshift.server.domain.errors import BrokerUnavailable
+
+Unique = Callable[[], str]
+
+
+@asynccontextmanager
+async def bodies_of(broker: Broker, stream: str, room: PullRoom) -> AsyncIterator[asyncio.Queue[bytes]]:
+    """Follow a stream for the length of the block, which is ended by what ends that."""
+    got = asyncio.Queue[bytes]()
+
+    async def make() -> str:
+        config = following_config("f", (f"{stream}.>",)) | {"deliver_policy": "all"}
+        await broker.api.create_consumer(stream, "f", config, in_seconds(30))
+        return "f"
+
+    async def take(message: StoredMessage, _: int) -> None:
+        got.put_nowait(message.body)
+
+    follower = Follower(
+        broker.connection, room, stream, make, take, passing=(BrokerUnavailable,), max_bytes=1_000
+    )
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        running = group.create_task(follower.run(lambda: None))
+        yield got
+        running.cancel()
+
+
+def taken(room: PullRoom) -> Share:
+    """Let somebody else have all the room that there is for large messages."""
+    share = room.whole.take_now(WHOLE, "somebody else")
+    assert share is not None
+    return share
+
+
+async def test_room_that_is_long_in_coming(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as nobody is answered who has it, a follower waits."""
+    monkeypatch.setattr(following, "_TURN", 0.02)
+    stream, room = await broker.stream(unique()), PullRoom()
+    share = taken(room)
+    await broker.publish(f"{stream}.a", bytes(5_000))
+    async with bodies_of(broker, stream, room) as got:
+        await eventually(lambda: room.whole.waiting == 1)
+        await asyncio.sleep(0.2)
+        share.give_back()
+        assert await got.get() == bytes(5_000)
+
+
+async def test_room_for_a_message_that_is_gone(broker: Broker, unique: Unique) -> None:
+    """It is given back at once, and what comes next arrives."""
+    stream, room = await broker.stream(unique()), PullRoom()
+    share = taken(room)
+    await broker.publish(f"{stream}.a", bytes(5_000))
+    async with bodies_of(broker, stream, room) as got:
+        await eventually(lambda: room.whole.waiting == 1)
+        await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(30))
+        share.give_back()
+        await eventually(lambda: (room.whole.used, room.whole.waiting) == (0, 0), seconds=15)
+        await broker.publish(f"{stream}.a", b"small")
+        assert await got.get() == b"small"
