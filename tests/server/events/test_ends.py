@@ -190,6 +190,35 @@ async def test_a_delivery_that_is_late(
         await far.nothing(0.5)
 
 
+async def test_a_note_that_comes_behind_the_answer(
+    own_nats_server: NatsServer, pair: Pair, unique: Unique
+) -> None:
+    """The broker is asked on a connection of its own: what others had said before is waited for."""
+    consuming = await pair.consumer(await pair.stream(unique()), "c", RetryPolicy(), 1.0)
+    near = pair.near.on(consuming)
+    await near.publish()
+    async with near.worker() as worker:  # not all that was delivered is settled
+        await worker.event()
+        worker.reject(1, delay=600)
+        await worker.told()
+    async with connect(own_nats_server.url) as reads:
+        apart = replace(pair.far.keeper.broker, api=reads.api)
+        async with replace(pair.far.on(consuming), nats=apart).worker(window=1) as far:
+            await near.settled({"num_waiting": 1})
+            pair.way.stall()
+            await near.publish()
+            await delivered(near, 2)
+            async with near.worker() as other:
+                event = await other.event(within=10)
+                other.ack(event.id)
+                assert await other.told() == (CommandKind.ACK, [event.id], [], [])
+            pair.way.flow()  # the delivery, but not the note behind it
+            pair.way.stall()
+            await far.nothing(0.5)
+            pair.way.flow()
+            await far.nothing(0.5)
+
+
 async def test_a_restart_of_the_broker(own_nats_server: NatsServer, pair: Pair, unique: Unique) -> None:
     """It delivers again what is held; an ack of that is decided, and a reject of it is invalid."""
     consuming = await pair.consumer(await pair.stream(unique()), "c", OFTEN, 10.0)

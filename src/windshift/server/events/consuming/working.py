@@ -271,8 +271,11 @@ class WorkRunner:
             state = await self._broker.api.consumer(*self._state.consumer, deadline)
         except NatsError:
             return None
-        if state is None or state.unsettled:
-            return None if state is None else state.settled_to
+        # The answer came by another connection than notes do: have those sent before it arrive.
+        if state is None or await self._broker.requests.round_trip(deadline) is None:
+            return None
+        if state.unsettled:
+            return state.settled_to
         return max(state.settled_to, state.delivered_to)
 
     async def _has_ended(self, seq: StreamSeq, reply: bytes) -> bool | None:
