@@ -279,7 +279,8 @@ class Store(Generic[T]):
 
         Raises:
             StoreNotFound: the store does not exist, or was deleted.
-            InvalidField: the store has not reached `from_revision`: it was made anew.
+            InvalidField: the store has not reached `from_revision`, or not any more what was seen: it was
+                made anew, or has lost that.
             Undecodable: a value is of another type than the store's.
         """
         request = state.WatchRequest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Final, Protocol
 
 from windshift.nats import Connection, retry
@@ -27,6 +28,8 @@ _AT_ONCE: Final = 16
 
 _LAGGING: Final = 2.0
 """Seconds that a new leader may take to know all that the one before had."""
+_LOST: Final = 10.0
+"""Seconds after which what a watch has sent counts as lost by the broker."""
 
 
 class WatchClient(Protocol):
@@ -95,8 +98,8 @@ class Watch:
         """Send changes from a revision on until cancelled; from 0 on, those from now on.
 
         With `existing` and without a revision, send what all keys hold first. Raise `StoreNotFound` when the
-        store is not there, or not any more, `InvalidField` for a revision that it cannot have reached, and
-        `BrokerUnavailable` if the broker cannot be asked at the beginning; later, wait for it.
+        store is not there, or not any more, `InvalidField` for a revision that it cannot have reached, or has
+        lost, and `BrokerUnavailable` if the broker cannot be asked at the beginning; later, wait for it.
         """
         self._next, self._existing = begin or None, existing
         follower = Follower(
@@ -111,17 +114,28 @@ class Watch:
         await follower.run(self._client.begin)
 
     async def _make(self) -> str:
-        """Make a consumer that begins behind what was seen, and return its name."""
-        deadline = self._loop.time() + _ASKING
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise BrokerUnavailable from None
-        try:
-            return await self._make_now(deadline)
-        finally:
-            self._turns.release()
+        """Make a consumer that begins behind what was seen, and return its name.
+
+        Wait until the store's leader has what was seen of it, since a new one may lag a little: without a
+        turn, which others need.
+        """
+        deadline, patience = self._loop.time() + _ASKING, math.inf
+        async for _ in retry(deadline):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._turns.acquire()
+            except TimeoutError:
+                break
+            try:
+                return await self._make_now(deadline)
+            except InvalidField:
+                now = self._loop.time()
+                patience = min(patience, now + (_LOST if self._created else _LAGGING))
+                if now >= patience:
+                    raise
+            finally:
+                self._turns.release()
+        raise BrokerUnavailable
 
     async def _make_now(self, deadline: float) -> str:
         name = names.generated_name()
@@ -137,22 +151,19 @@ class Watch:
         return name
 
     async def _look(self, deadline: float) -> BucketInfo:
-        """Look at the store. Wait until its leader has what was seen of it: a new one may lag a little."""
-        after = 1
-        async for _ in retry(self._loop.time() + _LAGGING):
-            info = await self._buckets.info(self._store, deadline)
-            if self._created not in ("", info.created):
-                raise StoreNotFound(self._store)  # this is another one
-            after = info.last_sequence + 1
-            if self._next is None or self._next <= after:
-                self._created = info.created
-                return info
-        if self._created:
-            raise BrokerUnavailable
-        raise InvalidField(
-            "from_revision",
-            f"must be at most {after} now; if it was seen, the store is another: read its keys",
-        )
+        """Look at the store. Raise `InvalidField` if its leader does not have what was seen of it."""
+        info = await self._buckets.info(self._store, deadline)
+        if self._created not in ("", info.created):
+            raise StoreNotFound(self._store)  # this is another one
+        after = info.last_sequence + 1
+        if self._next is not None and self._next > after:
+            raise InvalidField(
+                "from_revision",
+                f"must be at most {after} now; if it was seen, the store is another, or has lost it: "
+                "read its keys",
+            )
+        self._created = info.created
+        return info
 
     async def _take(self, message: StoredMessage, pending: int) -> None:
         key, record = read_message(self._store, message)

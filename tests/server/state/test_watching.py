@@ -1,0 +1,113 @@
+"""Watches of stores on a real nats-server that has less than they have seen."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import Broker, in_seconds
+from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.writes import Writes
+from windshift.server.broker.room import PullRoom
+from windshift.server.domain.errors import InvalidField
+from windshift.server.state import watching
+from windshift.server.state.model import KeyRevision, Revision
+from windshift.server.state.watching import Watch, Watches
+
+Unique = Callable[[], str]
+
+
+class Watcher:
+    """A client in memory."""
+
+    queued = 0
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.changes: asyncio.Queue[KeyRevision] = asyncio.Queue()
+
+    async def ready(self) -> None:
+        """Return at once."""
+
+    def begin(self) -> None:
+        """Take that nothing is missed from now on."""
+        self.began.set()
+
+    def send(self, change: KeyRevision) -> None:
+        """Take a change."""
+        self.changes.put_nowait(change)
+
+    def up_to_date(self, revision: Revision) -> None:
+        """Do nothing."""
+
+
+def watches_on(broker: Broker) -> Watches:
+    """Make what begins watches."""
+    writes = Writes(broker.connection, broker.requests, broker.api)
+    return Watches(broker.connection, Buckets(broker.api, writes), PullRoom())
+
+
+@asynccontextmanager
+async def running(watch: Watch, begin: int = 0) -> AsyncIterator[asyncio.Task[None]]:
+    """Watch for the length of the block."""
+    task = asyncio.create_task(watch.run(Revision(begin), existing=False))
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_those_that_wait_for_revisions_hold_nobody_up(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many watches wait for what the store does not have, others begin at once."""
+    monkeypatch.setattr(watching, "_LAGGING", 3_600.0)
+    monkeypatch.setattr(watching, "_ASKING", 60.0)
+    store = unique()
+    await broker.stream(f"KV_{store}", f"$KV.{store}.>")
+    watches, watcher = watches_on(broker), Watcher()
+    waiting = [
+        asyncio.create_task(watches.watch(store, ">", Watcher()).run(Revision(1_000), existing=False))
+        for _ in range(100)
+    ]
+    async with running(watches.watch(store, ">", watcher)), asyncio.timeout(30):
+        await watcher.began.wait()
+        await broker.publish(f"$KV.{store}.a", b"1")
+        assert (await watcher.changes.get()).key == "a"
+        assert not any(each.done() for each in waiting)
+    for each in waiting:
+        each.cancel()
+    await asyncio.wait(waiting)
+
+
+async def test_revisions_that_the_broker_has_lost(
+    own_broker: Broker, own_nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch that has told them ends, as one does that asks for them."""
+    monkeypatch.setattr(watching, "_LOST", 0.5)
+    await own_broker.stream("KV_s", "$KV.s.>", storage="file")
+    await own_broker.publish("$KV.s.a", b"1")
+    own_nats_server.stop()
+    await own_broker.lost()
+    shutil.copytree(own_nats_server.store, tmp_path / "before")
+    own_nats_server.start()
+    await own_broker.connection.wait_ready(in_seconds(30))
+    watcher = Watcher()
+    async with running(watches_on(own_broker).watch("s", ">", watcher), 1) as task:
+        await own_broker.publish("$KV.s.a", b"2")
+        async with asyncio.timeout(30):
+            assert [(await watcher.changes.get()).revision for _ in range(2)] == [1, 2]
+        own_nats_server.kill()
+        shutil.rmtree(own_nats_server.store)
+        shutil.copytree(tmp_path / "before", own_nats_server.store)
+        own_nats_server.start()
+        await asyncio.wait([task], timeout=30)
+        assert task.done()
+        assert isinstance(task.exception(), InvalidField)
