@@ -54,21 +54,26 @@ class Snapshots:
         and the errors of `JetStream.call`.
         """
         pieces: asyncio.Queue[Message | None] = asyncio.Queue()
-        inbox = self._connection.inbox()
-        subscription = self._connection.subscribe(inbox, pieces.put_nowait)
+        deadline = self._deadline()
+        await self._connection.wait_ready(deadline)
+        # Not across wires: while one replaces another, each piece would arrive by both.
+        subscription = self._connection.subscribe_once(pieces.put_nowait)
+        if subscription is None:
+            raise Unavailable
 
         def on_lost() -> None:
             pieces.put_nowait(None)
 
-        self._connection.on_lost.append(on_lost)
+        hooks = self._connection.on_lost, self._connection.on_replaced
+        for some in hooks:
+            some.append(on_lost)
         try:
-            request = {"deliver_subject": inbox.decode(), "chunk_size": PIECE, "jsck": True}
-            answer = await self._api.call(
-                f"STREAM.SNAPSHOT.{stream}", request, self._deadline(), repeatable=False
-            )
+            request = {"deliver_subject": subscription.subject.decode(), "chunk_size": PIECE, "jsck": True}
+            answer = await self._api.call(f"STREAM.SNAPSHOT.{stream}", request, deadline, repeatable=False)
             await self._read(pieces, write)
         finally:
-            self._connection.on_lost.remove(on_lost)
+            for some in hooks:
+                some.remove(on_lost)
             subscription.unsubscribe()
         return {"config": answer["config"], "state": answer["state"]}
 
