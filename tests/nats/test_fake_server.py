@@ -647,6 +647,25 @@ async def test_a_server_about_to_stop_is_left_in_a_while() -> None:
             await settled(connection)
 
 
+async def test_a_server_that_is_about_to_stop_before_it_is_used() -> None:
+    """One that says so after its greeting, while it is told the subscriptions, is left as any other."""
+
+    async def script(peer: Peer) -> None:
+        await peer.greet()
+        await peer.until(b"PING")
+        peer.say(info_frame(ldm=True), PONG)
+        await peer.serve()
+
+    async with fake_server(script) as server, fake_server() as other:
+        connection = Connection(options(server, other))
+        Requests(connection)
+        await connection.connect()
+        await eventually(lambda: connection.reconnects == 1)
+        assert wire_of(connection).server.port == other.port
+        await settled(connection)
+        await connection.close()
+
+
 # --- A server that does not listen ------------------------------------------------------------------------
 
 

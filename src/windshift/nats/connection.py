@@ -167,6 +167,7 @@ class Connection:
         self._up = asyncio.Event()
         self._closed = asyncio.Event()
         self._leaving = False
+        self._warned: Wire | None = None  # not in use yet when its server said that it is about to stop
         self._left: set[asyncio.Task[None]] = set()
         self.on_lost: list[Hook] = []
         self.on_connected: list[Hook] = []
@@ -446,7 +447,9 @@ class Connection:
     def _use(self, wire: Wire) -> None:
         self._wire = wire
         self._used_since = asyncio.get_running_loop().time()
-        self._leaving = False
+        self._leaving = wire is self._warned
+        if self._leaving:
+            self._look.set()
         self.last_error = ""
         self._logged.clear()
         self._learn(wire)
@@ -487,6 +490,8 @@ class Connection:
     def wire_informed(self, wire: Wire) -> None:
         """Take over new servers and limits; leave a server that is about to stop."""
         if wire is not self._wire:
+            if wire.info.ldm:
+                self._warned = wire
             return
         self._learn(wire)
         if wire.info.ldm and not self._leaving:
