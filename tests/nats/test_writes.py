@@ -21,6 +21,7 @@ from windshift.nats import (
     NoStream,
     Outcome,
     OutcomeUnknown,
+    StorageFull,
     TooManyInFlight,
     Unavailable,
 )
@@ -235,6 +236,17 @@ async def test_deleted_after_an_attempt_without_answer(broker: Broker, unique: U
     await broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(20))
     with pytest.raises(OutcomeUnknown):
         await writing
+
+
+async def test_a_disk_that_hangs_after_an_attempt_without_answer(broker: Broker, unique: Unique) -> None:
+    """Nothing more is sent, which does not mean that what was sent is not stored."""
+    stream = await broker.stream(unique(), no_ack=True)
+    writing = await stored_unheard(broker, stream)
+    broker.api.refusal = "its disk does not answer"
+    with pytest.raises(OutcomeUnknown):
+        await writing
+    with pytest.raises(StorageFull):
+        await writes_on(broker).write(message(f"{stream}.a", key=b"another"))
 
 
 @pytest.mark.parametrize("key", [b"", b"k"])

@@ -30,6 +30,7 @@ from windshift.nats.errors import (
     NoStream,
     NotConnected,
     OutcomeUnknown,
+    StorageFull,
     TooManyInFlight,
     Unavailable,
 )
@@ -577,7 +578,7 @@ _GONE: Final = frozenset({NoReply.NO_RESPONDERS, NoReply.FORBIDDEN, NoReply.NOT_
 """The reasons for which a message certainly did not arrive."""
 _LOST: Final = frozenset({NoReply.TIMED_OUT, NoReply.DISCONNECTED})
 """Those for which it may have arrived, and another attempt has a chance."""
-_NOT_STORED: Final = (Unavailable, MessageTooLarge, TooManyInFlight, NoStream)
+_NOT_STORED: Final = (Unavailable, MessageTooLarge, TooManyInFlight, NoStream, StorageFull)
 """What an attempt raises that has stored nothing, though an earlier one may have."""
 
 
