@@ -167,7 +167,7 @@ class Requests:
             share.give_back()
 
     def wait_on(self, token: Token, subject: bytes, deadline: float) -> asyncio.Future[Outcome]:
-        """Wait longer for a request whose deadline has passed."""
+        """Wait longer for a request whose deadline has passed; to be called in its handler."""
         answer: asyncio.Future[Outcome] = self.loop.create_future()
         self._wait(token, answer.set_result, subject, deadline)
         return answer

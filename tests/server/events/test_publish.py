@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.nats.waiting import eventually
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats import Message
 from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.jetstream.writes import WriteOptions, Writes, _Found
 from windshift.nats.times import Time, parse_rfc3339
@@ -535,6 +537,23 @@ async def test_abandoned_without_a_task(own_nats_server: NatsServer, own_broker:
     own_nats_server.thaw()
     assert await third.outcome() == (2, False)
     assert writes.in_flight == 0
+
+
+async def test_an_answer_that_comes_before_the_task_that_doubts(broker: Broker, unique: Unique) -> None:
+    """It is heard; and nothing is left where the publish is abandoned before that task."""
+    subject, asked = unique(), asyncio.Queue[Message]()
+    broker.connection.subscribe(subject.encode(), asked.put_nowait)
+    options = WriteOptions(doubt_after=timedelta(milliseconds=10))
+    writes = Writes(broker.connection, broker.requests, broker.api, options)
+    first, second = (Begun(Publisher(broker.api, writes), event(subject), 20) for _ in range(2))
+    await eventually(lambda: bool(first.rest and second.rest))
+    broker.connection.publish((await asked.get()).reply, b'{"stream":"S","seq":7}')
+    await broker.requests.round_trip(in_seconds(20))
+    assert await first.outcome() == (7, False)
+    assert second.abandon is not None
+    second.abandon()
+    assert writes.in_flight == 0
+    await eventually(lambda: len(broker.requests) == 0)
 
 
 async def test_crashes_under_load(own_nats_server: NatsServer, own_broker: Broker) -> None:

@@ -155,6 +155,8 @@ class _Found(NamedTuple):
     """Why a write to it will not be answered; None = it will."""
 
 
+Word: TypeAlias = Outcome | asyncio.Future[Outcome]
+"""What came of a message, or what will."""
 _Result: TypeAlias = Outcome | NotConnected
 
 _AGAIN: Final = codes.TEMPORARY | {
@@ -238,8 +240,8 @@ class Writes:
         """Send a single message and return at once.
 
         `handler` is called once, with the outcome, which is for `stored`, and if that does not settle it, for
-        `finish`. Until then `abandon` ends it. Raise a `NatsError` if it cannot be sent now; `write` waits
-        where that helps.
+        `wait_on` at once, and what that returns for `finish`. Until then `abandon` ends it. Raise a
+        `NatsError` if it cannot be sent now; `write` waits where that helps.
         """
         if self._api.refusal:
             self._api.refuse_if_full()
@@ -256,9 +258,15 @@ class Writes:
             attempt.lane.slots.give_back(attempt.asker, attempt.slots)
         return sequence
 
-    async def finish(self, write: Write, attempt: Attempt, outcome: Outcome) -> PubAck:
-        """Do what `write` does after its first message was sent, and had this outcome."""
-        return await self._conclude(write, await self._await_word(write, attempt, outcome))
+    def wait_on(self, write: Write, attempt: Attempt, outcome: Outcome) -> Word:
+        """Wait on if there is no answer yet. Called by the handler: it may come before a task runs."""
+        if outcome is NoReply.TIMED_OUT and attempt.doubt_at < attempt.until:
+            return attempt.lane.requests.wait_on(attempt.token, write.subject, attempt.until)
+        return outcome
+
+    async def finish(self, write: Write, attempt: Attempt, word: Word) -> PubAck:
+        """Do what `write` does after its first message was sent, and `wait_on` returned this."""
+        return await self._conclude(write, await self._await_word(write, attempt, word))
 
     def abandon(self, attempt: Attempt) -> None:
         """Let go of a write that was sent."""
@@ -441,42 +449,45 @@ class Writes:
             await lane.slots.take(write.asker, write.deadline, slots)
         except Busy:
             raise TooManyInFlight from None
-        answer: asyncio.Future[Outcome] = self._requests.loop.create_future()
+        first: asyncio.Future[Word] = self._requests.loop.create_future()
+
+        def take(outcome: Outcome) -> None:
+            first.set_result(self.wait_on(write, attempt, outcome))
+
         try:
-            attempt = self._send(lane, write, slots, answer.set_result)
+            attempt = self._send(lane, write, slots, take)
         except NotConnected as error:
             return error
         try:
-            outcome = await answer
+            word = await first
         except asyncio.CancelledError:
             self.abandon(attempt)
             raise
-        return await self._await_word(write, attempt, outcome)
+        return await self._await_word(write, attempt, word)
 
-    async def _await_word(self, write: Write, attempt: Attempt, outcome: Outcome) -> Outcome:
-        """Wait on where there is no answer yet, and free the slots."""
+    async def _await_word(self, write: Write, attempt: Attempt, word: Word) -> Outcome:
+        """Wait for the answer that is still to come, if it is, and free the slots."""
         try:
-            if outcome is NoReply.TIMED_OUT and attempt.doubt_at < attempt.until:
-                return await self._doubt(attempt, write.subject)
+            if isinstance(word, asyncio.Future):
+                return await self._doubt(attempt, write.subject, word)
         except asyncio.CancelledError:
             attempt.lane.requests.forget(attempt.token)
             raise
         finally:
             attempt.lane.slots.give_back(attempt.asker, attempt.slots)
-        return outcome
+        return word
 
     async def _conclude(self, write: Write, result: _Result) -> PubAck:
         """Return the acknowledgement, or go on after an inconclusive first attempt."""
         ack = _read(result)
         return ack or await self._persist(write, result)
 
-    async def _doubt(self, attempt: Attempt, subject: bytes) -> Outcome:
+    async def _doubt(self, attempt: Attempt, subject: bytes, answer: asyncio.Future[Outcome]) -> Outcome:
         """Wait on, and look up meanwhile whether any stream will answer.
 
         The server itself says `NO_RESPONDERS` only if nobody at all subscribes to the subject.
         """
         requests, token = attempt.lane.requests, attempt.token
-        answer = requests.wait_on(token, subject, attempt.until)
         looking = self._look_up(subject)
         await asyncio.wait((looking, answer), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():

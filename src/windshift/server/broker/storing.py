@@ -64,7 +64,8 @@ class Storing(ABC):
         if sequence is not None:
             self._call.answer(self.response(sequence))
         else:
-            self._go_on(lambda: self._writes.finish(self._write, self._attempt, outcome))
+            word = self._writes.wait_on(self._write, self._attempt, outcome)
+            self._go_on(lambda: self._writes.finish(self._write, self._attempt, word))
 
     def _go_on(self, storing: Callable[[], Awaitable[PubAck]]) -> None:
         self._call.go_on(lambda: self._rest(storing))
