@@ -33,6 +33,26 @@ def test_consumers_that_a_caller_may_see(world: World) -> None:
     assert not ask(world.caller("nothing"), "ListConsumers").consumers
 
 
+def test_ephemeral_consumers_that_a_caller_may_see(world: World) -> None:
+    """Lists have the caller's own, and those of others only where it may use a consumer of that name."""
+    own, others = (world.ephemeral("shop.a.b", owner=owner) for owner in ("ann", "ephemeral"))
+    nobodys = world.ephemeral("shop.a.b", owner="")
+    named, like_generated = world.consumer("bob-"), world.named_like_generated("shop.a.b")
+    ephemeral = {own, others, nobodys}
+    for who, expected in (
+        ("ann", {own}),
+        ("ephemeral", {others}),
+        ("viewer", set[str]()),
+        ("prefix", ephemeral),
+        ("all", ephemeral),
+    ):
+        for stream in ({"stream": "SHOP"}, {}):
+            page = ask(world.caller(who), "ListConsumers", pageSize=1000, **stream)
+            found = {each.consumer.id for each in page.consumers if each.consumer.stream == "SHOP"}
+            assert found & {*ephemeral, named, like_generated} == {*expected, named, like_generated}, who
+            assert page.total == len(page.consumers)
+
+
 def test_who_calls(world: World) -> None:
     """A caller learns its name, what its roles grant and deny, and what decides about a question."""
     checks = [

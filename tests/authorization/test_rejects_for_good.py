@@ -23,7 +23,7 @@ POLICY = (
     + """
 [role.user]
 streams = { consume = ["GIVEN"], ephemeral = ["GIVEN"], subjects = [">"] }
-consumers.use = ["c-*"]
+consumers.use = ["*"]
 [role.judge]
 streams = { consume = ["GIVEN"], subjects = [">"] }
 consumers = { use = ["c-*"], reject = ["c-*"] }

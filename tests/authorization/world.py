@@ -203,6 +203,10 @@ consumers = { control = ["ann-*"] }
 streams = { consume = ["SHOP"], subjects = [">"] }
 consumers = { use = ["ann-*"], control = ["ann-*"] }
 
+[role.controller]
+streams = { consume = ["SHOP"], subjects = [">"] }
+consumers = { use = ["*"], control = ["*"] }
+
 [role.mover-narrow]
 streams = { consume = ["SHOP"], subjects = ["shop.a.>"] }
 consumers = { use = ["ann-*"], control = ["ann-*"] }
@@ -302,9 +306,21 @@ class World:
         start = {"from": {"start": True}}
         return ensure_consumer(self.admin, stream, name=name, subjects=list(subjects), **start)
 
-    def ephemeral(self, *subjects: str, stream: str = "SHOP") -> str:
-        """Make an ephemeral consumer; give its id."""
-        return ensure_consumer(self.admin, stream, subjects=list(subjects), **{"from": {"start": True}})
+    def ephemeral(self, *subjects: str, owner: str = "all") -> str:
+        """Make an ephemeral consumer of SHOP; give its id. Without an owner it is one made without rules."""
+        start = {"from": {"start": True}}
+        name = ensure_consumer(self.caller(owner or "all"), "SHOP", subjects=list(subjects), **start)
+        if not owner:
+            stored = self.witness.consumer("SHOP", name)
+            assert stored is not None
+            assert stored["config"]["metadata"].pop("windshift.owner") == "all"
+            request = {"stream_name": "SHOP", "config": stored["config"], "action": "update"}
+            assert "error" not in self.witness.ask(f"CONSUMER.CREATE.SHOP.{name}", request)
+        return name
+
+    def named_like_generated(self, *subjects: str) -> str:
+        """Make a durable consumer of SHOP whose name looks like a generated one; give it."""
+        return self.named_consumer(self.name("").zfill(24), *subjects)
 
     def letter(self, consumer: str, stream: str = "LEDGER") -> str:
         """Make a dead letter of a new event; give its id."""

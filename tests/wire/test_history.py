@@ -23,6 +23,7 @@ from tests.support.nats_server import NatsServer
 from tests.wire.burying import consumer
 from tests.wire.consuming import ensure_consumer, subscribed
 from tests.wire.looking import ask
+from tests.wire.management import ensure_consumer as ensure_ephemeral
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
 from windshift.server.admin import history
 from windshift.server.admin.history import History
@@ -216,21 +217,33 @@ async def test_a_server_that_hangs(own_nats_server: NatsServer) -> None:
 
 
 def test_what_a_caller_may_see(own_nats_server: NatsServer, tmp_path: Path) -> None:
-    """Streams that the caller may not see are left out, with their consumers, as if they did not exist."""
+    """What the caller may not see is left out, as if it did not exist.
+
+    Those are streams with their consumers, and the ephemeral consumers of others.
+    """
     rules = ALL + '[role.viewer]\nstreams.view = ["SEEN"]\n[role.nothing]\n'
-    file = put(tmp_path / "auth.toml", rules + principal("all") + principal("viewer") + principal("nothing"))
+    rules += '[role.reader]\nstreams = { consume = ["SEEN"], ephemeral = ["SEEN"], subjects = [">"] }\n'
+    rules += "".join(map(principal, ("all", "viewer", "nothing", "reader")))
+    file = put(tmp_path / "auth.toml", rules)
     with (
         running_app(own_nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address,
         callers_of(address) as callers,
     ):
-        admin, viewer, nothing = (callers.with_token(token_of(who)) for who in ("all", "viewer", "nothing"))
+        admin, viewer, nothing, reader = (
+            callers.with_token(token_of(who)) for who in ("all", "viewer", "nothing", "reader")
+        )
         for stream in ("SEEN", "HIDDEN"):
             admin.ensure_stream(stream)
             ensure_consumer(admin, stream, "c")
             admin.publish(f"{stream}.a")
-        which = {"streams": ["SEEN", "HIDDEN", "ABSENT"], "consumers": ["HIDDEN/c", "SEEN/c"]}
-        wait_for(lambda: len(told(admin, **which)) == 12)
+        own = f"SEEN/{ensure_ephemeral(reader, 'SEEN')}"
+        which = {
+            "streams": ["SEEN", "HIDDEN", "ABSENT"],
+            "consumers": ["HIDDEN/c", "SEEN/c", own, f"SEEN/{'0' * 24}", f"ABSENT/{'0' * 24}"],
+        }
+        wait_for(lambda: len(told(admin, **which)) == 15)
         assert {name for name, _ in told(viewer, **which)} == {"SEEN", "SEEN/c"}
+        assert {name for name, _ in told(reader, **which)} == {"SEEN", "SEEN/c", own}
         assert not told(nothing, **which)
 
 

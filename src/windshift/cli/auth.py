@@ -111,7 +111,7 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
       delete-stream STREAM
       bind SUBJECT                        have a stream take it
       copy STREAM SUBJECT                 have a stream copy it from STREAM
-      consume STREAM SUBJECT CONSUMER     CONSUMER is - for an ephemeral one
+      consume STREAM SUBJECT CONSUMER     CONSUMER is - for an ephemeral one of its own
       make-ephemeral STREAM               make a consumer without a name of its own
       use-consumer STREAM CONSUMER        look at it, attach to it
       reject-for-good STREAM CONSUMER     give up events of one that somebody else made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from google.protobuf.message import Message
 
@@ -75,10 +75,30 @@ _DELETED: dict[str, dict[str, Answer]] = {
     "namer": {"spare-#": DENIED},
 }
 
-# Pausing: by principal, and the consumer's prefix.
+# Pausing: by principal, and the consumer: the prefix of its name, or one without a name.
+
+_MADE: dict[str, Callable[[World], str]] = {
+    "ephemeral": lambda world: world.ephemeral("shop.a.b"),
+    "ephemeral, its own": lambda world: world.ephemeral("shop.a.b", owner="ephemeral"),
+    "ephemeral, nobody's": lambda world: world.ephemeral("shop.a.b", owner=""),
+    "named like a generated one": lambda world: world.named_like_generated("shop.a.b"),
+}
+
+_OF_GENERATED: dict[str, dict[str, Answer]] = {
+    "pauser": {"ephemeral": DENIED, "named like a generated one": DENIED},
+    "mover": {"ephemeral": DENIED, "named like a generated one": DENIED},
+    "controller": {"ephemeral": ALLOWED, "named like a generated one": ALLOWED},
+    "ephemeral": {
+        "ephemeral": DENIED,
+        "ephemeral, its own": ALLOWED,
+        "ephemeral, nobody's": ALLOWED,
+        "named like a generated one": DENIED,
+    },
+}
 
 _PAUSED: dict[str, dict[str, Answer]] = {
-    "pauser": {"ann-": ALLOWED, "bob-": DENIED},
+    **_OF_GENERATED,
+    "pauser": {"ann-": ALLOWED, "bob-": DENIED, **_OF_GENERATED["pauser"]},
     "ann": {"ann-": DENIED},
     "ann-wide": {"ann-": DENIED},
 }
@@ -86,7 +106,8 @@ _PAUSED: dict[str, dict[str, Answer]] = {
 # Moving: besides that, what the consumer chooses has to be the caller's.
 
 _SOUGHT: dict[str, dict[str, Answer]] = {
-    "mover": {"ann-": ALLOWED, "bob-": DENIED},
+    **_OF_GENERATED,
+    "mover": {"ann-": ALLOWED, "bob-": DENIED, **_OF_GENERATED["mover"]},
     "mover-narrow": {"ann-": DENIED},  # the consumer chooses more
     "pauser": {"ann-": DENIED},
     "ann": {"ann-": DENIED},
@@ -175,15 +196,19 @@ def spare(world: World) -> str:
 def pausing(prefix: str) -> Request:
     """Give what makes a request to pause a new consumer."""
     return lambda world: pb.PauseConsumerRequest(
-        stream="SHOP", consumer=world.consumer(prefix), until={"seconds": 4_000_000_000}
+        stream="SHOP", consumer=_made(world, prefix), until={"seconds": 4_000_000_000}
     )
 
 
 def seeking(prefix: str) -> Request:
     """Give what makes a request to move a new consumer."""
     return lambda world: pb.SeekConsumerRequest(
-        stream="SHOP", consumer=world.consumer(prefix), to={"start": True}
+        stream="SHOP", consumer=_made(world, prefix), to={"start": True}
     )
+
+
+def _made(world: World, prefix: str) -> str:
+    return _MADE[prefix](world) if prefix in _MADE else world.consumer(prefix)
 
 
 ROWS = list(_rows())

@@ -125,8 +125,12 @@ def _made(*subjects: str, prefix: str = "ann-", stream: str = "SHOP") -> Callabl
     return lambda world: world.consumer(prefix, *subjects, stream=stream)
 
 
-def _ephemeral(*subjects: str) -> Callable[[World], str]:
-    return lambda world: world.ephemeral(*subjects)
+def _ephemeral(*subjects: str, owner: str = "all") -> Callable[[World], str]:
+    return lambda world: world.ephemeral(*subjects, owner=owner)
+
+
+def _widened(world: World) -> str:
+    return world.named_consumer(world.ephemeral("shop.a.b", owner="ann"))
 
 
 def _called(name: str) -> Callable[[World], str]:
@@ -149,6 +153,11 @@ _MADE: dict[str, tuple[str, Callable[[World], str]]] = {
     "of another stream": ("PAYMENTS", _made("payments.x", stream="PAYMENTS")),
     "ephemeral": ("SHOP", _ephemeral("shop.a.b")),
     "ephemeral, wider": ("SHOP", _ephemeral()),
+    "ephemeral, hers": ("SHOP", _ephemeral("shop.a.b", owner="ann")),
+    "ephemeral, hers, wider": ("SHOP", _widened),
+    "ephemeral, its own": ("SHOP", _ephemeral("shop.a.b", owner="ephemeral")),
+    "ephemeral, nobody's": ("SHOP", _ephemeral("shop.a.b", owner="")),
+    "ephemeral, nobody's, wider": ("SHOP", _ephemeral(owner="")),
     "named like a generated one": (
         "SHOP",
         lambda world: world.named_consumer(NAMED_LIKE_GENERATED, "shop.a.b"),
@@ -173,8 +182,12 @@ _USED: dict[str, dict[str, tuple[Answer, Answer, Answer]]] = {
         "his": (DENIED, DENIED, DENIED),
         "one with nearly her name": (DENIED, DENIED, DENIED),
         "of another stream": (DENIED, DENIED, DENIED),
-        "ephemeral": (ALLOWED, ALLOWED, ALLOWED),
-        "ephemeral, wider": (ALLOWED, ALLOWED, DENIED),
+        "ephemeral": (DENIED, DENIED, DENIED),
+        "ephemeral, hers": (ALLOWED, ALLOWED, ALLOWED),
+        "ephemeral, hers, wider": (ALLOWED, ALLOWED, DENIED),
+        "ephemeral, its own": (DENIED, DENIED, DENIED),
+        "ephemeral, nobody's": (ALLOWED, ALLOWED, ALLOWED),
+        "ephemeral, nobody's, wider": (ALLOWED, ALLOWED, DENIED),
         "absent": (NO_CONSUMER, NO_CONSUMER, NO_CONSUMER),
         "absent, not hers": (DENIED, DENIED, DENIED),
         "guessed": (NO_CONSUMER, NO_CONSUMER, NO_CONSUMER),
@@ -196,12 +209,15 @@ _USED: dict[str, dict[str, tuple[Answer, Answer, Answer]]] = {
     },
     "ann-wide": {
         "hers, of all": (ALLOWED, ALLOWED, ALLOWED),
-        "ephemeral, wider": (ALLOWED, ALLOWED, ALLOWED),
+        "ephemeral, wider": (DENIED, DENIED, DENIED),
+        "ephemeral, nobody's, wider": (ALLOWED, ALLOWED, ALLOWED),
     },
     "ephemeral": {
         "hers": (DENIED, DENIED, DENIED),
-        "ephemeral": (ALLOWED, ALLOWED, ALLOWED),
-        "ephemeral, wider": (ALLOWED, ALLOWED, DENIED),
+        "ephemeral": (DENIED, DENIED, DENIED),
+        "ephemeral, hers": (DENIED, DENIED, DENIED),
+        "ephemeral, its own": (ALLOWED, ALLOWED, ALLOWED),
+        "ephemeral, nobody's": (ALLOWED, ALLOWED, ALLOWED),
         "guessed": (NO_CONSUMER, NO_CONSUMER, NO_CONSUMER),
     },
     "halves": {
@@ -209,9 +225,15 @@ _USED: dict[str, dict[str, tuple[Answer, Answer, Answer]]] = {
         "hers, of shop.z": (DENIED, DENIED, DENIED),
         "of another stream": (ALLOWED, ALLOWED, ALLOWED),
     },
-    "prefix": {"his": (ALLOWED, ALLOWED, ALLOWED), "of another stream": (DENIED, DENIED, DENIED)},
+    "prefix": {
+        "his": (ALLOWED, ALLOWED, ALLOWED),
+        "of another stream": (DENIED, DENIED, DENIED),
+        "ephemeral": (ALLOWED, ALLOWED, ALLOWED),  # any name
+        "ephemeral, wider": (ALLOWED, ALLOWED, DENIED),
+    },
+    "controller": {"ephemeral": (ALLOWED, DENIED, ALLOWED)},
     "all": {"hers, of all": (ALLOWED, ALLOWED, ALLOWED), "absent": (NO_CONSUMER, NO_CONSUMER, NO_CONSUMER)},
-    "builder": {"hers": (DENIED, DENIED, DENIED), "ephemeral": (ALLOWED, ALLOWED, ALLOWED)},
+    "builder": {"hers": (DENIED, DENIED, DENIED), "ephemeral": (DENIED, DENIED, DENIED)},
 }
 
 

@@ -51,7 +51,8 @@ class Stream:
         usage = self.access.usage(self.who.principal, 0)
         with self.access.admitted(self.who, self.identify, usage) as admission:
             admission.follow(
-                lambda: admission.consume("S", "ann-1", durable=True, subjects={subject}), self.ended.append
+                lambda: admission.consume("S", "ann-1", durable=True, owner="", subjects={subject}),
+                self.ended.append,
             )
             yield admission
 
@@ -75,7 +76,7 @@ def test_who_still_may_goes_on(access: ActivePolicy) -> None:
         renew(access)
         assert stream.ended == []
         with pytest.raises(PermissionDenied):
-            admission.consume("S", "ann-1", durable=True, subjects={"a.b.c"})
+            admission.consume("S", "ann-1", durable=True, owner="", subjects={"a.b.c"})
 
 
 def test_who_may_no_longer_is_ended(access: ActivePolicy) -> None:
@@ -155,7 +156,7 @@ async def test_keys_that_come_after_other_rules(access: ActivePolicy) -> None:
             await asyncio.sleep(0)
         assert more.ended == less.ended == []
         with pytest.raises(PermissionDenied):
-            admission.consume("S", "ann-1", durable=True, subjects={"b"})
+            admission.consume("S", "ann-1", durable=True, owner="", subjects={"b"})
 
 
 async def test_many_streams(access: ActivePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,13 +228,21 @@ def test_closed_streams_are_forgotten(access: ActivePolicy) -> None:
 
 
 def test_generated_names(access: ActivePolicy) -> None:
-    """A generated name needs no right of its own, unless it is one that somebody gave."""
+    """A generated name needs no right of its own, unless somebody gave it, or somebody else has it."""
     with Stream(access, identity("a.>")).opened() as admission:
         admission.use_consumer("S", GENERATED)
-        admission.consume("S", GENERATED, durable=False, subjects={"a.b"})
-        for consumer, durable in ((GENERATED, True), ("bob-1", False), (GENERATED.upper(), False)):
+        for owner in ("", admission.principal):
+            admission.consume("S", GENERATED, durable=False, owner=owner, subjects={"a.b"})
+            admission.receive("S", "a.c")
+        for consumer, durable, owner in (
+            (GENERATED, True, ""),
+            (GENERATED, True, admission.principal),
+            (GENERATED, False, "bob"),
+            ("bob-1", False, ""),
+            (GENERATED.upper(), False, ""),
+        ):
             with pytest.raises(PermissionDenied):
-                admission.consume("S", consumer, durable=durable, subjects={"a.b"})
+                admission.consume("S", consumer, durable=durable, owner=owner, subjects={"a.b"})
 
 
 def test_every_subject_counts(access: ActivePolicy) -> None:
@@ -241,4 +250,4 @@ def test_every_subject_counts(access: ActivePolicy) -> None:
     with Stream(access, identity("a.>")).opened() as admission:
         for subjects in ({"a.b", "b.a"}, {">"}, set[str]()):
             with pytest.raises(PermissionDenied):
-                admission.consume("S", "ann-1", durable=True, subjects=subjects)
+                admission.consume("S", "ann-1", durable=True, owner="", subjects=subjects)

@@ -239,7 +239,7 @@ def test_a_consumer_is_read_back(
     """A filter of everything is none, and a consumer of another program reads as what it is."""
     seen = view("S", "c", ConsumerState(config, "", 1, 2, 3, 5), 4)
     expected = policy or RetryPolicy(dead_letters=True)
-    shown = ConsumerView("S", "c", durable, subjects, seen.processing_timeout, expected, 1, 2, 3, 4)
+    shown = ConsumerView("S", "c", durable, "", subjects, seen.processing_timeout, expected, 1, 2, 3, 4)
     assert seen == shown
     assert seen.processing_timeout.total_seconds() == pytest.approx(timeout)
 

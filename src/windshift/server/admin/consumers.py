@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -10,15 +10,18 @@ from windshift.nats.jetstream.api import ConsumerState, JetStream, consumer_stat
 from windshift.nats.times import NANOSECONDS, Time
 from windshift.server.admin.look import ConsumerRow, Look
 from windshift.server.admin.views import ConsumerDetails, consumer_details
+from windshift.server.auth.policy import Principal
 from windshift.server.background.batches import batches, for_each
 from windshift.server.background.pacing import pause
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import ConsumerNotFound, StreamNotFound
 from windshift.server.domain.pages import PageCut
 from windshift.server.events import consumers
+from windshift.server.events.consumers import is_durable
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
+from windshift.server.ownership.amounts import owner_of
 
 _AT_ONCE: Final = 32
 _SLICE: Final = 250
@@ -90,15 +93,15 @@ class ConsumerAdmin:
         self,
         stream: str,
         order: ConsumerOrder,
-        may_view: Callable[[str], bool],
+        caller: Principal | None,
         size: int,
         after: Key | None,
         deadline: float,
     ) -> ConsumerPage:
-        """List the consumers of a stream, or of all that the caller may see when `stream` is empty."""
+        """List the consumers that the caller may see, of a stream, or of all when `stream` is empty."""
         rows = await (self._look.rows_of(stream, deadline) if stream else self._look.consumers(deadline))
-        visible = {name for name in {row.key.stream for row in rows} if may_view(name)}
-        rows = [row for row in rows if row.key.stream in visible]
+        if caller is not None:
+            rows = await _seen_by(caller, rows)
         values = await self._values(order, rows, deadline)
         cut = PageCut[Key](size, after)
         for part in batches(rows, _SLICE):
@@ -107,6 +110,27 @@ class ConsumerAdmin:
         keys, after = cut.page()
         found = await self._entries([ConsumerKey(*key[1:]) for key in keys], deadline)
         return ConsumerPage([entry for entry in found if entry is not None], len(rows), after)
+
+    async def seen_by(
+        self, caller: Principal, keys: Sequence[ConsumerKey], deadline: float
+    ) -> list[ConsumerKey]:
+        """Return those that the caller may see of what it names, and maybe some that are not there."""
+        seen = await for_each(keys, lambda key: self._is_seen(caller, key, deadline), at_once=_AT_ONCE)
+        return [key for key, is_seen in zip(keys, seen, strict=True) if is_seen]
+
+    async def _is_seen(self, caller: Principal, key: ConsumerKey, deadline: float) -> bool:
+        if not caller.sees(key.stream):
+            return False
+        if caller.sees_consumer(*key, durable=False, owner=""):
+            return True
+        try:
+            with broker_errors(stream=key.stream):
+                state = await self._api.consumer(*key, deadline)
+        except StreamNotFound:
+            return False
+        if state is None:
+            return False
+        return caller.sees_consumer(*key, durable=is_durable(state.config), owner=owner_of(state.config))
 
     async def _values(
         self, order: ConsumerOrder, rows: Sequence[ConsumerRow], deadline: float
@@ -159,3 +183,17 @@ class ConsumerAdmin:
             (each for each in found if each is not None), key=lambda each: each.sequence, default=None
         )
         return None if first is None else first.time
+
+
+async def _seen_by(caller: Principal, rows: Sequence[ConsumerRow]) -> list[ConsumerRow]:
+    streams = {name for name in {row.key.stream for row in rows} if caller.sees(name)}
+    seen: list[ConsumerRow] = []
+    for some in batches(rows, _SLICE):
+        seen += (
+            row
+            for row in some
+            if row.key.stream in streams
+            and caller.sees_consumer(*row.key, durable=row.durable, owner=row.owner)
+        )
+        await pause()
+    return seen

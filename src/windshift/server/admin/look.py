@@ -18,7 +18,9 @@ from windshift.server.background.pacing import paced, pause
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
 from windshift.server.domain.names import INTERNAL
+from windshift.server.events.consumers import is_durable
 from windshift.server.events.model import ConsumerKey
+from windshift.server.ownership.amounts import owner_of
 
 T = TypeVar("T")
 
@@ -91,11 +93,13 @@ class StreamsSeen(NamedTuple):
 
 
 class ConsumerRow(NamedTuple):
-    """What lists of consumers are sorted by."""
+    """What lists of consumers are sorted by, and what says who sees one: whether it has a name, its owner."""
 
     key: ConsumerKey
     pending: int
     unsettled: int
+    durable: bool
+    owner: str
 
 
 class _Shared(Generic[T]):
@@ -164,7 +168,13 @@ class Look:
         """Return the consumers of one stream, as they are now; raise `StreamNotFound`."""
         with broker_errors(stream=stream):
             return [
-                ConsumerRow(ConsumerKey(stream, info["name"]), info["num_pending"], info["num_ack_pending"])
+                ConsumerRow(
+                    ConsumerKey(stream, info["name"]),
+                    info["num_pending"],
+                    info["num_ack_pending"],
+                    is_durable(info["config"]),
+                    owner_of(info["config"]),
+                )
                 async for info in self._api.listed(f"CONSUMER.LIST.{stream}", "consumers", deadline)
                 if INTERNAL not in metadata_of(info["config"])
             ]

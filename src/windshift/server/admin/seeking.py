@@ -32,12 +32,11 @@ from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, consumer_state
 from windshift.nats.times import NANOSECONDS, parse_rfc3339
 from windshift.server.admin.gathering import Gathering
-from windshift.server.admin.pausing import ConsumerPause, pause_of
+from windshift.server.admin.pausing import ConsumerPause, pause_of, require_control
 from windshift.server.admin.probing import count_from
 from windshift.server.auth.access import require_of
 from windshift.server.auth.actions import Consume
 from windshift.server.auth.policy import Principal
-from windshift.server.domain import names
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -49,7 +48,7 @@ from windshift.server.domain.errors import (
     WindshiftError,
 )
 from windshift.server.domain.names import EVERYTHING
-from windshift.server.events.consumers import chosen_subjects
+from windshift.server.events.consumers import chosen_subjects, name_in_rules
 from windshift.server.events.consuming.moves import STILL, Moves
 from windshift.server.events.consuming.tokens import with_key
 from windshift.server.events.dead_letters.store import DeadLetterStore
@@ -126,7 +125,7 @@ class ConsumerSeek:
             StreamNotFound: there is no such stream.
             ConsumerNotFound: the stream has no such consumer.
             InvalidField: the stream has given no such id yet.
-            PermissionDenied: the caller may not have what the consumer chooses.
+            PermissionDenied: the caller may not move the consumer, or not have what it chooses.
             SeekNotPossible: the broker cannot move it there.
             BrokerUnavailable: the broker does not answer; nothing has happened.
             OutcomeUnknown: it does not answer in the middle of it.
@@ -356,11 +355,11 @@ def _is_busy(reported: JsonObject) -> bool:
 
 
 def _require_rights(caller: Principal | None, consumer: ConsumerKey, state: ConsumerState) -> None:
-    """Raise `PermissionDenied` unless the caller may have all that a consumer chooses."""
+    """Raise `PermissionDenied` unless the caller may move a consumer, and have all that it chooses."""
     if caller is None:
         return
-    is_durable = bool(state.config.get("durable_name"))
-    name = consumer.name if is_durable else names.given_name(consumer.name)
+    require_control(caller, consumer, state)
+    name = name_in_rules(caller, consumer.name, state.config)
     for subject in sorted(chosen_subjects(state.config)):
         require_of(caller, Consume(consumer.stream, subject, name))
 

@@ -298,7 +298,7 @@ class AdminService:
         page = await self._admin.consumers.page(
             request.stream,
             order,
-            _may_view(call),
+            caller_of(call),
             _page_size(request.page_size),
             None if after is None else (after[0], after[1], after[2]),
             answer_by(call),
@@ -331,7 +331,7 @@ class AdminService:
         names.consumer_name("consumer", request.consumer)
         until = unix_ns("until", request.until) if request.HasField("until") else None
         consumer = ConsumerKey(request.stream, request.consumer)
-        paused = await self._admin.pauses.set(consumer, until, answer_by(call))
+        paused = await self._admin.pauses.set(consumer, until, answer_by(call), caller_of(call))
         return pb.PauseConsumerResponse(paused_until=wire_time(paused))
 
     async def seek_consumer(
@@ -357,10 +357,13 @@ class AdminService:
     async def get_history(self, request: pb.GetHistoryRequest, call: ServerCall) -> pb.GetHistoryResponse:
         """Give the last hour of streams and consumers."""
         streams, consumers = read_names(request)
-        may_view = _may_view(call)
+        caller = caller_of(call)
+        if caller is not None:
+            streams = [name for name in streams if caller.sees(name)]
+            consumers = await self._admin.consumers.seen_by(caller, consumers, answer_by(call))
         series, missing = await self._admin.history.get(
-            [name for name in streams if may_view(name)],
-            [f"{key.stream}/{key.name}" for key in consumers if may_view(key.stream)],
+            streams,
+            [f"{key.stream}/{key.name}" for key in consumers],
             unix_ns("since", request.since) if request.HasField("since") else 0,
             number("points", request.points, LENGTH) or LENGTH,
         )

@@ -17,9 +17,8 @@ from windshift.server.api.deadlines import answer_by
 from windshift.server.api.policies import MOST_EVENTS
 from windshift.server.api.publishing import publish_atomic, publish_each, publish_stream, read_publish
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
-from windshift.server.auth.access import require
+from windshift.server.auth.access import require_of
 from windshift.server.auth.actions import DeleteConsumer, UseConsumer
-from windshift.server.auth.authenticate import Identity
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events import headers
@@ -88,7 +87,7 @@ class EventsService:
         """Say what a consumer is."""
         stream, consumer = read_which_consumer(request)
         found = await self._consumers.get(stream, consumer, answer_by(call))
-        _require_if_named(call, found, UseConsumer(stream, consumer))
+        _require(call, found, UseConsumer)
         return consumer_response(found)
 
     async def delete_consumer(
@@ -96,9 +95,9 @@ class EventsService:
     ) -> pb.DeleteConsumerResponse:
         """Delete a consumer."""
         stream, consumer = read_which_consumer(request)
-        if names.is_generated(consumer) and isinstance(call.state, Identity):
+        if names.is_generated(consumer) and caller_of(call) is not None:
             found = await self._consumers.get(stream, consumer, answer_by(call))
-            _require_if_named(call, found, DeleteConsumer(stream, consumer))
+            _require(call, found, DeleteConsumer)
         await self._consumers.delete(stream, consumer, answer_by(call))
         return pb.DeleteConsumerResponse()
 
@@ -143,10 +142,12 @@ class EventsService:
     consume = events
 
 
-def _require_if_named(call: ServerCall, found: ConsumerView, action: UseConsumer | DeleteConsumer) -> None:
-    """Ask for the right to a consumer that was given its name, though that looks like a generated one."""
-    if found.durable and names.is_generated(found.id) and isinstance(call.state, Identity):
-        require(call.state, action)
+def _require(call: ServerCall, found: ConsumerView, action: type[UseConsumer | DeleteConsumer]) -> None:
+    """Ask for the right to a consumer by what it is: its name may look like a generated one."""
+    caller = caller_of(call)
+    if caller is not None:
+        name = caller.consumer_in_rules(found.id, durable=found.durable, owner=found.owner)
+        require_of(caller, action(found.stream, name))
 
 
 def consumer_response(view: ConsumerView) -> pb.GetConsumerResponse:

@@ -65,6 +65,7 @@ class AuthorizedStream:
         "_consumer",
         "_counts",
         "_end",
+        "_name",
         "_policy",
         "_usage",
         "identify",
@@ -80,7 +81,8 @@ class AuthorizedStream:
         self._policy = policy
         self._usage = usage
         self._counts = counts  # among the open streams of the caller
-        self._consumer = ""
+        self._consumer = ""  # which counts; empty = one without a name
+        self._name: str | None = None  # of the consumer, in rules
         self.on_denied: Callable[[PermissionDenied | QuotaExceeded], None] | None = None
         self._chosen = SubjectPatterns()
         self._check: Callable[[], None] | None = None
@@ -146,25 +148,24 @@ class AuthorizedStream:
         """Raise `PermissionDenied` unless the caller may attach to consumers of this name."""
         require(self.identity, UseConsumer(stream, names.given_name(consumer)))
 
-    def consume(self, stream: str, consumer: str, *, durable: bool, subjects: set[str]) -> None:
-        """Raise `PermissionDenied` unless the caller may have all that a consumer chooses."""
-        name = consumer if durable else names.given_name(consumer)
-        self._consumer = name or ""
+    def consume(self, stream: str, consumer: str, *, durable: bool, owner: str, subjects: set[str]) -> None:
+        """Raise `PermissionDenied` unless the caller may have all that this owner's consumer chooses."""
+        self._consumer = consumer if durable else names.given_name(consumer) or ""
+        self._name = self.identity.principal.consumer_in_rules(consumer, durable=durable, owner=owner)
         chosen = SubjectPatterns()
         for number, subject in enumerate(sorted(subjects) or (EVERYTHING,)):
-            require(self.identity, Consume(stream, subject, name))
+            require(self.identity, Consume(stream, subject, self._name))
             chosen.add(subject.split("."), number)
         self._chosen = chosen
 
-    def receive(self, stream: str, consumer: str, subject: str, *, durable: bool) -> None:
-        """Raise `PermissionDenied` unless the caller may have an event.
+    def receive(self, stream: str, subject: str) -> None:
+        """Raise `PermissionDenied` unless the caller may have an event of the consumer.
 
         What belongs to the subjects for which `consume` let him through is his. They are compared as they
         are: other programs may store what is no subject here.
         """
         if self._chosen.covering(subject.split(".")) is None:
-            name = consumer if durable else names.given_name(consumer)
-            require(self.identity, Consume(stream, subject, name))
+            require(self.identity, Consume(stream, subject, self._name))
 
     def bury(self, stream: str, now: float) -> None:
         """Raise `QuotaExceeded` when the consumer has left too many dead letters. `now` is the loop's time.

@@ -101,7 +101,7 @@ class Copy(_Asked):
 
 @dataclass(frozen=True, slots=True)
 class Consume(_Asked):
-    """Read a subject's events of a stream through a consumer; None = an ephemeral one."""
+    """Read a subject's events of a stream through a consumer; None = its own ephemeral one."""
 
     stream: str
     subject: str
@@ -111,7 +111,7 @@ class Consume(_Asked):
 
 @dataclass(frozen=True, slots=True)
 class UseConsumer(_Asked):
-    """Look at a consumer, or attach to it, whatever its filters; None = an ephemeral one."""
+    """Look at a consumer, or attach to it, whatever its filters; None = its own ephemeral one."""
 
     stream: str
     consumer: str | None
@@ -143,7 +143,7 @@ class RejectForGood(_Asked):
 
 @dataclass(frozen=True, slots=True)
 class DeleteConsumer(_Asked):
-    """Delete a consumer; None = an ephemeral one."""
+    """Delete a consumer; None = its own ephemeral one."""
 
     stream: str
     consumer: str | None
@@ -152,7 +152,7 @@ class DeleteConsumer(_Asked):
 
 @dataclass(frozen=True, slots=True)
 class ControlConsumer(_Asked):
-    """Pause, resume or move a consumer; None = one without a name of its own."""
+    """Pause, resume or move a consumer; None = its own ephemeral one."""
 
     stream: str
     consumer: str | None

@@ -8,9 +8,10 @@ from datetime import timedelta
 from math import inf
 from typing import Final
 
-from windshift.server.auth.actions import ViewStream
+from windshift.server.auth.actions import UseConsumer, ViewStream
 from windshift.server.auth.permissions import ListEntry, Permissions, Role
 from windshift.server.auth.subjects import SubjectPatterns
+from windshift.server.domain import names
 
 ALGORITHMS: Final[Mapping[str, tuple[str, str | None]]] = {
     "RS256": ("RSA", None),
@@ -165,9 +166,25 @@ class Principal:
         """Return the scope of an event's idempotency key: the principal's name; empty = shared by all."""
         return "" if self.shared_keys is not None and self.shared_keys.takes(subject) else self.name
 
+    def consumer_in_rules(self, name: str, *, durable: bool, owner: str) -> str | None:
+        """Return the name by which rules know a consumer; None = they have none: its id is enough.
+
+        That is so of an ephemeral consumer that belongs to this principal, or to nobody.
+        """
+        is_open = not durable and owner in ("", self.name)
+        return names.given_name(name) if is_open else name
+
     def sees(self, stream: str) -> bool:
         """Tell whether it may see a stream."""
         return self.permissions.decide(ViewStream(stream)).allowed
+
+    def sees_consumer(self, stream: str, name: str, *, durable: bool, owner: str) -> bool:
+        """Tell whether it may see a consumer of a stream that it sees.
+
+        An ephemeral one is known to who made it, and to who may use a consumer of that name.
+        """
+        is_known = durable or not names.is_generated(name) or owner == self.name
+        return is_known or self.permissions.decide(UseConsumer(stream, name)).allowed
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -69,7 +69,7 @@ def is_generated(name: str) -> bool:
 def given_name(name: str) -> str | None:
     """Return a consumer's name; None if it looks generated, which makes it a secret of whoever got it.
 
-    A client may have chosen such a name; that shows when the consumer is looked up.
+    A client may have chosen such a name, or it is somebody else's; that shows when the consumer is looked up.
     """
     return None if is_generated(name) else name
 

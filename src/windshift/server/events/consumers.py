@@ -114,6 +114,7 @@ class ConsumerView:
         stream: its stream.
         id: its name, or its generated id.
         durable: whether it has a name of its own.
+        owner: the principal that made it; empty = unknown.
         subjects: its filters; none are everything.
         processing_timeout: how long a subscriber may take over one event.
         retry_policy: what happens to events that are not acknowledged.
@@ -126,6 +127,7 @@ class ConsumerView:
     stream: str
     id: str
     durable: bool
+    owner: str
     subjects: tuple[str, ...]
     processing_timeout: timedelta
     retry_policy: RetryPolicy
@@ -316,9 +318,19 @@ def new_config(name: str, spec: ConsumerSpec, stream: StreamState) -> JsonObject
     return config | _start(spec, stream) | _subjects(spec) | _metadata(config, spec)
 
 
+def is_durable(stored: JsonObject) -> bool:
+    """Whether somebody chose a consumer's name."""
+    return bool(stored.get("durable_name"))
+
+
 def is_ephemeral(stored: JsonObject) -> bool:
     """Whether a consumer is one without a name that Windshift made."""
-    return KEPT_UNUSED_KEY in metadata_of(stored) and not stored.get("durable_name")
+    return KEPT_UNUSED_KEY in metadata_of(stored) and not is_durable(stored)
+
+
+def name_in_rules(caller: Principal, name: str, stored: JsonObject) -> str | None:
+    """Return the name by which rules know a consumer; None = its id is enough for this caller."""
+    return caller.consumer_in_rules(name, durable=is_durable(stored), owner=owner_of(stored))
 
 
 def used_config(stored: JsonObject) -> JsonObject | None:
@@ -437,7 +449,8 @@ def view(stream: str, name: str, state: ConsumerState, dead_letters: int) -> Con
     return ConsumerView(
         stream,
         name,
-        bool(config.get("durable_name")),
+        is_durable(config),
+        owner_of(config),
         () if chosen == [EVERYTHING] else tuple(chosen),
         ack_wait(config),
         stored_policy(config),

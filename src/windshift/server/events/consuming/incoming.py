@@ -317,7 +317,9 @@ class Incoming:
         if state.authorizer is not None:
             found = found or state.found
             self._allowed = _NONE
-            state.authorizer.consume(*state.consumer, durable=found.durable, subjects=found.subjects)
+            state.authorizer.consume(
+                *state.consumer, durable=found.durable, owner=found.owner, subjects=found.subjects
+            )
             if self.max_message_size:
                 state.authorizer.reject(*state.consumer, found.owner)
 
@@ -328,7 +330,7 @@ class Incoming:
         """
         if subject not in self._allowed:
             try:
-                authorizer.receive(*self._state.consumer, subject, durable=self._state.found.durable)
+                authorizer.receive(self._state.consumer.stream, subject)
             except WindshiftError as error:
                 self._state.end(error)
                 return False

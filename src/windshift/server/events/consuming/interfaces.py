@@ -77,11 +77,14 @@ class ConsumeAuthorizer(Protocol):
         """Check that the client may use this consumer, whatever its filters."""
         ...
 
-    def consume(self, stream: str, consumer: str, *, durable: bool, subjects: set[str]) -> None:
-        """Check that the client may read everything that a consumer delivers; `durable`: it has a name."""
+    def consume(self, stream: str, consumer: str, *, durable: bool, owner: str, subjects: set[str]) -> None:
+        """Check that the client may read everything that this owner's consumer delivers.
+
+        `durable`: it has a name.
+        """
         ...
 
-    def receive(self, stream: str, consumer: str, subject: str, *, durable: bool) -> None:
+    def receive(self, stream: str, subject: str) -> None:
         """Check that the client may have an event, after `consume`."""
         ...
 
