@@ -35,8 +35,16 @@ EMPTY = b"\x0a\x00"
         b"\x8a\x80\x80\x80\x00\x00" * 500_000,
         b"\x10\x01" + EMPTY * 100_000,
         b"\x3a\x00" * 100_000 + b"\x0a" * 20_000,
+        b"\x3a\x00" * 2_500 + b"\x3a\xa0\x9c\x01" + b"\x0a" * 20_000,
     ],
-    ids=["shortest", "a longer tag", "an even longer tag", "behind another field", "fields without meaning"],
+    ids=[
+        "shortest",
+        "a longer tag",
+        "an even longer tag",
+        "behind another field",
+        "fields without meaning",
+        "more of these than are looked at",
+    ],
 )
 def test_too_many_elements_are_not_decoded(data: bytes) -> None:
     """However they are written, more events than allowed are refused, and so is any number of fields."""
@@ -44,7 +52,16 @@ def test_too_many_elements_are_not_decoded(data: bytes) -> None:
         PARSE(data)
 
 
-@pytest.mark.parametrize("data", [EMPTY * 20_000 + b"\x0b", b"\x0b\x0c" + EMPTY * 20_000, b"\x0a" * 20_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        EMPTY * 20_000 + b"\x0b",
+        b"\x0b\x0c" + EMPTY * 20_000,
+        b"\x0a" * 20_000,
+        b"\xb8\x80\x80\x80\x80\x00\x00" + EMPTY * 20_000,
+    ],
+    ids=["a group", "a group first", "one in another", "a tag that is too long"],
+)
 def test_what_is_no_message(data: bytes) -> None:
     """What cannot be counted cannot be decoded, or is too much."""
     with pytest.raises((DecodeError, InvalidField)):

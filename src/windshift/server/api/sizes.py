@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, cast
 
@@ -13,9 +13,11 @@ from windshift.rpc.service import UNLIMITED
 from windshift.server.api.policies import policy_of
 from windshift.server.domain.errors import InvalidField
 
-_AT_MOST: Final = 16
+_AT_MOST: Final = 2
 """How often the tags of lists may occur for each element that is allowed, before the elements are counted;
 and how many fields a message may have for each of them."""
+_LEAST: Final = 2
+"""Bytes that an element takes at least."""
 
 
 class SizeInterceptor:
@@ -58,12 +60,24 @@ class _Counted:
 
     def FromString(self, data: bytes) -> Message:  # noqa: N802 - as Protobuf names it
         """Parse a message; raise `InvalidField` if there are too many elements."""
-        if sum(map(data.count, self._tags)) > self._possible:
+        if len(data) > _LEAST * self._possible and _occur_more(data, self._tags, self._possible):
             number = _crowded(data, self._most)
             if number:
                 field = self.DESCRIPTOR.fields_by_number[number].name
                 raise InvalidField(field, f"must have at most {self._most[number]} elements")
         return self._parse(data)
+
+
+def _occur_more(data: bytes, tags: Sequence[bytes], most: int) -> bool:
+    """Whether some bytes are in data more often than `most`; to count them all takes longer."""
+    for tag in tags:
+        position = data.find(tag)
+        while position >= 0:
+            most -= 1
+            if most < 0:
+                return True
+            position = data.find(tag, position + 1)
+    return False
 
 
 def _crowded(data: bytes, most: Mapping[int, int]) -> int:
@@ -74,13 +88,13 @@ def _crowded(data: bytes, most: Mapping[int, int]) -> int:
     """
     left, fields, position = dict(most), _AT_MOST * sum(most.values()), 0
     while position < len(data):
-        tag, position = _varint(data, position)
+        tag, position = _varint(data, position, _LONGEST_TAG)
         kind = tag & 7
         if kind == _LENGTH:
-            length, position = _varint(data, position)
+            length, position = _varint(data, position, _LONGEST_TAG)
             position += length
         elif kind == _VARINT:
-            _, position = _varint(data, position)
+            _, position = _varint(data, position, _LONGEST)
         elif kind in _FIXED:
             position += _FIXED[kind]
         else:
@@ -102,10 +116,9 @@ _FIXED: Final = {1: 8, 5: 4}
 """Wire types: https://protobuf.dev/programming-guides/encoding/#structure."""
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _varint(data: bytes, position: int, longest: int) -> tuple[int, int]:
     value = shift = 0
-    while position < len(data) and shift < _MOST_BITS:
-        byte = data[position]
+    for byte in data[position : position + longest]:
         position += 1
         value |= (byte & 127) << shift
         if byte < _MORE:
@@ -115,4 +128,6 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 _MORE: Final = 128
-_MOST_BITS: Final = 70
+_LONGEST: Final = 10
+_LONGEST_TAG: Final = 5
+"""Bytes that a number may take. Protobuf takes no tag and no length that is longer."""
