@@ -40,6 +40,7 @@ _READ: dict[str, dict[tuple[str, tuple[str, ...]], Answer]] = {
         ("SHOP", ()): DENIED,
         ("SHOP", ("shop.>",)): DENIED,
         ("SHOP", ("shop.a.b", "shop.z")): DENIED,
+        ("SHOP", ("shop.z",) * 17): INVALID,  # more than anybody may ask for
         ("PAYMENTS", ("shop.a.b",)): DENIED,
         ("GONE", ("shop.a.b",)): NO_STREAM,
         ("WS_DEAD_LETTERS", ("shop.a.b",)): INVALID,

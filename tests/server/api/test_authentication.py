@@ -19,14 +19,16 @@ from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.dead_letters import DEAD_LETTERS
 from windshift.server.api.events import EVENTS
+from windshift.server.api.policies import MOST_ACTIONS
 from windshift.server.auth.access import ActivePolicy
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy_file import parse_policy
-from windshift.server.domain.errors import PermissionDenied, QuotaExceeded
+from windshift.server.domain.errors import InvalidField, PermissionDenied, QuotaExceeded
 
 PURGE = "/windshift.deadletters.v1alpha1.DeadLettersService/Purge"
 PUBLISH = "/windshift.events.v1alpha1.EventsService/PublishEvent"
+ENSURE_CONSUMER = "/windshift.events.v1alpha1.EventsService/EnsureConsumer"
 ENSURE_STREAM = "/windshift.events.v1alpha1.EventsService/EnsureStream"
 
 
@@ -105,6 +107,18 @@ async def test_thousands_of_things() -> None:
     behind = Behind()
     assert await turns(asyncio.create_task(behind.ensure(4000))) > 50
     assert behind.handled == 1
+
+
+async def test_what_asks_for_too_much_is_refused_in_turns_as_well() -> None:
+    """Nothing is made of all that a request asks for at once."""
+    behind = Behind()
+    begun = asyncio.create_task(behind.ensure(MOST_ACTIONS))  # and the stream itself
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not begun.done()
+    with pytest.raises(InvalidField, match="more than 16384 things"):
+        await begun
+    assert behind.handled == 0
 
 
 async def test_rules_that_change_meanwhile() -> None:
@@ -204,5 +218,7 @@ async def test_all_that_is_managed_is_recorded(caplog: pytest.LogCaptureFixture)
     named = await managed(caplog, PURGE, many)
     assert named.startswith("A c0, A c1, ")
     assert named.endswith("A c19, and 980 more")
+    too_many = pb.EnsureConsumerRequest(stream="S", name="c", subjects=[f"a.{each}" for each in range(5000)])
+    assert (await managed(caplog, ENSURE_CONSUMER, too_many)).endswith("S a.19 c, and more")
     stream = pb.EnsureStreamRequest(name="S", subjects={"subjects": ["a.>", "b.>"]})
     assert await managed(caplog, ENSURE_STREAM, stream) == "S"

@@ -37,6 +37,7 @@ from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
 from windshift.server.api.fields import known, members, number, unix_ns, wire_time
+from windshift.server.api.policies import MOST_FILTERS
 from windshift.server.api.streams import read_pointer, write_stream
 from windshift.server.auth.actions import Action
 from windshift.server.auth.authenticate import Identity
@@ -59,7 +60,6 @@ _LARGEST_PAGE: Final = 1_000
 _PAGE: Final = 100
 _LARGEST_READ: Final = 500
 _READ: Final = 50
-_MOST_FILTERS: Final = 16
 _LONGEST_FIND: Final = 255
 _LARGEST_CUT: Final = 2**31
 _MOST_ATTEMPTS: Final = 2**32 - 1
@@ -436,8 +436,8 @@ def read_selection(request: pb.ReadEventsRequest | pb.TailEventsRequest) -> Sele
     """Read which events of which stream are meant; raise `InvalidField`."""
     names.stream_name("stream", request.stream)
     for field, values in (("subjects", request.subjects), ("types", request.types)):
-        if len(values) > _MOST_FILTERS:
-            raise InvalidField(field, f"must have at most {_MOST_FILTERS} elements")
+        if len(values) > MOST_FILTERS:
+            raise InvalidField(field, f"must have at most {MOST_FILTERS} elements")
     for position, subject in enumerate(request.subjects):
         names.filter_subject(f"subjects[{position}]", subject)
     for position, name in enumerate(request.types):

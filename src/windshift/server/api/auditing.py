@@ -12,7 +12,7 @@ from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
 from windshift.server.api.callers import identity_of
 from windshift.server.api.errors import code_of
-from windshift.server.api.policies import MOST_ACTIONS, Rule, policy_of
+from windshift.server.api.policies import Rule, policy_of
 from windshift.server.auth.actions import Action
 from windshift.server.auth.audit import Audit, Caller
 
@@ -20,6 +20,8 @@ _NAMED: Final = 20
 """The most resources of a call that the audit log names."""
 _LONGEST: Final = 1000
 """Characters after which it names no more."""
+_COUNTED: Final = 1000
+"""The most that are counted: a request may ask for thousands of things that are refused."""
 
 
 class AuditInterceptor:
@@ -63,7 +65,8 @@ def _resources(asked: Iterator[Action]) -> str:
     first = next(asked, None)
     if first is None:
         return ""
-    alike = (each.resource for each in islice(asked, MOST_ACTIONS) if type(each) is type(first))
+    alike = [each.resource for each in islice(asked, _COUNTED) if type(each) is type(first)]
+    is_counted = next(asked, None) is None
     names = list(dict.fromkeys((first.resource, *alike)))
     shown, length = names[:1], len(names[0])
     for name in names[1:_NAMED]:
@@ -72,4 +75,4 @@ def _resources(asked: Iterator[Action]) -> str:
             break
         shown.append(name)
     more = f", and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more
+    return ", ".join(shown) + (more if is_counted else ", and more")

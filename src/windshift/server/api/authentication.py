@@ -17,7 +17,7 @@ from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
 from windshift.rpc.turns import Account
 from windshift.server.api.callers import peer_of
-from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions, policy_of
+from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions, in_parts, policy_of
 from windshift.server.auth.access import ActivePolicy, AuthorizedStream, require
 from windshift.server.auth.actions import Action, Publish, WriteKey
 from windshift.server.auth.audit import Audit, Caller
@@ -168,7 +168,7 @@ class AuthInterceptor:
             usage = None if is_counted else self._begin(call, identity, weight)
             try:
                 if not is_judged:
-                    await self._require_in_turns(call, identity, actions(rule, request), request)
+                    await self._require_in_turns(call, identity, rule, request)
                 if stores and access.full is not None:
                     _require_room(access.full, actions(rule, request))
                 return await handler(request, call)
@@ -265,19 +265,15 @@ class AuthInterceptor:
             raise
         return usage
 
-    async def _require_in_turns(
-        self, call: ServerCall, identity: Identity, asked: list[Action], request: Any
-    ) -> None:
+    async def _require_in_turns(self, call: ServerCall, identity: Identity, rule: Rule, request: Any) -> None:
         """Do what `_require` does, and let other calls run in between: thousands of things take seconds."""
-        done, rules = 0, self._access.authenticator
-        while len(asked) - done > _AT_ONCE:
-            _require(call, identity, asked[done : done + _AT_ONCE], request)
-            done += _AT_ONCE
+        parts, rules = in_parts(rule, request, _AT_ONCE), self._access.authenticator
+        while (asked := next(parts, None)) is not None:
+            _require(call, identity, asked, request)
             await asyncio.sleep(0)
             if rules is not self._access.authenticator:  # they were replaced: all of it begins anew
-                done, rules = 0, self._access.authenticator
+                parts, rules = in_parts(rule, request, _AT_ONCE), self._access.authenticator
                 identity = await self._identified(call)
-        _require(call, identity, asked[done:], request)
 
     def _follow(self, call: ServerCall, admission: AuthorizedStream, asked: list[Action]) -> None:
         """End a call when the rules allow it no longer."""

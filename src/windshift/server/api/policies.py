@@ -74,6 +74,9 @@ LARGEST_OF_TRANSACTIONS: Final = 4 * 1024 * 1024
 LARGEST_OF_EVENTS: Final = 8 * 1024 * 1024
 """The same for several events, which are counted before they are decoded."""
 
+MOST_FILTERS: Final = 16
+"""Subjects or types of one request that reads events without a consumer."""
+
 MOST_EVENTS: Final = 1000
 """Events of one request: the broker's limit on atomic batches."""
 
@@ -180,10 +183,17 @@ class MethodPolicy:
 
 def actions(rule: Rule, request: Any) -> list[Action]:
     """Return the actions that a request needs. Raise `InvalidField` if there are too many."""
-    asked = list(islice(rule(request), MOST_ACTIONS + 1))
-    if len(asked) > MOST_ACTIONS:
-        raise InvalidField("", f"the request asks for more than {MOST_ACTIONS} things")
-    return asked
+    return [action for part in in_parts(rule, request, MOST_ACTIONS) for action in part]
+
+
+def in_parts(rule: Rule, request: Any, size: int) -> Iterator[list[Action]]:
+    """Yield the same, so many at a time: to make thousands takes long."""
+    asked, left = rule(request), MOST_ACTIONS
+    while part := list(islice(asked, size)):
+        left -= len(part)
+        if left < 0:
+            raise InvalidField("", f"the request asks for more than {MOST_ACTIONS} things")
+        yield part
 
 
 # --- Events -----------------------------------------------------------------------------------------------
@@ -332,6 +342,8 @@ def _get_event(request: admin_pb.GetEventRequest) -> Iterator[Action]:
 
 
 def _read_events(request: admin_pb.ReadEventsRequest | admin_pb.TailEventsRequest) -> Iterator[Action]:
+    if len(request.subjects) > MOST_FILTERS:
+        raise InvalidField("subjects", f"must have at most {MOST_FILTERS} elements")
     for subject in request.subjects or (EVERYTHING,):
         yield Consume(request.stream, subject, None)
 
