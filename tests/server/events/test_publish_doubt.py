@@ -13,11 +13,17 @@ import pytest
 from tests.server.events.test_publish import event, publisher
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats import Backoff
+from windshift.nats import Backoff, JetStreamError
+from windshift.nats.errors import StorageFull
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.kv import Buckets
-from windshift.nats.jetstream.writes import WriteOptions, Writes
+from windshift.nats.jetstream.writes import Write, WriteOptions, Writes
 from windshift.server.domain.errors import EventTooLarge, OutcomeUnknown, UnboundSubject, WrongLastId
+from windshift.server.events.atomic import AtomicPublisher
 from windshift.server.events.model import PublishReceipt
+from windshift.server.events.publish import Publisher
+from windshift.server.events.targets import Targets
 from windshift.server.state.stores import Stores
 
 Unique = Callable[[], str]
@@ -241,3 +247,30 @@ async def test_nobody_can_tell_whether_there_is_a_stream(tmp_path: Path) -> None
             assert await publishing == (1, False)
     finally:
         server.kill()
+
+
+async def test_a_batch_that_finds_no_room_after_an_attempt_in_doubt(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a later attempt was not stored does not mean that the first one was not."""
+    stream = await broker.stream(unique(), allow_atomic=True)
+    writes = Writes(broker.connection, broker.requests, broker.api)
+    real, attempts = writes.write, 0
+
+    async def write(request: Write) -> PubAck:
+        nonlocal attempts
+        if not request.before:
+            return await real(request)  # it asks for what is known of a key
+        attempts += 1
+        if attempts > 1:
+            raise StorageFull("full")
+        refusal = JetStreamError(codes.DUPLICATE_IN_BATCH, 400, "duplicate", stream)
+        refusal.in_doubt = True
+        raise refusal
+
+    monkeypatch.setattr(writes, "write", write)
+    publishing = AtomicPublisher(Publisher(broker.api, writes), broker.api, writes, Targets(broker.api))
+    events = [event(f"{stream}.a", idempotency_key=key) for key in "ab"]
+    with pytest.raises(OutcomeUnknown):
+        await publishing.publish(events, in_seconds(20))
+    assert attempts == 2

@@ -106,9 +106,11 @@ class AtomicPublisher:
                 found = await self._refused(batch, refusal)
                 if found is not None:
                     return found
-            except MessageTooLarge as error:
-                raise at_index(EventTooLarge(error.limit), _largest(parts)) from error
             except NatsError as error:
+                if in_doubt:  # that nothing was stored is said of this attempt
+                    raise OutcomeUnknown from error
+                if isinstance(error, MessageTooLarge):
+                    raise at_index(EventTooLarge(error.limit), _largest(parts)) from error
                 raise domain_error(error) from error
             else:
                 first = ack.sequence - len(requests) + 1

@@ -281,7 +281,7 @@ class Publisher:
         replicated stream of nats-server 2.15.1 hang for good.)
         """
         block = h.block(((h.MESSAGE_ID, key), (h.ROLLUP, b"never")))
-        probe = write._replace(body=b"", headers=block, repeatable=True)
+        probe = write._replace(body=b"", headers=block, repeatable=True, before=())
         try:
             ack = await self._writes.write(probe)
         except JetStreamError:
