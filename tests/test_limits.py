@@ -11,7 +11,16 @@ from typing import Any, Final
 import pytest
 
 from windshift.nats.jetstream.writes import WriteOptions
-from windshift.rpc import ConnectionOptions, ServerOptions, StatusCode, admission, health, holding, turns
+from windshift.rpc import (
+    ConnectionOptions,
+    ServerOptions,
+    StatusCode,
+    admission,
+    health,
+    holding,
+    message_stream,
+    turns,
+)
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
 from windshift.server.api import consume, dead_letters, deadlines, policies, streams
 from windshift.server.api.errors import CODES
@@ -98,6 +107,9 @@ VALUES: Final = {
     "events in one request": amount(policies.MOST_EVENTS),
     "a probe (`grpc.health.v1`)": size(policies.LARGEST_OF_HEALTH),
     "unread bytes of events on one stream": size(SEND_QUEUE_MARK),
+    "messages of a stream that are taken at once": (
+        f"{size(message_stream.ENOUGH)}, inflated, or one that is larger; {message_stream.MANY:,}"
+    ),
     "subjects, keys, names of streams and consumers": f"{names.MAX_LENGTH} characters",
     "names of stores": f"{names.MAX_STORE_NAME} characters",
     "idempotency keys": f"{names.MAX_IDEMPOTENCY_KEY} characters",

@@ -210,6 +210,20 @@ def test_a_store_of_another_program(client: Client, nats_server: NatsServer, uni
         client.set(store, "k", ttl={"seconds": 5})
 
 
+def test_a_store_that_keeps_all_revisions(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """Another program may make one; a list with it says so."""
+    store = unique()
+
+    async def make() -> None:
+        async with connect(nats_server.url) as broker:
+            config = {"name": f"KV_{store}", "subjects": [f"$KV.{store}.>"]}
+            await broker.api.create_stream(config, in_seconds(30))
+
+    asyncio.run(make())
+    page = ask(client, "ListStores", pageSize=1000)
+    assert [each.history for each in page.stores if each.store == store] == [0]
+
+
 @pytest.mark.parametrize(
     ("method", "field", "fields"),
     [

@@ -45,7 +45,7 @@ class Direction(Enum):
 
 
 _RESPONSE = Direction.RESPONSE
-_ENOUGH = 65_536
+ENOUGH = 65_536
 """Bytes after which a batch ends: as many as a window has room for, where messages are not compressed."""
 MANY = 1024
 """Messages after which it does."""
@@ -235,7 +235,7 @@ class MessageStream(Generic[M]):
             inflated = self.decoder.unpack(payload)
             self.handed += len(inflated)
             batch.append(self._from_string(inflated))
-            if self.handed >= _ENOUGH:
+            if self.handed >= ENOUGH:
                 break
         del self._messages[: len(batch)]
         return batch

@@ -206,7 +206,7 @@ def _seconds(field: str, value: Duration) -> int | None:
 
 def _store_entry(info: StoreInfo) -> pb.ListStoresResponse.Entry:
     entry = pb.ListStoresResponse.Entry(
-        store=info.name, keys=info.keys, bytes=info.size, history=info.history
+        store=info.name, keys=info.keys, bytes=info.size, history=max(info.history, 0)
     )
     if info.ttl is not None:
         entry.ttl.FromTimedelta(info.ttl)
