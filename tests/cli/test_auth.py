@@ -205,8 +205,11 @@ def test_problems_have_their_places(file: Path) -> None:
         ),
         (
             ["consume", "ORDERS", "orders.eu", "0123456789abcdef01234567"],
-            0,
-            'role writer, streams.consume "ORDERS" (line 22), streams.subjects "orders.>" (line 22)',
+            1,
+            (
+                "no role of billing allows it; role writer comes nearest: it allows streams.consume "
+                '"ORDERS" (line 22), streams.subjects "orders.>" (line 22), but not all of consumers.use'
+            ),
         ),
         (
             ["use-consumer", "ORDERS", "billing-1"],

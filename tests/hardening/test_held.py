@@ -12,9 +12,21 @@ from ssl import SSLError
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
-from tests.hardening.target import EVENTS, MIB, MODES, PUBLISH, STATE, Target, call, healthy, target, tell
+from tests.hardening.target import (
+    EVENTS,
+    MIB,
+    MODES,
+    PUBLISH,
+    STATE,
+    Target,
+    call,
+    delimited,
+    healthy,
+    target,
+    tell,
+)
 from tests.rpc.frames import prefixed
-from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 
 HELD_MB = 40
@@ -22,13 +34,13 @@ GET = prefixed(state_pb.GetRequest(store="large", key="a").SerializeToString())
 GZIP = ((b"grpc-encoding", b"gzip"),)
 
 
-def _packed(*events: events_pb.PublishEventRequest) -> bytes:
-    request = events_pb.PublishStreamRequest(events=events)
+def _packed(*events: pb.PublishEventRequest) -> bytes:
+    request = pb.PublishStreamRequest(events=events)
     return prefixed(gzip.compress(request.SerializeToString()), 1)
 
 
-UNREAD = _packed(*[events_pb.PublishEventRequest()] * 1000) + _packed(
-    events_pb.PublishEventRequest(data=AnyMessage(type_url="x.Y", value=bytes(2 * MIB)))
+UNREAD = _packed(*[pb.PublishEventRequest()] * 1000) + _packed(
+    pb.PublishEventRequest(data=AnyMessage(type_url="x.Y", value=bytes(2 * MIB)))
 )
 """Events with more results than fit into a window that stays shut, and one that is large behind them."""
 
@@ -79,6 +91,18 @@ async def test_what_clients_hold_is_bounded(narrow: Target, kind: str) -> None:
     assert ("clients hold too much memory" in narrow.process.err) == (kind == "answers")
     assert narrow.peak - before < 160 * MIB
     assert narrow.faults() == []
+
+
+async def test_requests_without_events_are_not_kept(narrow: Target) -> None:
+    """There are no results after which to let them go."""
+    nothing = prefixed(delimited(1000, bytes(MIB)))
+    large = pb.PublishEventRequest(subject="warm.up", data=AnyMessage(type_url="x.Y", value=bytes(MIB // 2)))
+    async with await narrow.peer() as peer:
+        stream = peer.request(EVENTS + "PublishStream", None, end=False)
+        for _ in range(40):
+            await peer.upload(stream, nothing)
+        await peer.pong()
+        assert (await call(peer, PUBLISH, large)).status == 0
 
 
 async def _only_one_is_left(server: Target) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -150,6 +151,26 @@ async def test_many_messages_come_in_several_batches() -> None:
         assert (await peer.response(stream_id)).status == 0
         assert sum(batches) == 3000
         assert max(batches) <= 1024
+
+
+async def test_what_is_kept_after_the_end_counts_for_nothing() -> None:
+    """A task of the handler may go on for a moment."""
+    received, kept = asyncio.Event(), list[int]()
+
+    async def handler(call: ServerCall) -> None:
+        await call.receive_many()
+        received.set()
+        while not call.done:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        kept.append(call.keep())
+
+    async with serving(full_duplex_call=handler) as running, await running.peer() as peer:
+        stream_id = peer.request(DUPLEX, piece(bytes(1000)), end=False)
+        await received.wait()
+        peer.send(rst_stream(stream_id))
+        await eventually(lambda: kept == [0])
+        assert running.server.holding.requests == 0
 
 
 async def test_a_call_may_end_with_trailers() -> None:

@@ -263,10 +263,14 @@ async def test_operator_ends_the_connection() -> None:
         assert service.stored == []
 
 
-async def test_server_that_stops() -> None:
-    """What a server that stops has not answered was not stored: it is published again, also without keys."""
-    info = ErrorInfo(domain="windshift", reason="SHUTTING_DOWN")
-    service = ScriptedServer(ending(RpcError(StatusCode.UNAVAILABLE, "stopping", (info,))))
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(StatusCode.UNAVAILABLE, "SHUTTING_DOWN"), (StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_IN_FLIGHT")],
+)
+async def test_server_that_takes_no_more(code: StatusCode, reason: str) -> None:
+    """What it has not answered then was not stored: it is published again, also without keys."""
+    info = ErrorInfo(domain="windshift", reason=reason)
+    service = ScriptedServer(ending(RpcError(code, "no more", (info,))))
     async with connected(service) as client:
         await client.publish_many(events(50, keys=False), in_flight=50)
         assert len(service.stored) == 50

@@ -209,7 +209,9 @@ class ServerCall:
         return self._requests.receive()
 
     def receive_many(self) -> Coroutine[Any, Any, list[Any]]:
-        """Return every request message that has arrived, at least one; an empty list after the last.
+        """Return request messages that have arrived, at least one; an empty list after the last.
+
+        They are 1,024 at most, and fewer when they are large.
 
         Raises:
             RpcError: the bytes received are no messages of the request type.
@@ -225,7 +227,7 @@ class ServerCall:
         Raises:
             NoRoom: too much is kept for all clients.
         """
-        if self._requests is None:
+        if self._requests is None or self._done:
             return 0
         size, self._requests.handed = self._requests.handed, 0
         holding = self._owner.holding

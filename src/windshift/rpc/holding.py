@@ -72,7 +72,8 @@ class Holding:
 
     Attributes:
         limit: bytes.
-        requests: bytes of requests with a single message that are not answered, whole or not.
+        requests: bytes of requests with a single message that are not answered, whole or not, and of messages
+            that handlers of streams keep.
 
     Args:
         limit: bytes; None = no bound.

@@ -206,9 +206,10 @@ class MessageStream(Generic[M]):
             RpcError: see ``receive``.
         """
         self.handed = 0
+        most = 1 if self.decoder.gzip else limit  # compressed ones may be too many as they are
         try:
             while True:
-                while len(self._messages) < limit and self._take_chunk():
+                while len(self._messages) < most and self._take_chunk():
                     pass
                 if self._messages:
                     return self._batch(limit)

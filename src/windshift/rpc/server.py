@@ -212,8 +212,7 @@ class Server:
         now, began = self._loop.time(), perf_counter()
         for connection in connections:
             connection.tick(now)
-            if connection in self._connections:
-                seen.append(_Held(connection, *connection.holds(now)))
+            seen.append(_Held(connection, *connection.holds(now)))
             if perf_counter() - began > _LOOK_SLICE:
                 self._ticker = self._loop.call_soon(self._look_at, connections, seen)
                 return
@@ -232,8 +231,9 @@ class Server:
 
     def _drop_holders(self, seen: Sequence[_Held]) -> None:
         """Drop those who make the server hold memory for nothing, as far as needed."""
-        holders = [Holder(each.connection, each.stuck, each.idle) for each in seen if each.stuck]
-        gone = self.holding.who_goes(sum(each.held for each in seen), holders)
+        there = [each for each in seen if each.connection in self._connections]
+        holders = [Holder(each.connection, each.stuck, each.idle) for each in there if each.stuck]
+        gone = self.holding.who_goes(sum(each.held for each in there), holders)
         for each in gone:
             each.who.http2.abort()
         if gone:

@@ -192,7 +192,8 @@ class Caller:
             attempt: how often it has since it last told something, from 1.
         """
         if isinstance(error, TokenUnavailable):
-            _log.warning("a call is not opened: %s", error)
+            if attempt == 1:
+                _log.warning("a call is not opened: %s", error)
             error = RpcError(StatusCode.UNAVAILABLE, error.message)
         if error.code is StatusCode.UNAUTHENTICATED and self.renewable and attempt == 1:
             return

@@ -225,7 +225,7 @@ class PublishStream:
 
     def _give_up(self, error: RpcError) -> None:
         """Leave what a call that has ended so has not answered."""
-        untouched = reason_of(error)[0] == "SHUTTING_DOWN"
+        untouched = reason_of(error)[0] in {"SHUTTING_DOWN", "TOO_MANY_IN_FLIGHT"}
         message = f"the call was cut off: {error.message or error.code.name}"
         for sent in self._sent:
             if sent.waits:

@@ -14,7 +14,7 @@ from windshift.server.auth.policy import Principal
 from windshift.server.background.batches import batches, for_each
 from windshift.server.background.pacing import pause
 from windshift.server.domain.broker_errors import broker_errors
-from windshift.server.domain.errors import ConsumerNotFound, StreamNotFound
+from windshift.server.domain.errors import BrokerUnavailable, ConsumerNotFound, StreamNotFound
 from windshift.server.domain.pages import PageCut
 from windshift.server.events import consumers
 from windshift.server.events.consumers import is_durable
@@ -126,7 +126,7 @@ class ConsumerAdmin:
         try:
             with broker_errors(stream=key.stream):
                 state = await self._api.consumer(*key, deadline)
-        except StreamNotFound:
+        except (StreamNotFound, BrokerUnavailable):  # what is not known to be the caller's is left out
             return False
         if state is None:
             return False

@@ -134,7 +134,9 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
         nonlocal requests
         number = 0
         while requests:
-            waiting.append((number + sum(len(each.events) for each in requests), call.keep()))
+            more = sum(len(each.events) for each in requests)
+            if more:
+                waiting.append((number + more, call.keep()))
             for events in _gathered(requests):
                 await _wait_for_quota(call, len(events), drained)
                 deadline = loop.time() + DEFAULT
@@ -183,7 +185,8 @@ def _gathered(requests: Sequence[pb.PublishStreamRequest]) -> Iterator[list[pb.P
             yield events
             events = []
         events.extend(request.events)
-    yield events
+    if events:
+        yield events
 
 
 async def _wait_for_quota(call: ServerCall, number: int, drained: asyncio.Future[None]) -> None:

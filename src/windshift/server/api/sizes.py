@@ -13,9 +13,10 @@ from windshift.rpc.service import UNLIMITED
 from windshift.server.api.policies import policy_of
 from windshift.server.domain.errors import InvalidField
 
-_AT_MOST: Final = 2
-"""How often the tags of lists may occur for each element that is allowed, before the elements are counted;
-and how many fields a message may have for each of them."""
+_TAGS_AT_MOST: Final = 16
+"""How often the tags of lists may occur for each element that is allowed, before the elements are counted."""
+_FIELDS_AT_MOST: Final = 2
+"""How many fields a message may have for each of them."""
 _LEAST: Final = 2
 """Bytes that an element takes at least."""
 
@@ -56,7 +57,7 @@ class _Counted:
         self._most = most
         tags = [number << 3 | _LENGTH for number in most]
         self._tags = [bytes([each]) for tag in tags for each in (tag, tag | _MORE)]  # or longer than need be
-        self._possible = _AT_MOST * min(most.values())
+        self._possible = _TAGS_AT_MOST * min(most.values())
 
     def FromString(self, data: bytes) -> Message:  # noqa: N802 - as Protobuf names it
         """Parse a message; raise `InvalidField` if there are too many elements."""
@@ -86,7 +87,7 @@ def _crowded(data: bytes, most: Mapping[int, int]) -> int:
     A message with far too many fields of any kind counts as one whose first list has too many. Raise
     `DecodeError` for what is no message, or has groups, which no message here has.
     """
-    left, fields, position = dict(most), _AT_MOST * sum(most.values()), 0
+    left, fields, position = dict(most), _FIELDS_AT_MOST * sum(most.values()), 0
     while position < len(data):
         tag, position = _varint(data, position, _LONGEST_TAG)
         kind = tag & 7

@@ -33,7 +33,7 @@ def _value(text: str, key: str) -> str | None:
     if LISTS[key] is PatternKind.SUBJECT:
         names.filter_subject("", text)
         return text
-    if key.startswith("consumers.") and (text == "-" or names.given_name(text) is None):
+    if key.startswith("consumers.") and text == "-":
         return None
     if key.startswith(("dead_letters.", "server.")) and text == "*":
         return ""

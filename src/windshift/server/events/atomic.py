@@ -102,7 +102,7 @@ class AtomicPublisher:
             try:
                 ack = await self._writes.write(write)
             except JetStreamError as refusal:
-                in_doubt = in_doubt or refusal.in_doubt
+                refusal.in_doubt = in_doubt = in_doubt or refusal.in_doubt
                 found = await self._refused(batch, refusal)
                 if found is not None:
                     return found
