@@ -25,6 +25,8 @@ class Worker:
     """A connection with so many turns' worth of bytes."""
 
     stranger = False
+    part = 1.0
+    """Of the time that it gets, which it uses."""
 
     def __init__(self, name: str, turns: Turns, clock: Clock, log: list[str], account: Account) -> None:
         self.name, self.turns, self.clock, self.log, self.account = name, turns, clock, log, account
@@ -38,8 +40,8 @@ class Worker:
     def take_turn(self, seconds: float) -> bool:
         """Take one."""
         self.log.append(self.name)
-        self.clock.now += seconds
-        self.turns.charge(self.account, seconds, self.clock.now)
+        self.clock.now += seconds * self.part
+        self.turns.charge(self.account, seconds * self.part, self.clock.now)
         self.left -= 1
         return self.left > 0
 
@@ -197,3 +199,20 @@ async def test_busy_ones_go_first_where_a_stranger_left_nothing() -> None:
     Stranger("x", turns, clock, log, Account()).send(20)
     await eventually(lambda: len(log) == 40)
     assert log[:6] == ["x", "a", "x", "a", "x", "a"]
+
+
+async def test_nobody_begins_for_whom_too_little_is_left() -> None:
+    """Where somebody is about who uses little, one who has used half of the slice is the last of the turn."""
+    clock, log = Clock(), list[str]()
+    turns = Turns(asyncio.get_running_loop(), clock)
+    for name in "abcd":
+        worker = Worker(name, turns, clock, log, busy(clock))
+        worker.part = 0.6
+        worker.send(2)
+    assert turns.lets_in(Account())
+    taken = []
+    while len(log) < 8:
+        before = len(log)
+        await asyncio.sleep(0)
+        taken.append(len(log) - before)
+    assert max(taken) == 1

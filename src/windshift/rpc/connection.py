@@ -37,7 +37,7 @@ from .connection_options import MAX_WINDOW, ConnectionOptions
 from .keepalive import Keepalive, KeepaliveAction
 from .status import HeaderList
 from .transports import certificate_of_peer, name_of_peer, prepare, speaks_http2
-from .turns import FEW, LONG_SLICE, SLICE, Account, Turns
+from .turns import FEW, LONG_SLICE, SLICE, STRANGERS_SLICE, Account, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -280,12 +280,13 @@ class Connection(asyncio.Protocol):
     def take_turn(self, seconds: float) -> bool:
         """Feed the engine for so many seconds; return whether something is left for another turn.
 
-        Otherwise a flood on one connection would hold up all others. Few useful events may take longer. Where
-        others are held up, what is answered at once counts: to write it takes as long as to parse the calls.
+        Otherwise a flood on one connection would hold up all others. Where it does, what is answered at once
+        counts, as to write it takes as long as to parse the calls, and no piece is begun that will hardly fit.
+        Otherwise few useful events may take longer.
         """
         data, taken, useful = memoryview(self._rest), 0, 0
         is_short = self.stranger or self._turns.hinders(self.account)
-        longest = seconds if is_short else LONG_SLICE
+        whole = STRANGERS_SLICE if self.stranger else SLICE
         began = now = thread_time()
         while taken < len(data) and not (self._over or self._ending):
             piece = min(self._piece, _SMALL_READ) if self.stranger else self._piece
@@ -294,10 +295,15 @@ class Connection(asyncio.Protocol):
             if is_short:
                 self._write()
             before, now = now, thread_time()
-            useful += came
-            is_few = came > 0 and useful < FEW
-            self._fit_piece(now - before, seconds, longest if came else seconds)
-            if now - began >= (longest if is_few else seconds):
+            took, useful = now - before, useful + came
+            if is_short:
+                self._fit_piece(took, whole, whole / 2)
+                is_over = now - began + took >= seconds  # the next one takes about as long
+            else:
+                is_few = came > 0 and useful < FEW
+                self._fit_piece(took, whole, LONG_SLICE if came else whole)
+                is_over = now - began >= (LONG_SLICE if is_few else seconds)
+            if is_over:
                 break
         self._keep(b"" if self._over or self._ending else data[taken:])
         self._turns.charge(self.account, now - began, perf_counter())

@@ -214,23 +214,24 @@ class Turns:
     def _turn(self) -> None:
         """Give a slice to whoever uses little, to a stranger, and what they leave of it to busy ones.
 
-        Where they left nothing, busy ones go first in the next turn, and strangers have to wait.
+        Where they left too little, busy ones go first in the next turn, and strangers have to wait.
         """
         self._next_turn = None
         self._pausing = False
         self._spent = 0.0
+        enough = SLICE / 2 if self.is_shared else SLICE  # used of it, for nobody else to begin
         is_theirs, self._passed_over = self._passed_over, False
         if is_theirs and self._busy:  # they may have gone
             self._serve(self._next_busy())
-        while self._others and self._spent < SLICE:
+        while self._others and self._spent < enough:
             self._serve(self._others.popleft())
         pause = self.strangers_wait() if self._strangers else 0.0
         if not is_theirs:
             if self._strangers and not pause:
                 self._serve_stranger()
-            self._passed_over = bool(self._busy) and self._spent >= SLICE
-        while self._busy and self._spent < SLICE:
-            self._serve(self._next_busy())
+            self._passed_over = bool(self._busy) and self._spent >= enough
+        while self._busy and self._spent < enough:
+            self._serve(self._next_busy(), SLICE - self._spent)
         if self._others or self._busy or (self._strangers and not pause):
             self._schedule()
         elif self._strangers and self._next_turn is None:
