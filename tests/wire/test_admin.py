@@ -168,6 +168,8 @@ def test_subjects(client: Client, unique: Unique) -> None:
         ({"subject": "{}.a", "upToId": "3"}, [2, 4, 5, 6]),
         ({"subject": "{}.a", "keep": "1"}, [2, 4, 5, 6]),
         ({"upToId": "100"}, []),
+        ({"upToId": "0"}, [1, 2, 3, 4, 5, 6]),
+        ({"subject": "{}.a", "upToId": "0"}, [1, 2, 3, 4, 5, 6]),
         ({"keep": "100"}, [1, 2, 3, 4, 5, 6]),
     ],
 )

@@ -106,6 +106,7 @@ def test_no_such_stream(client: Client, unique: Unique) -> None:
         ("ListSubjects", {}),
         ("PurgeStream", {}),
         ("PurgeStream", {"dry_run": True}),
+        ("PurgeStream", {"up_to_id": 0}),
         ("ListConsumers", {}),
     ):
         with refused("NOT_FOUND", "STREAM_NOT_FOUND") as caught:

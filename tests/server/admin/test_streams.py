@@ -1,17 +1,21 @@
-"""Lists of streams, without a broker."""
+"""Lists of streams, without a broker, and what is removed of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from windshift.nats import JetStreamError
+from tests.support.broker import Broker, in_seconds
+from windshift.nats import JetStreamError, Message
 from windshift.nats.jetstream import codes
 from windshift.server.admin.letters import LetterCounts, Whose
 from windshift.server.admin.look import Look, StreamRow, StreamsSeen
 from windshift.server.admin.streams import StreamAdmin, StreamOrder, StreamQuery
+
+Unique = Callable[[], str]
 
 ROWS = [StreamRow(f"s{n:03}", (), "", n, n, n, n, 0, True, 0.0, 0.0) for n in range(600)]
 SEEN = StreamsSeen(0.0, ROWS, {row.name: row for row in ROWS}, frozenset())
@@ -59,3 +63,19 @@ async def test_a_page_looks_at_each_row_once(order: StreamOrder, looks: int) -> 
     assert (page.total, page.after) == (99, (110 if order is StreamOrder.EVENTS else 0, "s110"))
     assert len(views) == 100 * looks
     assert ("s100" in letters.asked[0]) is False
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("subject", [{}, {"filter": ">"}])
+async def test_a_purge_up_to_the_first_event(
+    broker: Broker, unique: Unique, subject: dict[str, str], dry_run: bool
+) -> None:
+    """It removes nothing, and is not put to the broker: nats-server 2.14.1 would remove everything."""
+    stream, asked = await broker.stream(unique()), list[Message]()
+    await broker.publish(f"{stream}.a")
+    broker.connection.subscribe(b"$JS.API.STREAM.PURGE.>", asked.append)
+    admin = StreamAdmin(broker.api, cast("Look", None), cast("LetterCounts", None))
+    assert await admin.purge(stream, {"seq": 1} | subject, in_seconds(30), dry_run=dry_run) == 0
+    await broker.requests.round_trip(in_seconds(30))
+    assert not asked
+    assert await broker.messages(stream) == 1

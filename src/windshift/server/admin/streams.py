@@ -215,6 +215,10 @@ class StreamAdmin:
 
         `request` is that of ``STREAM.PURGE``: ``filter``, and ``seq`` (the first id that stays) or ``keep``.
         """
+        if request.get("seq") == 1:  # that is nothing; nats-server before 2.14.2 would remove everything
+            with broker_errors(stream=stream):
+                await self._api.stream_info(stream, deadline)
+            return 0
         if dry_run:
             return await self._purgeable(stream, request, deadline)
         with broker_errors(stream=stream):

@@ -322,6 +322,8 @@ class ManagedStream:
 
     async def purge(self, pattern: str, deadline: float, upto: int | None = None) -> int:
         """Remove all messages that match, up to a sequence; return how many. May raise `OutcomeUnknown`."""
+        if upto == 0:  # nats-server before 2.14.2 would take it for no bound
+            return 0
         which = {"filter": pattern} | ({} if upto is None else {"seq": upto + 1})
         request = self._api.change(f"STREAM.PURGE.{self.name}", which, deadline)
         return int((await _unless_missing(request) or {}).get("purged", 0))
