@@ -22,7 +22,7 @@ from windshift.rpc import (
     turns,
 )
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
-from windshift.server.api import consume, dead_letters, deadlines, policies, streams
+from windshift.server.api import consume, dead_letters, deadlines, policies, state, streams
 from windshift.server.api.errors import CODES
 from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
@@ -115,6 +115,7 @@ VALUES: Final = {
     "idempotency keys": f"{names.MAX_IDEMPOTENCY_KEY} characters",
     "names of types": f"{names.MAX_TYPE_NAME:,} characters",
     "an event with its headers; a value": "the broker's `max_payload`",
+    "time after which one value expires (`ttl`)": f"{state.LONGEST_TTL.days:,} days",
     "ids in one `ack`, `reject` or `ping`": amount(commands.MOST_IDS),
     "events that a consume call holds at once": amount(commands.MOST_PROCESSING_EVENTS),
     "events in one response (`max_batch`)": (

@@ -163,6 +163,14 @@ def test_touch(client: Client, store: str) -> None:
     assert caught[0].metadata == {"name": "none"}
 
 
+def test_the_longest_time_to_live(client: Client, store: str) -> None:
+    """A value may live for 100 years."""
+    client.set(store, "k", "text", ttl={"seconds": 36_500 * 86_400})
+    client.set(store, "other", ttl={"seconds": 1})
+    assert gone(client, store, "other")
+    assert text_of(client.get(store, "k").value) == "text"
+
+
 def test_conditions_and_expiry(client: Client, store: str) -> None:
     """Conditional writes may expire as well."""
     revision = client.set(store, "k", create_only=True, ttl={"seconds": 60})
@@ -231,6 +239,13 @@ def test_a_store_that_keeps_all_revisions(client: Client, nats_server: NatsServe
         ("EnsureStore", "ttl", {"ttl": "0.5s"}),
         ("Touch", "ttl", {"key": "k", "ttl": "1.5s"}),
         ("Touch", "ttl", {"key": "k", "ttl": "-1s"}),
+        ("Touch", "ttl", {"key": "k", "ttl": "3153600001s"}),
+        ("Set", "ttl", {"key": "k", "value": {}, "ttl": "8000000000s"}),
+        (
+            "Transact",
+            "writes[0].set.ttl",
+            {"writes": [{"key": "k", "set": {"value": {}, "ttl": "8000000000s"}}]},
+        ),
         ("ListKeys", "filter", {"filter": "a..b"}),
         ("ListKeys", "page_size", {"pageSize": 1001}),
         ("ListKeys", "page_token", {"pageToken": "x"}),

@@ -29,6 +29,8 @@ from windshift.server.state.watching import Watches
 _MOST_HISTORY: Final = 64
 """The most that NATS clients let a bucket keep."""
 _SHORTEST_TTL: Final = timedelta(seconds=1)
+LONGEST_TTL: Final = timedelta(days=100 * 365)
+"""The time at which a value expires must fit into 64 bits of nanoseconds since 1970."""
 _LARGEST_PAGE: Final = 1_000
 _PAGE: Final = 100
 
@@ -201,6 +203,8 @@ def _seconds(field: str, value: Duration) -> int | None:
     ttl = duration(field, value, _SHORTEST_TTL)
     if ttl is not None and ttl.microseconds:
         raise InvalidField(field, "must be in whole seconds")
+    if ttl is not None and ttl > LONGEST_TTL:
+        raise InvalidField(field, f"must be at most {LONGEST_TTL.days // 365} years of 365 days")
     return None if ttl is None else ttl // _SHORTEST_TTL
 
 
