@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer, running_nats
-from windshift.nats import JetStreamError, OutcomeUnknown, Unanswered, Unavailable
+from windshift.nats import JetStreamError, Message, OutcomeUnknown, Unanswered, Unavailable
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import (
     JetStream,
     JsonObject,
     StreamState,
+    _answer_of,
     data_of,
     following_config,
     leave_subjects,
@@ -27,6 +29,7 @@ from windshift.nats.jetstream.api import (
     read_list,
     read_message,
     subject_pages,
+    to_json,
 )
 
 Unique = Callable[[], str]
@@ -303,6 +306,86 @@ async def test_a_server_that_stays_away(own_broker: Broker, own_nats_server: Nat
     asked, changed = await asyncio.gather(asking, changing, return_exceptions=True)
     assert type(asked) is Unavailable
     assert type(changed) is Unavailable
+
+
+Answers = dict[int, JsonObject]
+"""What the attempts are told, by their numbers; others are not answered."""
+DONE: JsonObject = {"success": True}
+MISSING: JsonObject = {"error": {"code": 404, "err_code": codes.STREAM_NOT_FOUND, "description": "none"}}
+
+
+@asynccontextmanager
+async def answering(
+    tmp_path: Path, subject: bytes, answers: Answers, attempt_timeout: float = 0.1
+) -> AsyncIterator[tuple[JetStream, list[Message]]]:
+    """Answer some attempts of a change, in place of JetStream; give what sends them, and all that came."""
+    config = tmp_path / "config"
+    config.write_text(
+        'accounts { A: {users: [{user: a, password: a}], mappings: {"$JS.API.>": "answered.>"}} }'
+    )
+    with running_nats(tmp_path / "nats", "--config", str(config)) as server:
+        url = f"nats://a:a@127.0.0.1:{server.port}"
+        async with connect(url) as broker, connect(url) as answerer:
+            asked = list[Message]()
+
+            def hear(message: Message) -> None:
+                asked.append(message)
+                if (answer := answers.get(len(asked))) is not None:
+                    answerer.connection.publish(message.reply, to_json(answer))
+
+            answerer.connection.subscribe(b"answered." + subject, hear)
+            await answerer.requests.round_trip(in_seconds(30))
+            yield JetStream(broker.connection, broker.requests, timedelta(seconds=attempt_timeout)), asked
+
+
+async def test_deleting_a_stream_takes_long(tmp_path: Path) -> None:
+    """A server that is still deleting it knows the stream no more: so a further attempt means success."""
+    async with answering(tmp_path, b"STREAM.DELETE.S", {2: MISSING}) as (api, asked):
+        await api.delete_stream("S", in_seconds(60))
+        assert len(asked) >= 2
+        assert api.changes == 1
+
+
+async def test_deleting_a_stream_that_is_not_there(tmp_path: Path) -> None:
+    """The answer to the only attempt is what it says."""
+    async with answering(tmp_path, b"STREAM.DELETE.S", {1: MISSING}, 60) as (api, _):
+        with pytest.raises(JetStreamError, match="none"):
+            await api.delete_stream("S", in_seconds(60))
+
+
+@pytest.mark.parametrize("which", [{}, {"keep": 1}, {"filter": "S.a"}])
+async def test_a_purge_without_a_bound_is_sent_once(tmp_path: Path, which: JsonObject) -> None:
+    """A second one would remove what was stored in between, and tell another number."""
+    async with answering(tmp_path, b"STREAM.PURGE.S", {2: DONE | {"purged": 0}}) as (api, asked):
+        with pytest.raises(OutcomeUnknown):
+            await api.purge_stream("S", which, in_seconds(1))
+        assert len(asked) == 1
+
+
+async def test_a_purge_up_to_a_message_is_repeated(tmp_path: Path) -> None:
+    """That may be done any number of times."""
+    async with answering(tmp_path, b"STREAM.PURGE.S", {2: DONE | {"purged": 7}}) as (api, asked):
+        assert await api.purge_stream("S", {"seq": 9}, in_seconds(60)) == 7
+        assert len(asked) >= 2
+
+
+async def test_of_several_answers_the_oldest_counts() -> None:
+    """Later attempts find done what the first one does."""
+
+    async def attempt(outcome: JsonObject | Exception) -> JsonObject:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    outcomes = [
+        OutcomeUnknown(),
+        {"purged": 5},
+        {"purged": 0},
+        JetStreamError(codes.STREAM_NOT_FOUND, 404, ""),
+    ]
+    attempts = [asyncio.ensure_future(attempt(each)) for each in outcomes]
+    await asyncio.wait(attempts)
+    assert _answer_of(attempts) == {"purged": 5}
 
 
 async def test_what_may_not_be_asked_twice(own_broker: Broker, own_nats_server: NatsServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from windshift.nats.jetstream import codes
 from windshift.server.admin.letters import LetterCounts, Whose
 from windshift.server.admin.look import Look, StreamRow, StreamsSeen
 from windshift.server.admin.streams import StreamAdmin, StreamOrder, StreamQuery
+from windshift.server.domain.errors import OutcomeUnknown
 
 Unique = Callable[[], str]
 
@@ -79,3 +81,23 @@ async def test_a_purge_up_to_the_first_event(
     await broker.requests.round_trip(in_seconds(30))
     assert not asked
     assert await broker.messages(stream) == 1
+
+
+@pytest.mark.parametrize("code", [codes.SEQUENCE_NOT_FOUND, codes.MESSAGE_DELETE_FAILED])
+@pytest.mark.parametrize("is_there", [False, True])
+async def test_deleting_an_event_takes_long(code: int, is_there: bool) -> None:
+    """That a further attempt does not find it means success, if it is really gone."""
+
+    class Slow:
+        """A broker that answers the second attempt."""
+
+        async def change(self, *_: object, gone: frozenset[int]) -> dict[str, Any]:
+            assert code in gone
+            return {}
+
+        async def message(self, *_: object) -> object:
+            return object() if is_there else None
+
+    admin = StreamAdmin(cast("Any", Slow()), cast("Look", None), cast("LetterCounts", None))
+    with pytest.raises(OutcomeUnknown) if is_there else nullcontext():
+        await admin.delete_event("s", 1, 1e9, erase=False)

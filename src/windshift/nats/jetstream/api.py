@@ -13,7 +13,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from binascii import a2b_base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -61,6 +61,7 @@ _CHANGES: Final = (
     "CONSUMER.DELETE",
     "CONSUMER.RESET",
 )
+_NO_STREAM: Final = frozenset({codes.STREAM_NOT_FOUND})
 _SUBJECTS_AT_ONCE: Final = 1_000
 """Subjects processed in one turn of the event loop."""
 _MOST_SUBJECTS: Final = 100_000
@@ -349,18 +350,19 @@ class _Unbounded:
         pass
 
 
-def _answer_of(attempts: set[asyncio.Task[JsonObject]]) -> JsonObject | OutcomeUnknown | None:
-    """Return the answer to one of several attempts that are over; else that one is in doubt, if so.
+def _answer_of(attempts: Sequence[asyncio.Task[JsonObject]]) -> JsonObject | OutcomeUnknown | None:
+    """Return the answer to the oldest attempt of several that has one; else that one is in doubt, if so.
 
-    Raise what the server refused.
+    Raise what the server refused. All of them are over.
     """
     unknown: OutcomeUnknown | None = None
-    for attempt, error in [(each, each.exception()) for each in attempts]:
-        if error is None:
-            return attempt.result()
+    errors = [each.exception() for each in attempts]
+    if None in errors:
+        return attempts[errors.index(None)].result()
+    for error in errors:
         if isinstance(error, OutcomeUnknown):
             unknown = error
-        elif isinstance(error, Forbidden) or not isinstance(error, Unavailable):
+        elif error is not None and (isinstance(error, Forbidden) or not isinstance(error, Unavailable)):
             raise error
     return unknown
 
@@ -510,29 +512,48 @@ class JetStream:
         return limit if tier else limit // replicas  # without tiers each replica counts
 
     async def change(
-        self, operation: str, request: Mapping[str, Any] | None, deadline: float, *, hidden: bool = False
+        self,
+        operation: str,
+        request: Mapping[str, Any] | None,
+        deadline: float,
+        *,
+        hidden: bool = False,
+        gone: frozenset[int] = frozenset(),
     ) -> JsonObject:
         """Call an idempotent change until it is answered, or `deadline`.
 
         A cluster leaves some of many concurrent changes to one thing unanswered; they are sent again. Others
         only take long, so the answer to any attempt counts. A `hidden` one changes nothing that lists show.
+        The errors `gone` say that what is to be deleted is not there: while another attempt is in doubt, that
+        one may have done it, or be about to, and nothing is returned.
         """
-        attempts: set[asyncio.Task[JsonObject]] = set()
+        attempts: list[asyncio.Task[JsonObject]] = []
+        over: list[asyncio.Task[JsonObject]] = []
         unknown: OutcomeUnknown | None = None
         try:
             async for _ in retry(deadline):
                 send_by = min(deadline, self.requests.loop.time() + self.attempt_timeout)
                 change = self._change_once(operation, request, send_by, deadline, hidden=hidden)
-                attempts.add(self.requests.loop.create_task(change))
-                done, attempts = await asyncio.wait(
+                attempts.append(self.requests.loop.create_task(change))
+                await asyncio.wait(
                     attempts, timeout=self.attempt_timeout, return_when=asyncio.FIRST_COMPLETED
                 )
-                answer = _answer_of(done)
+                over = [each for each in attempts if each.done()]
+                attempts = [each for each in attempts if not each.done()]
+                answer = _answer_of(over)
                 if isinstance(answer, dict):
                     return answer
                 unknown = unknown or answer
-            done, attempts = await asyncio.wait(attempts) if attempts else (set(), attempts)
-            answer = _answer_of(done)  # they ended at the deadline
+            if attempts:
+                await asyncio.wait(attempts)
+            over, attempts = attempts, []
+            answer = _answer_of(over)  # they ended at the deadline
+        except JetStreamError as error:
+            in_doubt = [each for each in over if isinstance(each.exception(), OutcomeUnknown)]
+            if error.err_code in gone and (unknown or attempts or in_doubt):
+                self.changes += not hidden and operation.startswith(_CHANGES)
+                return {}
+            raise
         finally:
             for attempt in attempts:
                 attempt.cancel()
@@ -614,6 +635,23 @@ class JetStream:
     async def update_stream(self, config: JsonObject, deadline: float) -> None:
         """Replace the configuration of an existing stream."""
         await self.change(f"STREAM.UPDATE.{config['name']}", config, deadline)
+
+    async def delete_stream(self, name: str, deadline: float) -> None:
+        """Delete a stream with all that is in it."""
+        await self.change(f"STREAM.DELETE.{name}", None, deadline, gone=_NO_STREAM)
+
+    async def purge_stream(self, name: str, request: Mapping[str, Any], deadline: float) -> int:
+        """Remove messages, and return how many.
+
+        `request` is that of ``STREAM.PURGE``. Without ``seq`` it is sent once: a second time it would remove
+        what was stored in between.
+        """
+        operation = f"STREAM.PURGE.{name}"
+        if "seq" in request:
+            answer = await self.change(operation, request, deadline)
+        else:
+            answer = await self._change_once(operation, request, deadline, deadline)
+        return int(answer["purged"])
 
     async def subjects(self, stream: str, pattern: str, deadline: float) -> AsyncIterator[list[str]]:
         """Yield the matching subjects that have messages, some at a time, from the stream's leader.

@@ -207,7 +207,7 @@ class Buckets:
     async def delete(self, bucket: str, deadline: float) -> None:
         """Delete a bucket with all that is in it."""
         with _existing(bucket):
-            await self.api.change(f"STREAM.DELETE.{stream_of(bucket)}", None, deadline)
+            await self.api.delete_stream(stream_of(bucket), deadline)
 
     async def keys(self, bucket: str, pattern: str, deadline: float) -> list[str]:
         """List the keys that match and have a message, those with a marker included."""

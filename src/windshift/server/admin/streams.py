@@ -17,7 +17,13 @@ from windshift.server.admin.probing import count_from
 from windshift.server.admin.views import StreamView, stream_view
 from windshift.server.background.batches import batches, for_each
 from windshift.server.domain.broker_errors import broker_errors
-from windshift.server.domain.errors import EventNotFound, StreamNotFound, TooManySubjects, WrongLastId
+from windshift.server.domain.errors import (
+    EventNotFound,
+    OutcomeUnknown,
+    StreamNotFound,
+    TooManySubjects,
+    WrongLastId,
+)
 from windshift.server.domain.pages import PageCut
 from windshift.server.ownership.ownership import Ownership
 
@@ -222,7 +228,7 @@ class StreamAdmin:
         if dry_run:
             return await self._purgeable(stream, request, deadline)
         with broker_errors(stream=stream):
-            return int((await self._api.change(f"STREAM.PURGE.{stream}", request, deadline))["purged"])
+            return await self._api.purge_stream(stream, request, deadline)
 
     async def _purgeable(self, stream: str, request: dict[str, Any], deadline: float) -> int:
         filters = [request["filter"]] if "filter" in request else []
@@ -242,20 +248,24 @@ class StreamAdmin:
                     raise StreamNotFound(stream)
                 if found.last_sequence != expected_last_id:
                     raise WrongLastId(expected_last_id, found.last_sequence)
-            await self._api.change(f"STREAM.DELETE.{stream}", None, deadline)
+            await self._api.delete_stream(stream, deadline)
         if self._ownership is not None:
             self._ownership.stream_deleted(stream)
 
     async def delete_event(self, stream: str, sequence: int, deadline: float, *, erase: bool) -> None:
         """Delete one event; with `erase` its bytes are written over. May raise `EventNotFound`."""
         request = {"seq": sequence, "no_erase": not erase}
+        operation, failed = f"STREAM.MSG.DELETE.{stream}", frozenset({codes.MESSAGE_DELETE_FAILED})
+        missing = codes.MESSAGE_GONE - {codes.STREAM_NOT_FOUND}
         with broker_errors(stream=stream):
             try:
-                await self._api.change(f"STREAM.MSG.DELETE.{stream}", request, deadline)
+                answer = await self._api.change(operation, request, deadline, gone=missing | failed)
             except JetStreamError as error:
-                gone = error.err_code in codes.MESSAGE_GONE - {codes.STREAM_NOT_FOUND}
-                if error.err_code == codes.MESSAGE_DELETE_FAILED:
+                gone = error.err_code in missing
+                if error.err_code in failed:
                     gone = await self._api.message(stream, {"seq": sequence}, deadline) is None
                 if not gone:
                     raise
                 raise EventNotFound(stream) from error
+            if not answer and await self._api.message(stream, {"seq": sequence}, deadline) is not None:
+                raise OutcomeUnknown
