@@ -14,6 +14,7 @@ from windshift.server.broker.following import Follower
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import PASSING, follower_errors
+from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
 from windshift.server.events.positions import start_keys
 from windshift.server.events.specs import AtEnd, AtStart, AtTime, StartPosition
 
@@ -25,6 +26,8 @@ _NEWS: Final = 1.0
 """Seconds between two words about events that are not sent."""
 _ASKING: Final = 5.0
 """Seconds that the broker may take to make a consumer, before it is asked again."""
+_LOST: Final = 10.0
+"""Seconds after which what a tail has seen counts as lost by the broker: a new leader may lag a little."""
 
 
 class TailClient(Protocol):
@@ -107,6 +110,10 @@ class Tail:
         self._loop = asyncio.get_running_loop()
         self._rate = _Rate(max_rate, self._loop.time)
         self._next: StartPosition | int = AtEnd()
+        self._created = ""
+        """When the stream was made; empty = it was not looked at yet."""
+        self._patience = math.inf
+        """Until when the stream's leader may still come to know what was seen."""
         self._is_caught_up = False
         self._passed = 0
         """The last event that the types did not let through, if none was sent after it."""
@@ -117,8 +124,9 @@ class Tail:
     async def run(self, begin: StartPosition) -> None:
         """Send events until cancelled.
 
-        Raise `StreamNotFound` when the stream is not there, or not any more, and `BrokerUnavailable` if the
-        broker cannot be asked at the beginning; later, wait for it.
+        Raise `StreamNotFound` when the stream is not there, or not any more, also when another one is in its
+        place, or the broker has lost what was seen of it: new events have the ids of those. Raise
+        `BrokerUnavailable` if the broker cannot be asked at the beginning; later, wait for it.
         """
         self._next = begin
         connection, stream = self._api.connection, self._which.stream
@@ -139,9 +147,7 @@ class Tail:
         self._client.flush()
         stream, name, deadline = self._which.stream, names.generated_name(), self._loop.time() + _ASKING
         with follower_errors(stream=stream):
-            if isinstance(self._next, AtEnd):
-                info = await self._api.stream_info(stream, deadline)
-                self._next = int(info["state"]["last_seq"]) + 1
+            self._look(await self._api.stream_info(stream, deadline))
             config = following_config(name, self._which.subjects) | _start(self._next)
             config["metadata"] = {names.INTERNAL: ""}
             request = {"stream_name": stream, "config": config, "action": "create"}
@@ -151,6 +157,23 @@ class Tail:
         if not answer["num_pending"]:
             self._catch_up()
         return name
+
+    def _look(self, info: JsonObject) -> None:
+        """See whether the stream is the same, and has what was seen of it."""
+        after = int(info["state"]["last_seq"]) + 1
+        if self._created not in ("", info["created"]):
+            raise StreamNotFound(self._which.stream)
+        self._created = info["created"]
+        if isinstance(self._next, AtEnd):
+            self._next = after
+        if not isinstance(self._next, int) or self._next <= after:
+            self._patience = math.inf
+            return
+        now = self._loop.time()
+        self._patience = min(self._patience, now + _LOST)
+        if now >= self._patience:
+            raise StreamNotFound(self._which.stream)
+        raise BrokerUnavailable
 
     # --- What the client is sent --------------------------------------------------------------------------
 

@@ -1,0 +1,111 @@
+"""Tails of streams on a real nats-server that has less than they have seen."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import Broker, in_seconds
+from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream.api import StoredMessage
+from windshift.server.admin import tail
+from windshift.server.admin.events import Selection
+from windshift.server.admin.tail import Tails
+from windshift.server.broker.room import PullRoom
+from windshift.server.domain.errors import StreamNotFound
+from windshift.server.events.specs import AtEnd
+
+Unique = Callable[[], str]
+
+
+class Viewer:
+    """A client in memory."""
+
+    queued = 0
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.ids: asyncio.Queue[int] = asyncio.Queue()
+
+    async def ready(self) -> None:
+        """Return at once."""
+
+    def begin(self) -> None:
+        """Take that nothing is missed from now on."""
+        self.began.set()
+
+    def send(self, message: StoredMessage) -> None:
+        """Take an event."""
+        self.ids.put_nowait(message.sequence)
+
+    def skipped(self, count: int, last_id: int) -> None:
+        """Do nothing."""
+
+    def caught_up(self) -> None:
+        """Do nothing."""
+
+    def position(self, last_id: int) -> None:
+        """Do nothing."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
+@asynccontextmanager
+async def running(broker: Broker, stream: str, viewer: Viewer) -> AsyncIterator[asyncio.Task[None]]:
+    """Tail what is new for the length of the block, which begins when the tail stands."""
+    which = Selection(stream, (), frozenset())
+    task = asyncio.create_task(Tails(broker.api, PullRoom()).tail(which, viewer, 0).run(AtEnd()))
+    try:
+        async with asyncio.timeout(30):
+            await viewer.began.wait()
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    """Wait for the end of a tail, and see that its stream is gone."""
+    await asyncio.wait([task], timeout=30)
+    assert task.done()
+    assert isinstance(task.exception(), StreamNotFound)
+
+
+async def test_another_stream_of_the_same_name(broker: Broker, unique: Unique) -> None:
+    """A tail ends when its stream is deleted, also if it is made anew at once."""
+    stream, viewer = await broker.stream(unique()), Viewer()
+    await broker.publish(f"{stream}.a")
+    async with running(broker, stream, viewer) as task:
+        await broker.api.delete_stream(stream, in_seconds(30))
+        await broker.stream(stream)
+        await ended(task)
+
+
+async def test_events_that_the_broker_has_lost(
+    own_broker: Broker, own_nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tail that has shown them ends: it would not show those that get their ids."""
+    monkeypatch.setattr(tail, "_LOST", 0.5)
+    await own_broker.stream("S", storage="file")
+    await own_broker.publish("S.a")
+    own_nats_server.stop()
+    await own_broker.lost()
+    shutil.copytree(own_nats_server.store, tmp_path / "before")
+    own_nats_server.start()
+    await own_broker.connection.wait_ready(in_seconds(30))
+    viewer = Viewer()
+    async with running(own_broker, "S", viewer) as task, asyncio.timeout(60):
+        for _ in range(2):
+            await own_broker.publish("S.a")
+        assert [await viewer.ids.get() for _ in range(2)] == [2, 3]
+        own_nats_server.kill()
+        shutil.rmtree(own_nats_server.store)
+        shutil.copytree(tmp_path / "before", own_nats_server.store)
+        own_nats_server.start()
+        await ended(task)
