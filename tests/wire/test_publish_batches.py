@@ -260,6 +260,23 @@ def test_stream_without_atomic_batches(client: Client, unique: Unique) -> None:
     assert list(publish(client, *events, atomic=True).ids) == [3, 4]
 
 
+def test_changed_stream(client: Client, unique: Unique) -> None:
+    """What a stream takes since it was changed an atomic batch may have at once."""
+    name = stream(client, unique, max_event_size=1000)
+    events = [an_event(f"{name}.a"), an_event(f"{name}-more")]
+    with refused("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION") as caught:
+        publish(client, *events, atomic=True)
+    assert caught[0].metadata["index"] == "1"
+    client.ensure_stream(name, f"{name}.>", f"{name}-more", max_event_size=1000)
+    assert list(publish(client, *events, atomic=True).ids) == [1, 2]
+    events.append(an_event(f"{name}.a", "x" * 2000))
+    with refused("INVALID_ARGUMENT", "EVENT_TOO_LARGE") as caught:
+        publish(client, *events, atomic=True)
+    assert caught[0].metadata["index"] == "2"
+    client.ensure_stream(name, f"{name}.>", f"{name}-more", max_event_size=4000)
+    assert list(publish(client, *events, atomic=True).ids) == [3, 4, 5]
+
+
 def test_full_stream(client: Client, unique: Unique) -> None:
     """A full stream refuses an atomic batch as a whole, and events one by one."""
     policy = {"max_events": 3, "discard_policy": "DISCARD_POLICY_NEW"}

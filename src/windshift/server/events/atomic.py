@@ -92,10 +92,9 @@ class AtomicPublisher:
         before = _last_id_before(requests)
         _refuse_repeated_keys(requests)
         parts = list(_parts(requests, before, deadline))
-        target = await self._target(requests, deadline)
         has_keys = all(request.idempotency_key for request in requests)
         write = together(parts, deadline, repeatable=has_keys)._replace(asker=requests[0].asker)
-        _refuse_too_large(write, target.largest)
+        target = await self._target(requests, write, deadline)
         batch = _Batch(requests, parts, before, write)
         in_doubt = False
         async for _ in retry(deadline):
@@ -118,22 +117,21 @@ class AtomicPublisher:
                 return self._publisher.results(0, requests, acks, {})
         raise OutcomeUnknown if in_doubt else BrokerUnavailable
 
-    async def _target(self, requests: Sequence[PublishRequest], deadline: float) -> Target:
-        """Return the one stream of all events, which stores them all or none."""
+    async def _target(self, requests: Sequence[PublishRequest], write: Write, deadline: float) -> Target:
+        """Return the one stream of all events, which stores them all or none.
+
+        What is remembered of it may be old: nothing is refused before it was looked up again.
+        """
         if self._api.is_older_than(OLDEST_BROKER):
             raise NotSupportedByBroker("storing several events all or none", "2.12")
         first = requests[0].subject
         target = await self._targets.of(first, deadline)
-        for place, request in enumerate(requests):
-            if not target.takes(request.subject):
-                other = UnsupportedCombination(
-                    f"subject {request.subject!r} is not of the stream that takes {first!r}; events that are "
-                    "stored all or none must be of one stream"
-                )
-                raise at_index(other, place)
-        if not target.atomic_batches:
+        try:
+            _refuse_unfit(requests, write, target)
+        except WindshiftError:
             self._targets.forget(first)
-            raise NotAllowedByStream(first, SETTING)
+            target = await self._targets.of(first, deadline)
+            _refuse_unfit(requests, write, target)
         return target
 
     async def _refused(self, batch: _Batch, refusal: JetStreamError) -> Results | None:
@@ -232,6 +230,21 @@ def _last_id_before(requests: Sequence[PublishRequest]) -> int | None:
             raise _invalid(place, "expected_last_id", "contradicts that of an event before it")
         before = expected - place
     return before
+
+
+def _refuse_unfit(requests: Sequence[PublishRequest], write: Write, target: Target) -> None:
+    """Raise why the stream of the first event cannot store all of them, or none."""
+    first = requests[0].subject
+    for place, request in enumerate(requests):
+        if not target.takes(request.subject):
+            other = UnsupportedCombination(
+                f"subject {request.subject!r} is not of the stream that takes {first!r}; events that are "
+                "stored all or none must be of one stream"
+            )
+            raise at_index(other, place)
+    if not target.atomic_batches:
+        raise NotAllowedByStream(first, SETTING)
+    _refuse_too_large(write, target.largest)
 
 
 def _refuse_too_large(write: Write, limit: int | None) -> None:
