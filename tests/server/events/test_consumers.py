@@ -14,6 +14,8 @@ import pytest
 from tests.server.events.management import Letters, Management, Told, manage
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats import OutcomeUnknown
+from windshift.nats.jetstream.api import JetStream
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
@@ -320,6 +322,39 @@ async def test_changes_are_told(broker: Broker, stream: str) -> None:
         told.notes.clear()
         await management.consume(spec)
         assert told.notes == [(CONSUMER, stream, "c")] * notes
+
+
+async def test_an_unanswered_change_is_told(
+    broker: Broker, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be done: the next attempt, or the next call, then finds nothing to change."""
+    told = Told()
+    management = manage(broker, notes=told)
+    await management.consume(ConsumerSpec(stream, "c"))
+    update = JetStream.update_consumer
+
+    async def unanswered(*arguments: Any, **options: Any) -> None:
+        await update(*arguments, **options)
+        raise OutcomeUnknown
+
+    monkeypatch.setattr(JetStream, "update_consumer", unanswered)
+    await management.consume(ConsumerSpec(stream, "c", retry_policy=POLICY))
+    assert told.notes == [(CONSUMER, stream, "c")]
+
+
+async def test_a_change_while_a_place_for_dead_letters_is_made(broker: Broker, stream: str) -> None:
+    """What was read before it was there, which may take seconds, is not written back."""
+    another = manage(broker)
+
+    class Slow(Letters):
+        async def ensure(self, _replicas: int | None, _deadline: float) -> None:
+            await another.consume(ConsumerSpec(stream, "c", retry_policy=POLICY))
+
+    management = manage(broker, dead_letters=Slow())
+    await another.consume(ConsumerSpec(stream, "c", retry_policy=KEPT))
+    info = await management.consume(ConsumerSpec(stream, "c", processing_timeout=timedelta(seconds=7)))
+    assert stored_policy(info["config"]) == POLICY
+    assert info["config"]["ack_wait"] == 7 * 10**9
 
 
 async def test_get(broker: Broker, stream: str) -> None:

@@ -196,18 +196,22 @@ class Consumers:
         self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None
     ) -> str:
         unanswered: NatsError | None = None
-        async for attempt in retry(deadline, OVERTAKEN_BACKOFF):
-            try:
-                await self._ensure(name, spec, deadline, caller, is_new=not spec.name and attempt == 1)
-            except OutcomeUnknown as error:
-                unanswered = error
-            except _Stale:
-                pass
-            except NatsError as refusal:
-                if refusal.err_code not in codes.CONSUMER_OVERTAKEN:
-                    raise refusal_error(refusal, spec) from refusal
-            else:
-                return name
+        try:
+            async for attempt in retry(deadline, OVERTAKEN_BACKOFF):
+                try:
+                    await self._ensure(name, spec, deadline, caller, is_new=not spec.name and attempt == 1)
+                except OutcomeUnknown as error:
+                    unanswered = error
+                except _Stale:
+                    pass
+                except NatsError as refusal:
+                    if refusal.err_code not in codes.CONSUMER_OVERTAKEN:
+                        raise refusal_error(refusal, spec) from refusal
+                else:
+                    return name
+        finally:
+            if unanswered is not None:  # it may be done: the next attempt finds nothing to change
+                self._notes.send(CONSUMER, spec.stream, name)
         if unanswered is not None:
             raise refusal_error(unanswered, spec) from unanswered
         raise BrokerUnavailable(f"consumer {name!r} kept being changed by others")
@@ -222,18 +226,29 @@ class Consumers:
         if state is None:
             await self._create(name, spec, deadline, caller)
             return
-        wanted = changed_config(state.config, spec)
-        if caller is not None and self._ownership is not None:
-            wanted = self._ownership.changed_consumer(caller, state.config, wanted)
-            require_rights(caller, spec.stream, state.config, wanted)
+        wanted = self._wanted(state, spec, caller)
         if stored_policy(wanted).dead_letters:
             stream = await existing_stream(self._api, spec.stream, deadline)
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
+            if wanted != state.config:  # another server may have changed or moved it meanwhile
+                read_at = loop.time()
+                state = await self._api.consumer(spec.stream, name, deadline)
+                if state is None:
+                    raise _Stale
+                wanted = self._wanted(state, spec, caller)
         if wanted != state.config:
             if loop.time() > read_at + _FRESH:
                 raise _Stale
             await self._api.update_consumer(spec.stream, name, wanted, deadline, once=True)
             self._notes.send(CONSUMER, spec.stream, name)
+
+    def _wanted(self, state: ConsumerState, spec: ConsumerSpec, caller: Principal | None) -> JsonObject:
+        """Return the configuration that an existing consumer should have; raise `PermissionDenied`."""
+        wanted = changed_config(state.config, spec)
+        if caller is not None and self._ownership is not None:
+            wanted = self._ownership.changed_consumer(caller, state.config, wanted)
+            require_rights(caller, spec.stream, state.config, wanted)
+        return wanted
 
     async def _create(self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None) -> None:
         stream = await existing_stream(self._api, spec.stream, deadline)
