@@ -414,7 +414,7 @@ def test_subjects_are_read_some_at_a_time() -> None:
         pages = list(subject_pages(read))
         assert read["total"] == 2_502
         assert [len(page) for page in pages] == [1_000, 1_000, 502]
-        assert [each for page in pages for each in page] == list(many)
+        assert [each for page in pages for each in page] == list(many.items())
 
 
 @pytest.mark.parametrize("body", [b'{"state":{"subjects":{"a":1', b'{"state":{"subjects":{"a":"b"}}}'])

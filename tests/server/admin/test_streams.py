@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import pytest
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import JetStreamError, Message
 from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import read_answer
 from windshift.server.admin.letters import LetterCounts, Whose
 from windshift.server.admin.look import Look, StreamRow, StreamsSeen
 from windshift.server.admin.streams import StreamAdmin, StreamOrder, StreamQuery
@@ -101,3 +104,37 @@ async def test_deleting_an_event_takes_long(code: int, is_there: bool) -> None:
     admin = StreamAdmin(cast("Any", Slow()), cast("Look", None), cast("LetterCounts", None))
     with pytest.raises(OutcomeUnknown) if is_there else nullcontext():
         await admin.delete_event("s", 1, 1e9, erase=False)
+
+
+class Answering:
+    """A broker that has a stream of many subjects."""
+
+    def __init__(self, subjects: int) -> None:
+        counts = {f"s.{number:05}": number + 1 for number in reversed(range(subjects))}
+        answer = {"total": subjects, "state": {"messages": subjects, "subjects": counts}}
+        self._body = json.dumps(answer, separators=(",", ":")).encode()
+
+    async def call(self, _operation: str, _request: Any, _deadline: float, read: Any = read_answer) -> Any:
+        return read(self._body)
+
+
+async def test_many_subjects_are_read_some_at_a_time() -> None:
+    """Others run while a page of them is cut, and each page goes on behind the one before."""
+    admin = StreamAdmin(cast("Any", Answering(20_000)), cast("Look", None), cast("LetterCounts", None))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    running = asyncio.create_task(others())
+    assert await admin.subjects("S", "", 2, None, 1e9) == ([("s.00000", 1), ("s.00001", 2)], "s.00001")
+    running.cancel()
+    assert turns >= 19
+    assert await admin.subjects("S", "", 2, "s.19996", 1e9) == (
+        [("s.19997", 19_998), ("s.19998", 19_999)],
+        "s.19998",
+    )
+    assert await admin.subjects("S", "", 2, "s.19998", 1e9) == ([("s.19999", 20_000)], None)

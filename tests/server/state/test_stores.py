@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -345,6 +345,29 @@ async def test_full_bucket(broker: Broker, jetstream: JetStreamContext, unique: 
     await jetstream.create_key_value(bucket=name, max_bytes=1000)
     with pytest.raises(StreamFull):
         await stores_of(broker).set(name, "a", bytes(2000), in_seconds(30))
+
+
+async def test_many_keys_are_listed_in_order(
+    broker: Broker, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are never sorted all at once, which would hold others up."""
+    sizes: list[int] = []
+
+    def noted(keys: Iterable[str]) -> list[str]:
+        found = sorted(keys)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr("windshift.server.state.stores.sorted", noted, raising=False)
+    keys = [f"{number * 7 % 2_500:04}" for number in range(2_500)]
+    for key in keys[1:]:
+        broker.connection.publish(f"$KV.{store.name}.{key}".encode(), b"x")
+    await store.set(keys[0], b"x")
+    stores, after = stores_of(broker), "0099"
+    page = await stores.keys(store.name, ">", after, 100, in_seconds(30), with_values=False)
+    assert [entry.key for entry in page.entries] == [f"{number:04}" for number in range(100, 200)]
+    assert page.after == "0199"
+    assert max(sizes) <= 1_000
 
 
 async def test_broker_gone(own_nats_server: NatsServer, own_broker: Broker) -> None:

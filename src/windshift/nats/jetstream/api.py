@@ -178,7 +178,7 @@ _Read: TypeAlias = Callable[[bytes], JsonObject | Awaitable[JsonObject]]
 
 _TOTAL: Final = re.compile(rb'"total":(\d+)')
 _SUBJECTS: Final = b'"subjects":{'
-_SUBJECT_COUNT: Final = re.compile(rb'"((?:[^"\\]|\\.)*)":\d+([,}])')
+_SUBJECT_COUNT: Final = re.compile(rb'"((?:[^"\\]|\\.)*)":(\d+)([,}])')
 _UNREAD: Final = ""
 """The key, which no answer has, of the subjects in an answer that were not read yet."""
 
@@ -192,20 +192,22 @@ def leave_subjects(body: bytes) -> JsonObject:
     return {"total": 0 if total is None else int(total[1]), _UNREAD: (body, start + len(_SUBJECTS))}
 
 
-def subject_pages(answer: JsonObject) -> Iterator[list[str]]:
-    """Yield the subjects in an answer, as many as one turn of the event loop may be busy with.
+def subject_pages(answer: JsonObject) -> Iterator[list[tuple[str, int]]]:
+    """Yield the subjects in an answer, each with its number of messages, some at a time.
 
+    They are as many as one turn of the event loop may be busy with.
     Raise `JetStreamError` when there is something else.
     """
     body, position = answer.get(_UNREAD, (b"}", 0))
-    page: list[str] = []
+    page: list[tuple[str, int]] = []
     while body[position : position + 1] != b"}":
         item = _SUBJECT_COUNT.match(body, position)
         if item is None:
             raise JetStreamError(0, 500, "something other than JetStream answered")
-        subject = item[1]
-        page.append(json.loads(b'"%b"' % subject) if b"\\" in subject else subject.decode(errors="replace"))
-        position = item.end() - (item[2] == b"}")
+        text = item[1]
+        subject = json.loads(b'"%b"' % text) if b"\\" in text else text.decode(errors="replace")
+        page.append((subject, int(item[2])))
+        position = item.end() - (item[3] == b"}")
         if len(page) == _SUBJECTS_AT_ONCE:
             yield page
             page = []
@@ -669,7 +671,7 @@ class JetStream:
             before = offset
             for page in subject_pages(answer):
                 offset += len(page)
-                yield page
+                yield [subject for subject, _ in page]
                 await asyncio.sleep(0)
             if offset == before:
                 return

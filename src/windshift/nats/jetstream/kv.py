@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -209,13 +209,12 @@ class Buckets:
         with _existing(bucket):
             await self.api.delete_stream(stream_of(bucket), deadline)
 
-    async def keys(self, bucket: str, pattern: str, deadline: float) -> list[str]:
-        """List the keys that match and have a message, those with a marker included."""
-        start, found = len(_subject(bucket, "")), list[str]()
+    async def keys(self, bucket: str, pattern: str, deadline: float) -> AsyncIterator[list[str]]:
+        """Yield the keys that match and have a message, those with a marker included, some at a time."""
+        start = len(_subject(bucket, ""))
         with _existing(bucket):
             async for subjects in self.api.subjects(stream_of(bucket), _subject(bucket, pattern), deadline):
-                found += [subject[start:] for subject in subjects]
-        return found
+                yield [subject[start:] for subject in subjects]
 
     async def history(self, bucket: str, key: str, deadline: float) -> list[Record]:
         """Read the messages that the bucket holds of a key from its leader, oldest first."""

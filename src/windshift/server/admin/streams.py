@@ -10,12 +10,13 @@ from typing import Any, Final, NamedTuple
 
 from windshift.nats import JetStreamError
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import JetStream
+from windshift.nats.jetstream.api import JetStream, leave_subjects, subject_pages
 from windshift.server.admin.letters import LetterCounts
 from windshift.server.admin.look import Look, StreamRow
 from windshift.server.admin.probing import count_from
 from windshift.server.admin.views import StreamView, stream_view
 from windshift.server.background.batches import batches, for_each
+from windshift.server.background.pacing import pause
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import (
     EventNotFound,
@@ -31,6 +32,8 @@ MayView = Callable[[str], bool]
 """Whether the caller may see a stream of this name."""
 
 MOST_SUBJECTS: Final = 100_000
+_MOST_EVENTS: Final = 2**64
+"""More than a subject can have."""
 _AT_ONCE: Final = 12
 """Streams that one list asks for at once; the budget has room for no more answers to one asker."""
 _SLICE: Final = 250
@@ -205,14 +208,25 @@ class StreamAdmin:
             return None
         return StreamEntry(view, worst, letters[name], rate)
 
-    async def subjects(self, stream: str, pattern: str, deadline: float) -> list[tuple[str, int]]:
-        """List the subjects that match, and how many events each has. May raise `TooManySubjects`."""
+    async def subjects(
+        self, stream: str, pattern: str, size: int, after: str | None, deadline: float
+    ) -> tuple[list[tuple[str, int]], str | None]:
+        """Return a page of the subjects that match, and where the next one begins, as `after` does here.
+
+        Each is told with its number of events. May raise `TooManySubjects`.
+        """
         request = {"subjects_filter": pattern or ">"}
         with broker_errors(stream=stream):
-            answer = await self._api.call(f"STREAM.INFO.{stream}", request, deadline)
+            answer = await self._api.call(f"STREAM.INFO.{stream}", request, deadline, read=leave_subjects)
         if int(answer.get("total") or 0) > MOST_SUBJECTS:
             raise TooManySubjects(MOST_SUBJECTS)
-        return sorted((answer["state"].get("subjects") or {}).items())
+        cut = PageCut[tuple[str, int]](size, None if after is None else (after, _MOST_EVENTS))
+        with broker_errors(stream=stream):
+            for some in subject_pages(answer):
+                cut.add(some)
+                await pause()
+        page, last = cut.page()
+        return page, None if last is None else last[0]
 
     # --- Changing -----------------------------------------------------------------------------------------
 

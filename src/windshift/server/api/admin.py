@@ -184,13 +184,16 @@ class AdminService:
             names.filter_subject("filter", request.filter)
         bound = (request.stream, request.filter)
         after = read_token("page_token", request.page_token, (str,), *bound)
-        found = await self._admin.streams.subjects(request.stream, request.filter, answer_by(call))
-        if after is not None:
-            found = [each for each in found if each[0] > after[0]]
-        page = found[: _page_size(request.page_size)]
+        page, last = await self._admin.streams.subjects(
+            request.stream,
+            request.filter,
+            _page_size(request.page_size),
+            None if after is None else after[0],
+            answer_by(call),
+        )
         return pb.ListSubjectsResponse(
             subjects=[pb.ListSubjectsResponse.Entry(subject=name, events=count) for name, count in page],
-            next_page_token=write_token([page[-1][0]], *bound) if len(page) < len(found) else "",
+            next_page_token="" if last is None else write_token([last], *bound),
         )
 
     async def purge_stream(self, request: pb.PurgeStreamRequest, call: ServerCall) -> pb.PurgeStreamResponse:

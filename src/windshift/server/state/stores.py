@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from heapq import merge
+from itertools import islice
 from time import perf_counter
 from typing import Any, Final, Protocol
 
@@ -299,11 +301,14 @@ class Stores:
         """
         names.store_name("store", store)
         with broker_errors():
-            found = sorted(key for key in await self._buckets.keys(store, pattern, deadline) if key > after)
+            parts = [
+                sorted(key for key in some if key > after)
+                async for some in self._buckets.keys(store, pattern, deadline)
+            ]
+            found = merge(*parts)  # all of them at once would hold others up
             entries: list[KeyRevision] = []
             held = 0
-            for begin in range(0, len(found), _AT_ONCE):
-                some = found[begin : begin + _AT_ONCE]
+            while some := list(islice(found, _AT_ONCE)):
                 reads = (self._buckets.read(store, key, deadline) for key in some)
                 for key, record in zip(some, await asyncio.gather(*reads), strict=True):
                     if record.value is not None:
