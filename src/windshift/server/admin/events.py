@@ -130,7 +130,7 @@ class EventReader:
         while True:
             want = _BATCH if which.types else min(_BATCH, page.room)
             query |= {"batch": want, "max_bytes": _PAGE_BYTES}
-            batch = await self._batch(which, query, deadline, direct=direct)
+            batch = await self._batch(which, query, page.until, deadline, direct=direct)
             for message in batch.messages:
                 if page.is_full:
                     return EventPage(page.found, scanned, message.sequence)
@@ -163,12 +163,15 @@ class EventReader:
     async def _backwards(
         self, which: Selection, held: _Held, newest: int, page: _Page, deadline: float
     ) -> EventPage:
-        scan, scanned = BackwardScan(held.first, newest, _WINDOW, _BATCH), 0
+        scan, scanned = BackwardScan(held.first, newest, _WINDOW if held.direct else 1, _BATCH), 0
         while not scan.is_over:
             oldest, end = scan.oldest, scan.newest
             query = {"seq": oldest, "batch": _BATCH, "max_bytes": _PAGE_BYTES}
-            inside = scan.take(await self._batch(which, query, deadline, direct=held.direct))
+            batch = await self._batch(which, query, page.until, deadline, direct=held.direct, newest=end)
+            inside = scan.take(batch)
             if inside is None:
+                if scanned and page.is_over(self._loop.time()):
+                    return EventPage(page.found, scanned, scan.newest)
                 continue
             for message in inside:
                 if page.is_full:
@@ -184,38 +187,63 @@ class EventReader:
     # --- Asking -------------------------------------------------------------------------------------------
 
     async def _batch(
-        self, which: Selection, query: dict[str, Any], deadline: float, *, direct: bool
+        self,
+        which: Selection,
+        query: dict[str, Any],
+        until: float,
+        deadline: float,
+        *,
+        direct: bool,
+        newest: int | None = None,
     ) -> Batch:
-        """Read the first messages from some place on that match one of the subjects."""
-        batches = []
-        for subject in which.subjects or (EVERYTHING,):
-            one = query | {"next_by_subj": subject}
-            if direct:
-                batches.append(await self._at_once(which.stream, one, deadline))
-            else:
-                batches.append(await self._one_by_one(which.stream, one, deadline))
+        """Read the first messages from some place on that match one of the subjects.
+
+        Those behind `newest` are not needed. One by one, they are read until a time, and one at least is.
+        """
+        if direct:
+            try:
+                return await self._at_once(which, query, deadline)
+            except (Forbidden, NoDirectGet):  # or it was switched off just now
+                pass
+            except NatsError as error:
+                raise domain_error(error, stream=which.stream) from error
+        return await self._one_by_one(which, query, until, deadline, newest)
+
+    async def _at_once(self, which: Selection, query: dict[str, Any], deadline: float) -> Batch:
+        batches = [
+            await self._api.batch(which.stream, query | {"next_by_subj": subject}, deadline)
+            for subject in which.subjects or (EVERYTHING,)
+        ]
         return batches[0] if len(batches) == 1 else merged(batches, query["batch"])
 
-    async def _at_once(self, stream: str, query: dict[str, Any], deadline: float) -> Batch:
-        try:
-            return await self._api.batch(stream, query, deadline)
-        except (Forbidden, NoDirectGet):  # or it was switched off just now
-            return await self._one_by_one(stream, query, deadline)
-        except NatsError as error:
-            raise domain_error(error, stream=stream) from error
-
-    async def _one_by_one(self, stream: str, query: dict[str, Any], deadline: float) -> Batch:
+    async def _one_by_one(
+        self, which: Selection, query: dict[str, Any], until: float, deadline: float, newest: int | None
+    ) -> Batch:
         """Read messages from the stream's leader."""
+        begin = {key: value for key, value in query.items() if key not in ("batch", "max_bytes")}
+        following: dict[str, StoredMessage] = {}  # by subject
         messages: list[StoredMessage] = []
-        size, ask = 0, {key: value for key, value in query.items() if key not in ("batch", "max_bytes")}
-        while len(messages) < query["batch"] and size < query["max_bytes"]:
-            message = await self._message(stream, ask, deadline)
-            if message is None:
-                return Batch(messages, 0)
-            messages.append(message)
-            size += len(message.body)
-            ask = {"seq": message.sequence + 1, "next_by_subj": query["next_by_subj"]}
-        return Batch(messages, 1)
+        size = 0
+        for subject in which.subjects or (EVERYTHING,):
+            message = await self._message(which.stream, begin | {"next_by_subj": subject}, deadline)
+            if message is not None:
+                following[subject] = message
+        while following:
+            subject, message = min(following.items(), key=lambda item: item[1].sequence)
+            if newest is not None and message.sequence > newest:
+                break
+            if not messages or message.sequence > messages[-1].sequence:  # or two of the subjects match it
+                messages.append(message)
+                size += len(message.body)
+            if len(messages) >= query["batch"] or size >= query["max_bytes"] or self._loop.time() >= until:
+                return Batch(messages, 1)
+            ask = {"seq": message.sequence + 1, "next_by_subj": subject}
+            after = await self._message(which.stream, ask, deadline)
+            if after is None:
+                del following[subject]
+            else:
+                following[subject] = after
+        return Batch(messages, 0)
 
     async def _message(self, stream: str, query: JsonObject, deadline: float) -> StoredMessage | None:
         with broker_errors(stream=stream):
@@ -266,12 +294,16 @@ def _first_query(begin: AtStart | AtId | AtTime | int) -> dict[str, Any]:
 
 
 class _Page:
-    """What was found so far, and how much looking that took."""
+    """What was found so far, and how much looking that took.
+
+    Attributes:
+        until: when it was looked for long enough, in the loop's time.
+    """
 
     def __init__(self, until: float, limit: int) -> None:
         self.found: list[StoredMessage] = []
         self.scanned = 0
-        self._until = until
+        self.until = until
         self._limit = limit
         self._size = 0
 
@@ -287,7 +319,7 @@ class _Page:
 
     def is_over(self, now: float) -> bool:
         """Whether it is full, or was looked for long enough."""
-        return self.is_full or self.scanned >= MOST_SCANNED or now >= self._until
+        return self.is_full or self.scanned >= MOST_SCANNED or now >= self.until
 
     def look_at(self, message: StoredMessage, *, taken: bool) -> None:
         """Count a message, and take it or not."""
