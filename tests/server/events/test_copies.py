@@ -156,6 +156,17 @@ async def test_mirror_of_another_domain(management: Management, unique: Unique) 
 # --- Aggregates -------------------------------------------------------------------------------------------
 
 
+async def test_aggregate_of_another_domain(management: Management, unique: Unique) -> None:
+    """The same is so for a source; named twice, the second one would be a stream of this domain."""
+    name, origin = unique(), unique()
+    source = {"name": origin, "external": {"api": "$JS.elsewhere.API", "deliver": f"deliver.{name}"}}
+    await management.tell(f"STREAM.CREATE.{name}", name=name, sources=[source])
+    assert (await management.ensure(copy(name, SourceSpec(origin))))["sources"] == [source]
+    with pytest.raises(StreamNotFound) as caught:
+        await management.ensure(copy(name, SourceSpec(origin), SourceSpec(origin)))
+    assert caught.value.name == origin
+
+
 async def test_aggregate(management: Management, unique: Unique) -> None:
     """An aggregate collects several streams, each from its own start and by its own filters."""
     name = unique()

@@ -280,6 +280,23 @@ def test_aggregate_sources_come_and_go() -> None:
     assert wanted["sources"] == [{"name": "A", "opt_start_seq": 9}]
 
 
+def test_many_sources_in_another_order() -> None:
+    """Each is looked at a few times, however many there are, and stays as it is."""
+    looks = 0
+
+    class Source(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            nonlocal looks
+            looks += 1
+            return super().get(key, default)
+
+    sources = [SourceSpec("A", AtEnd(), (f"a.{number}",)) for number in range(400)]
+    stored = config(aggregate(*sources))
+    stored["sources"] = [Source(source) for source in stored["sources"]]
+    assert config(aggregate(*sources[::-1]), stored)["sources"] == stored["sources"][::-1]
+    assert looks < 10 * len(sources)
+
+
 def test_subjects_and_aggregates_change_into_each_other() -> None:
     """What the broker can do is done: only mirrors are fixed."""
     collected = config(aggregate(SourceSpec("A")))

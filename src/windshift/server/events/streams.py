@@ -7,10 +7,11 @@ not know, must survive an update.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from windshift.nats import Backoff, NatsError, retry
 from windshift.nats.jetstream import codes
@@ -297,7 +298,7 @@ def _input(stored: JsonObject, spec: StreamSpec, last_ids: Mapping[str, int]) ->
 def _mirror(
     stored: JsonObject | None, name: str, spec: SourceSpec, last_ids: Mapping[str, int]
 ) -> JsonObject:
-    matching = stored if stored is not None and _is_same_source(stored, spec) else None
+    matching = stored if stored is not None and _copied(stored) == _copied_by(spec) else None
     wanted = _source(matching, spec, last_ids)
     if stored is not None and wanted != stored:
         raise MirrorChange(
@@ -310,13 +311,13 @@ def _mirror(
 def _aggregate(
     stored: list[JsonObject], specs: tuple[SourceSpec, ...], last_ids: Mapping[str, int]
 ) -> list[JsonObject]:
-    unclaimed = list(stored)
+    unclaimed = defaultdict[_Copied, deque[JsonObject]](deque)
+    for source in stored:
+        unclaimed[_copied(source)].append(source)
     wanted = []
     for spec in specs:
-        matching = next((source for source in unclaimed if _is_same_source(source, spec)), None)
-        if matching is not None:
-            unclaimed.remove(matching)
-        wanted.append(_source(matching, spec, last_ids))
+        matching = unclaimed.get(_copied_by(spec))
+        wanted.append(_source(matching.popleft() if matching else None, spec, last_ids))
     return wanted
 
 
@@ -343,15 +344,19 @@ def _filters(spec: SourceSpec) -> JsonObject:
     return {}
 
 
-def _is_same_source(stored: JsonObject, spec: SourceSpec) -> bool:
-    return stored.get("name") == spec.stream and _stored_filters(stored) == (set(spec.filters) or {">"})
+_Copied: TypeAlias = tuple[Any, frozenset[str]]
+"""The name of the stream that a source is, and its filters: sources that have the same are the same."""
 
 
-def _stored_filters(stored: JsonObject) -> set[str]:
+def _copied_by(spec: SourceSpec) -> _Copied:
+    return spec.stream, frozenset(spec.filters or (">",))
+
+
+def _copied(stored: JsonObject) -> _Copied:
     transforms = stored.get("subject_transforms") or []
     if transforms:
-        return {transform.get("src") or ">" for transform in transforms}
-    return {stored.get("filter_subject") or ">"}
+        return stored.get("name"), frozenset(transform.get("src") or ">" for transform in transforms)
+    return stored.get("name"), frozenset((stored.get("filter_subject") or ">",))
 
 
 def _sources(spec: StreamSpec) -> tuple[SourceSpec, ...]:
@@ -365,14 +370,14 @@ def _sources(spec: StreamSpec) -> tuple[SourceSpec, ...]:
 
 
 def _streams_to_look_up(stored: JsonObject, spec: StreamSpec) -> set[str]:
-    """Name the streams that are copied from, but not those known to lie in another account or domain."""
+    """Name the streams that are copied from, but not those known to lie in another account or domain.
+
+    One of these that is named more often than it is known is looked up: the others would be new.
+    """
     sources = [stored.get("mirror") or {}, *(stored.get("sources") or [])]
-    external = [source for source in sources if source.get("external")]
-    return {
-        source.stream
-        for source in _sources(spec)
-        if not any(_is_same_source(elsewhere, source) for elsewhere in external)
-    }
+    external = Counter(_copied(source) for source in sources if source.get("external"))
+    named = Counter(map(_copied_by, _sources(spec)))
+    return {copied[0] for copied in named - external}
 
 
 # --- What the broker refuses --------------------------------------------------------------------------------
