@@ -281,7 +281,7 @@ class Connection(asyncio.Protocol):
         """Feed the engine for so many seconds; return whether something is left for another turn.
 
         Otherwise a flood on one connection would hold up all others. Where it does, what is answered at once
-        counts, as to write it takes as long as to parse the calls, and no piece is begun that will hardly fit.
+        counts, as to write it takes as long as to parse the calls, and no piece begins that will hardly fit.
         Otherwise few useful events may take longer.
         """
         data, taken, useful = memoryview(self._rest), 0, 0
