@@ -377,7 +377,7 @@ async def test_of_several_answers_the_oldest_counts() -> None:
             raise outcome
         return outcome
 
-    outcomes = [
+    outcomes: list[JsonObject | Exception] = [
         OutcomeUnknown(),
         {"purged": 5},
         {"purged": 0},
