@@ -216,3 +216,13 @@ async def test_nobody_begins_for_whom_too_little_is_left() -> None:
         await asyncio.sleep(0)
         taken.append(len(log) - before)
     assert max(taken) == 1
+
+
+async def test_bytes_wait_when_half_of_the_slice_is_used() -> None:
+    """Where somebody is about who uses little: what begins then will hardly fit."""
+    clock = Clock()
+    turns, much = Turns(asyncio.get_running_loop(), clock), busy(clock)
+    assert turns.lets_in(Account())
+    assert turns.lets_in(much)
+    turns.charge(much, SLICE * 0.6, clock.now)
+    assert not turns.lets_in(much)

@@ -134,13 +134,13 @@ class Turns:
     def lets_in(self, account: Account) -> bool:
         """Tell whether bytes are parsed at once.
 
-        Those of busy ones wait when the slice of the turn is used up, while somebody is about who is not.
+        Those of busy ones wait when half of the turn's slice is used, while somebody is about who is not.
         """
         now = self._clock()
         if not account.is_busy(now):
             self._shared_until = now + _HINDERED
             return True
-        return now >= self._shared_until or (not self._busy and self._spent < SLICE)
+        return now >= self._shared_until or (not self._busy and self._spent < SLICE / 2)
 
     def hurries(self, account: Account) -> bool:
         """Tell whether an answer should leave at once, and not with what else the turn brings."""

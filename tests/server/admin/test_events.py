@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+import windshift.server.admin.events as events_module
 from windshift.nats.jetstream.api import JetStream, StoredMessage
 from windshift.nats.times import Time
 from windshift.server.admin.events import EventReader, Selection
@@ -59,3 +60,26 @@ async def test_a_page_ends_in_time(subjects: tuple[str, ...], *, backwards: bool
         found += [message.sequence for message in page.events]
         begin = page.next
     assert found == list(range(1, EVENTS + 1))[:: -1 if backwards else 1]
+
+
+def far_away(monkeypatch: pytest.MonkeyPatch) -> EventReader:
+    """Have a leader to which a question takes so long that one for each subject takes a page's time."""
+    monkeypatch.setattr(__name__ + ".ROUND_TRIP", 0.02)
+    return EventReader(cast("JetStream", Leader()), cast("Look", SimpleNamespace(seen=seen)))
+
+
+async def test_a_page_from_far_away_has_more_than_one_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the first event of each subject takes all of its time."""
+    reader = far_away(monkeypatch)
+    begin: Any = AtStart()
+    page = await reader.read(Selection("S", SUBJECTS), begin, 500, 1e9, backwards=False)
+    assert len(page.events) > 1
+
+
+async def test_a_page_backwards_from_far_away_gets_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it looks for may lie far behind, and each page begins with few ids."""
+    reader = far_away(monkeypatch)
+    monkeypatch.setattr(events_module, "_LOOK", 0.0)
+    end: Any = AtEnd()
+    page = await reader.read(Selection("S", ("s.none",)), end, 500, 1e9, backwards=True)
+    assert (page.events, page.next) == ([], None)

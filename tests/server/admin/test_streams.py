@@ -14,7 +14,7 @@ import pytest
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import JetStreamError, Message
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import read_answer
+from windshift.nats.jetstream.api import JetStream, read_answer
 from windshift.server.admin.letters import LetterCounts, Whose
 from windshift.server.admin.look import Look, StreamRow, StreamsSeen
 from windshift.server.admin.streams import StreamAdmin, StreamOrder, StreamQuery
@@ -97,6 +97,8 @@ async def test_deleting_an_event_takes_long(code: int, is_there: bool) -> None:
         async def change(self, *_: object, gone: frozenset[int]) -> dict[str, Any]:
             assert code in gone
             return {}
+
+        require_gone = JetStream.require_gone
 
         async def message(self, *_: object) -> object:
             return object() if is_there else None

@@ -719,8 +719,12 @@ class JetStream:
 
     async def delete_message(self, stream: str, sequence: int, deadline: float) -> bool:
         """Remove one message, without erasing its bytes; false if it is gone."""
+        request, gone = (
+            {"seq": sequence, "no_erase": True},
+            codes.MESSAGE_GONE | {codes.MESSAGE_DELETE_FAILED},
+        )
         try:
-            await self.change(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}, deadline)
+            answer = await self.change(f"STREAM.MSG.DELETE.{stream}", request, deadline, gone=gone)
         except JetStreamError as error:
             is_gone = error.err_code in codes.MESSAGE_GONE
             if error.err_code == codes.MESSAGE_DELETE_FAILED:
@@ -728,7 +732,18 @@ class JetStream:
             if not is_gone:
                 raise
             return False
+        if not answer:
+            await self.require_gone(stream, sequence, deadline)
         return True
+
+    async def require_gone(self, stream: str, sequence: int, deadline: float) -> None:
+        """Raise `OutcomeUnknown` unless a message is gone, of which one attempt to delete it says so."""
+        try:
+            is_there = await self.message(stream, {"seq": sequence}, deadline) is not None
+        except Unavailable:
+            raise OutcomeUnknown from None
+        if is_there:
+            raise OutcomeUnknown
 
     @property
     def message_size(self) -> int:

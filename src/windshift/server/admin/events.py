@@ -180,7 +180,8 @@ class EventReader:
                 page.look_at(message, taken=which.takes(message))
             page.scanned += end - oldest + 1 - len(inside)
             scanned = oldest
-            if page.is_over(self._loop.time()) and not scan.is_over:
+            is_some = bool(page.found) or page.scanned >= _WINDOW  # a page that ends has got somewhere
+            if is_some and page.is_over(self._loop.time()) and not scan.is_over:
                 return EventPage(page.found, scanned, scan.newest)
         return EventPage(page.found, scanned, None)
 
@@ -198,7 +199,8 @@ class EventReader:
     ) -> Batch:
         """Read the first messages from some place on that match one of the subjects.
 
-        Those behind `newest` are not needed. One by one, they are read until a time, and one at least is.
+        Those behind `newest` are not needed. One by one, they are read until a time, or for a while when the
+        first ones of each subject took as long.
         """
         if direct:
             try:
@@ -228,6 +230,8 @@ class EventReader:
             message = await self._message(which.stream, begin | {"next_by_subj": subject}, deadline)
             if message is not None:
                 following[subject] = message
+        now = self._loop.time()
+        until = until if now < until else min(deadline, now + _LOOK)
         while following:
             subject, message = min(following.items(), key=lambda item: item[1].sequence)
             if newest is not None and message.sequence > newest:
@@ -235,6 +239,8 @@ class EventReader:
             if not messages or message.sequence > messages[-1].sequence:  # or two of the subjects match it
                 messages.append(message)
                 size += len(message.body)
+            if newest is not None and message.sequence >= newest:
+                break
             if len(messages) >= query["batch"] or size >= query["max_bytes"] or self._loop.time() >= until:
                 return Batch(messages, 1)
             ask = {"seq": message.sequence + 1, "next_by_subj": subject}

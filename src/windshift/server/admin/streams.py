@@ -20,7 +20,6 @@ from windshift.server.background.pacing import pause
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import (
     EventNotFound,
-    OutcomeUnknown,
     StreamNotFound,
     TooManySubjects,
     WrongLastId,
@@ -281,5 +280,5 @@ class StreamAdmin:
                 if not gone:
                     raise
                 raise EventNotFound(stream) from error
-            if not answer and await self._api.message(stream, {"seq": sequence}, deadline) is not None:
-                raise OutcomeUnknown
+            if not answer:
+                await self._api.require_gone(stream, sequence, deadline)

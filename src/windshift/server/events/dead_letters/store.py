@@ -368,7 +368,9 @@ class DeadLetterStore:
         """Remove all; return how many there were. May also raise `OutcomeUnknown`."""
         overflows = self.stream.subjects(OVERFLOW_SUBJECTS + id_pattern(stream, consumer), deadline)
         unneeded = [each async for each in overflows if await self._is_unneeded(each, deadline)]
-        purged = await self.stream.purge(SUBJECTS + id_pattern(stream, consumer), deadline)
+        # Not those that come meanwhile: a purge that takes long is sent again.
+        upto = await self.last_position(deadline)
+        purged = await self.stream.purge(SUBJECTS + id_pattern(stream, consumer), deadline, upto)
         for subject in unneeded:
             await self.stream.delete_last(subject, deadline)
         return purged
