@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from inspect import CORO_CREATED, getcoroutinestate
 from time import perf_counter, thread_time
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from . import proxy_protocol
 from .admission import NoPlace, Places, Slot, includes
@@ -31,13 +31,8 @@ _LOOK_SLICE = 0.0005
 """Seconds in a turn of the event loop that looking at connections takes, about."""
 
 
-class _Held(NamedTuple):
-    """What a connection makes the server hold, see ``ServerConnection.holds``."""
-
-    connection: ServerConnection
-    held: int
-    stuck: int
-    idle: float
+_Held: TypeAlias = tuple[int, Holder[ServerConnection]]
+"""Bytes that are held for a connection, and the connection as one that holds them."""
 
 
 class Server:
@@ -212,7 +207,7 @@ class Server:
         now, began = self._loop.time(), perf_counter()
         for connection in connections:
             connection.tick(now)
-            seen.append(_Held(connection, *connection.holds(now)))
+            seen.append(_held_for(connection, now))
             if perf_counter() - began > _LOOK_SLICE:
                 self._ticker = self._loop.call_soon(self._look_at, connections, seen)
                 return
@@ -227,13 +222,14 @@ class Server:
 
     def _look_who_reads(self) -> None:
         now = self._loop.time()
-        self._drop_holders([_Held(connection, *connection.holds(now)) for connection in self._connections])
+        self._drop_holders([_held_for(connection, now) for connection in self._connections])
 
     def _drop_holders(self, seen: Sequence[_Held]) -> None:
         """Drop those who make the server hold memory for nothing, as far as needed."""
-        there = [each for each in seen if each.connection in self._connections]
-        holders = [Holder(each.connection, each.stuck, each.idle) for each in there if each.stuck]
-        gone = self.holding.who_goes(sum(each.held for each in there), holders)
+        there = [(held, each) for held, each in seen if each.who in self._connections]
+        gone = self.holding.who_goes(
+            sum(held for held, _ in there), (each for _, each in there if each.stuck)
+        )
         for each in gone:
             each.who.http2.abort()
         if gone:
@@ -331,6 +327,11 @@ class Server:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
+
+
+def _held_for(connection: ServerConnection, now: float) -> _Held:
+    held, stuck, idle = connection.holds(now)
+    return held, Holder(connection, stuck, idle)
 
 
 def _drop(sock: socket.socket, begin: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:

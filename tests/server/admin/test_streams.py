@@ -98,7 +98,8 @@ async def test_deleting_an_event_takes_long(code: int, is_there: bool) -> None:
             assert code in gone
             return {}
 
-        require_gone = JetStream.require_gone
+        delete_message = JetStream.delete_message
+        _require_gone = JetStream._require_gone
 
         async def message(self, *_: object) -> object:
             return object() if is_there else None

@@ -717,26 +717,35 @@ class JetStream:
                 return batch
         raise Unanswered
 
-    async def delete_message(self, stream: str, sequence: int, deadline: float) -> bool:
-        """Remove one message, without erasing its bytes; false if it is gone."""
-        request, gone = (
-            {"seq": sequence, "no_erase": True},
-            codes.MESSAGE_GONE | {codes.MESSAGE_DELETE_FAILED},
-        )
+    async def delete_message(
+        self,
+        stream: str,
+        sequence: int,
+        deadline: float,
+        *,
+        erase: bool = False,
+        missing: frozenset[int] = codes.MESSAGE_GONE,
+    ) -> bool:
+        """Remove one message; false if it is gone, which the errors `missing` say.
+
+        With `erase` its bytes are written over.
+        """
+        request = {"seq": sequence, "no_erase": not erase}
+        operation, gone = f"STREAM.MSG.DELETE.{stream}", missing | {codes.MESSAGE_DELETE_FAILED}
         try:
-            answer = await self.change(f"STREAM.MSG.DELETE.{stream}", request, deadline, gone=gone)
+            answer = await self.change(operation, request, deadline, gone=gone)
         except JetStreamError as error:
-            is_gone = error.err_code in codes.MESSAGE_GONE
+            is_gone = error.err_code in missing
             if error.err_code == codes.MESSAGE_DELETE_FAILED:
                 is_gone = await self.message(stream, {"seq": sequence}, deadline) is None
             if not is_gone:
                 raise
             return False
         if not answer:
-            await self.require_gone(stream, sequence, deadline)
+            await self._require_gone(stream, sequence, deadline)
         return True
 
-    async def require_gone(self, stream: str, sequence: int, deadline: float) -> None:
+    async def _require_gone(self, stream: str, sequence: int, deadline: float) -> None:
         """Raise `OutcomeUnknown` unless a message is gone, of which one attempt to delete it says so."""
         try:
             is_there = await self.message(stream, {"seq": sequence}, deadline) is not None

@@ -101,7 +101,7 @@ class ConsumerAdmin:
         """List the consumers that the caller may see, of a stream, or of all when `stream` is empty."""
         rows = await (self._look.rows_of(stream, deadline) if stream else self._look.consumers(deadline))
         if caller is not None:
-            rows = await _seen_by(caller, rows)
+            rows = await _visible(caller, rows)
         values = await self._values(order, rows, deadline)
         cut = PageCut[Key](size, after)
         for part in batches(rows, _SLICE):
@@ -185,7 +185,7 @@ class ConsumerAdmin:
         return None if first is None else first.time
 
 
-async def _seen_by(caller: Principal, rows: Sequence[ConsumerRow]) -> list[ConsumerRow]:
+async def _visible(caller: Principal, rows: Sequence[ConsumerRow]) -> list[ConsumerRow]:
     streams = {name for name in {row.key.stream for row in rows} if caller.sees(name)}
     seen: list[ConsumerRow] = []
     for some in batches(rows, _SLICE):

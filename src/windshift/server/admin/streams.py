@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from windshift.nats import JetStreamError
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, leave_subjects, subject_pages
 from windshift.server.admin.letters import LetterCounts
@@ -18,12 +17,7 @@ from windshift.server.admin.views import StreamView, stream_view
 from windshift.server.background.batches import batches, for_each
 from windshift.server.background.pacing import pause
 from windshift.server.domain.broker_errors import broker_errors
-from windshift.server.domain.errors import (
-    EventNotFound,
-    StreamNotFound,
-    TooManySubjects,
-    WrongLastId,
-)
+from windshift.server.domain.errors import EventNotFound, StreamNotFound, TooManySubjects, WrongLastId
 from windshift.server.domain.pages import PageCut
 from windshift.server.ownership.ownership import Ownership
 
@@ -267,18 +261,7 @@ class StreamAdmin:
 
     async def delete_event(self, stream: str, sequence: int, deadline: float, *, erase: bool) -> None:
         """Delete one event; with `erase` its bytes are written over. May raise `EventNotFound`."""
-        request = {"seq": sequence, "no_erase": not erase}
-        operation, failed = f"STREAM.MSG.DELETE.{stream}", frozenset({codes.MESSAGE_DELETE_FAILED})
         missing = codes.MESSAGE_GONE - {codes.STREAM_NOT_FOUND}
         with broker_errors(stream=stream):
-            try:
-                answer = await self._api.change(operation, request, deadline, gone=missing | failed)
-            except JetStreamError as error:
-                gone = error.err_code in missing
-                if error.err_code in failed:
-                    gone = await self._api.message(stream, {"seq": sequence}, deadline) is None
-                if not gone:
-                    raise
-                raise EventNotFound(stream) from error
-            if not answer:
-                await self._api.require_gone(stream, sequence, deadline)
+            if not await self._api.delete_message(stream, sequence, deadline, erase=erase, missing=missing):
+                raise EventNotFound(stream)

@@ -115,12 +115,12 @@ class ConsumeCall:
             self._authorizer.use_consumer(*consumer)
         deadline = asyncio.get_running_loop().time() + self._options.lookup_timeout.total_seconds()
         found = await find_consumer(self._broker.api, *consumer, size, deadline)
-        if self._authorizer is not None:  # before anything of it is changed
-            self._authorizer.consume(
-                *consumer, durable=found.durable, owner=found.owner, subjects=found.subjects
-            )
         shared = self._broker.dead_letters
         if command.linger is not None:
+            if self._authorizer is not None:  # before anything of the consumer is changed
+                self._authorizer.consume(
+                    *consumer, durable=found.durable, owner=found.owner, subjects=found.subjects
+                )
             found = await with_tokens(self._broker.api, shared.notes, consumer, found, deadline)
         if self._ended is not None:
             raise self._ended

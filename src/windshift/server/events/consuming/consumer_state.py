@@ -18,7 +18,13 @@ from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject
 from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import ConsumerNotFound, UnsupportedCombination
-from windshift.server.events.consumers import MAX_ACK_PENDING, ack_wait, chosen_subjects, require_consumable
+from windshift.server.events.consumers import (
+    MAX_ACK_PENDING,
+    ack_wait,
+    chosen_subjects,
+    is_durable,
+    require_consumable,
+)
 from windshift.server.events.consuming.flow import LARGEST_LIMIT, LEAST_LIMIT, SLACK
 from windshift.server.events.consuming.tokens import key_of, with_key
 from windshift.server.events.model import ConsumerKey
@@ -49,7 +55,7 @@ class ConsumerSnapshot:
     @property
     def durable(self) -> bool:
         """Whether a client chose its name."""
-        return bool(self.state.config.get("durable_name"))
+        return is_durable(self.state.config)
 
     @property
     def owner(self) -> str:
