@@ -117,18 +117,23 @@ async def test_accounts_take_turns() -> None:
     assert log == ["a", "x", "b", "x", "c", "x", "a", "b", "c"]
 
 
+async def taken_in_each_turn(log: list[str], total: int) -> list[int]:
+    """Wait until so many turns were taken; return how many were in each turn of the loop."""
+    taken = []
+    while len(log) < total:
+        before = len(log)
+        await asyncio.sleep(0)
+        taken.append(len(log) - before)
+    return taken
+
+
 async def test_one_slice_in_a_turn_of_the_loop() -> None:
     """Busy ones together get no more."""
     clock, log = Clock(), list[str]()
     turns = Turns(asyncio.get_running_loop(), clock)
     for name in "abcdef":
         Worker(name, turns, clock, log, busy(clock)).send(2)
-    taken = []
-    while len(log) < 12:
-        before = len(log)
-        await asyncio.sleep(0)
-        taken.append(len(log) - before)
-    assert max(taken) == 1
+    assert max(await taken_in_each_turn(log, 12)) == 1
 
 
 async def test_what_is_much_of_one_who_uses_little_goes_first() -> None:
@@ -210,12 +215,7 @@ async def test_nobody_begins_for_whom_too_little_is_left() -> None:
         worker.part = 0.6
         worker.send(2)
     assert turns.lets_in(Account())
-    taken = []
-    while len(log) < 8:
-        before = len(log)
-        await asyncio.sleep(0)
-        taken.append(len(log) - before)
-    assert max(taken) == 1
+    assert max(await taken_in_each_turn(log, 8)) == 1
 
 
 async def test_bytes_wait_when_half_of_the_slice_is_used() -> None:

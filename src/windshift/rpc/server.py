@@ -227,9 +227,8 @@ class Server:
     def _drop_holders(self, seen: Sequence[_Held]) -> None:
         """Drop those who make the server hold memory for nothing, as far as needed."""
         there = [(held, each) for held, each in seen if each.who in self._connections]
-        gone = self.holding.who_goes(
-            sum(held for held, _ in there), (each for _, each in there if each.stuck)
-        )
+        holders = [each for _, each in there if each.stuck]
+        gone = self.holding.who_goes(sum(held for held, _ in there), holders)
         for each in gone:
             each.who.http2.abort()
         if gone:
