@@ -180,6 +180,11 @@ class MethodPolicy:
         """Whether calls share a slice of the event loop's time, since each is work for long."""
         return self.weight >= Weight.LIST and not self.stores
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether few calls of one caller are at work at the same time: lists, but not streams."""
+        return self.is_bulk and self.weight is Weight.LIST and self.quota is Quota.CALLS
+
 
 def actions(rule: Rule, request: Any) -> list[Action]:
     """Return the actions that a request needs. Raise `InvalidField` if there are too many."""

@@ -59,6 +59,7 @@ from windshift.server.api.principals import PRINCIPALS, AskOthers, PrincipalsSer
 from windshift.server.api.sizes import SizeInterceptor
 from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import TracingInterceptor
+from windshift.server.api.turns import TurnsInterceptor
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authorization import Authorization
 from windshift.server.auth.ledger import Ledger
@@ -607,8 +608,7 @@ def _interceptors(
         interceptors.append(AuthInterceptor(authorization.access, audit))
     if tracer is not None:
         interceptors.append(TracingInterceptor(tracer, extractor(config.telemetry.propagators)))
-    interceptors.append(AuditInterceptor(audit))
-    return interceptors
+    return [*interceptors, AuditInterceptor(audit), TurnsInterceptor()]
 
 
 def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> ConnectionOptions:

@@ -1,0 +1,49 @@
+"""Has the lists that one caller asks for take turns.
+
+What a list has read lies in memory until its answer is written. Fifty at once hold tens of thousands of
+objects, which Python's garbage collector looks at in one piece, and everybody else waits; and each of them
+takes as long as all together.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any, Final
+
+from windshift.nats import Busy
+from windshift.nats.semaphore import FairSemaphore
+from windshift.rpc import Method
+from windshift.server.api.callers import asker_of
+from windshift.server.api.deadlines import answer_by
+from windshift.server.api.policies import policy_of
+
+LISTS_AT_ONCE: Final = 4
+"""Lists of one caller that are put together at the same time: enough to keep the broker busy."""
+
+
+class TurnsInterceptor:
+    """Has the lists that a principal, or without rules a connection, asks for take turns."""
+
+    def __init__(self) -> None:
+        self._turns = FairSemaphore(sys.maxsize, lambda _: LISTS_AT_ONCE)
+
+    def intercept(self, method: Method) -> Method:
+        """Have the calls of a method wait for their turn if they are lists."""
+        if not policy_of(method.path).takes_turns:
+            return method
+        handler, turns = method.handler, self._turns
+
+        async def in_turn(*arguments: Any) -> Any:
+            call = arguments[-1]
+            asker = asker_of(call)
+            try:
+                await turns.take(asker, answer_by(call))
+            except Busy:  # its time is over: the handler says what that means
+                return await handler(*arguments)
+            try:
+                return await handler(*arguments)
+            finally:
+                turns.give_back(asker)
+
+        return replace(method, handler=in_turn)
