@@ -30,6 +30,7 @@ class Letters:
     def __init__(self) -> None:
         self.ensured: list[int | None] = []
         self.counted: dict[tuple[str, str], int] = {}
+        self.last = 0
 
     async def ensure(self, replicas: int | None, _deadline: float) -> None:
         """Note the replicas."""
@@ -38,6 +39,10 @@ class Letters:
     async def count(self, stream: str, consumer: str, _deadline: float) -> int:
         """Return the number that was set."""
         return self.counted.get((stream, consumer), 0)
+
+    async def last_position(self, _deadline: float) -> int:
+        """Return that of the last one."""
+        return self.last
 
 
 class Told:

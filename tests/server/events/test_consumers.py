@@ -24,6 +24,7 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.events.notes import CONSUMER
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, stored_policy
+from windshift.server.events.runs import Run
 from windshift.server.events.specs import AtId, AtStart, AtTime, ConsumerSpec, FromSubjects, StreamSpec
 
 Unique = Callable[[], str]
@@ -287,6 +288,22 @@ async def test_a_place_for_dead_letters(broker: Broker, stream: str) -> None:
         letters.ensured.clear()
         await management.consume(spec)
         assert letters.ensured == ensured
+
+
+async def test_where_the_first_run_begins(broker: Broker, stream: str) -> None:
+    """Behind all dead letters that were written before the consumer had any: clocks need not tell."""
+    letters = Letters()
+    management = manage(broker, dead_letters=letters)
+    for name, policy, last, begins in (("a", KEPT, 0, 0), ("b", KEPT, 7, 7), ("c", POLICY, 9, 10)):
+        letters.last = last
+        await management.consume(ConsumerSpec(stream, name, retry_policy=policy))
+        letters.last += 1
+        await management.consume(ConsumerSpec(stream, name, retry_policy=KEPT))
+        letters.last += 1
+        await management.consume(ConsumerSpec(stream, name, retry_policy=RetryPolicy(9, dead_letters=True)))
+        state = await broker.api.consumer(stream, name, in_seconds(10))
+        assert state is not None
+        assert Run.of(state) == Run(state.created, 0, begins)
 
 
 async def test_no_policy_without_a_place_for_dead_letters(broker: Broker, stream: str) -> None:

@@ -9,6 +9,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import pytest
+
 from tests.nats.waiting import eventually
 from tests.server.events.consuming import Consuming, dead_lettering, prepare
 from tests.server.events.test_consume_protocol import Call, reject, snapshot
@@ -63,14 +65,32 @@ def test_runs_lie_in_the_metadata() -> None:
         assert Run.of(state) == FIRST
 
 
-def test_what_is_of_a_run() -> None:
-    """Later positions, and times that are later by more than clocks differ; nothing before the consumer."""
-    later = Time(1_900_000_000, 0)
-    run = Run("2026-11-24T00:00:00Z", later.seconds * 10**9, 7)
-    assert not run.has(7, later)
-    assert run.has(8, later)
-    assert run.has(3, Time(later.seconds + 61, 0))
-    assert not run.has(8, Time(0, 0))
+CREATED = Time(1_900_000_000, 0)
+BEFORE, LONG_AFTER = Time(CREATED.seconds - 20, 0), Time(CREATED.seconds + 61, 0)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        Run("2030-03-17T17:46:40Z", 0, 7),
+        Run("2026-11-24T00:00:00Z", CREATED.seconds * 10**9, 7),
+    ],
+    ids=["made", "moved"],
+)
+def test_what_is_of_a_run(run: Run) -> None:
+    """Later positions, whatever the clocks say, and times that are later by more than clocks differ."""
+    assert not run.has(7, CREATED)
+    assert run.has(8, CREATED)
+    assert run.has(8, BEFORE)
+    assert not run.has(7, BEFORE)
+    assert run.has(3, LONG_AFTER)
+
+
+def test_what_is_of_a_run_whose_position_is_unknown() -> None:
+    """What is not older than the consumer."""
+    run = Run("2030-03-17T17:46:40Z")
+    assert run.has(1, CREATED)
+    assert not run.has(8, BEFORE)
     assert ALWAYS.has(1, Time(0, 0))
 
 

@@ -38,6 +38,7 @@ from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER
 from windshift.server.events.positions import start_keys
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
+from windshift.server.events.runs import Run, with_run
 from windshift.server.events.specs import AtStart, AtTime, ConsumerSpec
 from windshift.server.events.streams import OVERTAKEN_BACKOFF, existing_stream
 from windshift.server.ownership.amounts import owner_of
@@ -83,6 +84,10 @@ class DeadLetterStream(Protocol):
 
     async def count(self, stream: str, consumer: str, deadline: float) -> int:
         """Count the dead letters of a consumer."""
+        ...
+
+    async def last_position(self, deadline: float) -> int:
+        """Return the position of the last one of all that were ever written; 0 for none."""
         ...
 
 
@@ -231,11 +236,14 @@ class Consumers:
             stream = await existing_stream(self._api, spec.stream, deadline)
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
             if wanted != state.config:  # another server may have changed or moved it meanwhile
+                position = await self._dead_letters.last_position(deadline)
                 read_at = loop.time()
                 state = await self._api.consumer(spec.stream, name, deadline)
                 if state is None:
                     raise _Stale
                 wanted = self._wanted(state, spec, caller)
+                if not stored_policy(state.config).dead_letters and Run.of(state).position is None:
+                    wanted = with_run(wanted, Run(position=position))
         if wanted != state.config:
             if loop.time() > read_at + _FRESH:
                 raise _Stale
@@ -265,6 +273,8 @@ class Consumers:
         name = config["name"]
         if stored_policy(config).dead_letters:
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
+            position = await self._dead_letters.last_position(deadline)
+            config = with_run(config, Run(position=position))
         try:
             await self._api.create_consumer(spec.stream, name, config, deadline)
         except NatsError as refusal:

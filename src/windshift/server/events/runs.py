@@ -23,12 +23,13 @@ class Run(NamedTuple):
     Attributes:
         created: when the consumer was made, as the broker writes it.
         number: when it was moved last, in nanoseconds since 1970, always more than before; 0 = never.
-        position: the last position of the stream of dead letters when it was moved.
+        position: the last position of the stream of dead letters when it began, or when the consumer first
+            had dead letters; None = it has none, or an earlier version made it.
     """
 
     created: str = ""
     number: int = 0
-    position: int = 0
+    position: int | None = None
 
     @classmethod
     def of(cls, state: ConsumerState) -> Self:
@@ -53,9 +54,10 @@ class Run(NamedTuple):
         What is older is of a consumer that had its name before, or of a run before. Positions tell without
         clocks; they begin anew if somebody deletes the stream, which this sees when clocks are about right.
         """
-        if time < (parse_rfc3339(self.created) or _BEGINNING):
-            return False
-        is_much_later = time.unix_ns > self.number + _SKEW_NS
+        created = parse_rfc3339(self.created) or _BEGINNING
+        if self.position is None:
+            return time >= created
+        is_much_later = time.unix_ns > max(self.number, created.unix_ns) + _SKEW_NS
         return position > self.position or is_much_later
 
 
@@ -68,4 +70,4 @@ ALWAYS: Final = Run()
 
 def with_run(config: JsonObject, run: Run) -> JsonObject:
     """Return the configuration of a consumer that is in this run."""
-    return with_metadata(config, _METADATA_KEY, f"{run.number}.{run.position}")
+    return with_metadata(config, _METADATA_KEY, f"{run.number}.{run.position or 0}")
