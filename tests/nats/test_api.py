@@ -451,11 +451,14 @@ class OneShare:
     def __init__(self) -> None:
         self.given_back = asyncio.Event()
         self.sizes: list[int] = []
+        self.asked: list[int] = []
 
     async def take(self, size: int, deadline: float) -> OneShare:
+        self.asked.append(size)
         return self
 
     def take_now(self, size: int, asker: str) -> OneShare:
+        self.asked.append(size)
         return self
 
     def wait(self, size: int, deadline: float, asker: str, handler: object) -> Callable[[], None]:
@@ -496,6 +499,18 @@ async def test_a_batch_tells_the_budget_its_size(broker: Broker, unique: Unique)
     batch = await api.batch(stream, query, in_seconds(20))
     assert [len(message.body) for message in batch.messages] == [400_000] * 3
     assert share.sizes == [1_200_000]
+
+
+async def test_a_list_of_short_subjects_takes_little_of_the_budget(broker: Broker, unique: Unique) -> None:
+    """Else a list of 100,000 dead letters, each as long as can be, would leave nothing for other reads."""
+    stream, share = await broker.stream(unique()), OneShare()
+    for number in range(3):
+        await store(broker, f"{stream}.{number}", bytes(10_000))
+    api = JetStream(broker.connection, broker.requests, budget=share)
+    for longest in (20, 600):
+        share.asked.clear()
+        assert [page async for page in api.subjects(stream, ">", in_seconds(20), longest)]
+        assert 3 * longest < share.asked[-1] < 3 * longest + 20_000
 
 
 async def test_long_data_lets_others_run() -> None:

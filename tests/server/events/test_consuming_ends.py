@@ -147,7 +147,7 @@ async def test_a_client_that_leaves_while_a_replay_is_given_back(
     await consuming.publish()
     reject(first, (await first.event()).id, Action.DEAD_LETTER)
     await first.told()
-    ((seq, stored_ns),) = await keeper.store.recall(consuming.stream, "c", in_seconds(30))
+    ((seq, stored_ns),) = (await keeper.store.recall(consuming.stream, "c", in_seconds(30))).items()
     letter = DeadLetterId(consuming.stream, "c", seq, stored_ns)
     assert await keeper.replays.add(letter, 1, in_seconds(30))
     await first.event()
@@ -287,7 +287,7 @@ async def test_an_event_of_a_stream_that_was_made_anew(keeper: Keeper, unique: U
         await after.publish()
         reject(worker, (await worker.event()).id, Action.DEAD_LETTER)
         await worker.told()
-    ((seq, stored_ns),) = await keeper.store.recall(name, "c", in_seconds(30))
+    ((seq, stored_ns),) = (await keeper.store.recall(name, "c", in_seconds(30))).items()
     letter = await keeper.get(DeadLetterId(name, "c", seq, stored_ns))
     assert letter is not None
     assert letter.failure.first_delivery_ns >= stored_ns

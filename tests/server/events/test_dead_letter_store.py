@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -21,6 +22,7 @@ from windshift.server.events.dead_letters.store import STREAM
 from windshift.server.events.dead_letters.writer import Written
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import DEAD
+from windshift.server.events.runs import ALWAYS
 
 Unique = Callable[[], str]
 
@@ -351,7 +353,7 @@ async def test_the_longest_names(keeper: Keeper, unique: Unique) -> None:
     why = await keeper.failure(stream, await keeper.publish("long.a"), "c" * 255)
     await keeper.writer.write(why, in_seconds(30))
     assert (await keeper.get(why.id)).failure == why
-    assert await keeper.store.recall(stream, "c" * 255, in_seconds(30)) == {(1, why.id.stored_ns)}
+    assert await keeper.store.recall(stream, "c" * 255, in_seconds(30)) == {1: why.id.stored_ns}
     await keeper.broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(30))
 
 
@@ -373,25 +375,37 @@ async def test_what_a_consumer_has_given_up_on(keeper: Keeper, unique: Unique) -
     await keeper.given_up(first, 2, "other")
     await keeper.given_up(second, 1)
     store = keeper.store
-    expected = {(letter.failure.id.seq, letter.failure.id.stored_ns) for letter in letters}
+    expected = {letter.failure.id.seq: letter.failure.id.stored_ns for letter in letters}
     assert await store.recall(first, "c", in_seconds(30)) == expected
-    assert await store.recall(first, "none", in_seconds(30)) == frozenset()
+    assert await store.recall(first, "c", in_seconds(30), 2) == {3: expected[StreamSeq(3)]}
+    assert await store.recall(first, "none", in_seconds(30)) == {}
     counts = [
         await store.count(*which, in_seconds(30))
         for which in ((first, "c"), (first, ""), ("", ""), ("", "c"))
     ]
     assert counts == [3, 5, 6, 4]
     assert await store.purge(first, "c", in_seconds(30)) == 3
-    assert await store.recall(first, "c", in_seconds(30)) == frozenset()
+    assert await store.recall(first, "c", in_seconds(30)) == {}
     assert await store.purge(first, "", in_seconds(30)) == 2
     assert await store.purge("", "", in_seconds(30)) == 1
     assert await store.purge("", "", in_seconds(30)) == 0
 
 
+async def test_a_stream_that_was_made_anew_has_the_ids_of_another(keeper: Keeper, unique: Unique) -> None:
+    """What is recalled of an id is what was stored last under it, be it a dead letter or a claim."""
+    stream = await keeper.broker.stream(unique())
+    (letter,) = await keeper.given_up(stream, 1)
+    now, day = letter.failure.id.stored_ns, timedelta(days=1)
+    for stored_ns in (now - 1, now + 1, now - 2):
+        id_ = letter.failure.id._replace(stored_ns=stored_ns)
+        assert await keeper.store.claim(id_, b"me", day, ALWAYS, in_seconds(30))
+    assert await keeper.store.recall(stream, "c", in_seconds(30)) == {1: now + 1}
+
+
 async def test_nothing_is_there(keeper: Keeper, unique: Unique) -> None:
     """Without a stream of dead letters there are none, and none is made by looking."""
     store, gone = keeper.store, DeadLetterId(unique(), "c", StreamSeq(1), 1)
-    assert await store.recall("s", "c", in_seconds(30)) == frozenset()
+    assert await store.recall("s", "c", in_seconds(30)) == {}
     assert await store.get(gone, in_seconds(30)) is None
     assert not await store.delete(gone, in_seconds(30))
     assert await store.purge("", "", in_seconds(30)) == 0

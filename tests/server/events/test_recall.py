@@ -24,12 +24,12 @@ class Store:
         self.asked = 0
         self.failing = False
 
-    async def recall(self, stream: str, consumer: str, deadline: float) -> frozenset[tuple[int, int]]:
+    async def recall(self, stream: str, consumer: str, deadline: float, after: int) -> dict[int, int]:
         self.asked += 1
         await asyncio.sleep(0)
         if self.failing:
             raise BrokerUnavailable
-        return frozenset({(5, 50), (6, 60)})
+        return {seq: 10 * seq for seq in (5, 6) if seq > after}
 
 
 def shared(store: Store) -> DeadLettering:

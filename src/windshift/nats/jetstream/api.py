@@ -66,7 +66,7 @@ _SUBJECTS_AT_ONCE: Final = 1_000
 """Subjects processed in one turn of the event loop."""
 _MOST_SUBJECTS: Final = 100_000
 """Subjects in one answer of a server."""
-_LONGEST_SUBJECT: Final = 640
+LONGEST_SUBJECT: Final = 640
 """Bytes of one subject."""
 _PUNCTUATION: Final = 16
 """Bytes beside each subject in an answer."""
@@ -655,16 +655,18 @@ class JetStream:
             answer = await self._change_once(operation, request, deadline, deadline)
         return int(answer["purged"])
 
-    async def subjects(self, stream: str, pattern: str, deadline: float) -> AsyncIterator[list[str]]:
+    async def subjects(
+        self, stream: str, pattern: str, deadline: float, longest: int = LONGEST_SUBJECT
+    ) -> AsyncIterator[list[str]]:
         """Yield the matching subjects that have messages, some at a time, from the stream's leader.
 
         An answer has at most 100,000 of them; others run in between. Subjects added or removed between
-        answers may be missed.
+        answers may be missed. None may have more than `longest` bytes: as much of the budget is taken.
         """
         state = (await self.stream_info(stream, deadline))["state"]
         offset, total = 0, int(state["messages"])
         most = min(total, _MOST_SUBJECTS)
-        size = _HEAD + min(int(state["bytes"]), most * _LONGEST_SUBJECT) + most * _PUNCTUATION
+        size = _HEAD + min(int(state["bytes"]), most * longest) + most * _PUNCTUATION
         while offset < total:
             query = {"subjects_filter": pattern, "offset": offset}
             answer = await self.call(f"STREAM.INFO.{stream}", query, deadline, size=size, read=leave_subjects)

@@ -14,7 +14,14 @@ from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.acks import PubAck
-from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage, StreamState
+from windshift.nats.jetstream.api import (
+    LONGEST_SUBJECT,
+    Batch,
+    JetStream,
+    JsonObject,
+    StoredMessage,
+    StreamState,
+)
 from windshift.nats.jetstream.writes import Write, Writes
 from windshift.server.broker.asking import asking
 from windshift.server.domain.broker_errors import broker_errors, domain_error
@@ -302,9 +309,11 @@ class ManagedStream:
                 return await self.batch(query, deadline)
         return await self.batch(query | {"next_by_subj": pattern}, deadline)
 
-    async def subjects(self, pattern: str, deadline: float) -> AsyncIterator[str]:
-        """Yield the subjects of all messages that match."""
-        found = aiter(self._api.subjects(self.name, pattern, deadline))
+    async def subjects(
+        self, pattern: str, deadline: float, longest: int = LONGEST_SUBJECT
+    ) -> AsyncIterator[str]:
+        """Yield the subjects of all messages that match, of which none has more than so many bytes."""
+        found = aiter(self._api.subjects(self.name, pattern, deadline, longest))
         while some := await _unless_missing(anext(found, None)):
             for subject in some:
                 yield subject

@@ -114,15 +114,10 @@ class DeadLettering:
         key = consumer, Run.of(state).name
         recall = self._recalls.get(key)
         if recall is None:
-            recall = self._recalls[key] = asyncio.create_task(
-                self._recall(consumer, state.delivered_to, deadline)
-            )
+            reading = self.store.recall(*consumer, deadline, state.delivered_to)
+            recall = self._recalls[key] = asyncio.create_task(reading)
             recall.add_done_callback(partial(self._recalled, key))
         return await asyncio.shield(recall)
-
-    async def _recall(self, consumer: ConsumerKey, delivered_to: int, deadline: float) -> Letters:
-        letters = await self.store.recall(*consumer, deadline)
-        return {seq: stored_ns for seq, stored_ns in letters if seq > delivered_to}
 
     def _recalled(self, key: tuple[ConsumerKey, str], recall: asyncio.Task[Letters]) -> None:
         if recall.cancelled() or recall.exception() is not None:

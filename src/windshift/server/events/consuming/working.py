@@ -220,7 +220,7 @@ class WorkRunner:
         found = self._state.found
         if not found.policy.dead_letters:
             return {}
-        deadline = self._deadline(self._options.lookup_timeout)
+        deadline = self._deadline(self._options.recall_timeout)
         return await self._shared.recall(self._state.consumer, found.state, deadline)
 
     async def _raise_limit(self, work: w.RaiseLimit) -> None:
