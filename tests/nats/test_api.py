@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -316,7 +317,7 @@ MISSING: JsonObject = {"error": {"code": 404, "err_code": codes.STREAM_NOT_FOUND
 
 @asynccontextmanager
 async def answering(
-    tmp_path: Path, subject: bytes, answers: Answers, attempt_timeout: float = 0.1
+    tmp_path: Path, subject: bytes, answers: Answers, attempt_timeout: float = 0.1, delay: float = 0.0
 ) -> AsyncIterator[tuple[JetStream, list[Message]]]:
     """Answer some attempts of a change, in place of JetStream; give what sends them, and all that came."""
     config = tmp_path / "config"
@@ -326,12 +327,13 @@ async def answering(
     with running_nats(tmp_path / "nats", "--config", str(config)) as server:
         url = f"nats://a:a@127.0.0.1:{server.port}"
         async with connect(url) as broker, connect(url) as answerer:
-            asked = list[Message]()
+            asked, loop = list[Message](), asyncio.get_running_loop()
 
             def hear(message: Message) -> None:
                 asked.append(message)
                 if (answer := answers.get(len(asked))) is not None:
-                    answerer.connection.publish(message.reply, to_json(answer))
+                    answer_it = partial(answerer.connection.publish, message.reply, to_json(answer))
+                    loop.call_later(delay, answer_it)
 
             answerer.connection.subscribe(b"answered." + subject, hear)
             await answerer.requests.round_trip(in_seconds(30))
@@ -367,6 +369,20 @@ async def test_a_purge_up_to_a_message_is_repeated(tmp_path: Path) -> None:
     async with answering(tmp_path, b"STREAM.PURGE.S", {2: DONE | {"purged": 7}}) as (api, asked):
         assert await api.purge_stream("S", {"seq": 9}, in_seconds(60)) == 7
         assert len(asked) >= 2
+
+
+async def test_a_list_of_subjects_may_take_longer_than_an_attempt(tmp_path: Path) -> None:
+    """A server that sorts a million for each answer is given twice as long each time."""
+    some = {"state": {"messages": 1, "bytes": 9, "subjects": {"S.a": 1}}, "total": 1}
+    answers = dict.fromkeys(range(1, 100), some)
+    async with answering(tmp_path, b"STREAM.INFO.S", answers, delay=0.25) as (api, asked):
+        api.attempt_timeout = 60.0
+        assert await api.stream_info("S", in_seconds(60))
+        api.attempt_timeout = 0.1
+        query = {"subjects_filter": ">"}
+        answer = await api.call("STREAM.INFO.S", query, in_seconds(60))
+        assert answer == some
+        assert len(asked) > 2
 
 
 async def test_of_several_answers_the_oldest_counts() -> None:

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from math import inf
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
@@ -440,6 +441,8 @@ class JetStream:
         if size is None:
             size = self._size(operation, request)
         send_by = deadline if send_by is None else send_by
+        # A request to a leader that is gone is never answered; repeatable ones are sent again.
+        patience = self.attempt_timeout if repeatable else inf
         async for attempt in retry(send_by, first=first):
             await self.connection.wait_ready(send_by)
             try:
@@ -448,23 +451,24 @@ class JetStream:
                 if attempt == 1:
                     raise
                 break  # that nobody answered before says more
-            answer = await self._attempt(share, subject, body, deadline, read, repeatable=repeatable)
+            until = min(deadline, self.requests.loop.time() + patience)
+            answer = await self._attempt(share, subject, body, until, read, repeatable=repeatable)
             if answer is not None:
                 return answer
+            if _lists_subjects(request):  # all that match are sorted for each answer, which may take longer
+                patience *= 2
         raise Unanswered
 
     def _size(self, operation: str, request: Mapping[str, Any] | bytes | None) -> int:
         """Return the default bound on the bytes of an answer."""
-        if operation.startswith(_LISTS) or (isinstance(request, Mapping) and "subjects_filter" in request):
+        if operation.startswith(_LISTS) or _lists_subjects(request):
             return _LIST
         return 2 * self.connection.max_payload
 
     async def _attempt(
-        self, share: Share, subject: bytes, body: bytes, deadline: float, read: _Read, *, repeatable: bool
+        self, share: Share, subject: bytes, body: bytes, until: float, read: _Read, *, repeatable: bool
     ) -> JsonObject | None:
         """Send one request; `None` = try again."""
-        # A request to a leader that is gone is never answered; repeatable ones are sent again.
-        until = min(deadline, self.requests.loop.time() + self.attempt_timeout) if repeatable else deadline
         try:
             outcome = await self.requests.request_within(share, subject, body, until)
         except NotConnected:
@@ -840,6 +844,11 @@ def message_of(answer: JsonObject) -> StoredMessage:
             parse_rfc3339(message["time"]) or _NO_TIME,
         ),
     )
+
+
+def _lists_subjects(request: Mapping[str, Any] | bytes | None) -> bool:
+    """Whether somebody asks for the subjects of a stream."""
+    return isinstance(request, Mapping) and "subjects_filter" in request
 
 
 async def _found(reading: Awaitable[JsonObject]) -> StoredMessage | None:
