@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -359,6 +360,13 @@ def test_consumers(orders: Cli) -> None:
     assert orders("consumers", "ls", "orders", "-o", "json").json[0]["paused_until"]
     assert orders("consumers", "resume", "orders", "accounting").out == "resumed accounting\n"
     assert "say --for" in orders("consumers", "pause", "orders", "accounting", code=2).err
+    pause = ("consumers", "pause", "orders", "accounting", "-o", "json")
+    until = orders(*pause, "--until", "1h").json["paused_until"]
+    assert datetime.fromisoformat(until) > datetime.now(UTC)
+    for wrong in (("--until", "2020-01-01T00:00Z"), ("--for", "0s")):
+        orders(*pause, *wrong, code=2)
+        assert orders("consumers", "ls", "orders", "-o", "json").json[0]["paused_until"] == until
+    assert orders("consumers", "resume", "orders", "accounting").out == "resumed accounting\n"
     sought = orders("consumers", "reset", "orders", "accounting", "--to", "3", "--yes", "-o", "json").json
     assert sought == {"next_id": 3, "was": 1, "pending": 1, "dry_run": False}
     dry = orders("consumers", "seek", "orders", "accounting", "--to", "start", "--dry-run").out

@@ -86,6 +86,17 @@ def test_times() -> None:
     ]
 
 
+def test_times_ahead() -> None:
+    """Where only a time to come makes sense, a duration counts from now, and what is over is refused."""
+    assert timedelta(minutes=59) < parse_time("1h", ahead=True) - datetime.now(UTC) < timedelta(minutes=61)
+    assert parse_time("2100-01-01T00:00Z", ahead=True) == datetime(2100, 1, 1, tzinfo=UTC)
+    for text in ("2020-01-01T00:00Z", "0s"):
+        with pytest.raises(ValueError, match="is over already"):
+            parse_time(text, ahead=True)
+    with pytest.raises(ValueError, match=r"is no time, such as 1h \(from now\)"):
+        parse_time("tomorrow", ahead=True)
+
+
 def test_widths() -> None:
     """Wide characters take two cells, marks none; a text is clipped between characters."""
     assert [width(text) for text in ("ab", "漢字", "e\u0301", "🙂")] == [2, 4, 1, 2]

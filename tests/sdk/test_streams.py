@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any, Self
 
 import pytest
 
@@ -153,6 +153,28 @@ async def test_consumers(client: ws.Client) -> None:
     await stream.consumers.delete("w")
     with pytest.raises(ws.ConsumerNotFound):
         await stream.consumers.get("w")
+
+
+async def test_a_pause_that_is_over(client: ws.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is over here is not asked for; one that is over by the server's clock is no pause."""
+    stream = await client.streams.ensure("a", subjects=["a.>"])
+    consumer = await stream.consumers.ensure("w")
+    until = await consumer.pause(3600)
+    for over in (0, -1, timedelta(0), datetime(2020, 1, 1, tzinfo=UTC)):
+        with pytest.raises(ValueError, match="ahead"):
+            await consumer.pause(over)
+    with pytest.raises(ValueError, match="time zone"):
+        await consumer.pause(datetime(2020, 1, 1))  # noqa: DTZ001
+    assert [info.paused_until async for info in stream.consumers.list()] == [until]
+
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) - timedelta(days=1)
+
+    monkeypatch.setattr("windshift.sdk.consumers.datetime", Behind)
+    with pytest.raises(ws.WindshiftError, match=r"'w' is not paused.*is the clock of this machine right"):
+        await consumer.pause(300)
 
 
 async def test_events_are_read_without_a_consumer(client: ws.Client) -> None:

@@ -17,7 +17,7 @@ from windshift.cli.session import Session, with_session
 from windshift.cli.values import (
     DURATION,
     POSITION,
-    TIME,
+    TIME_AHEAD,
     json_seconds,
     json_time,
     show_age,
@@ -166,7 +166,7 @@ async def ensure(
 @click.argument("stream", **naming.STREAM)
 @click.argument("consumer", **naming.CONSUMER)
 @click.option("--for", "duration", type=DURATION, help="For how long.")
-@click.option("--until", type=TIME, metavar="TIME", help="Until when.")
+@click.option("--until", type=TIME_AHEAD, metavar="TIME", help="Until when: 1h (from now), or a time.")
 @with_session
 async def pause(
     session: Session, stream: str, consumer: str, duration: float | None, until: datetime | None

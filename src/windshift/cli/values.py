@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -50,18 +51,29 @@ def parse_size(text: str) -> int:
     return size
 
 
-def parse_time(text: str) -> datetime:
+def parse_time(text: str, *, ahead: bool = False) -> datetime:
     """Read `2026-11-28T12:00Z`, a time without an offset as local, or `1h` for one hour ago.
+
+    Args:
+        text: what was typed.
+        ahead: whether it must be a time to come; `1h` is one hour from now then.
 
     Raises:
         ValueError: it is none.
     """
+    now = datetime.now(UTC)
     try:
         if _DURATION.fullmatch(text):
-            return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
-        return datetime.fromisoformat(text).astimezone(UTC)
+            away = timedelta(seconds=parse_duration(text))
+            time = now + away if ahead else now - away
+        else:
+            time = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is no time, such as 1h (ago) or 2026-11-28T12:00Z") from None
+        example = "1h (from now)" if ahead else "1h (ago)"
+        raise ValueError(f"{text!r} is no time, such as {example} or 2026-11-28T12:00Z") from None
+    if ahead and time <= now:
+        raise ValueError(f"{text!r} is over already")
+    return time
 
 
 def parse_position(text: str) -> Any:
@@ -105,6 +117,8 @@ SIZE: Final = _Typed("size", parse_size)
 """Bytes."""
 TIME: Final = _Typed("time", parse_time)
 """A time in UTC."""
+TIME_AHEAD: Final = _Typed("time", partial(parse_time, ahead=True))
+"""A time to come, in UTC."""
 POSITION: Final = _Typed("position", parse_position)
 """A position in a stream: start, end, an id or a time."""
 

@@ -13,13 +13,13 @@ from windshift.rpc import StatusCode
 
 from .calling import Caller, pages
 from .deliveries import Delivery
-from .errors import DeadlineExceeded
+from .errors import DeadlineExceeded, WindshiftError
 from .names import Names
 from .pointers import Position, pointer
 from .retry import Repeat
 from .runtime.subscription import LINGER, Handler, Handling, Subscription, consume, finish
 from .specs import ConsumerFields, ConsumerSpec, RetryPolicy, read_retry_policy
-from .times import Seconds, moment, moment_of, seconds, timestamp
+from .times import Seconds, moment_of, seconds, timestamp
 
 T = TypeVar("T")
 
@@ -139,10 +139,23 @@ class Consumer:
         )
 
     async def pause(self, until: datetime | Seconds) -> datetime:
-        """Deliver nothing new until a time, or for so long; return that time. What is held can be settled."""
-        end = until if isinstance(until, datetime) else datetime.now(UTC) + timedelta(seconds=seconds(until))
-        response = await self._pause(end)
-        return moment(response.paused_until)
+        """Deliver nothing new until a time, or for so long; return that time. What is held can be settled.
+
+        Raises:
+            ValueError: the time is not ahead.
+            NotFound: the stream or the consumer does not exist.
+            WindshiftError: the time is over by the server's clock, so the consumer is not paused any more.
+        """
+        now = datetime.now(UTC)
+        end = until if isinstance(until, datetime) else now + timedelta(seconds=seconds(until))
+        if end.tzinfo is not None and end <= now:
+            raise ValueError(f"a pause ends at a time that is ahead, not {until!r}")
+        paused_until = moment_of(await self._pause(end), "paused_until")
+        if paused_until is None:
+            message = f"consumer {self.name!r} is not paused: that time is over by the server's clock"
+            hint = "" if isinstance(until, datetime) else "is the clock of this machine right?"
+            raise WindshiftError(message, hint=hint)
+        return paused_until
 
     async def resume(self) -> None:
         """End a pause."""
