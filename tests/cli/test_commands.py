@@ -414,6 +414,32 @@ def test_subscribe_and_dead_letters(orders: Cli) -> None:
     assert "DEAD_LETTER_NOT_FOUND" in orders("dead-letters", "show", letter["id"], code=3).err
 
 
+def test_an_event_of_the_first_hour_there_is(orders: Cli) -> None:
+    """It is shown, and settled, also where the local time would be before all times."""
+    orders("publish", "orders.early", "{}", "--time", "0001-01-01T00:00Z", "-q")
+    take = ("subscribe", "orders", "accounting", "--ack", "-n", "4", "--wait", "20s")
+    for line in (("tail", "orders", "-n", "4"), take):
+        done = orders.process(*line, TZ="UTC+3")
+        assert (done.returncode, done.stderr) == (0, b""), done
+        assert b"1-01-01 00:00:00  orders.early" in done.stdout
+    assert orders("dead-letters", "ls", "-o", "json").json == []
+
+
+def test_what_cannot_be_shown_is_no_dead_letter(orders: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the command, and comes again."""
+
+    def fail(*_: object) -> None:
+        raise LookupError("no such colour")
+
+    take = ("subscribe", "orders", "accounting", "--ack", "-n", "1", "--wait", "20s", "-o", "json")
+    with monkeypatch.context() as patch:
+        patch.setattr("windshift.cli.reading.show_events", fail)
+        with pytest.raises(LookupError, match="no such colour"):
+            orders(*take)
+    assert {orders(*take).json["id"] for _ in range(3)} == {1, 2, 3}
+    assert orders("dead-letters", "ls", "-o", "json").json == []
+
+
 def test_state(cli: Cli) -> None:
     """Keys are written on conditions, read, listed, watched and deleted."""
     cli("state", "ensure", "totals", "--history", "3", "-q")

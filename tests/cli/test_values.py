@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import tzset
 from typing import Any
 
 import pytest
@@ -20,8 +21,10 @@ from windshift.cli.values import (
     parse_size,
     parse_time,
     show_age,
+    show_clock,
     show_duration,
     show_size,
+    show_time,
 )
 from windshift.protos import payload, test
 
@@ -95,6 +98,27 @@ def test_times_ahead() -> None:
             parse_time(text, ahead=True)
     with pytest.raises(ValueError, match=r"is no time, such as 1h \(from now\)"):
         parse_time("tomorrow", ahead=True)
+
+
+@pytest.mark.parametrize(
+    ("zone", "time", "shown"),
+    [
+        ("UTC+3", datetime(2026, 11, 28, 14, 0, 1, tzinfo=UTC), "2026-11-28 11:00:01"),
+        ("UTC+3", datetime(1, 1, 1, 2, tzinfo=UTC), "1-01-01 02:00:00"),
+        ("UTC-3", datetime(9999, 12, 31, 23, tzinfo=UTC), "9999-12-31 23:00:00"),
+    ],
+)
+def test_times_are_shown(zone: str, time: datetime, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine's clock; the first and last hours that there are, in UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        tzset()
+        try:
+            assert show_time(time).lstrip("0") == shown
+            assert show_clock(time, NOW - timedelta(days=7)).lstrip("0") == shown
+        finally:
+            patch.undo()
+            tzset()
 
 
 def test_widths() -> None:

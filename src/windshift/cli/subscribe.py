@@ -131,7 +131,7 @@ class _Settling:
 
         try:
             show_events(self._session, [delivery.event])
-        except OSError as error:  # who reads our output has seen enough
+        except Exception as error:  # who reads our output has seen enough, or it cannot be shown
             self._shown.put_nowait(error)
             await self._stopping.wait()
             raise ws.RetryLater("it could not be shown") from error

@@ -159,14 +159,22 @@ def show_size(count: int | None) -> str:
     return f"{size:.{digits}f}{_POWERS[power].strip().upper()}"
 
 
+def _local(time: datetime) -> datetime:
+    """Return a time on this machine's clock; in UTC if it has none that Python can hold."""
+    try:
+        return time.astimezone()
+    except (ValueError, OverflowError, OSError):  # in the first or the last hours that there are
+        return time
+
+
 def show_time(time: datetime | None) -> str:
     """Show a time on this machine's clock, to the second."""
-    return "-" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return "-" if time is None else _local(time).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def show_clock(time: datetime, now: datetime) -> str:
     """Show a time on this machine's clock: of today without its date."""
-    local = time.astimezone()
+    local = _local(time)
     return local.strftime("%H:%M:%S" if local.date() == now.astimezone().date() else "%Y-%m-%d %H:%M:%S")
 
 
