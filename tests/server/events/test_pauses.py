@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
 
-from windshift.server.events.consuming.pauses import INTERVAL, PAUSE, PauseDetector
+import pytest
+
+from windshift.server.events.consuming.pauses import INTERVAL, PAUSE, PauseDetector, fresh_time
 
 
 def awake(*looks: float) -> PauseDetector:
@@ -30,6 +36,15 @@ def test_what_is_read_after_a_pause_may_have_waited_all_of_it() -> None:
 def test_soon_after_a_pause_all_of_it_is_read() -> None:
     """Then what is read has just arrived again."""
     assert awake(1.0, 9.0, 9.0 + INTERVAL).arrived(9.0 + INTERVAL) == 9.0 + INTERVAL
+
+
+def test_a_fresh_time_is_of_the_clock_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is later than when the loop woke, but where another clock would have to be read for that."""
+    loop: Any = SimpleNamespace(time=lambda: -1.0)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert monotonic() <= fresh_time(loop) <= monotonic()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert fresh_time(loop) == -1.0
 
 
 async def test_watching() -> None:

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from time import monotonic
 from typing import Any, Final
 
 from windshift.nats import Message, NotConnected, Outcome
@@ -27,6 +26,7 @@ from windshift.server.events.consuming.consumer_state import ConsumerSnapshot, f
 from windshift.server.events.consuming.ephemeral import keep_used, leave
 from windshift.server.events.consuming.handover import DeliveryName, new_number
 from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeAuthorizer, ConsumeOptions
+from windshift.server.events.consuming.pauses import fresh_time
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.replay_feed import ReplayFeed
 from windshift.server.events.consuming.settlement import Group, PendingAck, grouped
@@ -439,8 +439,7 @@ class _Attachment:
             self._puller.tell(reply, payload)
 
     def _answered(self, group: Group, outcome: Outcome) -> None:
-        # Not the loop's time: that is of when it woke, and it may have been asleep since.
-        self.protocol.settling.group_answered(group, outcome, monotonic())
+        self.protocol.settling.group_answered(group, outcome, fresh_time(self._loop))
         self._wake.set()
 
     # --- Deliveries of earlier calls ----------------------------------------------------------------------

@@ -7,7 +7,9 @@ them, so they are counted from the beginning of the pause.
 from __future__ import annotations
 
 import asyncio
+import sys
 from math import inf
+from time import monotonic
 from typing import Final
 
 INTERVAL: Final = 0.25
@@ -18,6 +20,14 @@ PAUSE: Final = 2 * INTERVAL
 
 LONG: Final = 1.5
 """Seconds between looks after which others may have stopped waiting for this process."""
+
+
+def fresh_time(loop: asyncio.AbstractEventLoop) -> float:
+    """Read the loop's clock anew: its own time is of when it woke, and it may have been asleep since.
+
+    On macOS that clock goes on while the machine sleeps, and `monotonic` does not: its own time has to do.
+    """
+    return loop.time() if sys.platform == "darwin" else monotonic()
 
 
 class PauseDetector:

@@ -22,6 +22,7 @@ from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.consumer_state import find_consumer
 from windshift.server.events.consuming.ephemeral import keep_used
 from windshift.server.events.consuming.interfaces import Client, ConsumeOptions
+from windshift.server.events.consuming.pauses import fresh_time
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.replay_feed import ReplayFeed
 from windshift.server.events.consuming.shared import Broker, Letters
@@ -307,7 +308,7 @@ class WorkRunner:
         event, deadline = state.failures.id(pending.seq, pending.reply), pending.confirmation.expires
         timeout, run = state.found.timeout, state.run
         ending = await self._shared.claim(event, pending.held.claimant, timeout, run, deadline)
-        self._protocol.settling.claimed(work, ending, monotonic())
+        self._protocol.settling.claimed(work, ending, fresh_time(self._loop))
 
     async def _give_up(self, work: w.GiveUp) -> None:
         delivery, ending = work.delivery, w.EndOutcome.DECIDED
