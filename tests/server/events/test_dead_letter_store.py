@@ -18,11 +18,11 @@ from tests.support.nats_server import NatsServer
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull
 from windshift.server.events.dead_letters.codec import entry_subject
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId
-from windshift.server.events.dead_letters.store import STREAM
+from windshift.server.events.dead_letters.store import STREAM, RecordedEnd
 from windshift.server.events.dead_letters.writer import Written
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import DEAD
-from windshift.server.events.runs import ALWAYS
+from windshift.server.events.runs import ALWAYS, Run
 
 Unique = Callable[[], str]
 
@@ -247,6 +247,18 @@ async def test_made_again_when_it_is_missing(keeper: Keeper, unique: Unique) -> 
     written = await asyncio.gather(*(keeper.given_up(stream, 1) for _ in range(20)))
     assert len(written) == 20
     assert await keeper.entries() == 20
+
+
+async def test_a_claim_that_is_kept_for_very_long(keeper: Keeper, unique: Unique) -> None:
+    """That of a consumer with a timeout near the longest is there when one of a second is over."""
+    stream = await keeper.broker.stream(unique())
+    (letter,) = await keeper.given_up(stream, 1)
+    long, short = (letter.failure.id._replace(seq=StreamSeq(seq)) for seq in (2, 3))
+    assert await keeper.store.claim(long, b"us", timedelta(days=290 * 365), Run(), in_seconds(30))
+    assert await keeper.store.claim(short, b"us", timedelta(seconds=1), Run(), in_seconds(30))
+
+    await eventually(lambda: keeper.store.end(short, in_seconds(30)), RecordedEnd())
+    assert (await keeper.store.end(long, in_seconds(30))).claimant == b"us"
 
 
 async def test_another_stream_in_its_place(keeper: Keeper, unique: Unique) -> None:

@@ -52,6 +52,9 @@ log = logging.getLogger(__name__)
 
 STREAM: Final = "WS_DEAD_LETTERS"
 
+_LONGEST_CLAIM: Final = timedelta(days=100 * 365)
+"""The time at which it expires must fit into 64 bits of nanoseconds since 1970; a later one is past."""
+
 _CONFIG: Final[JsonObject] = {
     "name": STREAM,
     "description": "Events that consumers of Windshift gave up on.",
@@ -290,7 +293,8 @@ class DeadLetterStore:
         deadline: float,
     ) -> Conflict | None:
         """Store a claim in place of what is known; return why not, if that is not there any more."""
-        headers: HeaderLines = ((CLAIMANT, claimant), (h.TTL, b"%ds" % ceil(kept_for.total_seconds())))
+        ttl = b"%ds" % ceil(min(kept_for, _LONGEST_CLAIM).total_seconds())
+        headers: HeaderLines = ((CLAIMANT, claimant), (h.TTL, ttl))
         if claimant == _REPLAY:
             headers = (*headers, known.ended.header)
         try:
