@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -69,6 +70,27 @@ async def test_well_since(path: str, seconds: float) -> None:
     body = application().answer("GET", path).body
     assert body["status"] == "ok"
     assert float(body["seconds"]) == pytest.approx(seconds, abs=1)
+
+
+async def test_since_by_a_clock_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What began since then is told by the new clock; what began before stays as it was told."""
+    now = asyncio.get_running_loop().time()
+    readiness = Readiness("starting", now - 30)
+    app = HealthApplication(lambda: readiness, now - 90)
+
+    def since(path: str) -> str:
+        return str(app.answer("GET", path).body["since"])
+
+    began, unready = since("/healthz"), since("/readyz")
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 3600)
+    assert (since("/healthz"), since("/readyz")) == (began, unready)
+    readiness = Readiness(None, now - 10)
+    ready = since("/readyz")
+    later = datetime.fromisoformat(ready) - datetime.fromisoformat(unready)
+    assert later.total_seconds() == pytest.approx(3600 + 20, abs=1)
+    monkeypatch.undo()
+    assert (since("/healthz"), since("/readyz")) == (began, ready)
 
 
 @asynccontextmanager

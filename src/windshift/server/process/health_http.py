@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network
+from math import nan
 from typing import Final, cast
 
 import h11
@@ -64,7 +65,8 @@ class HealthApplication:
         self._readiness = readiness
         self._started = started
         self._scrape = scrape
-        self._clock = _Clock()
+        self._alive, self._ready = _Clock(), _Clock()
+        self._alive.since(started)
 
     def answer(self, method: str, path: str) -> Answer:
         """Decide on one request."""
@@ -79,11 +81,11 @@ class HealthApplication:
         return self._liveness() if path == "/healthz" else self._ready_or_not()
 
     def _liveness(self) -> Answer:
-        return Answer(200, {"status": "ok", **self._clock.since(self._started)})
+        return Answer(200, {"status": "ok", **self._alive.since(self._started)})
 
     def _ready_or_not(self) -> Answer:
         readiness = self._readiness()
-        since = self._clock.since(readiness.since)
+        since = self._ready.since(readiness.since)
         if readiness.reason is None:
             return Answer(200, {"status": "ok", **since})
         detail = {"detail": readiness.detail} if readiness.detail else {}
@@ -104,18 +106,21 @@ def _json(body: dict[str, str | float] | dict[str, str]) -> bytes:
 
 
 class _Clock:
-    """Converts loop times to `since`, in RFC 3339, and the `seconds` until now.
+    """Converts a loop time to `since`, in RFC 3339, and the `seconds` until now.
 
-    A loop time always gives the same time of day, even if the clock is set meanwhile.
+    The time of day is found when the loop time is new, by the clock as it is set then, and stays the same
+    if that is set later.
     """
 
     def __init__(self) -> None:
-        self._offset = time.time() - asyncio.get_running_loop().time()
+        self._moment, self._since = nan, ""
 
     def since(self, moment: float) -> dict[str, str | float]:
-        when = datetime.fromtimestamp(moment + self._offset, UTC).isoformat(timespec="milliseconds")
-        seconds = max(0.0, asyncio.get_running_loop().time() - moment)
-        return {"since": when.replace("+00:00", "Z"), "seconds": round(seconds, 3)}
+        seconds = asyncio.get_running_loop().time() - moment
+        if moment != self._moment:
+            when = datetime.fromtimestamp(time.time() - seconds, UTC).isoformat(timespec="milliseconds")
+            self._moment, self._since = moment, when.replace("+00:00", "Z")
+        return {"since": self._since, "seconds": round(max(0.0, seconds), 3)}
 
 
 class HealthServer:
