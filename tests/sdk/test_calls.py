@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc.error_details_pb2 import ErrorInfo
 
 import windshift as ws
 from tests.authorization.policies import principal, put, token_of
@@ -22,7 +23,9 @@ from tests.support.cutting_proxy import CuttingProxy
 from tests.support.nats_server import NatsServer
 from tests.support.ports import new_port
 from windshift import protos
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.protos import test
 from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode
 from windshift.sdk import calling, channels
@@ -129,6 +132,47 @@ async def test_modify_does_not_count_twice_in_doubt(proxy: CuttingProxy, unique:
         assert entry.value.value == "2"
 
 
+class DoubtfulStore:
+    """Has a key, and does not say what became of the first write; then refuses all."""
+
+    def __init__(self, refusal: RpcError) -> None:
+        self._refusal = refusal
+        self._writes = 0
+
+    async def get(self, request: state_pb.GetRequest, call: ServerCall) -> state_pb.GetResponse:
+        """Return the key."""
+        response = state_pb.GetResponse(revision=1)
+        response.value.Pack(StringValue())
+        return response
+
+    async def set(self, request: state_pb.SetRequest, call: ServerCall) -> state_pb.SetResponse:
+        """Take a write."""
+        self._writes += 1
+        raise RpcError(StatusCode.UNKNOWN) if self._writes == 1 else self._refusal
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (StatusCode.UNAVAILABLE, "BROKER_UNAVAILABLE"),
+        (StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL"),
+        (StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
+    ],
+)
+async def test_modify_stays_in_doubt(code: StatusCode, reason: str) -> None:
+    """That the second write did not happen does not say that the first one did not."""
+    refusal = RpcError(code, "no", [ErrorInfo(reason=reason, domain="windshift")])
+    service = Service(state_pb.DESCRIPTOR.services_by_name["StateService"], DoubtfulStore(refusal))
+    server = Server([service])
+    _, port = await server.listen("127.0.0.1", 0)
+    async with ws.connect(f"127.0.0.1:{port}", timeout=0.5) as client:
+        with pytest.raises(ws.OutcomeUnknown) as caught:
+            await client.store("t", StringValue).modify("n", lambda value: value)
+    server.close()
+    assert isinstance(caught.value.__cause__, ws.WindshiftError)
+    assert caught.value.__cause__.reason == reason
+
+
 async def test_a_read_survives_lost_answers(proxy: CuttingProxy, unique: Callable[[], str]) -> None:
     """Reads are repeated until they are answered."""
     async with ws.connect(address_of(proxy), namespace=unique()) as client:
@@ -147,10 +191,17 @@ async def test_the_next_server_is_used_when_one_is_away(server: str, unique: Cal
 
 
 class StuckServer:
-    """Takes events, and does not answer."""
+    """Takes events and questions, and does not answer."""
 
     def __init__(self) -> None:
         self.taken = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def get_stream(self, request: admin_pb.GetStreamRequest, call: ServerCall) -> Any:
+        """Take a question."""
+        self.asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def publish(self, request: pb.PublishEventRequest, call: ServerCall) -> pb.PublishEventResponse:
         """Take one."""
@@ -220,24 +271,51 @@ async def test_no_token_for_a_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
             await client.streams.get("a")
 
 
-async def test_a_call_ends_with_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that waits to be repeated makes no new connection."""
+@pytest.mark.parametrize("sent", [False, True])
+async def test_a_call_ends_with_its_client(monkeypatch: pytest.MonkeyPatch, sent: bool) -> None:
+    """One that waits to be repeated makes no new connection; a write that was sent before is in doubt."""
     waits, goes_on = asyncio.Event(), asyncio.Event()
 
     async def pause(*_: object) -> None:
         waits.set()
         await goes_on.wait()
 
+    async def unary(*_: object, **__: object) -> None:
+        raise RpcError(StatusCode.UNAVAILABLE, "cut")
+
     monkeypatch.setattr(calling, "_pause", pause)
     client = ws.connect(closed_port(), timeout=LIMIT)
+    if sent:
+        monkeypatch.setattr(caller_of(client).channels().for_calls(), "unary", unary)
     publishing = asyncio.create_task(client.publish("a.b", StringValue()))
     await waits.wait()
     before = caller_of(client).channels()
     await client.close()
     goes_on.set()
-    with pytest.raises(ws.ClientClosed):
+    with pytest.raises(ws.OutcomeUnknown if sent else ws.ClientClosed):
         await publishing
     assert before._calls is None
+
+
+@pytest.mark.parametrize("key", ["key", None])
+async def test_a_write_that_its_client_is_closed_on_is_in_doubt(key: str | None) -> None:
+    """The server may have done it; of a read there is no doubt."""
+    stuck = StuckServer()
+    events = pb.DESCRIPTOR.services_by_name["EventsService"]
+    admin = admin_pb.DESCRIPTOR.services_by_name["AdminService"]
+    server = Server([Service(events, stuck), Service(admin, stuck)])
+    _, port = await server.listen("127.0.0.1", 0)
+    client = ws.connect(f"127.0.0.1:{port}", timeout=LIMIT)
+    publishing = asyncio.create_task(client.publish("a.b", StringValue(), key=key))
+    looking = asyncio.create_task(client.streams.get("a"))
+    async with asyncio.timeout(LIMIT):
+        await asyncio.gather(stuck.taken.wait(), stuck.asked.wait())
+    await client.close(grace=0)
+    written, read = await asyncio.gather(publishing, looking, return_exceptions=True)
+    server.close()
+    assert isinstance(written, ws.OutcomeUnknown)
+    assert isinstance(written.__cause__, ws.ClientClosed)
+    assert isinstance(read, ws.ClientClosed)
 
 
 async def test_no_server_is_an_error_at_the_deadline() -> None:

@@ -338,6 +338,26 @@ async def test_server_that_does_not_begin() -> None:
     assert (service.taken, service.stored) == ([], [])
 
 
+async def test_events_that_the_client_is_closed_on_are_in_doubt() -> None:
+    """They were sent, and may be stored."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        call.begin_response()
+        while await server.take(call):
+            taken.set()
+            yield
+
+    taken, service = asyncio.Event(), ScriptedServer(script)
+    async with connected(service) as client:
+        publishing = asyncio.create_task(client.publish_many(events(3, keys=True), in_flight=3))
+        await taken.wait()
+        await client.close(grace=0)
+        with pytest.raises(ws.PublishManyError) as caught:
+            await publishing
+    sent = [ws.OutcomeUnknown] * len(service.taken)
+    assert [type(each) for each in caught.value.results] == sent + [ws.ClientClosed] * (3 - len(sent))
+
+
 async def test_no_more_than_in_flight() -> None:
     """No more events are under way than the caller allows, and no more are taken from it."""
 

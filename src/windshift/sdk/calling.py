@@ -30,7 +30,7 @@ from .errors import (
 )
 from .names import Names
 from .payloads import Payloads
-from .retry import Known, Raise, Repeat, decide, known, outcome_unknown
+from .retry import Known, Raise, Repeat, decide, in_doubt, known, outcome_unknown
 from .settings import Settings
 from .tracing import tracing
 
@@ -111,6 +111,7 @@ class Caller:
         Raises:
             WindshiftError: see `windshift.sdk.errors`.
         """
+        self._check_open(repeat, failed, doubt=False)
         channels, method = self.channels(), path_of(type(request))
         clock = time.monotonic
         deadline = clock() + (self.timeout if timeout is None else timeout)
@@ -122,6 +123,7 @@ class Caller:
             pairs = self._credentials.current
             if pairs is None and error is None:
                 pairs = await self._pairs(deadline - clock(), doubt=doubt and repeat is not Repeat.READ)
+            self._check_open(repeat, None, doubt=doubt)
             channel, pairs = channels.for_calls(), pairs or ()
             if error is None:
                 metadata = pairs if self.tracing is None else pairs + self.tracing.context()
@@ -139,14 +141,28 @@ class Caller:
                 continue
             if doubt and error.code is gone:
                 return response()
-            if self._closed:
-                raise ClientClosed("the client is closed") from error
             error = self._note(channel, error)
+            self._check_open(repeat, error, doubt=doubt)
             decision = decide(repeat, error, attempt, deadline - clock(), doubt=doubt)
             if isinstance(decision, Raise):
                 raise decision.error from error
             doubt = doubt or known(error) is not Known.NOTHING_HAPPENED
             await _pause(channels.for_calls(), error, decision.delay)
+
+    def _check_open(self, repeat: Repeat, error: RpcError | None, *, doubt: bool) -> None:
+        """Do nothing, or raise what a call ends with when the client is closed.
+
+        Args:
+            repeat: what the operation makes of being done twice.
+            error: how its last attempt ended; None = there was none.
+            doubt: whether an earlier attempt may have been done.
+        """
+        if not self._closed:
+            return
+        closed = ClientClosed("the client is closed")
+        if repeat is not Repeat.READ and (doubt or (error is not None and in_doubt(error))):
+            raise outcome_unknown(closed) from closed
+        raise closed from error
 
     async def _pairs(self, left: float, *, doubt: bool) -> Pairs:
         """Fetch the metadata with the token, in the time that a call has left.

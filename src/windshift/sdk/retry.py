@@ -55,6 +55,11 @@ def known(error: RpcError) -> Known:
     return Known.BROKEN if error.code in _BROKEN and not reason else Known.REFUSED
 
 
+def in_doubt(error: RpcError) -> bool:
+    """Say whether an attempt that ended with `error` may have been done."""
+    return known(error) in (Known.IN_DOUBT, Known.BROKEN)
+
+
 class Again(NamedTuple):
     """Make the call again, after `delay` seconds."""
 
@@ -78,12 +83,11 @@ def decide(repeat: Repeat, failure: RpcError, attempt: int, left: float, *, doub
         doubt: whether an earlier attempt may have been done.
     """
     what = known(failure)
-    in_doubt = what in (Known.IN_DOUBT, Known.BROKEN)
     repeated = what is Known.NOTHING_HAPPENED or (what is Known.IN_DOUBT and repeat is not Repeat.ONCE)
     delay = _delay(attempt)
     if repeated and delay < left:
         return Again(delay)
-    if repeat is not Repeat.READ and (in_doubt or (doubt and repeated)):
+    if repeat is not Repeat.READ and (in_doubt(failure) or (doubt and repeated)):
         return Raise(outcome_unknown(from_rpc(failure)))
     return Raise(from_rpc(failure))
 

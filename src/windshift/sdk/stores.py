@@ -17,7 +17,7 @@ from windshift.protos import state
 from windshift.rpc import RpcError, StatusCode
 
 from .calling import Caller, pages
-from .errors import Conflict, OutcomeUnknown, TokenUnavailable
+from .errors import Conflict, OutcomeUnknown, TokenUnavailable, WindshiftError
 from .events import CaughtUp
 from .retry import Repeat
 from .times import Seconds, duration, moment, moment_of
@@ -197,7 +197,7 @@ class Store(Generic[T]):
 
         Raises:
             Conflict: others were faster in all attempts.
-            OutcomeUnknown: the change may be written or not, and somebody wrote since.
+            OutcomeUnknown: the change may be written or not, and writing it again did not tell.
             TypeError: the key does not exist, and the store has no type, or one without an empty value.
         """
         async with _turn(self._caller, self._store, key):
@@ -364,7 +364,7 @@ class Store(Generic[T]):
                 if doubt is not None:
                     raise
                 doubt = error
-            except Conflict as error:
+            except WindshiftError as error:  # it says what became of this write, not of the one before
                 if doubt is None:
                     raise
                 raise doubt from error
