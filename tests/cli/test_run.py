@@ -265,6 +265,52 @@ async def test_reload_starts_anew(run: Run, publish: Publish) -> None:
     assert await run.ended() == 0
 
 
+WAIT = """\
+@consumer.on
+async def handle(text: test.StringValue):
+    note("begin")
+    while not (here / "go").exists():
+        await asyncio.sleep(0.02)
+    note("end")
+
+
+"""
+
+
+async def test_a_signal_while_it_reloads(run: Run, publish: Publish) -> None:
+    """What is held is finished, as without a signal, and nothing starts anew."""
+    run.write(WAIT)
+    run.start("--reload")
+    await publish("1")
+    await run.until(lambda: run.notes == ["begin"])
+    run.write(WAIT + "# changed\n")
+    await run.until(lambda: "shop stops" in run.log)
+    run.signal()
+    (run.directory / "go").touch()
+    assert await run.ended() == 0
+    assert run.notes == ["begin", "end"]
+    assert run.log.count("shop runs") == 1
+
+
+async def test_a_signal_while_an_error_ends_it(run: Run, server: str, publish: Publish) -> None:
+    """The other consumers finish what they hold, and the status is that of the error."""
+    run.write(
+        f"{WAIT}other = app.consumer(app.streams[0], 'v', start=ws.START)\n\n\n"
+        "@other.on\nasync def look(text: test.StringValue):\n    pass\n"
+    )
+    run.start()
+    await publish("1")
+    await run.until(lambda: run.notes == ["begin"])
+    async with ws.connect(server, namespace=run.namespace) as client:
+        await client.stream("s").consumers.delete("v")
+    await run.until(lambda: "shop stops" in run.log)
+    run.signal()
+    (run.directory / "go").touch()
+    assert await run.ended() == 1
+    assert run.notes == ["begin", "end"]
+    assert "windshift: the app failed: " in run.log
+
+
 async def test_workers_are_started_again_and_stopped(run: Run, publish: Publish) -> None:
     """A killed worker is replaced; SIGTERM stops all; when the parent is killed, they stop by themselves."""
     run.write(HANDLE)

@@ -13,22 +13,13 @@ from typing import NoReturn
 _LOOK_EVERY = 0.3
 _started = time.time_ns()  # this module is imported before the program is
 _seen: dict[Path, int] = {}
-_changed = False
 
 
 async def changed() -> None:
     """Return when a file changed that an imported module below the current directory was read from."""
-    global _changed  # noqa: PLW0603 -- the process has one program
     while not _look():  # noqa: ASYNC110 -- files tell nobody
         await asyncio.sleep(_LOOK_EVERY)
-    _changed = True
     print("windshift: a file changed; starting anew", file=sys.stderr, flush=True)  # noqa: T201 -- a command
-
-
-def start_anew_if_changed() -> None:
-    """Replace this process by a new one, if that is why it stopped."""
-    if _changed:
-        _start_anew()
 
 
 def wait_and_start_anew(module: str) -> NoReturn:
@@ -41,10 +32,11 @@ def wait_and_start_anew(module: str) -> NoReturn:
     print("windshift: waiting for a file to change", file=sys.stderr, flush=True)  # noqa: T201 -- a command
     while not _look(more):
         time.sleep(_LOOK_EVERY)
-    _start_anew()
+    start_anew()
 
 
-def _start_anew() -> NoReturn:
+def start_anew() -> NoReturn:
+    """Replace this process by a new one."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- this program again

@@ -90,14 +90,14 @@ def run(
     try:
         app = _load(target, reload=reload)
         _set_up_logging(log_level)
-        _run(partial(app.run, grace=grace, concurrency=concurrency, health=health, until=until))
+        signalled = _run(partial(app.run, grace=grace, concurrency=concurrency, health=health, until=until))
     except OSError as error:  # the app's, which has nothing to do with our output
         traceback.print_exception(error)
         fail(FAILED)
-    if reload:
+    if reload and not signalled:
         from windshift.cli import reloading
 
-        reloading.start_anew_if_changed()
+        reloading.start_anew()
 
 
 def _until(worker_of: int | None, *, reload: bool) -> Callable[[], Awaitable[None]] | None:
@@ -169,10 +169,10 @@ class _Formatter(logging.Formatter):
         )
 
 
-def _run(run: Callable[[], None]) -> None:
+def _run(run: Callable[[], bool]) -> bool:
     from windshift.sdk.errors import WindshiftError
 
     try:
-        run()
+        return run()
     except WindshiftError as error:
         fail(FAILED, f"the app failed: {error}")

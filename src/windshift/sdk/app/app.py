@@ -247,7 +247,7 @@ class App:
         concurrency: int | None = None,
         health: tuple[str, int] | None = None,
         until: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:
+    ) -> bool:
         """Run until SIGTERM or Ctrl-C, in the main thread; a second one ends the process at once.
 
         It waits for a server that cannot be reached. If handlers do not end although they are cancelled, or
@@ -259,10 +259,13 @@ class App:
             health: host and port for `/healthz` and `/readyz`.
             until: the app stops in good order, too, when this asynchronous function returns.
 
+        Returns:
+            Whether a signal came, before the app stopped or meanwhile.
+
         Raises:
             WindshiftError: an error that ended a consumer, or that waiting will not mend.
         """
-        run_until_told(
+        return run_until_told(
             self.name,
             lambda: self.running(grace=grace, concurrency=concurrency, patient=True),
             health=health,

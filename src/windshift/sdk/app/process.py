@@ -30,8 +30,10 @@ def run_until_told(
     *,
     health: tuple[str, int] | None,
     until: Callable[[], Awaitable[None]] | None = None,
-) -> None:
+) -> bool:
     """Run an app in the main thread until a signal, or until `until` returns; a second signal kills.
+
+    A first signal while it stops for another reason lets it finish.
 
     Args:
         name: of the app, for the log.
@@ -39,19 +41,29 @@ def run_until_told(
         health: host and port of the health endpoints.
         until: stops it in good order when it returns.
 
+    Returns:
+        Whether a signal came.
+
     Raises:
         WindshiftError: an error that ended a consumer, or kept the app from starting.
         OSError: the port for health endpoints cannot be listened on.
     """
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
-        work = loop.create_task(_work(name, running, health))
-        asked = False
+        stopping = asyncio.Event()
+        work = loop.create_task(_work(name, running, health, stopping))
+        asked = signalled = False
 
         def stop() -> None:
             nonlocal asked
+            if not (asked or stopping.is_set()):  # cancelled once more, it would not let handlers finish
+                work.cancel()
             asked = True
-            work.cancel()
+
+        def on_signal() -> None:
+            nonlocal signalled
+            signalled = True
+            loop.call_soon_threadsafe(stop)
 
         async def all_of_it() -> None:
             watch = None if until is None else asyncio.ensure_future(until())
@@ -66,13 +78,18 @@ def run_until_told(
             if not (asked and work.cancelled()):
                 work.result()
 
-        with _signals(lambda: loop.call_soon_threadsafe(stop)):
+        with _signals(on_signal):
             runner.run(all_of_it())
+        return signalled
 
 
 async def _work(
-    name: str, running: Callable[[], AbstractAsyncContextManager[Running]], health: tuple[str, int] | None
+    name: str,
+    running: Callable[[], AbstractAsyncContextManager[Running]],
+    health: tuple[str, int] | None,
+    stopping: asyncio.Event,
 ) -> None:
+    """Run an app until an error ends it, or it is cancelled; `stopping` is set as it begins to stop."""
     run: Running | None = None
 
     def not_ready() -> str:
@@ -91,6 +108,7 @@ async def _work(
             try:
                 await run.wait()
             finally:
+                stopping.set()
                 _log.info("%s stops", name)
 
 
