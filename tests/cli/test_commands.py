@@ -379,6 +379,20 @@ def test_consumers(orders: Cli) -> None:
     assert "STREAM_NOT_FOUND" in orders("consumers", "ls", "order", code=3).err
 
 
+def test_subscribe_keeps_no_event(orders: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is settled by an exception of its own: the traceback of a shared one would hold them all."""
+    made: list[ws.Drop] = []
+
+    class Counted(ws.Drop):
+        def __init__(self, reason: object) -> None:
+            super().__init__(reason)
+            made.append(self)
+
+    monkeypatch.setattr(ws, "Drop", Counted)
+    orders("subscribe", "orders", "accounting", "--drop", "-n", "3", "-q")
+    assert len(made) == 3
+
+
 def test_subscribe_and_dead_letters(orders: Cli) -> None:
     """What is taken is settled as was said, and burns no attempt of others; dead letters come back."""
     take = ("subscribe", "orders", "accounting", "-o", "json", "--wait", "20s")

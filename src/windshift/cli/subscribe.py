@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -74,7 +75,7 @@ async def subscribe(
         "drop": ws.Drop,
     }
     make = verdicts.get(verdict)
-    await _Settling(session, count, make and make(reason)).run(target, wait)
+    await _Settling(session, count, make and partial(make, reason)).run(target, wait)
 
 
 async def _peek(session: Session, target: ws.Consumer, count: int, wait: float | None) -> None:
@@ -91,9 +92,15 @@ async def _peek(session: Session, target: ws.Consumer, count: int, wait: float |
 
 
 class _Settling:
-    """Shows events, and settles each in the same way."""
+    """Shows events, and settles each in the same way.
 
-    def __init__(self, session: Session, count: int | None, verdict: Exception | None) -> None:
+    Args:
+        session: shows them.
+        count: how many; None = all.
+        verdict: makes what is raised for an event; None = each is acknowledged.
+    """
+
+    def __init__(self, session: Session, count: int | None, verdict: Callable[[], Exception] | None) -> None:
         self._session = session
         self._count = count
         self._verdict = verdict
@@ -141,4 +148,4 @@ class _Settling:
             if self._count == 0:
                 await self._stopping.wait()
         if self._verdict is not None:
-            raise self._verdict from RejectedByHand()
+            raise self._verdict() from RejectedByHand()
