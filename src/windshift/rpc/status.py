@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -80,6 +80,9 @@ class RpcError(Exception):
         self.message = message
         self.details = tuple(details)
         self.metadata = tuple(metadata)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).__new__, (type(self),), {**self.__dict__, "args": self.args}
 
     def unsent(self) -> Self:
         """Note that the server never saw the call; return the error."""

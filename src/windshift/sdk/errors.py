@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from windshift.rpc import RpcError, StatusCode
 
@@ -43,8 +44,11 @@ class WindshiftError(Exception):
         self.message = message
         self.hint = hint
         self.reason = reason
-        self.metadata = metadata
+        self.metadata: Mapping[str, str] = dict(metadata)
         self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).__new__, (type(self),), {**self.__dict__, "args": self.args}
 
     def __str__(self) -> str:
         text = f"{self.message}; {self.hint}" if self.hint else self.message
