@@ -285,6 +285,20 @@ async def test_exceptions_decide_by_their_class() -> None:
             assert await trial.deliver("s.x", Text()) == verdict
 
 
+async def test_a_thread_may_raise_stop_iteration() -> None:
+    """In a test as elsewhere: a failure as any other."""
+    app, consumer = make()
+
+    @consumer.on
+    def handle(text: Text) -> None:
+        raise StopIteration
+
+    with app.test() as trial:
+        async with asyncio.timeout(20):
+            verdict = await trial.deliver("s.x", Text())
+    assert verdict == ws.Verdict(ws.Outcome.RETRY, "the handler raised StopIteration", "RuntimeError")
+
+
 @pytest.mark.parametrize(
     ("unknown", "outcome"),
     [

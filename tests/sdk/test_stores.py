@@ -152,6 +152,18 @@ async def test_values_expire(client: ws.Client) -> None:
         await store.touch("none", 5)
 
 
+async def test_no_value_expires_beside_a_history(client: ws.Client) -> None:
+    """That is refused first, whatever else a write expects."""
+    store = await client.stores.ensure("s", StringValue, history=3)
+    await store.set("k", text(""))
+    with pytest.raises(ws.TtlNotSupported):
+        await store.touch("none", 5)
+    with pytest.raises(ws.TtlNotSupported):
+        await store.create("k", text(""), ttl=5)
+    with pytest.raises(ws.TtlNotSupported):
+        await store.transact({"k": text("")}, checks={"k": 0}, ttl=5)
+
+
 async def test_stores_are_listed_and_deleted(client: ws.Client) -> None:
     """A client sees the stores of its namespace; a deleted one is gone."""
     await client.stores.ensure("s", StringValue, history=3)
@@ -211,6 +223,12 @@ async def test_changes_are_watched(client: ws.Client) -> None:
         assert isinstance(change, ws.Revision)
         assert (change.key, change.deleted) == ("a", True)
         break
+    told.clear()
+    async for change in store.watch(existing=True):
+        if isinstance(change, ws.CaughtUp):
+            break
+        told.append(f"{change.key} {'-' if change.value is None else change.value.value}")
+    assert told == ["b 2", "a -", "c -"]
     with pytest.raises(ws.InvalidField):
         async for _ in store.watch(from_revision=10**6):
             pass

@@ -101,6 +101,11 @@ class _FakeStore:
         found = (self.current(key) for key in self.keys)
         return _in_order(entry for entry in found if entry is not None)
 
+    def newest(self) -> list[state.Entry]:
+        """Return the last revisions of all keys, deletions too, in order."""
+        self.expire()
+        return _in_order(entries[-1] for entries in self.keys.values())
+
     def since(self, revision: int) -> list[state.Entry]:
         """Return what is kept of the revisions from this one on, in order."""
         return _in_order(
@@ -146,7 +151,7 @@ class _Watch:
         store = self._store(request.store)
         if request.from_revision > store.last + 1:
             raise InvalidField("the store has not reached this revision", metadata={"field": "from_revision"})
-        entries = store.existing() if request.existing else []
+        entries = store.newest() if request.existing else []
         if request.from_revision:
             entries = store.since(request.from_revision)
         up_to_date = state.WatchResponse(up_to_date=state.WatchResponse.UpToDate(revision=store.last))
@@ -287,6 +292,8 @@ class FakeCaller(Caller):
 
     def _set(self, request: state.SetRequest) -> Message:
         store = self._store(request.store)
+        if request.HasField("ttl"):
+            _can_expire(request.store, store)
         current = store.current(request.key)
         if request.create_only and current is not None:
             metadata = {"name": request.key, "actual": str(current.revision)}
@@ -295,8 +302,6 @@ class FakeCaller(Caller):
             )
         if request.HasField("last_revision"):
             _compare(request.key, request.last_revision, current)
-        if request.HasField("ttl"):
-            _can_expire(request.store, store)
         return state.SetResponse(revision=store.put(request.key, request.value, _ttl(request)))
 
     def _delete(self, request: state.DeleteRequest) -> Message:
@@ -310,10 +315,10 @@ class FakeCaller(Caller):
 
     def _touch(self, request: state.TouchRequest) -> Message:
         store = self._store(request.store)
+        _can_expire(request.store, store)
         current = store.current(request.key)
         if current is None:
             raise KeyNotFound(f"key {request.key!r} does not exist", metadata={"name": request.key})
-        _can_expire(request.store, store)
         return state.TouchResponse(revision=store.put(request.key, current.value, _ttl(request)))
 
     def _transact(self, request: state.TransactRequest) -> Message:
@@ -322,10 +327,10 @@ class FakeCaller(Caller):
         checked = {check.key for check in request.checks}
         if len(checked - written) > len(written - checked):
             raise UnsupportedCombination("more checks of other keys than writes whose own key has none")
-        for check in request.checks:
-            _compare(check.key, check.revision, store.current(check.key), {"key": check.key})
         if any(write.set.HasField("ttl") for write in request.writes):
             _can_expire(request.store, store)
+        for check in request.checks:
+            _compare(check.key, check.revision, store.current(check.key), {"key": check.key})
         response = state.TransactResponse()
         for write in request.writes:
             if write.delete:

@@ -14,6 +14,7 @@ from windshift.sdk.deliveries import ACK, Delivery, Verdict, log_failure
 from windshift.sdk.errors import LeaseLost
 from windshift.sdk.events import Event
 from windshift.sdk.fakes import FakeCaller, Published
+from windshift.sdk.runtime.subscription import finite
 from windshift.sdk.times import timestamp
 
 from .consumer import AppConsumer, Next
@@ -124,4 +125,4 @@ class _Settler:
     async def in_thread(self, job: None, function: Callable[[], R]) -> R:
         """Run a function in a thread, with the same context."""
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(None, context.run, function)
+        return await asyncio.get_running_loop().run_in_executor(None, context.run, finite, function)

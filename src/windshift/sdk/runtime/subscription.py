@@ -328,7 +328,7 @@ class Subscription:
         context = contextvars.copy_context()
         self._in_threads.add(job)
         try:
-            return await self._loop.run_in_executor(self._threads, lambda: context.run(_finite, function))
+            return await self._loop.run_in_executor(self._threads, lambda: context.run(finite, function))
         finally:
             self._in_threads.discard(job)
 
@@ -489,7 +489,7 @@ class Subscription:
             is_finished = session is self._session
 
 
-def _finite(function: Callable[[], R]) -> R:
+def finite(function: Callable[[], R]) -> R:
     """Call a function in a thread; a future cannot carry StopIteration."""
     try:
         return function()
