@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import threading
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -527,6 +528,21 @@ def test_contexts(cli: Cli, tmp_path: Path) -> None:
     assert cli("context", "show", "idp", "-o", "json").json["oidc"]["client_secret_env"] == "SECRET"
     cli("context", "rm", "dev")
     assert "there is no context 'dev'" in cli("streams", "ls", "-c", "dev", code=2).err
+
+
+def test_contexts_written_by_hand_stay_readable(cli: Cli, tmp_path: Path) -> None:
+    """Any text and any key of the file is the same after another command has written it."""
+    file = tmp_path / "config" / "windshift" / "contexts.toml"
+    file.parent.mkdir(parents=True)
+    escaped = "".join(f"\\u{code:04x}" for code in (*range(32), ord('"'), ord("\\"), 0x7F, 0x80, 0x2028))
+    entries = f'address = "a:1"\n"by hand" = {{ "\U0001f600.b" = "{escaped}\U0001f600" }}\n'
+    file.write_text(f'[contexts.a]\n{entries}[contexts."\U0001f600"]\n', "utf-8")
+    before = tomllib.loads(file.read_text("utf-8"))
+    cli("context", "select", "\U0001f600")
+    assert tomllib.loads(file.read_text("utf-8")) == {"selected": "\U0001f600", **before}
+    cli("context", "rm", "\U0001f600")
+    assert tomllib.loads(file.read_text("utf-8"))["contexts"] == {"a": before["contexts"]["a"]}
+    assert "cannot be read" in cli("context", "add", "\udcff", "--address", "a:1", code=2).err
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,11 @@ def _write(document: Document, path: Path) -> None:
     lines = [f"selected = {_toml(document['selected'])}"] if document.get("selected") else []
     for name, entries in sorted(document.get("contexts", {}).items()):
         lines += ["", f"[contexts.{_toml(name)}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in entries.items()]
+        lines += [f"{_key(key)} = {_toml(value)}" for key, value in entries.items()]
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{os.getpid()}")
     new.touch(0o600)
-    new.write_text("\n".join(lines).lstrip("\n") + "\n", "utf-8")
+    new.write_text("\n".join(lines).lstrip("\n") + "\n", "utf-8", "backslashreplace")
     new.replace(path)
 
 
@@ -81,14 +81,19 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {_toml(each)}" for key, each in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, str):
         import json
 
-        return json.dumps(value).replace("\x7f", "\\u007f")
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value)
+
+
+def _key(key: str) -> str:
+    bare = key.isascii() and key.replace("-", "").replace("_", "").isalnum()
+    return key if bare else _toml(key)
 
 
 def _row(name: str, entries: Document, selected: object) -> tuple[str, ...]:
