@@ -16,14 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 import windshift as ws
 from tests.cli.conftest import TEXT, Cli
 from tests.support.windshift_process import wait_for
 from windshift.cli.options import Options
-from windshift.cli.output import width
+from windshift.cli.output import as_json, width
+from windshift.cli.payloads import Payloads
 from windshift.cli.session import Session
+from windshift.protos import payload as protos
 from windshift.protos import test
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -284,6 +287,16 @@ def test_what_json_does_not_have(orders: Cli) -> None:
     assert shown.endswith(b'Json  "\\ud800 \\xe9"\n')
 
 
+@pytest.mark.parametrize("literal", ["NaN", "1e999", "1"])
+@pytest.mark.parametrize("depth", [600, 10_000])
+def test_what_is_nested_deep_is_shown(literal: str, depth: int) -> None:
+    """Also where JSON does not have the innermost number: an event must not end a tail."""
+    value = protos.Json(value=f"{'[' * depth}{literal}{']' * depth}".encode())
+    packed = AnyMessage()
+    packed.Pack(value)
+    assert json.loads(as_json([Payloads().show(packed)]))
+
+
 def test_descriptors(orders: Cli, tmp_path: Path) -> None:
     """A descriptor file gives types that no module has, also by the context; other files are refused."""
     file = FileDescriptorProto(name="acme.proto", package="acme", syntax="proto3")
@@ -368,6 +381,8 @@ def test_consumers(orders: Cli) -> None:
         orders(*pause, *wrong, code=2)
         assert orders("consumers", "ls", "orders", "-o", "json").json[0]["paused_until"] == until
     assert orders("consumers", "resume", "orders", "accounting").out == "resumed accounting\n"
+    too_long = ("consumers", "pause", "orders", "accounting", "--for", "4000000d")
+    assert "this duration is too long" in orders(*too_long, code=2).err
     sought = orders("consumers", "reset", "orders", "accounting", "--to", "3", "--yes", "-o", "json").json
     assert sought == {"next_id": 3, "was": 1, "pending": 1, "dry_run": False}
     dry = orders("consumers", "seek", "orders", "accounting", "--to", "start", "--dry-run").out

@@ -23,6 +23,8 @@ Row = Sequence[str]
 _GAP: Final = "  "
 _LEAST: Final = 10
 """Cells that a column keeps when a table is too wide for its terminal."""
+_DEEPEST: Final = 100
+"""Levels of a value that has to be copied to be shown."""
 _REORDERING: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """Characters that turn the direction of what follows, so that a line shows what it is not."""
 _UNSAFE: Final = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *_REORDERING)}
@@ -46,20 +48,25 @@ def _encoder() -> Callable[[object], str]:
 
 
 def as_json(value: object) -> str:
-    """Return a value as one line of JSON that moves no cursor; numbers that it does not have are texts."""
+    """Return a value as one line of JSON that moves no cursor.
+
+    Numbers that JSON does not have are texts, and so is an ellipsis for what is nested too deep.
+    """
     try:
         text = _encoder()(value)
-    except ValueError:
-        text = _encoder()(_without_nan(value))
+    except (ValueError, RecursionError):
+        text = _encoder()(_encodable(value, _DEEPEST))
     return text if text.isascii() and "\x7f" not in text else text.translate(_UNSAFE)
 
 
-def _without_nan(value: Any) -> Any:
-    """Write numbers as texts that JSON does not have, as Protobuf does."""
+def _encodable(value: Any, depth: int) -> Any:
+    """Write numbers as texts that JSON does not have, as Protobuf does; leave out what is deeper."""
+    if isinstance(value, (dict, list, tuple)) and not depth:
+        return "…"
     if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
+        return {key: _encodable(each, depth - 1) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(each) for each in value]
+        return [_encodable(each, depth - 1) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from windshift.cli.failing import NOT_FOUND, USAGE, Failure
 from windshift.protos import payload as protos
 
-_decode: Final = json.JSONDecoder().decode
+_decode: Final = json.JSONDecoder(parse_constant=str).decode
 _PREFIX = "type.googleapis.com/"
 _JSON: str = protos.Json.DESCRIPTOR.full_name
 _DEEPEST = 16
