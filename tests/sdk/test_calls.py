@@ -29,6 +29,7 @@ from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.protos import test
 from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode
 from windshift.sdk import calling, channels
+from windshift.sdk.app.running import Running
 from windshift.sdk.client import caller_of
 from windshift.sdk.retry import Again
 from windshift.sdk.runtime import subscription
@@ -209,6 +210,10 @@ class StuckServer:
         await asyncio.Event().wait()
         raise AssertionError
 
+    async def get_consumer(self, request: pb.GetConsumerRequest, call: ServerCall) -> Any:
+        """Take a question."""
+        await asyncio.Event().wait()
+
 
 @pytest.mark.parametrize("sent", [False, True])
 async def test_calls_go_on_when_another_server_is_used(
@@ -316,6 +321,20 @@ async def test_a_write_that_its_client_is_closed_on_is_in_doubt(key: str | None)
     assert isinstance(written, ws.OutcomeUnknown)
     assert isinstance(written.__cause__, ws.ClientClosed)
     assert isinstance(read, ws.ClientClosed)
+
+
+async def test_idle_says_when_the_server_did_not_answer() -> None:
+    """Whether all is settled is not known then."""
+    app = ws.App("a")
+    app.consumer(app.stream("s", subjects=["s.>"]), "c")
+    server = Server([Service(pb.DESCRIPTOR.services_by_name["EventsService"], StuckServer())])
+    _, port = await server.listen("127.0.0.1", 0)
+    async with ws.connect(f"127.0.0.1:{port}", timeout=0.2) as client:
+        for waits in (client.stream("s").consumer("c"), Running("a", client, app.consumers)):
+            with pytest.raises(ws.DeadlineExceeded) as caught:
+                await waits.idle(LIMIT)
+            assert "not settled" not in caught.value.message
+    server.close()
 
 
 async def test_no_server_is_an_error_at_the_deadline() -> None:

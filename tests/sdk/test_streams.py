@@ -142,6 +142,8 @@ async def test_consumers(client: ws.Client) -> None:
     (listed,) = [info async for info in stream.consumers.list()]
     assert listed.paused_until == until
     await consumer.resume()
+    with pytest.raises(ValueError, match="too long"):
+        await consumer.pause(float("inf"))
     sought = await consumer.seek(ws.END)
     assert (sought.next_id, sought.was, sought.pending) == (2, 1, 0)
     assert (await consumer.seek(ws.from_id(sought.was), dry_run=True)).pending == 1

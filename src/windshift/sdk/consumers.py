@@ -142,12 +142,15 @@ class Consumer:
         """Deliver nothing new until a time, or for so long; return that time. What is held can be settled.
 
         Raises:
-            ValueError: the time is not ahead.
+            ValueError: the time is not ahead, or after the year 9999.
             NotFound: the stream or the consumer does not exist.
             WindshiftError: the time is over by the server's clock, so the consumer is not paused any more.
         """
         now = datetime.now(UTC)
-        end = until if isinstance(until, datetime) else now + timedelta(seconds=seconds(until))
+        try:
+            end = until if isinstance(until, datetime) else now + timedelta(0, seconds(until))
+        except OverflowError as error:
+            raise ValueError("this duration is too long: a pause ends before the year 10000") from error
         if end.tzinfo is not None and end <= now:
             raise ValueError(f"a pause ends at a time that is ahead, not {until!r}")
         paused_until = moment_of(await self._pause(end), "paused_until")
@@ -305,7 +308,7 @@ class Consumer:
         """Wait until nothing is pending and nothing is unsettled.
 
         Raises:
-            DeadlineExceeded: something still is after `timeout`.
+            DeadlineExceeded: something still is after `timeout`, or the server did not say in the client's.
         """
         pause = 0.02
         try:
@@ -313,6 +316,8 @@ class Consumer:
                 while (info := await self.info()).pending or info.unsettled:
                     await asyncio.sleep(pause)
                     pause = min(0.5, pause * 1.5)
+        except WindshiftError:  # some of which are a TimeoutError
+            raise
         except TimeoutError as error:
             raise DeadlineExceeded(f"consumer {self.name!r} has events that are not settled") from error
 

@@ -155,7 +155,7 @@ class Running:
         """Wait until no consumer of the app has anything pending, unsettled or replaying.
 
         Raises:
-            DeadlineExceeded: something still is after `timeout`.
+            DeadlineExceeded: something still is after `timeout`, or the server did not say in the client's.
             WindshiftError: an error that ended a consumer.
         """
         pause, before = 0.01, None
@@ -169,6 +169,8 @@ class Running:
                     before = now
                     await asyncio.sleep(pause)
                     pause = min(0.5, pause * 1.5)
+        except WindshiftError:  # some of which are a TimeoutError
+            raise
         except TimeoutError as error:
             raise DeadlineExceeded(f"the app {self._name!r} has events that are not settled") from error
 
