@@ -168,13 +168,16 @@ def test_subjects(client: Client, unique: Unique) -> None:
         ({"subject": "{}.a", "upToId": "3"}, [2, 4, 5, 6]),
         ({"subject": "{}.a", "keep": "1"}, [2, 4, 5, 6]),
         ({"upToId": "100"}, []),
+        ({"upToId": "100", "subject": ">"}, []),
+        ({"upToId": "100", "subject": "{}.a"}, [2, 4, 6]),
+        ({"upToId": str(2**63 - 2)}, []),
         ({"upToId": "0"}, [1, 2, 3, 4, 5, 6]),
         ({"subject": "{}.a", "upToId": "0"}, [1, 2, 3, 4, 5, 6]),
         ({"keep": "100"}, [1, 2, 3, 4, 5, 6]),
     ],
 )
 def test_purges(client: Client, unique: Unique, which: dict[str, str], left: list[int]) -> None:
-    """What is asked for goes and nothing else; a dry run says as much and removes nothing."""
+    """What is asked for goes and nothing else; a dry run says as much and removes nothing. Ids go on."""
     stream = client.ensure_stream(unique())
     for number in range(6):
         client.publish(f"{stream}.{'ab'[number % 2]}")
@@ -185,6 +188,15 @@ def test_purges(client: Client, unique: Unique, which: dict[str, str], left: lis
     assert ask(client, "PurgeStream", stream=stream, **which).purged == expected
     events = ask(client, "ReadEvents", stream=stream).events
     assert [event.event.id for event in events] == left
+    assert client.publish(f"{stream}.a") == 7
+
+
+@pytest.mark.parametrize("subject", ["", ">"])
+def test_purging_an_empty_stream(client: Client, unique: Unique, subject: str) -> None:
+    """Nothing goes, and ids begin at 1."""
+    stream = client.ensure_stream(unique())
+    assert ask(client, "PurgeStream", stream=stream, upToId="100", subject=subject).purged == 0
+    assert client.publish(f"{stream}.a") == 1
 
 
 def test_deleting_a_stream(client: Client, unique: Unique) -> None:

@@ -228,10 +228,12 @@ class StreamAdmin:
 
         `request` is that of ``STREAM.PURGE``: ``filter``, and ``seq`` (the first id that stays) or ``keep``.
         """
-        if request.get("seq") == 1:  # that is nothing; nats-server before 2.14.2 would remove everything
+        if "seq" in request:  # beyond the last id the broker would leave out all ids up to there
             with broker_errors(stream=stream):
-                await self._api.stream_info(stream, deadline)
-            return 0
+                info = await self._api.stream_info(stream, deadline)
+            request = request | {"seq": min(request["seq"], int(info["state"]["last_seq"]) + 1)}
+            if request["seq"] == 1:  # that is nothing; nats-server before 2.14.2 would remove everything
+                return 0
         if dry_run:
             return await self._purgeable(stream, request, deadline)
         with broker_errors(stream=stream):
