@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
 
+from tests.support.broker import connect
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
@@ -197,6 +199,28 @@ def test_purging_an_empty_stream(client: Client, unique: Unique, subject: str) -
     stream = client.ensure_stream(unique())
     assert ask(client, "PurgeStream", stream=stream, upToId="100", subject=subject).purged == 0
     assert client.publish(f"{stream}.a") == 1
+
+
+def test_work_queues(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """A stream that takes no consumer to follow or count it is told so; what needs none goes on."""
+    stream = unique()
+    asyncio.run(make_stream(nats_server, stream, retention="workqueue"))
+    ensure_consumer(client, stream, name="c", **{"from": {"start": True}})
+    client.publish(f"{stream}.a")
+    with refused("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION") as caught:
+        ask(client, "PurgeStream", stream=stream, dryRun=True)
+    assert "work" in caught[0].message
+    with refused("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION"):
+        ask(client, "SeekConsumer", stream=stream, consumer="c", to={"start": True}, dryRun=True)
+    with refused("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION"):
+        next(tail(client, stream))
+    assert ask(client, "PurgeStream", stream=stream).purged == 1
+
+
+async def make_stream(nats_server: NatsServer, name: str, **config: Any) -> None:
+    """Make a stream as only NATS's own tools can."""
+    async with connect(nats_server.url) as broker:
+        await broker.stream(name, **config)
 
 
 def test_deleting_a_stream(client: Client, unique: Unique) -> None:

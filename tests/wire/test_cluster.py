@@ -15,7 +15,7 @@ from tests.support.broker import connect, in_seconds
 from tests.support.client import Client, read_refusal, refused, text_of
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
-from tests.wire import management
+from tests.wire import looking, management
 from tests.wire.burying import ack, ask, consumer, listed, reject, watching
 from tests.wire.consuming import calling, delete_consumer, ensure_consumer, subscribed
 from tests.wire.management import ensure_stream, stored_stream
@@ -165,6 +165,23 @@ def test_dead_letters(clients: list[Client], unique: Unique) -> None:
         ack(call, *ids)
         call.nothing()
     wait_for(lambda: not any(listed(client, stream) for client in clients))  # by any replica
+
+
+async def test_streams_that_remove_what_is_settled(
+    clients: list[Client], cluster: list[NatsServer], unique: Unique
+) -> None:
+    """Such a stream is followed and counted, too, with as many replicas as its consumers must have."""
+    name = unique()
+    async with connect(cluster[0].url) as broker:
+        await broker.stream(name, storage="file", num_replicas=3, retention="interest")
+    ensure_consumer(clients[0], name)
+    clients[0].publish(f"{name}.a")
+    assert looking.until_caught_up(looking.tail(clients[1], name, begin={"start": True})) == [1]
+    assert looking.ask(clients[2], "PurgeStream", stream=name, dryRun=True).purged == 1
+    sought = looking.ask(
+        clients[0], "SeekConsumer", stream=name, consumer="c", to={"start": True}, dryRun=True
+    )
+    assert sought.pending == 1
 
 
 def test_another_server_goes_on(clients: list[Client], unique: Unique) -> None:

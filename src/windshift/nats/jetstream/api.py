@@ -312,13 +312,13 @@ def following_config(name: str, filters: tuple[str, ...]) -> JsonObject:
     """Return the configuration of a consumer to follow a stream with, but for where it begins.
 
     It is an "ordered consumer" (ADR-17): in memory, and nothing is acknowledged. Whoever loses it, or a
-    message, makes another one.
+    message, makes another one. It has no replicas, unless the stream removes what its consumers have: there
+    the server wants as many.
     """
     return {
         "name": name,
         "ack_policy": "none",
         "mem_storage": True,
-        "num_replicas": 1,
         "inactive_threshold": _FOLLOWED_FOR,
         "filter_subjects": list(filters),
     }

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from windshift.nats.jetstream.api import JetStream, JsonObject
 from windshift.nats.times import NANOSECONDS
 from windshift.server.domain import names
-from windshift.server.domain.broker_errors import broker_errors
+from windshift.server.domain.broker_errors import follower_errors
 from windshift.server.domain.names import INTERNAL
 
 
 def probe_config(name: str, filters: Sequence[str]) -> JsonObject:
-    """Return the configuration of a consumer that needs no acknowledgements and lives in memory, briefly."""
+    """Return the configuration of a consumer that needs no acknowledgements and lives in memory, briefly.
+
+    It has no replicas, unless the stream removes what its consumers have: there the broker wants as many.
+    """
     return {
         "name": name,
         "ack_policy": "none",
         "mem_storage": True,
-        "num_replicas": 1,
         "inactive_threshold": NANOSECONDS,
         "filter_subjects": list(filters),
         "metadata": {INTERNAL: ""},
@@ -29,12 +31,13 @@ async def count_from(
 ) -> int:
     """Count the events from an id on that match one of some subjects; without subjects all.
 
-    JetStream counts only what a consumer has before it, so this makes one that lives for a second.
+    JetStream counts only what a consumer has before it, so this makes one that lives for a second. Raise
+    `UnsupportedCombination` where it takes none, see `follower_errors`.
     """
     name = names.generated_name()
     start = {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, sequence)}
     request = {"stream_name": stream, "config": probe_config(name, filters) | start, "action": "create"}
-    with broker_errors(stream=stream):
+    with follower_errors(stream=stream):
         answer = await api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
         await api.delete_consumer(stream, name, deadline)
     return int(answer["num_pending"])

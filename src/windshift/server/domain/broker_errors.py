@@ -96,12 +96,20 @@ class broker_errors:  # noqa: N801 - used like a function, of which this costs a
 
 @contextmanager
 def follower_errors(*, stream: str) -> Iterator[None]:
-    """Do the same for who follows a stream: the consumers that it makes are nobody's writes."""
+    """Do the same for who follows a stream or counts it: the consumers that it makes are nobody's writes.
+
+    A work queue takes none of them: what those have not received would wait for them.
+    """
     try:
         with broker_errors(stream=stream):
             yield
     except OutcomeUnknown as error:
         raise BrokerUnavailable from error
+    except nats.JetStreamError as error:
+        if not is_invalid(error):
+            raise
+        what = f"the broker does not let {stream!r} be followed or counted: {error.description}"
+        raise UnsupportedCombination(what) from error
 
 
 def _refusal(error: nats.JetStreamError, stream: str, consumer: str) -> Exception:
