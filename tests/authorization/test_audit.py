@@ -1,4 +1,4 @@
-"""The audit log of a real process: who was denied what, and who managed what."""
+"""The audit log of a real process: who was denied what, and who managed or read what."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tests.support.client import any_of
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import windshift
 from tests.wire.consuming import subscribed
+from tests.wire.looking import tail
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
@@ -180,8 +182,48 @@ def test_managed(server: Served) -> None:
         }
 
 
+def test_read(server: Served) -> None:
+    """Each call that reads events without a consumer is one record; a stream has it as it begins."""
+    admin = server.caller("all")
+    admin.ensure_stream("READ", "read.>")
+    admin.publish("read.a")
+    both = admin_pb.ReadEventsRequest(stream="READ", subjects=["read.a", "read.b"])
+    calls: list[tuple[str, Any, str, str]] = [
+        ("AdminService/GetEvent", admin_pb.GetEventRequest(stream="READ", id=1), "READ > (ephemeral)", "OK"),
+        (
+            "AdminService/GetEvent",
+            admin_pb.GetEventRequest(stream="READ", id=9),
+            "READ > (ephemeral)",
+            "NOT_FOUND",
+        ),
+        ("AdminService/ReadEvents", both, "READ read.a (ephemeral), READ read.b (ephemeral)", "OK"),
+    ]
+    for name, request, resource, code in calls:
+        since = Since(server)
+        assert invoke(admin, method_of(name), request).answer.code == code
+        assert since.records() == [read(name, resource)]
+    since = Since(server)
+    responses = tail(admin, "READ", subjects=["read.a"], begin={"start": True})
+    assert next(responses).event.event.id == 1
+    assert since.records() == [read("AdminService/TailEvents", "READ read.a (ephemeral)")]
+    responses.cancel()
+
+
+def read(name: str, resource: str) -> Record:
+    """Return the record of a call that reads."""
+    return {
+        "level": "info",
+        "message": f"read: {name.partition('/')[2]}",
+        "event": "read",
+        "method": path_of(method_of(name)),
+        "principal": "all",
+        "credential": credential("all"),
+        "resource": resource,
+    }
+
+
 def test_allowed_calls_leave_no_trace(server: Served) -> None:
-    """Events, keys and reading are not recorded when they are allowed."""
+    """Events, keys and looking are not recorded when they are allowed."""
     admin = server.caller("all")
     admin.ensure_stream("AUDIT", "audit.>")
     store = admin.ensure_store("audit")

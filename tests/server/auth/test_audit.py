@@ -145,6 +145,20 @@ def test_managed(caplog: pytest.LogCaptureFixture) -> None:
     }
 
 
+def test_floods_of_what_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    """They fill no disk, and hide nothing that is managed."""
+    audit = Audit()
+    with caplog.at_level(logging.INFO):
+        for _ in range(500):
+            audit.read(CALLER, "ORDERS > -", 0)
+        assert len(caplog.records) == 300
+        audit.managed(CALLER, "ORDERS", "OK", 0)
+        audit.read(CALLER, "ORDERS > -", 10)
+    managed, read = caplog.records[300:]
+    assert (fields(managed)["event"], fields(read)["event"]) == ("managed", "read")
+    assert fields(read)["more"] == 200
+
+
 def test_whatever_the_level(capsys: pytest.CaptureFixture[str]) -> None:
     """Records are written though LOG_LEVEL is above them."""
     root = logging.getLogger()

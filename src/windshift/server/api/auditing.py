@@ -1,4 +1,4 @@
-"""Writes an audit record for each call that manages something."""
+"""Writes an audit record for each call that manages something, or reads events without a consumer."""
 
 from __future__ import annotations
 
@@ -35,14 +35,18 @@ class AuditInterceptor:
         self._audit = audit
 
     def intercept(self, method: Method) -> Method:
-        """Record the calls of a method, if they manage something."""
+        """Record the calls of a method, if they manage something or read events."""
         policy = policy_of(method.path)
-        if not policy.managed or policy.rule is None:
+        if policy.rule is None:
             return method
-        return replace(method, handler=_audited(method, policy.rule, self._audit))
+        if policy.managed:
+            return replace(method, handler=_managing(method, policy.rule, self._audit))
+        if policy.reads:
+            return replace(method, handler=_reading(method, policy.rule, self._audit))
+        return method
 
 
-def _audited(method: Method, rule: Rule, audit: Audit) -> Handler:
+def _managing(method: Method, rule: Rule, audit: Audit) -> Handler:
     handler = method.handler
 
     async def managing(request: Any, call: ServerCall) -> Any:
@@ -60,8 +64,20 @@ def _audited(method: Method, rule: Rule, audit: Audit) -> Handler:
     return managing
 
 
+def _reading(method: Method, rule: Rule, audit: Audit) -> Handler:
+    """Record calls as they begin: a stream shows events until it ends."""
+    handler = method.handler
+
+    async def reading(request: Any, call: ServerCall) -> Any:
+        caller = Caller(call.method, call.peer, identity_of(call))
+        audit.read(caller, _resources(rule(request)), get_running_loop().time())
+        return await handler(request, call)
+
+    return reading
+
+
 def _resources(asked: Iterator[Action]) -> str:
-    """Name the resources that a call manages: those of the first kind, as far as they fit."""
+    """Name the resources that a call manages or reads: those of the first kind, as far as they fit."""
     first = next(asked, None)
     if first is None:
         return ""

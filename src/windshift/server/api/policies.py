@@ -151,7 +151,8 @@ class MethodPolicy:
             with more is not decoded. Other lists have no limit but the request's size.
         writes: whether the outcome is unknown if the call is cut off.
         stores: whether the request has a payload, whose size the broker limits.
-        managed: whether each call has a record in the audit log.
+        managed: whether each call has a record in the audit log, of what it managed.
+        reads: whether each call has one of what it reads: what others have in a stream, without a consumer.
         lasting: whether a call may take up to an hour.
         each: whether the handler checks the rights to each thing in a request, and reports on it alone.
     """
@@ -167,6 +168,7 @@ class MethodPolicy:
     writes: bool = False
     stores: bool = False
     managed: bool = False
+    reads: bool = False
     lasting: bool = False
     each: bool = False
 
@@ -542,10 +544,12 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _ADMIN + "ListSubjects": MethodPolicy(rule=_view_of, check=_check_of_stream, weight=Weight.LIST),
     _ADMIN + "PurgeStream": _changes(_purge_stream, _check_of_stream),
     _ADMIN + "DeleteStream": _changes(_delete_stream, _check_stream),
-    _ADMIN + "GetEvent": MethodPolicy(rule=_get_event, check=_check_of_stream),
-    _ADMIN + "ReadEvents": MethodPolicy(rule=_read_events, check=_check_of_stream, weight=Weight.LIST),
+    _ADMIN + "GetEvent": MethodPolicy(rule=_get_event, check=_check_of_stream, reads=True),
+    _ADMIN + "ReadEvents": MethodPolicy(
+        rule=_read_events, check=_check_of_stream, weight=Weight.LIST, reads=True
+    ),
     _ADMIN + "TailEvents": MethodPolicy(
-        rule=_read_events, check=_check_of_stream, quota=Quota.STREAMS, weight=Weight.LIST
+        rule=_read_events, check=_check_of_stream, quota=Quota.STREAMS, weight=Weight.LIST, reads=True
     ),
     _ADMIN + "DeleteEvent": _changes(_delete_event, _check_of_stream),
     _ADMIN + "ExplainEvent": MethodPolicy(rule=_explain_event, check=_check_of_stream, weight=Weight.LIST),

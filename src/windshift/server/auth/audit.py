@@ -1,4 +1,4 @@
-"""The audit log: one record for each denied call, and for each call that manages something.
+"""The audit log: one record for each denied call, and for each that manages something or reads events.
 
 Records are written whatever LOG_LEVEL says, by the logger `windshift.audit`; `event` distinguishes them.
 """
@@ -28,7 +28,7 @@ Of calls without valid credentials: of those that have none, of those that name 
 one principal or issuer.
 """
 _MOST_MANAGED: Final = 300
-"""The same of calls that managed something."""
+"""The same of calls that managed something, and of those that read events."""
 _MOST_FAILED: Final = 30
 """The same of those that failed, and of what streams copy for a principal that may not."""
 
@@ -98,6 +98,13 @@ class Audit:
         if throttle.passes(now):
             fields = {"event": "managed", "resource": resource, "code": code} | caller.fields()
             _log.info("managed: %s", caller.method.rpartition("/")[2], extra=fields | _more(throttle))
+
+    def read(self, caller: Caller, resource: str, now: float) -> None:
+        """Record a call that begins to read events without a consumer."""
+        throttle = self._throttle("read", caller.name, _MOST_MANAGED)
+        if throttle.passes(now):
+            fields = {"event": "read", "resource": resource} | caller.fields()
+            _log.info("read: %s", caller.method.rpartition("/")[2], extra=fields | _more(throttle))
 
     def copying(self, stream: str, error: PermissionDenied, now: float) -> None:
         """Record that a stream copies what the principal that had it do so may not copy any more."""
