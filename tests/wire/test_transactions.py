@@ -113,6 +113,25 @@ def test_large_values(client: Client, store: str) -> None:
     assert client.get(store, "z").revision == 0
 
 
+def test_the_largest_value_of_a_store(client: Client, nats_server: NatsServer, store: str) -> None:
+    """Where another program limits its messages, a larger one is told at once, wherever it is."""
+
+    async def limit() -> None:
+        async with connect(nats_server.url) as broker:
+            config = (await broker.api.stream_info(f"KV_{store}", in_seconds(30)))["config"]
+            await broker.api.update_stream(config | {"max_msg_size": 1000}, in_seconds(30))
+
+    asyncio.run(limit())
+    fitting, too_large = "x" * 800, "x" * 1000
+    transact(client, store, put("a", fitting), put("b", fitting))
+    for large in range(3):
+        texts = [too_large if number == large else fitting for number in range(3)]
+        with refused("INVALID_ARGUMENT", "EVENT_TOO_LARGE") as caught:
+            transact(client, store, *(put(f"k.{number}", text) for number, text in enumerate(texts)))
+        assert caught[0].metadata == {"limit": "1000"}
+    assert client.get(store, "k.0").revision == 0
+
+
 @pytest.mark.parametrize(
     ("field", "steps"),
     [

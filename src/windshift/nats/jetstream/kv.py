@@ -100,6 +100,7 @@ class BucketInfo(NamedTuple):
         size: bytes.
         history: messages kept of each key.
         max_age_ns: age at which they expire, in nanoseconds; 0 = never.
+        largest: bytes of a message with its headers; 0 = what the server takes at all.
         keeps_ttl: whether messages may expire by themselves.
         keeps_batches: whether messages may be stored all or none.
         created: when it was made, as the server writes it.
@@ -111,6 +112,7 @@ class BucketInfo(NamedTuple):
     size: int
     history: int
     max_age_ns: int
+    largest: int
     keeps_ttl: bool
     keeps_batches: bool
     created: str
@@ -265,23 +267,26 @@ class Buckets:
         """
         return await self._store(bucket, [Put(key, value, expected, ttl)], deadline)
 
-    async def put_all(self, bucket: str, puts: Sequence[Put], deadline: float) -> list[int]:
+    async def put_all(self, bucket: str, puts: Sequence[Put], deadline: float, largest: int = 0) -> list[int]:
         """Make all writes or none, one after the other, each of another key; return their sequences.
 
-        May also raise `NoTtl`. Ask first whether the bucket `keeps_batches`, for more than one.
+        May also raise `NoTtl`. Ask first whether the bucket `keeps_batches`, for more than one, and what is
+        the `largest` message: the server does not tell of one before the last that it did not take.
         """
-        last = await self._store(bucket, puts, deadline)
+        last = await self._store(bucket, puts, deadline, largest)
         return list(range(last - len(puts) + 1, last + 1))
 
     async def mark_deleted(self, bucket: str, key: str, deadline: float, expected: int | None = None) -> None:
         """Delete a key; otherwise like `put`."""
         await self._store(bucket, [Put(key, None, expected)], deadline)
 
-    async def _store(self, bucket: str, puts: Sequence[Put], deadline: float) -> int:
+    async def _store(self, bucket: str, puts: Sequence[Put], deadline: float, largest: int = 0) -> int:
         asker = self._asker()
         if len(puts) > 1:
             parts = [_part(bucket, put) for put in puts]
             write = together(parts, deadline)._replace(asker=asker)
+            if largest and any(len(part.headers) + len(part.body) > largest for part in write.before):
+                raise MessageTooLarge(largest)
         else:  # on one replica the server writes a batch to a file of its own first
             write = write_of(bucket, puts[0], deadline, asker)
         return await self.stored(bucket, self.writes.write(write), deadline)
@@ -355,6 +360,7 @@ def _info(info: JsonObject) -> BucketInfo:
         state["bytes"],
         config.get("max_msgs_per_subject", 1),
         config.get("max_age", 0),
+        max(0, config.get("max_msg_size", 0)),
         bool(config.get("allow_msg_ttl")),
         bool(config.get(_BATCHES)),
         info["created"],

@@ -255,7 +255,8 @@ class Stores:
                 _require_revision(check.revision, found[check.key], check.key)
             try:
                 with broker_errors():
-                    made = await self._buckets.put_all(store, puts(checks, writes, found), deadline)
+                    parts = puts(checks, writes, found)
+                    made = await self._buckets.put_all(store, parts, deadline, info.largest)
                 return list(map(Revision, made))
             except Superseded:
                 continue
