@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
 
-from tests.support.broker import connect
+from tests.support.broker import connect, in_seconds
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
@@ -215,6 +215,35 @@ def test_work_queues(client: Client, nats_server: NatsServer, unique: Unique) ->
     with refused("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION"):
         next(tail(client, stream))
     assert ask(client, "PurgeStream", stream=stream).purged == 1
+
+
+@pytest.mark.parametrize("denied", ["deny_purge", "deny_delete", "sealed"])
+def test_streams_that_keep_everything(
+    client: Client, nats_server: NatsServer, unique: Unique, denied: str
+) -> None:
+    """What another program keeps from being removed stays, and who tries is told why."""
+    stream = unique()
+    asyncio.run(make_stream(nats_server, stream))
+    client.publish(f"{stream}.a")
+    asyncio.run(change_stream(nats_server, stream, {denied: True}))
+    calls: list[tuple[str, dict[str, Any]]] = []
+    if denied != "deny_delete":
+        calls += [("PurgeStream", {}), ("PurgeStream", {"upToId": "1"})]
+    if denied != "deny_purge":
+        calls += [("DeleteEvent", {"id": "1"}), ("DeleteEvent", {"id": "1", "erase": True})]
+    for method, fields in calls:
+        with refused("FAILED_PRECONDITION", "NOT_ALLOWED_BY_STREAM") as caught:
+            ask(client, method, stream=stream, **fields)
+        assert caught[0].metadata == {"name": stream}
+        assert denied in caught[0].message
+    assert ask(client, "GetStream", name=stream).stream.events == 1
+
+
+async def change_stream(nats_server: NatsServer, name: str, settings: dict[str, Any]) -> None:
+    """Change what only NATS's own tools can."""
+    async with connect(nats_server.url) as broker:
+        config = (await broker.api.stream_info(name, in_seconds(30)))["config"]
+        await broker.api.update_stream(config | settings, in_seconds(30))
 
 
 async def make_stream(nats_server: NatsServer, name: str, **config: Any) -> None:

@@ -255,16 +255,16 @@ class NotSupportedByBroker(Refused):
 
 
 class NotAllowedByStream(Refused):
-    """The stream does not allow this; ensure it with the setting that does."""
+    """The stream does not allow this; ensure it with the setting that does, if there is one."""
 
     @property
     def subject(self) -> str:
-        """A subject of the stream, with the client's namespace."""
+        """A subject of the stream, with the client's namespace; empty if the message names the stream."""
         return self.metadata.get("subject", "")
 
     @property
     def setting(self) -> str:
-        """The field of EnsureStream that allows it."""
+        """The field of EnsureStream that allows it; empty = there is none."""
         return self.metadata.get("setting", "")
 
 

@@ -48,6 +48,7 @@ WORKQUEUE_NOT_UNIQUE: Final = 10100
 WORKQUEUE_DELIVER_POLICY: Final = 10101
 CONSUMER_STORE_FAILED: Final = 10104
 SEALED: Final = 10109
+PURGE_FAILED: Final = 10110  # whatever the cause
 ROLLUP_NOT_ALLOWED: Final = 10111
 MAX_BYTES_REQUIRED: Final = 10113
 STREAM_OFFLINE: Final = 10118
@@ -144,6 +145,13 @@ def is_full(error: NatsError) -> bool:
     """Whether a stream has no room for a message."""
     if error.err_code == STORE_FAILED:  # of a limit that is reached, or of a broken disk
         return isinstance(error, JetStreamError) and _LIMIT_REACHED.search(error.description) is not None
+    return error.err_code == SEALED
+
+
+def forbids_removal(error: NatsError) -> bool:
+    """Whether a stream lets nothing be removed: it is sealed, or denies that, which only its text says."""
+    if error.err_code in (MESSAGE_DELETE_FAILED, PURGE_FAILED):
+        return isinstance(error, JetStreamError) and "not permitted" in error.description
     return error.err_code == SEALED
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from windshift.nats import JetStreamError
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, leave_subjects, subject_pages
 from windshift.server.admin.letters import LetterCounts
@@ -17,7 +19,13 @@ from windshift.server.admin.views import StreamView, stream_view
 from windshift.server.background.batches import batches, for_each
 from windshift.server.background.pacing import pause
 from windshift.server.domain.broker_errors import broker_errors
-from windshift.server.domain.errors import EventNotFound, StreamNotFound, TooManySubjects, WrongLastId
+from windshift.server.domain.errors import (
+    EventNotFound,
+    NotAllowedByStream,
+    StreamNotFound,
+    TooManySubjects,
+    WrongLastId,
+)
 from windshift.server.domain.pages import PageCut
 from windshift.server.ownership.ownership import Ownership
 
@@ -106,6 +114,22 @@ async def _chosen(
     for some in batches(rows, _SLICE):
         yield [row for row in some if row.contains(query.find) and may_view(row.name)]
         await asyncio.sleep(0)
+
+
+@contextmanager
+def _removal_errors(stream: str) -> Iterator[None]:
+    """Do what `broker_errors` does; raise `NotAllowedByStream` where a stream lets nothing be removed."""
+    with broker_errors(stream=stream):
+        try:
+            yield
+        except JetStreamError as error:
+            if not codes.forbids_removal(error):
+                raise
+            raise NotAllowedByStream(
+                f"stream {stream!r} lets nobody remove events: another program made it so, for good "
+                "(deny_delete, deny_purge or sealed)",
+                {"name": stream},
+            ) from error
 
 
 class StreamAdmin:
@@ -227,6 +251,7 @@ class StreamAdmin:
         """Remove events, or count them.
 
         `request` is that of ``STREAM.PURGE``: ``filter``, and ``seq`` (the first id that stays) or ``keep``.
+        May raise `NotAllowedByStream`.
         """
         if "seq" in request:  # beyond the last id the broker would leave out all ids up to there
             with broker_errors(stream=stream):
@@ -236,7 +261,7 @@ class StreamAdmin:
                 return 0
         if dry_run:
             return await self._purgeable(stream, request, deadline)
-        with broker_errors(stream=stream):
+        with _removal_errors(stream):
             return await self._api.purge_stream(stream, request, deadline)
 
     async def _purgeable(self, stream: str, request: dict[str, Any], deadline: float) -> int:
@@ -262,8 +287,11 @@ class StreamAdmin:
             self._ownership.stream_deleted(stream)
 
     async def delete_event(self, stream: str, sequence: int, deadline: float, *, erase: bool) -> None:
-        """Delete one event; with `erase` its bytes are written over. May raise `EventNotFound`."""
+        """Delete one event; with `erase` its bytes are written over.
+
+        May raise `EventNotFound` or `NotAllowedByStream`.
+        """
         missing = codes.MESSAGE_GONE - {codes.STREAM_NOT_FOUND}
-        with broker_errors(stream=stream):
+        with _removal_errors(stream):
             if not await self._api.delete_message(stream, sequence, deadline, erase=erase, missing=missing):
                 raise EventNotFound(stream)

@@ -253,14 +253,7 @@ class NotSupportedByBroker(WindshiftError):
 
 
 class NotAllowedByStream(WindshiftError):
-    """The stream of a subject does not allow this; `setting` is the field of EnsureStream that does."""
-
-    def __init__(self, subject: str, setting: str) -> None:
-        super().__init__(
-            f"the stream of subject {subject!r} does not allow that",
-            {"subject": subject, "setting": setting},
-            hint=f"ensure it with {setting}",
-        )
+    """The stream does not allow this. In the metadata, `setting` is the field of EnsureStream that does."""
 
 
 class SeekNotPossible(WindshiftError):

@@ -142,7 +142,7 @@ class AtomicPublisher:
                 return await self._conflict(batch, refusal)
             if code == codes.BATCHES_NOT_ENABLED:
                 self._targets.forget(first.subject)
-                raise NotAllowedByStream(first.subject, SETTING)
+                raise _not_allowed(first.subject)
             error = await self._publisher.refusal_error(refusal, first.caller, batch.write.deadline)
             raise at_index(error, _largest(batch.parts)) if isinstance(error, EventTooLarge) else error
         except (WindshiftError, NatsError) as error:
@@ -243,8 +243,16 @@ def _refuse_unfit(requests: Sequence[PublishRequest], write: Write, target: Targ
             )
             raise at_index(other, place)
     if not target.atomic_batches:
-        raise NotAllowedByStream(first, SETTING)
+        raise _not_allowed(first)
     _refuse_too_large(write, target.largest)
+
+
+def _not_allowed(subject: str) -> NotAllowedByStream:
+    return NotAllowedByStream(
+        f"the stream of subject {subject!r} does not allow that",
+        {"subject": subject, "setting": SETTING},
+        hint=f"ensure it with {SETTING}",
+    )
 
 
 def _refuse_too_large(write: Write, limit: int | None) -> None:
