@@ -15,6 +15,7 @@ from tests.support.app import running_app
 from tests.support.broker import connect
 from tests.support.client import STATE, Client, any_of, read_refusal, refused, text_of
 from tests.support.nats_server import NatsServer
+from tests.support.ports import new_port
 from tests.wire.storing import following, shown, until_up_to_date, watch
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
 
@@ -64,6 +65,12 @@ def test_an_empty_store(client: Client, store: str) -> None:
     assert until_up_to_date(watch(client, store, existing=True)) == ([], 0)
     assert until_up_to_date(watch(client, store)) == ([], 0)
     assert until_up_to_date(watch(client, store, from_revision=1)) == ([], 0)
+
+
+def test_no_key_that_matches(client: Client, store: str) -> None:
+    """That there is none is told with the last revision of the store, after which to go on."""
+    last = client.set(store, "b")
+    assert until_up_to_date(watch(client, store, filter="a", existing=True)) == ([], last)
 
 
 def test_filters(client: Client, store: str) -> None:
@@ -236,6 +243,31 @@ def test_restarts_of_the_broker(own_client: Client, own_nats_server: NatsServer)
         assert following(responses, 5) == [f"k{number}={number}" for number in range(5)]
         end()
         own_nats_server.start()
+
+
+@pytest.mark.parametrize("key", ["a", "other"])
+def test_what_was_written_meanwhile(own_client: Client, own_nats_server: NatsServer, key: str) -> None:
+    """Who was told that there is no key gets every revision that was written while the broker was away."""
+
+    async def write() -> None:
+        async with connect(own_nats_server.url) as broker:
+            for text in "123":
+                await broker.publish("$KV.s.a", any_of(text).SerializeToString())
+
+    request = pb.EnsureStoreRequest(store="s", history=5)
+    own_client.call(STATE.methods_by_name["EnsureStore"], request)
+    if key == "other":
+        own_client.set("s", key)
+    responses = watch(own_client, "s", timeout=100, filter="a", existing=True)
+    until_up_to_date(responses)
+    own_nats_server.stop()
+    port, own_nats_server.port = own_nats_server.port, new_port()
+    own_nats_server.start()
+    asyncio.run(write())
+    own_nats_server.stop()
+    own_nats_server.port = port
+    own_nats_server.start()
+    assert following(responses, 3) == ["a=1", "a=2", "a=3"]
 
 
 def test_a_store_made_anew(own_client: Client, own_nats_server: NatsServer) -> None:

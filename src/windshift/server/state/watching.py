@@ -147,6 +147,8 @@ class Watch:
                 self._store, self._pattern, self._next, name, {names.INTERNAL: ""}, deadline
             )
         if pending == 0:
+            if self._next is None:  # another consumer is to miss no revision from here on
+                self._next = info.last_sequence + 1
             self._up_to_date()
         return name
 
