@@ -188,6 +188,25 @@ def test_a_store_whose_entries_expire(client: Client, unique: Unique) -> None:
     assert gone(client, store, "k")
 
 
+def test_no_value_outlives_those_of_its_store(client: Client, unique: Unique) -> None:
+    """A time to live longer than the store's is as none: nobody is told a time that is too late."""
+    store = unique()
+    ask(client, "EnsureStore", store=store, ttl="60s")
+    client.set(store, "longer", ttl={"seconds": 61})
+    client.set(store, "touched")
+    ask(client, "Touch", store=store, key="touched", ttl="61s")
+    writes = [{"key": f"w{ttl}", "set": {"value": {}, "ttl": f"{ttl}s"}} for ttl in (59, 60, 61)]
+    ask(client, "Transact", store=store, writes=writes)
+    entries = ask(client, "ListKeys", store=store).entries
+    lives = {
+        entry.key: entry.expires.ToNanoseconds() - entry.updated.ToNanoseconds()
+        for entry in entries
+        if entry.HasField("expires")
+    }
+    assert lives == {"w59": 59_000_000_000, "w60": 60_000_000_000}
+    assert len(entries) == 5
+
+
 def test_no_expiry_with_a_history(client: Client, unique: Unique) -> None:
     """With a history the value before would be back: that is refused."""
     store = unique()

@@ -128,7 +128,8 @@ class Store(Generic[T]):
         Args:
             key: the key.
             value: the value.
-            ttl: when it expires, in whole seconds; needs a store with a history of 1. None = as the store's.
+            ttl: when it expires, in whole seconds; needs a store with a history of 1. None, or longer than
+                the store's = as that says.
 
         Raises:
             OutcomeUnknown: it may be written or not; repeating it could overwrite what somebody wrote since.

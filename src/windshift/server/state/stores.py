@@ -28,7 +28,7 @@ from windshift.nats.jetstream.kv import (
     stream_of,
     write_of,
 )
-from windshift.nats.times import nanoseconds
+from windshift.nats.times import NANOSECONDS, nanoseconds
 from windshift.server.auth.policy import Principal
 from windshift.server.broker.asking import asking
 from windshift.server.broker.storing import Call, Storing
@@ -159,7 +159,7 @@ class Stores:
         if create_only and last_revision is not None:
             raise InvalidField("last_revision", "cannot be combined with create_only; set one of them")
         if ttl is not None:
-            await self._require_ttl(store, deadline)
+            ttl = await self._possible_ttl(store, ttl, deadline)
         if not create_only and last_revision is None:
             with broker_errors():
                 return Revision(await self._buckets.put(store, key, value, deadline, ttl=ttl))
@@ -220,7 +220,7 @@ class Stores:
         Raise `KeyNotFound` or `TtlNotSupported`.
         """
         _check(store, key)
-        await self._require_ttl(store, deadline)
+        ttl = await self._possible_ttl(store, ttl, deadline)
         async for _ in retry(deadline, _OTHER_WRITER):
             record = await self._read(store, key, deadline)
             if record.value is None:
@@ -248,7 +248,7 @@ class Stores:
         if len(writes) > 1 and not info.keeps_batches:
             raise TransactionsNotSupported(store)
         if any(write.ttl is not None for write in writes):
-            _require_ttl(info)
+            writes = [write._replace(ttl=_possible_ttl(info, write.ttl)) for write in writes]
         async for _ in retry(deadline, _OTHER_WRITER):
             found = await self._read_all(store, [check.key for check in checks], deadline)
             for check in checks:
@@ -270,9 +270,9 @@ class Stores:
             found.update(zip(some, records, strict=True))
         return found
 
-    async def _require_ttl(self, store: str, deadline: float) -> None:
+    async def _possible_ttl(self, store: str, ttl: int | None, deadline: float) -> int | None:
         with broker_errors():
-            _require_ttl(await self._buckets.info(store, deadline))
+            return _possible_ttl(await self._buckets.info(store, deadline), ttl)
 
     # --- Looking ------------------------------------------------------------------------------------------
 
@@ -404,10 +404,15 @@ class _Set(Storing):
             return self._to_response(await self._buckets.stored(self._store, storing, self._write.deadline))
 
 
-def _require_ttl(info: BucketInfo) -> None:
-    """Raise `TtlNotSupported` unless values may expire: with a history the one before would be back."""
+def _possible_ttl(info: BucketInfo, ttl: int | None) -> int | None:
+    """Return when a value is to expire; None = never, or when the store says, if that is sooner.
+
+    Raise `TtlNotSupported` unless values may expire: with a history the one before would be back.
+    """
     if info.history != 1 or not info.keeps_ttl:
         raise TtlNotSupported(info.name)
+    is_sooner = ttl is not None and 0 < info.max_age_ns < ttl * NANOSECONDS
+    return None if is_sooner else ttl
 
 
 def _key_revision(key: str, record: Record, *, with_value: bool) -> KeyRevision:
