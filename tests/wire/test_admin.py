@@ -12,7 +12,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.broker import connect, in_seconds
-from tests.support.client import Client, refused
+from tests.support.client import EVENTS, Client, refused
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
 from tests.wire.burying import bury
@@ -124,6 +124,21 @@ def test_a_whole_stream(client: Client, unique: Unique) -> None:
     spec = ask(client, "GetStream", name=aggregate).stream.spec
     assert spec.aggregate.sources[0].name == origin
     assert list(spec.aggregate.sources[0].filter_subjects) == [f"{origin}.a"]
+
+
+def test_a_stream_that_became_an_aggregate(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """It takes no batches any more, nor does its spec ask for them, also where another program has it so."""
+    name, origin = unique(), client.ensure_stream(unique())
+    ensure_stream(client, name, atomicBatches=True, fastIngest=True)
+    fields: dict[str, Any] = {"aggregate": {"sources": [{"name": origin}]}}
+    ensure_stream(client, name, **fields)
+    config = asyncio.run(change_stream(nats_server, name, {}))
+    assert not config.keys() & {"allow_atomic", "allow_batched"}
+    for _ in range(2):
+        spec = ask(client, "GetStream", name=name).stream.spec
+        assert (spec.atomic_batches, spec.fast_ingest) == (False, False)
+        client.call(EVENTS.methods_by_name["EnsureStream"], spec)
+        asyncio.run(change_stream(nats_server, name, {"allow_atomic": True, "allow_batched": True}))
 
 
 def test_what_a_stream_holds(client: Client, unique: Unique) -> None:
@@ -239,11 +254,12 @@ def test_streams_that_keep_everything(
     assert ask(client, "GetStream", name=stream).stream.events == 1
 
 
-async def change_stream(nats_server: NatsServer, name: str, settings: dict[str, Any]) -> None:
-    """Change what only NATS's own tools can."""
+async def change_stream(nats_server: NatsServer, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Change what only NATS's own tools can; return how the stream was configured."""
     async with connect(nats_server.url) as broker:
         config = (await broker.api.stream_info(name, in_seconds(30)))["config"]
         await broker.api.update_stream(config | settings, in_seconds(30))
+        return config
 
 
 async def make_stream(nats_server: NatsServer, name: str, **config: Any) -> None:

@@ -301,7 +301,7 @@ def test_subjects_and_aggregates_change_into_each_other() -> None:
     """What the broker can do is done: only mirrors are fixed."""
     collected = config(aggregate(SourceSpec("A")))
     assert config(SUBJECTS, collected) == config(replace(SUBJECTS, atomic_batches=False))
-    assert config(aggregate(SourceSpec("A")), config(SUBJECTS)) == collected | {"allow_atomic": True}
+    assert config(aggregate(SourceSpec("A")), config(SUBJECTS)) == collected
 
 
 def test_fast_ingest() -> None:
@@ -310,6 +310,7 @@ def test_fast_ingest() -> None:
     assert allowed == config(SUBJECTS) | {"allow_batched": True}
     assert config(SUBJECTS, allowed) == allowed
     assert config(replace(SUBJECTS, fast_ingest=False), allowed) == config(SUBJECTS)
+    assert config(aggregate(SourceSpec("A")), allowed) == config(aggregate(SourceSpec("A")))
     with pytest.raises(UnsupportedCombination, match="fast_ingest"):
         refuse_contradictions(replace(aggregate(SourceSpec("A")), fast_ingest=True))
 

@@ -123,9 +123,11 @@ def stored_spec(config: Mapping[str, Any]) -> StreamSpec:
     """Return the spec that would make this stream: the inverse of `desired_config`."""
     size = config.get("max_msg_size", -1)
     window = config.get("duplicate_window", 0)
+    source = _input(config)
+    is_published_to = isinstance(source, FromSubjects)  # of others batches cannot be asked for
     return StreamSpec(
         config["name"],
-        _input(config),
+        source,
         RetentionSpec(
             _duration(config.get("max_age", 0)),
             _limit(config, "max_msgs"),
@@ -138,8 +140,8 @@ def stored_spec(config: Mapping[str, Any]) -> StreamSpec:
         config.get("num_replicas") or 1,
         _duration(window),
         size if size > 0 else None,
-        bool(config.get("allow_atomic")),
-        bool(config.get("allow_batched")),
+        is_published_to and bool(config.get("allow_atomic")),
+        is_published_to and bool(config.get("allow_batched")),
     )
 
 

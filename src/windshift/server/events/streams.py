@@ -233,7 +233,9 @@ _SET_OR_ABSENT: Final = frozenset(
 
 def _batches(stored: JsonObject | None, spec: StreamSpec, *, takes_batches: bool) -> JsonObject:
     """Return which ways the stream should have to take several events at once."""
-    ways: JsonObject = {_ATOMIC: takes_batches and isinstance(spec.source, FromSubjects)}
+    if not isinstance(spec.source, FromSubjects):
+        return {}  # nobody publishes to it, nor may ask for them
+    ways: JsonObject = {_ATOMIC: takes_batches}
     if stored is not None:
         ways = {key: stored.get(key) for key in (_ATOMIC, _FAST)}
     if spec.atomic_batches is not None:
