@@ -647,6 +647,43 @@ async def test_a_server_about_to_stop_is_left_in_a_while() -> None:
             await settled(connection)
 
 
+@pytest.mark.parametrize("end", ["answered", "abandoned", "left"])
+async def test_writes_keep_their_order_when_a_server_is_about_to_stop(end: str) -> None:
+    """What is sent by the next wire could be stored first: it waits while the old one may bring answers."""
+    linger = timedelta(seconds=0.05 if end == "left" else LIMIT)
+    async with fake_server() as server, fake_server() as other:
+        connection = Connection(options(server, other, linger=linger))
+        requests, steady = Requests(connection), asyncio.Event()
+        writes = Writes(connection, requests, JetStream(connection, requests))
+        steady.set()
+        await connection.connect()
+        peer, deadline = server.peers[0], in_seconds(LIMIT)
+        first, second = (Write(subject, b"", b"NATS/1.0\r\n\r\n", deadline) for subject in (b"s.1", b"s.2"))
+        hurried = second._replace(deadline=in_seconds(0.05))
+        sent = await writes.send_all([first, first], steady)
+        await eventually(lambda: [each.name for each in peer.operations].count(b"HPUB") == 2)
+        peer.say(info_frame(ldm=True))
+        await eventually(lambda: connection.reconnects == 1)
+        sending = asyncio.create_task(writes.send_all([second], steady))
+        if end != "left":
+            with pytest.raises(Unavailable):  # who cannot wait for so long has sent nothing
+                await writes.conclude(await writes.send_all([hurried], steady), 0)
+            await settled(connection)
+            assert b"s.2" not in other.peers[0].heard
+        if end == "answered":
+            puts = [each for each in peer.operations if each.name == b"HPUB"]
+            sid = peer.sid(reply_to(puts[0]).rsplit(b".", 2)[0] + b".>")
+            for number, put in enumerate(puts, 1):
+                peer.say(message_frame(sid, reply_to(put), b'{"stream":"s","seq":%d}' % number))
+            acks = await writes.answered(sent)
+            assert [ack and ack.sequence for ack in acks] == [1, 2]
+        elif end == "abandoned":
+            writes.abandon_all(sent)
+        await sending
+        await eventually(lambda: b"s.2" in other.peers[0].heard)
+        await connection.close()
+
+
 async def test_a_server_that_is_about_to_stop_before_it_is_used() -> None:
     """One that says so after its greeting, while it is told the subscriptions, is left as any other."""
 

@@ -142,6 +142,7 @@ class Connection:
         on_connected: called, in order, when the connection is up with all subscriptions.
         on_replaced: called, in order, when another wire has replaced one that still works. Subscriptions of
             the old one (`subscribe_once`) have `linger` to move.
+        linger: seconds for which a wire that was replaced still receives.
         violations: reports what the server forbids.
         since: when `connected` last changed, in loop time.
         last_error: why the last connection ended or failed, without secrets; empty while all is well.
@@ -172,6 +173,7 @@ class Connection:
         self.on_lost: list[Hook] = []
         self.on_connected: list[Hook] = []
         self.on_replaced: list[Hook] = []
+        self.linger = options.linger.total_seconds()
         self.violations = Violations()
         self.since = 0.0
         self.last_error = ""
@@ -395,7 +397,7 @@ class Connection:
 
     async def _linger(self, wire: Wire) -> None:
         try:
-            async with asyncio.timeout(self._options.linger.total_seconds()):
+            async with asyncio.timeout(self.linger):
                 await self._closed.wait()
         except TimeoutError:
             pass

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeAlias
 
 from windshift.nats.connection import Connection
-from windshift.nats.errors import MessageTooLarge, NatsError
+from windshift.nats.errors import MessageTooLarge, NatsError, Unavailable
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.protocol import Message
@@ -192,7 +192,12 @@ _START, _APPEND, _END = 0, 1, 3
 
 
 class Bursts:
-    """Sends bursts and collects their answers. Must be created in a running event loop."""
+    """Sends bursts and collects their answers. Must be created in a running event loop.
+
+    Attributes:
+        behind: what was under way when the connection moved to another server: what is sent by the new wire
+            may be stored before it. Emptied by `catch_up`.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -203,7 +208,10 @@ class Bursts:
         self._prefix_length = len(self._prefix)
         self._last_token = 0
         self._waiting: dict[bytes, Burst] = {}
+        self.behind: set[asyncio.Future[None]] = set()
+        self._behind_until = 0.0
         connection.on_lost.append(self._fail_all)
+        connection.on_replaced.append(self._leave_behind)
         connection.violations.on_publish.append(self._fail_first)
         connection.subscribe(self._prefix + b">", self._on_message, self._on_run, is_vital=True)
 
@@ -255,7 +263,21 @@ class Bursts:
 
     def forget(self, burst: Burst) -> bool:
         """Take no more answers to a burst. Return whether they were waited for."""
+        if self.behind:
+            burst.done.cancel()  # whoever catches up waits no longer for it
         return self._waiting.pop(burst.token, None) is not None
+
+    async def catch_up(self, deadline: float) -> None:
+        """Wait until what is `behind` has its answers, or the wire that would bring them has ended.
+
+        Raise `Unavailable` at `deadline`.
+        """
+        behind, until = self.behind, self._behind_until
+        _, missing = await asyncio.wait(behind, timeout=min(until, deadline) - self._loop.time())
+        if missing and deadline < until:
+            raise Unavailable
+        if behind is self.behind:
+            self.behind = set()
 
     def _on_message(self, message: Message) -> None:
         self._take(message.subject[self._prefix_length :], reply_of(message))
@@ -276,6 +298,10 @@ class Bursts:
         burst = self._waiting.get(token)
         if burst is not None:
             burst.take(place, reply)
+
+    def _leave_behind(self) -> None:
+        self.behind = {burst.done for burst in self._waiting.values() if not burst.done.done()}
+        self._behind_until = self._loop.time() + self._connection.linger
 
     def _fail_all(self) -> None:
         for burst in list(self._waiting.values()):

@@ -304,8 +304,10 @@ class Writes:
             await self._connection.wait_ready(deadline)
             while True:
                 await steady.wait()
+                if self._bursts.behind:
+                    await self._bursts.catch_up(deadline)
                 await self._slots_of_many(slots).take(writes[0].asker, deadline, slots)
-                if steady.is_set():
+                if steady.is_set() and not self._bursts.behind:
                     break
                 # There is trouble, which may need them.
                 self._slots_of_many(slots).give_back(writes[0].asker, slots)
