@@ -167,6 +167,36 @@ def test_moved_consumers(client: Client, unique: Unique) -> None:
     assert abs(found.moved.seconds - time.time()) < 60
 
 
+@pytest.mark.parametrize("begun_anew", ["moved", "made"])
+def test_attempts_of_before(client: Client, unique: Unique, begun_anew: str) -> None:
+    """What failed before a consumer was moved, or one of its name was made, is not told of it, nor kept."""
+    stream = unique()
+    client.ensure_stream(stream)
+    policy = {"max_attempts": 2, "dead_letters": True}
+    consumer: dict[str, Any] = {"name": "c", "retry_policy": policy, "from": {"start": True}}
+    management.ensure_consumer(client, stream, **consumer)
+    client.publish(f"{stream}.a")
+    with subscribed(client, stream) as call:
+        call.events(1)
+        call.reject(1, delay=seconds(3600), reason="no stock")
+        call.told()
+    assert explained(client, stream, 1).reason == "no stock"
+    before = time.time_ns()
+    if begun_anew == "moved":
+        ask(client, "SeekConsumer", stream=stream, consumer="c", to={"start": True})
+    else:
+        management.delete_consumer(client, stream, "c")
+        management.ensure_consumer(client, stream, **consumer)
+    pending = explained(client, stream, 1)
+    assert (pending.state, pending.attempts, pending.reason) == (R.STATE_PENDING, 0, "")
+    with subscribed(client, stream) as call:
+        call.events(1)
+        call.reject(1, permanently=True)
+        call.told()
+    (letter,) = burying.listed(client, stream)
+    assert letter.first_delivery.ToNanoseconds() > before
+
+
 def test_many_consumers(client: Client, unique: Unique) -> None:
     """A stream may have more consumers than one answer tells of."""
     stream = unique()

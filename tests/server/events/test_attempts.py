@@ -3,15 +3,22 @@ from __future__ import annotations
 from windshift.server.events.consuming.redelivery import FailedAttempts
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
-KEY = ConsumerKey("S", "c"), StreamSeq(1), 1_700_000_000_000_000_000
+RUN = ConsumerKey("S", "c"), "2026-11-24T00:00:00Z"
+STORED_NS = 1_700_000_000_000_000_000
+EVENT = StreamSeq(1), STORED_NS
+
+
+def event(number: int) -> tuple[StreamSeq, int]:
+    """Return what names an event."""
+    return StreamSeq(number), STORED_NS
 
 
 def test_remembers_first_and_last() -> None:
     """The first and the last failed attempt of an event are known."""
     attempts = FailedAttempts()
     for began in (100, 200, 300):
-        attempts.failed(KEY, began)
-    known = attempts.get(KEY)
+        attempts.failed(RUN, EVENT, began)
+    known = attempts.get(RUN, EVENT)
     assert known is not None
     assert (known.first_ns, known.last_ns) == (100, 300)
 
@@ -19,13 +26,13 @@ def test_remembers_first_and_last() -> None:
 def test_remembers_the_last_reason() -> None:
     """A timeout after a reject does not hide what the reject said; another reject does."""
     attempts = FailedAttempts()
-    attempts.failed(KEY, 100, "no stock", "OutOfStock")
-    attempts.failed(KEY, 200)
-    known = attempts.get(KEY)
+    attempts.failed(RUN, EVENT, 100, "no stock", "OutOfStock")
+    attempts.failed(RUN, EVENT, 200)
+    known = attempts.get(RUN, EVENT)
     assert known is not None
     assert (known.reason, known.error_type) == ("no stock", "OutOfStock")
-    attempts.failed(KEY, 300, "", "Timeout")
-    known = attempts.get(KEY)
+    attempts.failed(RUN, EVENT, 300, "", "Timeout")
+    known = attempts.get(RUN, EVENT)
     assert known is not None
     assert (known.reason, known.error_type) == ("", "Timeout")
 
@@ -33,18 +40,61 @@ def test_remembers_the_last_reason() -> None:
 def test_forgets_what_is_settled() -> None:
     """Nothing is known of an event that is settled, nor of one that never failed."""
     attempts = FailedAttempts()
-    attempts.failed(KEY, 100)
-    attempts.forget(KEY)
-    attempts.forget(KEY)
-    assert attempts.get(KEY) is None
+    attempts.failed(RUN, EVENT, 100)
+    attempts.forget(RUN, EVENT)
+    attempts.forget(RUN, EVENT)
+    assert attempts.get(RUN, EVENT) is None
 
 
 def test_is_bounded() -> None:
     """Beyond the bound, the events that failed longest ago are forgotten."""
     attempts = FailedAttempts(limit=3)
-    keys = [(KEY[0], StreamSeq(seq), KEY[2]) for seq in range(1, 5)]
-    for key in (*keys[:3], keys[0], keys[3]):
-        attempts.failed(key, 1)
+    for number in (1, 2, 3, 1, 4):
+        attempts.failed(RUN, event(number), 1)
     assert len(attempts) == 3
-    assert attempts.get(keys[1]) is None
-    assert attempts.get(keys[0]) is not None
+    assert attempts.get(RUN, event(2)) is None
+    assert attempts.get(RUN, event(1)) is not None
+
+
+def test_one_consumer_does_not_crowd_out_others() -> None:
+    """Beyond the bound, who has more than its share forgets, whoever failed last."""
+    attempts = FailedAttempts(limit=6)
+    other, third = (ConsumerKey("S", "d"), ""), (ConsumerKey("S", "e"), "")
+    attempts.failed(other, event(1), 1)
+    for number in range(100):
+        attempts.failed(RUN, event(number), 1)
+    assert attempts.get(other, event(1)) is not None
+    assert [attempts.get(RUN, event(number)) is None for number in (94, 95)] == [True, False]
+    for run, number in ((other, 2), (third, 1), (third, 2)):
+        attempts.failed(run, event(number), 1)
+    for run in (other, third):
+        assert [attempts.get(run, event(number)) is None for number in (1, 2)] == [False, False]
+    assert [attempts.get(RUN, event(number)) is None for number in (97, 98)] == [True, False]
+    assert len(attempts) == 6
+
+
+def test_more_consumers_than_room() -> None:
+    """The latest are known, however many there are; what is settled makes room."""
+    attempts = FailedAttempts(limit=3)
+    runs = [(ConsumerKey("S", f"c{number}"), "") for number in range(10)]
+    for run in runs:
+        attempts.failed(run, EVENT, 1)
+        assert attempts.get(run, EVENT) is not None
+    assert len(attempts) == 3
+    for run in runs:
+        attempts.forget(run, EVENT)
+    assert len(attempts) == 0
+
+
+def test_a_run_is_over() -> None:
+    """What failed in one run says nothing of another, and is forgotten with it."""
+    attempts = FailedAttempts()
+    again = RUN[0], "2026-11-25T00:00:00Z"
+    attempts.failed(RUN, EVENT, 1)
+    assert attempts.get(again, EVENT) is None
+    attempts.failed(again, EVENT, 2)
+    attempts.forget_all(RUN)
+    attempts.forget_all(RUN)
+    assert attempts.get(RUN, EVENT) is None
+    assert attempts.get(again, EVENT) is not None
+    assert len(attempts) == 1

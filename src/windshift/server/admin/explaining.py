@@ -207,14 +207,16 @@ class EventExplainer:
         names = [consumer] if consumer else await self._names(stream, deadline)
         asked = names[:MOST_CONSUMERS]
         stored_ns = 0 if message is None else message.unix_ns
-        (calls, silent), gathered, infos, letters = await asyncio.gather(
-            self._subscriptions.all(stream, consumer),
-            self._gathering.ask("event", {"stream": stream, "id": seq, "at": stored_ns, "of": asked}),
-            self._infos(stream, asked, deadline),
-            self._letters(stream, seq, consumer, stored_ns, deadline),
-        )
+        infos = await self._infos(stream, asked, deadline)
         if consumer and not infos:
             raise ConsumerNotFound(consumer)
+        runs = [Run.of(consumer_state(info)).name for info in infos.values()]
+        question = {"stream": stream, "id": seq, "at": stored_ns, "of": list(infos), "runs": runs}
+        (calls, silent), gathered, letters = await asyncio.gather(
+            self._subscriptions.all(stream, consumer),
+            self._gathering.ask("event", question),
+            self._letters(stream, seq, consumer, stored_ns, deadline),
+        )
         replaying = await self._shared.replays.outstanding_among(
             [each.id for each in letters.values()], deadline
         )
@@ -261,14 +263,16 @@ class EventExplainer:
 
     def _own(self, question: JsonObject) -> Iterator[JsonObject]:
         """Say what this server knows."""
-        stream, seq, stored_ns, names = (question.get(key) for key in ("stream", "id", "at", "of"))
+        stream, seq, stored_ns, names, runs = (
+            question.get(key) for key in ("stream", "id", "at", "of", "runs")
+        )
         if not (isinstance(stream, str) and isinstance(seq, int) and isinstance(names, list)):
             return
         for holder in self._subscriptions.holders(stream, StreamSeq(seq)):
             yield {**holder._asdict(), "consumer": holder.consumer.name}
-        for name in names:
+        for name, run in zip(names, runs if isinstance(runs, list) else (), strict=False):
             known = self._shared.attempts.get(
-                (ConsumerKey(stream, str(name)), StreamSeq(seq), int(stored_ns or 0))
+                (ConsumerKey(stream, str(name)), str(run)), (StreamSeq(seq), int(stored_ns or 0))
             )
             if known is not None and known.attempt:
                 yield {"consumer": name, **Failed(known.attempt, known.next_ns, known.reason)._asdict()}

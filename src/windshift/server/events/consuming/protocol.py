@@ -415,7 +415,7 @@ class ConsumeProtocol:
         self.resuming.taken_over.forget()
         state.run = run
         state.settled = settled
-        state.failures.forget()
+        state.failures.begin_run(run.name)
         state.dead.clear()
         self._doubt(Doubt.DELIVERIES, now)
         state.still_until = inf

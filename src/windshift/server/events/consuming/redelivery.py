@@ -22,6 +22,9 @@ from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Fail
 from windshift.server.events.deliveries import stored_at
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
+RunKey: TypeAlias = tuple[ConsumerKey, str]
+"""A consumer, and the name of its run."""
+
 # --- Settled lately ---------------------------------------------------------------------------------------
 
 GENERATION: Final = 1.0
@@ -119,8 +122,8 @@ class SettledByConsumer:
     """
 
     def __init__(self) -> None:
-        self._known: dict[_Key, Settled] = {}
-        self._unused: dict[_Key, float] = {}
+        self._known: dict[RunKey, Settled] = {}
+        self._unused: dict[RunKey, float] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -187,17 +190,13 @@ class SettledByConsumer:
             del self._unused[key], self._known[key]
 
 
-_Key: TypeAlias = tuple[ConsumerKey, str]
-"""A consumer, and the name of its run."""
-
-
 # --- Failed attempts --------------------------------------------------------------------------------------
 
 MOST_REMEMBERED: Final = 20_000
 """The most events whose failed attempts are remembered."""
 
-EventKey: TypeAlias = tuple[ConsumerKey, StreamSeq, int]
-"""A consumer, an event's id, and when the stream stored it: a recreated stream assigns ids again."""
+EventKey: TypeAlias = tuple[StreamSeq, int]
+"""An event's id, and when the stream stored it: a recreated stream assigns ids again."""
 
 
 @dataclass(slots=True)
@@ -226,7 +225,9 @@ class Attempts:
 
 
 class FailedAttempts:
-    """The failed attempts of events; the oldest are forgotten first.
+    """The failed attempts of events, by the run of the consumer, as what is settled.
+
+    Where there are too many, who has more than others forgets those that failed longest ago.
 
     Attributes:
         trusted_since: when the broker may last have delivered something early, or forgotten something.
@@ -234,15 +235,18 @@ class FailedAttempts:
 
     def __init__(self, limit: int = MOST_REMEMBERED) -> None:
         self._limit = limit
+        self._count = 0
         self.trusted_since = -inf
-        self._known: dict[EventKey, Attempts] = {}
+        self._known: dict[RunKey, dict[EventKey, Attempts]] = {}
+        self._largest: RunKey | None = None
 
     def __len__(self) -> int:
-        return len(self._known)
+        return self._count
 
     def failed(
         self,
-        key: EventKey,
+        run: RunKey,
+        event: EventKey,
         began_ns: int,
         reason: str = "",
         error_type: str = "",
@@ -251,25 +255,46 @@ class FailedAttempts:
         next_ns: int = 0,
     ) -> None:
         """Note a failed attempt that began at `began_ns`; the next one is due at `next_ns`."""
-        known = self._known.pop(key, None) or Attempts(began_ns, began_ns)
+        events = self._known.get(run)
+        if events is None:
+            events = self._known[run] = {}
+        known = events.pop(event, None)
+        if known is None:
+            known = Attempts(began_ns, began_ns)
+            self._count += 1
         known.last_ns, known.attempt, known.next_ns = began_ns, attempt, next_ns
         if reason or error_type:
             known.reason, known.error_type = reason, error_type
-        self._known[key] = known
-        if len(self._known) > self._limit:
-            del self._known[next(iter(self._known))]
+        events[event] = known
+        if self._count > self._limit:
+            crowded = self._crowded(run)
+            self.forget(crowded, next(iter(self._known[crowded])))
 
-    def get(self, key: EventKey) -> Attempts | None:
+    def _crowded(self, run: RunKey) -> RunKey:
+        """Return a run that has more events than its share of the room: this one, or the largest."""
+        share = max(1, self._limit // len(self._known))
+        if len(self._known[run]) > share:
+            return run
+        if self._largest is None or len(self._known.get(self._largest, ())) <= share:
+            self._largest = max(self._known, key=lambda each: len(self._known[each]))
+        return self._largest
+
+    def get(self, run: RunKey, event: EventKey) -> Attempts | None:
         """Return what is known of an event."""
-        return self._known.get(key)
+        events = self._known.get(run)
+        return None if events is None else events.get(event)
 
-    def forget(self, key: EventKey) -> None:
+    def forget(self, run: RunKey, event: EventKey) -> None:
         """Forget an event: it is settled."""
-        self._known.pop(key, None)
+        events = self._known.get(run)
+        if events is not None and events.pop(event, None) is not None:
+            self._count -= 1
+            if not events:
+                del self._known[run]
 
-    def forget_all(self, consumer: ConsumerKey) -> None:
-        """Forget the events of a consumer: it was moved."""
-        self._known = {key: known for key, known in self._known.items() if key[0] != consumer}
+    def forget_all(self, run: RunKey) -> None:
+        """Forget the events of a run: it is over."""
+        self._count -= len(self._known.pop(run, ()))
 
 
 class Failures:
@@ -278,16 +303,18 @@ class Failures:
     Args:
         attempts: the earlier attempts.
         consumer: the consumer.
+        run: the name of its run.
         unix_ns: the wall clock, in nanoseconds since 1970.
     """
 
-    __slots__ = ("_attempts", "_consumer", "_unix_ns")
+    __slots__ = ("_attempts", "_consumer", "_run", "_unix_ns")
 
     def __init__(
-        self, attempts: FailedAttempts, consumer: ConsumerKey, unix_ns: Callable[[], int] = time_ns
+        self, attempts: FailedAttempts, consumer: ConsumerKey, run: str, unix_ns: Callable[[], int] = time_ns
     ) -> None:
         self._attempts = attempts
         self._consumer = consumer
+        self._run: RunKey = consumer, run
         self._unix_ns = unix_ns
 
     def rejected(
@@ -301,7 +328,7 @@ class Failures:
     ) -> Failure:
         """Return the record of an event that is given up on with the attempt `held`."""
         began = self._began(held, now)
-        known = self._attempts.get(self._key(seq, held.reply))
+        known = self._attempts.get(self._run, _key(seq, held.reply))
         return Failure(
             held.replay.id if held.replay else self.id(seq, held.reply),
             held.attempt,
@@ -315,7 +342,7 @@ class Failures:
 
     def exhausted(self, letter_id: DeadLetterId, attempts: int, replay_count: int) -> Failure:
         """Return the record of an event whose attempts are used up, with none in flight."""
-        known = self._attempts.get((self._consumer, letter_id.seq, letter_id.stored_ns)) or Attempts(0, 0)
+        known = self._attempts.get(self._run, (letter_id.seq, letter_id.stored_ns)) or Attempts(0, 0)
         return Failure(
             letter_id,
             attempts,
@@ -331,7 +358,7 @@ class Failures:
         self, letter_id: DeadLetterId, attempt: int, replay_count: int, reason: str, error_type: str
     ) -> Failure:
         """Return the record of an event that is given up on before a client has this attempt."""
-        known = self._attempts.get((self._consumer, letter_id.seq, letter_id.stored_ns))
+        known = self._attempts.get(self._run, (letter_id.seq, letter_id.stored_ns))
         now = self._unix_ns()
         first = known.first_ns if known else now
         return Failure(letter_id, attempt, first, now, Cause.REJECTED, reason, error_type, replay_count)
@@ -348,7 +375,8 @@ class Failures:
     ) -> None:
         """Remember a failed attempt that is not the last; the next one is due after a delay."""
         self._attempts.failed(
-            self._key(seq, held.reply),
+            self._run,
+            _key(seq, held.reply),
             self._began(held, now),
             reason,
             error_type,
@@ -358,7 +386,7 @@ class Failures:
 
     def over(self, seq: StreamSeq, held: InFlight, now: float) -> None:
         """Note that the broker has taken the reject of an attempt in time: nobody holds that any more."""
-        known = self._attempts.get(self._key(seq, held.reply))
+        known = self._attempts.get(self._run, _key(seq, held.reply))
         if known is not None and self._is_over(known, held.attempt - 1):
             known.over, known.over_at = held.attempt, now
 
@@ -366,7 +394,7 @@ class Failures:
         """Whether nobody can hold an earlier attempt of an event."""
         if attempt == 1:
             return True
-        known = self._attempts.get(self._key(seq, reply))
+        known = self._attempts.get(self._run, _key(seq, reply))
         return known is not None and self._is_over(known, attempt - 1)
 
     def _is_over(self, known: Attempts, attempt: int) -> bool:
@@ -374,18 +402,20 @@ class Failures:
 
     def settled(self, seq: StreamSeq, reply: bytes) -> None:
         """Forget what is known of an event."""
-        self._attempts.forget(self._key(seq, reply))
+        self._attempts.forget(self._run, _key(seq, reply))
 
-    def forget(self) -> None:
+    def begin_run(self, run: str) -> None:
         """Forget everything: the consumer was moved."""
-        self._attempts.forget_all(self._consumer)
+        self._attempts.forget_all(self._run)
+        self._run = self._consumer, run
 
     def id(self, seq: StreamSeq, reply: bytes) -> DeadLetterId:
         """Return the id of an event's dead letter, from a delivery of it."""
         return DeadLetterId(*self._consumer, seq, stored_at(reply))
 
-    def _key(self, seq: StreamSeq, reply: bytes) -> EventKey:
-        return self._consumer, seq, stored_at(reply)
-
     def _began(self, held: InFlight, now: float) -> int:
         return self._unix_ns() - round((now - held.since) * 1e9)
+
+
+def _key(seq: StreamSeq, reply: bytes) -> EventKey:
+    return seq, stored_at(reply)
