@@ -9,13 +9,15 @@ from datetime import timedelta
 
 import pytest
 
+from tests.nats import waiting
 from tests.server.events.keeping import Keeper, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream.snapshots import Snapshots
 from windshift.nats.times import from_unix_ns
 from windshift.server.domain.errors import BrokerUnavailable
-from windshift.server.events.dead_letters import upkeep
+from windshift.server.events.dead_letters import replay_queue, upkeep
 from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.dead_letters.pointers import Pointer
@@ -120,6 +122,26 @@ async def test_what_this_process_has_dealt_with(keeper: Keeper, unique: Unique) 
     assert keeper.replays.is_taken(pointer)
     (again,) = await pointers(keeper, one.stream)
     assert not keeper.replays.is_taken(again)
+
+
+async def test_a_pointer_that_the_broker_brings_back(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup has what was dealt with, as it was: it is dealt with again before long."""
+    monkeypatch.setattr(replay_queue, "_TAKEN_FOR", 1.0, raising=False)
+    one, broker, pieces = dead_letter_id(unique()), keeper.broker, list[bytes]()
+    assert await keeper.replays.add(one, 1, in_seconds(30))
+    snapshots = Snapshots(broker.connection, broker.requests, broker.api)
+    snapshot = await snapshots.take(STREAM, pieces.append)
+    (pointer,) = await pointers(keeper, one.stream)
+    lease = await keeper.replays.lease(pointer, LONG, in_seconds(30))
+    assert lease is not None
+    assert await lease.end(in_seconds(30))
+    await forget_all(broker)
+    await snapshots.restore(snapshot, pieces)
+    assert await pointers(keeper, one.stream) == [pointer]
+    await waiting.eventually(lambda: not keeper.replays.is_taken(pointer))
+    assert await keeper.replays.lease(pointer, LONG, in_seconds(30)) is not None
 
 
 async def test_a_lease_that_was_taken_over(keeper: Keeper, unique: Unique) -> None:

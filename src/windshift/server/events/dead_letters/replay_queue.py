@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum
+from math import inf
 from typing import Final, NamedTuple
 
 from windshift.nats import retry
@@ -63,6 +64,8 @@ _AT_ONCE: Final = 50
 _CANCELLED: Final = b"%d" % CANCELLED
 _MOST_TAKEN: Final = 10_000
 """Pointers that this process has dealt with are remembered."""
+_TAKEN_FOR: Final = 10.0
+"""Seconds for which they are: the broker may bring one back, when it is killed or restored from a backup."""
 
 
 class Pointers(NamedTuple):
@@ -114,7 +117,7 @@ class ReplayQueue:
         self._api = api
         self._stream = ManagedStream(api, writes, _CONFIG, _NEEDED, default_replicas)
         self._notes = notes
-        self._taken: dict[Pointer, None] = {}
+        self._taken: dict[Pointer, float] = {}  # until when
 
     # --- What is outstanding ------------------------------------------------------------------------------
 
@@ -258,7 +261,7 @@ class ReplayQueue:
 
     def is_taken(self, pointer: Pointer) -> bool:
         """Whether this process has dealt with a pointer since it was read."""
-        return pointer in self._taken
+        return self._taken.get(pointer, -inf) > _now()
 
     async def lease(self, pointer: Pointer, timeout: timedelta, deadline: float) -> Lease | None:
         """Take a replay to deliver it, for as long as `timeout`; `None` when somebody else was faster."""
@@ -274,7 +277,7 @@ class ReplayQueue:
     @contextmanager
     def _taking(self, pointer: Pointer) -> Iterator[None]:
         """Keep the other calls of this process away from a pointer: what they have read of it is outdated."""
-        self._taken[pointer] = None
+        self._taken[pointer] = _now() + _TAKEN_FOR
         if len(self._taken) > _MOST_TAKEN:
             del self._taken[next(iter(self._taken))]
         try:
