@@ -364,6 +364,14 @@ async def test_a_purge_without_a_bound_is_sent_once(tmp_path: Path, which: JsonO
         assert len(asked) == 1
 
 
+async def test_a_consumer_s_configuration_is_sent_once(tmp_path: Path) -> None:
+    """A second time, it would take back what somebody else has changed in between."""
+    async with answering(tmp_path, b"CONSUMER.CREATE.S.c", {2: DONE}) as (api, asked):
+        with pytest.raises(OutcomeUnknown):
+            await api.update_consumer("S", "c", {"name": "c"}, in_seconds(60))
+        assert len(asked) == 1
+
+
 async def test_a_purge_up_to_a_message_is_repeated(tmp_path: Path) -> None:
     """That may be done any number of times."""
     async with answering(tmp_path, b"STREAM.PURGE.S", {2: DONE | {"purged": 7}}) as (api, asked):

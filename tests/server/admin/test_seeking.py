@@ -108,6 +108,32 @@ async def test_an_older_configuration_that_is_written_back(
     assert pause_of(after) is None
 
 
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_a_move_whose_write_is_lost_beside_an_ensure(
+    pair: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, *, is_written: bool
+) -> None:
+    """It reads the consumer anew before it writes again: what was ensured meanwhile stands."""
+    mover, other = pair
+    before, call, lost = await other.state(), mover.broker.api.call, list[str]()
+
+    async def unanswered(operation: str, request: Any, deadline: float, **options: Any) -> Any:
+        if operation.startswith("CONSUMER.CREATE.") and not lost:
+            lost.append(operation)
+            if is_written:
+                await call(operation, request, deadline, **options)
+            await ensure(other, timedelta(seconds=50))
+            raise OutcomeUnknown
+        return await call(operation, request, deadline, **options)
+
+    monkeypatch.setattr(mover.broker.api, "call", unanswered)
+    sought = await mover.seek(3)
+    assert (sought.next_id, sought.was, sought.pending) == (3, 1, 3)
+    after = await other.state()
+    assert lost
+    assert after.config["ack_wait"] == 50 * NANOSECONDS
+    assert Run.of(after).follows(Run.of(before))
+
+
 async def test_an_ensure_whose_write_is_lost_beside_a_move(
     pair: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -783,17 +783,16 @@ class JetStream:
 
     async def create_consumer(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
         """Create a consumer; also succeeds if it exists with the same configuration."""
-        await self._tell("create", stream, name, config, deadline)
+        await self.change(*_consumer_request("create", stream, name, config), deadline)
 
-    async def update_consumer(
-        self, stream: str, name: str, config: JsonObject, deadline: float, *, once: bool = False
-    ) -> None:
+    async def update_consumer(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
         """Replace the configuration of an existing consumer; the server keeps its position.
 
-        With `once` it is asked once, for some seconds: a configuration that was read a while ago may be
-        another one by now.
+        It is asked once, for some seconds: a configuration that was read a while ago may be another one by
+        now. Raise `OutcomeUnknown` if it does not answer.
         """
-        await self._tell("update", stream, name, config, deadline, once=once)
+        until = min(deadline, self.requests.loop.time() + self.attempt_timeout)
+        await self._change_once(*_consumer_request("update", stream, name, config), until, until)
 
     async def delete_consumer(self, stream: str, name: str, deadline: float) -> bool:
         """Delete a consumer; false if there is none."""
@@ -807,17 +806,10 @@ class JetStream:
             # An earlier request was not answered, or somebody else deleted it.
         return True
 
-    async def _tell(
-        self, action: str, stream: str, name: str, config: JsonObject, deadline: float, *, once: bool = False
-    ) -> None:
-        # No filter in the subject of the request: then the server would refuse more than one.
-        request = {"stream_name": stream, "config": config, "action": action}
-        operation = f"CONSUMER.CREATE.{stream}.{name}"
-        if once:
-            until = min(deadline, self.requests.loop.time() + self.attempt_timeout)
-            await self._change_once(operation, request, until, until)
-        else:
-            await self.change(operation, request, deadline)
+
+def _consumer_request(action: str, stream: str, name: str, config: JsonObject) -> tuple[str, JsonObject]:
+    # No filter in the subject of the request: then the server would refuse more than one.
+    return f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config, "action": action}
 
 
 # --- One message ------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ from time import time_ns
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
-from windshift.nats import Forbidden, JetStreamError, NatsError, Unavailable
+from windshift import nats
+from windshift.nats import Forbidden, JetStreamError, NatsError, Unavailable, retry
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, consumer_state
 from windshift.nats.times import NANOSECONDS, parse_rfc3339
@@ -275,13 +276,29 @@ class ConsumerSeek:
     async def _move_once(self, consumer: ConsumerKey, target: int, run: Run, deadline: float) -> Sought:
         await self._have_all_hold_still(consumer, run)
         position = await self._dead_letters.last_position(deadline)
-        state, _ = await self._look(consumer, deadline)
-        run = run._replace(position=position)
-        config = with_key(with_run(state.config, run))  # nobody goes on with deliveries of before
-        await self._api.update_consumer(*consumer, config, deadline)
+        state = await self._begin(consumer, run._replace(position=position), deadline)
         self._notes.send(CONSUMER, *consumer)
         answer = await self._reset(consumer, target, deadline)
         return Sought(target, _settled_before(state), int(answer["num_pending"]))
+
+    async def _begin(self, consumer: ConsumerKey, run: Run, deadline: float) -> ConsumerState:
+        """Write down which run a consumer is in, and return the consumer.
+
+        What is not answered is not sent again as it was: by then somebody may have changed the consumer.
+        """
+        async for _ in retry(deadline):
+            state, _ = await self._look(consumer, deadline)
+            if Run.of(state) == run:  # written by an attempt that was not answered
+                return state
+            config = with_key(with_run(state.config, run))  # nobody goes on with deliveries of before
+            try:
+                await self._api.update_consumer(*consumer, config, deadline)
+            except Forbidden:
+                raise
+            except (Unavailable, nats.OutcomeUnknown):
+                continue
+            return state
+        raise Unavailable
 
     async def _reset(self, consumer: ConsumerKey, target: int, deadline: float) -> JsonObject:
         operation = f"CONSUMER.RESET.{consumer.stream}.{consumer.name}"

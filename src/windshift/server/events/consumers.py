@@ -247,7 +247,7 @@ class Consumers:
         if wanted != state.config:
             if loop.time() > read_at + _FRESH:
                 raise _Stale
-            await self._api.update_consumer(spec.stream, name, wanted, deadline, once=True)
+            await self._api.update_consumer(spec.stream, name, wanted, deadline)
             self._notes.send(CONSUMER, spec.stream, name)
 
     def _wanted(self, state: ConsumerState, spec: ConsumerSpec, caller: Principal | None) -> JsonObject:
