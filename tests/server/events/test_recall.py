@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -57,12 +58,13 @@ async def test_other_consumers_are_asked_for_on_their_own() -> None:
     assert store.asked == 3
 
 
-async def test_asked_again_after_a_doubt() -> None:
-    """What the broker said before it may have forgotten something does not count."""
+@pytest.mark.parametrize("doubt", [DeadLettering.forget_recalls, DeadLettering._lost])
+async def test_asked_again_after_a_doubt(doubt: Callable[[DeadLettering], None]) -> None:
+    """What the broker said before it may have forgotten something counts no more, also without a call."""
     store = Store()
     some = shared(store)
     await some.recall(KEY, STATE, 1.0)
-    some.forget_recalls()
+    doubt(some)
     await some.recall(KEY, STATE, 1.0)
     assert store.asked == 2
 

@@ -100,6 +100,7 @@ class DeadLettering:
         for task in self._until_lost:
             task.cancel()
         self.settled.lose()
+        self.forget_recalls()
         self.attempts.trusted_since = asyncio.get_running_loop().time()
 
     async def recall(self, consumer: ConsumerKey, state: ConsumerState, deadline: float) -> Letters:
