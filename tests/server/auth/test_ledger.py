@@ -91,8 +91,10 @@ def test_a_worker_that_has_ended_uses_nothing(memory: int) -> None:
         two.begin_call(who, 100)
 
 
-def test_without_room_each_counts_alone(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That is better than not to serve, or to count different things together."""
+def test_without_room_each_counts_alone(
+    memory: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is better than not to serve, or to count different things together; each worker says so once."""
     monkeypatch.setattr(module, "_PROBES", 0)
     who = Principal("ann", Permissions(), max_streams=1, max_rps=1)
     for usage in usages(memory):
@@ -100,3 +102,54 @@ def test_without_room_each_counts_alone(memory: int, monkeypatch: pytest.MonkeyP
         usage.begin_call(who, 100)
         with pytest.raises(QuotaExceeded):
             usage.open_stream(who)
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "no room to count more together"
+    ] * 3
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Make the memory of three workers for few things."""
+    monkeypatch.setattr(module, "_ROWS", 8)
+    file = Ledger.make(3)
+    yield file
+    os.close(file)
+
+
+def test_consumers_take_no_room_from_principals(small_memory: int) -> None:
+    """However many a principal has, what others may do is counted by all."""
+    ann = Principal("ann", Permissions(), quotas=Quotas(replays=1))
+    one = Usage(100, "ann", Ledger(small_memory, 3, 1))
+    for number in range(100):
+        one.require(ann, "replays", "S", f"c{number}", 100)
+    ben = Principal("ben", Permissions(), max_streams=1, max_rps=1)
+    one, two, three = usages(small_memory, "ben")
+    one.open_stream(ben)
+    two.begin_call(ben, 100)
+    with pytest.raises(QuotaExceeded):
+        two.open_stream(ben)
+    with pytest.raises(QuotaExceeded):
+        three.begin_call(ben, 100)
+
+
+def test_consumers_make_room(small_memory: int) -> None:
+    """Those that nobody asks for any more; one that comes back is not counted as the one in its place."""
+    who = Principal("ann", Permissions(), quotas=Quotas(replays=1))
+    one, two, _ = usages(small_memory)
+
+    def replay(usage: Usage, consumer: str, now: float) -> None:
+        usage.require(who, "replays", "S", consumer, now)
+        usage.spend("replays", "S", consumer)
+
+    for number in range(8):
+        replay(one, f"c{number}", 100)
+    for number in range(8):
+        replay(two, f"d{number}", 300)
+        with pytest.raises(QuotaExceeded):
+            replay(one, f"d{number}", 300)
+    for number in range(8):
+        replay(one, f"c{number}", 300)
+    for number in range(8):
+        replay(one, f"c{number}", 500)
+        with pytest.raises(QuotaExceeded):
+            replay(two, f"c{number}", 500)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from math import inf
 from typing import Final
 
-from windshift.server.auth.ledger import Ledger, Row, Tally
+from windshift.server.auth.ledger import FILLED_AT, LEFT, Ledger, Row, Tally
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.subjects import SubjectPatterns, tokens
 from windshift.server.domain.errors import QuotaExceeded
@@ -80,9 +79,6 @@ class FullStreams:
             raise exceeded(*self._reasons[number])
 
 
-_LEFT: Final = 0
-_FILLED_AT: Final = 1
-"""Where the two numbers of a level are."""
 _MINUTE: Final = 60.0
 _MOST_BUCKETS: Final = 1_000
 """Buckets of one principal. With more of them, those that nobody asks are dropped."""
@@ -96,14 +92,18 @@ class Bucket:
     Args:
         now: a time in seconds.
         level: what is left, and when it was filled last, where workers share that; both 0: it is full.
+
+    Attributes:
+        asked_at: when it was taken out last, of many.
     """
 
-    __slots__ = ("_level",)
+    __slots__ = ("_level", "asked_at")
 
     def __init__(self, now: float, level: Row | None = None) -> None:
+        self.asked_at = now
         self._level = [0.0, 0.0] if level is None else level
-        if not self._level[_FILLED_AT]:
-            self._level[_LEFT], self._level[_FILLED_AT] = inf, now
+        if not self._level[FILLED_AT]:
+            self._level[LEFT], self._level[FILLED_AT] = inf, now
 
     def has_some(self, rate: float, size: float, now: float) -> bool:
         """Tell whether there is one or more, at so many per second, and when it holds so many.
@@ -111,23 +111,23 @@ class Bucket:
         `now` is a time in seconds; it may be before others that were told.
         """
         level = self._level
-        filled_at = level[_FILLED_AT]
+        filled_at = level[FILLED_AT]
         now = max(now, filled_at)
-        left = min(size, level[_LEFT] + (now - filled_at) * rate)
-        level[_LEFT], level[_FILLED_AT] = left, now
+        left = min(size, level[LEFT] + (now - filled_at) * rate)
+        level[LEFT], level[FILLED_AT] = left, now
         return left >= 1
 
     def pause(self, rate: float, size: float, now: float) -> float:
         """Return after how many seconds there is one, if nobody takes it; otherwise like `has_some`."""
-        return 0.0 if self.has_some(rate, size, now) else (1 - self._level[_LEFT]) / rate
+        return 0.0 if self.has_some(rate, size, now) else (1 - self._level[LEFT]) / rate
 
     def is_old(self, now: float) -> bool:
         """Tell whether nobody has asked for a minute: one that held a minute's worth is full again."""
-        return now - self._level[_FILLED_AT] > _MINUTE
+        return now - self.asked_at > _MINUTE
 
     def take(self, amount: int) -> None:
         """Take something, after `has_some` was asked."""
-        self._level[_LEFT] -= amount
+        self._level[LEFT] -= amount
 
 
 class Usage:
@@ -148,13 +148,14 @@ class Usage:
         ledger: where the workers of this server count together; None = this process is alone.
     """
 
-    __slots__ = ("_buckets", "_calls", "_level", "calls", "delivered", "streams", "weight")
+    __slots__ = ("_buckets", "_calls", "_ledger", "_principal", "calls", "delivered", "streams", "weight")
 
     def __init__(self, now: float, principal: str = "", ledger: Ledger | None = None) -> None:
         self.streams = Tally(ledger, principal, "streams")
         self.weight = Tally(ledger, principal, "weight")
-        self._level = _no_level if ledger is None else partial(ledger.level, principal)
-        self._calls = Bucket(now, self._level("calls"))
+        self._principal = principal
+        self._ledger = ledger
+        self._calls = Bucket(now, None if ledger is None else ledger.level(principal, "calls"))
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
         self.calls = self.delivered = 0
 
@@ -198,10 +199,13 @@ class Usage:
     def _bucket(self, quota: str, stream: str, consumer: str, now: float) -> Bucket:
         key = quota, stream, consumer
         bucket = self._buckets.get(key)
-        if bucket is None:
+        ledger = self._ledger
+        if bucket is None or (ledger is not None and bucket.is_old(now)):  # then its level may be another's
             if len(self._buckets) >= _MOST_BUCKETS:
                 self._buckets = {key: each for key, each in self._buckets.items() if not each.is_old(now)}
-            bucket = self._buckets[key] = Bucket(now, self._level(*key))
+            level = None if ledger is None else ledger.level_of_consumer(now, self._principal, *key)
+            bucket = self._buckets[key] = Bucket(now, level)
+        bucket.asked_at = now
         return bucket
 
     def begin_work(self, principal: Principal, weight: int) -> None:
@@ -235,7 +239,3 @@ class Usage:
     def close_stream(self) -> None:
         """Count an open stream no more."""
         self.streams.add(-1)
-
-
-def _no_level(*_: str) -> None:
-    """Return no level that is shared."""
