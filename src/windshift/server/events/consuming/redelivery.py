@@ -272,7 +272,9 @@ class FailedAttempts:
 
     def _crowded(self, run: RunKey) -> RunKey:
         """Return a run that has more events than its share of the room: this one, or the largest."""
-        share = max(1, self._limit // len(self._known))
+        if len(self._known) > self._limit:  # each has one
+            return next(iter(self._known))
+        share = self._limit // len(self._known)
         if len(self._known[run]) > share:
             return run
         if self._largest is None or len(self._known.get(self._largest, ())) <= share:
