@@ -8,7 +8,6 @@ from typing import Final
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
 from windshift.nats.times import Time
@@ -261,10 +260,8 @@ def _write(field: str, write: pb.TransactRequest.Write) -> Write:
 def _value(field: str, request: pb.SetRequest | pb.TransactRequest.Set) -> bytes:
     if not request.HasField("value"):
         raise InvalidField(field, "is missing; set the value, or delete the key")
-    value = request.value
-    if len(UnknownFieldSet(value)) > 0:  # these would not be taken for an Any when they are read
-        value = Any(type_url=value.type_url, value=value.value)
-    return value.SerializeToString()
+    request.value.DiscardUnknownFields()  # with these it would not be taken for an Any when it is read
+    return request.value.SerializeToString()
 
 
 def _found(key: str, entry: Entry | None) -> pb.GetResponse:
@@ -281,10 +278,13 @@ def _read_any(into: Any, key: str, value: bytes) -> None:
     """Parse a stored value.
 
     Bytes that another program wrote may happen to parse, but hardly into the two fields of an `Any` alone.
+    Other fields are not looked at one by one: there may be millions.
     """
     try:
         into.ParseFromString(value)
+        alone = Any.FromString(value)
     except DecodeError:
         raise ValueNotAny(key) from None
-    if len(UnknownFieldSet(into)) > 0:
+    alone.DiscardUnknownFields()
+    if into != alone:
         raise ValueNotAny(key)
