@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final, Self
 
 import nats
 import pytest
@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.api import JetStream
-from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.kv import Buckets, Record
 from windshift.nats.jetstream.writes import Writes
 from windshift.server.broker.budget import Budget
 from windshift.server.domain.errors import (
@@ -28,7 +28,7 @@ from windshift.server.domain.errors import (
     StoreNotFound,
     StreamFull,
 )
-from windshift.server.state.model import Entry
+from windshift.server.state.model import Check, Entry, Write
 from windshift.server.state.stores import Stores
 
 Unique = Callable[[], str]
@@ -368,6 +368,72 @@ async def test_many_keys_are_listed_in_order(
     assert [entry.key for entry in page.entries] == [f"{number:04}" for number in range(100, 200)]
     assert page.after == "0199"
     assert max(sizes) <= 1_000
+
+
+LARGE: Final = 500_000
+KEYS: Final = "abcdefghijklmnopqrst"
+
+
+class Held(bytes):
+    """A value, which is counted."""
+
+    now = most = 0
+
+    def __new__(cls, value: bytes) -> Self:
+        """Count it."""
+        cls.now += 1
+        cls.most = max(cls.most, cls.now)
+        return super().__new__(cls, value)
+
+    def __del__(self) -> None:
+        """Count it no longer."""
+        Held.now -= 1
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> type[Held]:
+    """Count the values that are there."""
+    read = Buckets.read
+
+    async def counted(buckets: Buckets, bucket: str, key: str, deadline: float) -> Record:
+        record = await read(buckets, bucket, key, deadline)
+        return record if record.value is None else record._replace(value=Held(record.value))
+
+    monkeypatch.setattr(Buckets, "read", counted)
+    monkeypatch.setattr(Held, "most", 0)
+    return Held
+
+
+async def test_values_are_not_held_by_who_needs_none(broker: Broker, store: Store, held: type[Held]) -> None:
+    """Those of a transaction's checks, and of a list of keys: all callers together could hold gigabytes."""
+    stores = stores_of(broker)
+    checks = [Check(key, await store.set(key, bytes(LARGE))) for key in KEYS]
+    await stores.transact(store.name, checks, [Write(key, b"x") for key in KEYS], in_seconds(30))
+    for key in KEYS:
+        await store.set(key, bytes(LARGE))
+    await store.delete("c")
+    page = await stores.keys(store.name, ">", "", 100, in_seconds(30), with_values=False)
+    assert [(each.key, each.value) for each in page.entries] == [(key, b"") for key in KEYS.replace("c", "")]
+    assert held.most == 1
+
+
+async def test_no_more_values_are_held_than_are_on_a_page(
+    broker: Broker, store: Store, held: type[Held]
+) -> None:
+    """Whichever comes first: the page has the first ones."""
+    for key in KEYS:
+        await store.set(key, bytes(LARGE))
+    found: list[str] = []
+    after: str | None = None
+    while after != "":
+        page = await stores_of(broker).keys(
+            store.name, ">", after or "", 100, in_seconds(30), with_values=True
+        )
+        assert [len(each.value or b"") for each in page.entries] in ([LARGE] * 3, [LARGE] * 2)
+        found += [each.key for each in page.entries]
+        after = page.after
+    assert found == list(KEYS)
+    assert held.most <= 3 + 1 + 3  # a page, one more, and the page before it
 
 
 async def test_broker_gone(own_nats_server: NatsServer, own_broker: Broker) -> None:

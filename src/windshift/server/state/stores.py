@@ -8,7 +8,7 @@ for it, and every refusal can tell the actual revision.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from heapq import merge
 from itertools import islice
@@ -262,12 +262,37 @@ class Stores:
                 continue
         raise BrokerUnavailable
 
-    async def _read_all(self, store: str, keys: Sequence[str], deadline: float) -> dict[str, Record]:
+    async def _read_all(self, store: str, keys: Sequence[str], deadline: float) -> Mapping[str, Record]:
+        """Read keys; values are empty, so that those of many keys are not held."""
         found: dict[str, Record] = {}
         for begin in range(0, len(keys), _AT_ONCE):
             some = keys[begin : begin + _AT_ONCE]
-            records = await asyncio.gather(*(self._read(store, key, deadline) for key in some))
+            records = await asyncio.gather(*(self._read_revision(store, key, deadline) for key in some))
             found.update(zip(some, records, strict=True))
+        return found
+
+    async def _read_revision(self, store: str, key: str, deadline: float) -> Record:
+        record = await self._read(store, key, deadline)
+        return record if record.value is None else record._replace(value=b"")
+
+    async def _read_page(self, store: str, keys: Sequence[str], deadline: float) -> Mapping[str, Record]:
+        """Read keys with their values; those behind a page of values are left out, whatever comes first."""
+        found: dict[str, Record] = {}
+        held = 0
+
+        async def read(key: str) -> None:
+            nonlocal held
+            found[key] = record = await self._read(store, key, deadline)
+            held += len(record.value or b"")
+            if held > _PAGE_BYTES:
+                held = 0
+                for each in filter(found.__contains__, keys):
+                    if held > _PAGE_BYTES:
+                        del found[each]
+                    else:
+                        held += len(found[each].value or b"")
+
+        await asyncio.gather(*map(read, keys))
         return found
 
     async def _possible_ttl(self, store: str, ttl: int | None, deadline: float) -> int | None:
@@ -310,13 +335,16 @@ class Stores:
             entries: list[KeyRevision] = []
             held = 0
             while some := list(islice(found, _AT_ONCE)):
-                reads = (self._buckets.read(store, key, deadline) for key in some)
-                for key, record in zip(some, await asyncio.gather(*reads), strict=True):
-                    if record.value is not None:
-                        if len(entries) == size or held > _PAGE_BYTES:
-                            return KeyPage(entries, entries[-1].key)
-                        entries.append(_key_revision(key, record, with_value=with_values))
-                        held += len(record.value) if with_values else 0
+                read = self._read_page if with_values else self._read_all
+                records = await read(store, some, deadline)
+                for key in some:
+                    record = records.get(key)
+                    if record is not None and record.value is None:
+                        continue
+                    if record is None or len(entries) == size or held > _PAGE_BYTES:
+                        return KeyPage(entries, entries[-1].key)
+                    entries.append(_key_revision(key, record))
+                    held += len(record.value or b"")
         return KeyPage(entries, "")
 
     async def history(self, store: str, key: str, deadline: float) -> list[KeyRevision]:
@@ -324,7 +352,7 @@ class Stores:
         _check(store, key)
         with broker_errors():
             records = await self._buckets.history(store, key, deadline)
-        return [_key_revision(key, record, with_value=True) for record in records]
+        return [_key_revision(key, record) for record in records]
 
 
 class ReadCall(Call, Protocol):
@@ -415,9 +443,8 @@ def _possible_ttl(info: BucketInfo, ttl: int | None) -> int | None:
     return None if is_sooner else ttl
 
 
-def _key_revision(key: str, record: Record, *, with_value: bool) -> KeyRevision:
-    value = record.value if with_value or record.value is None else b""
-    return KeyRevision(key, Revision(record.sequence), record.time, value, record.ttl)
+def _key_revision(key: str, record: Record) -> KeyRevision:
+    return KeyRevision(key, Revision(record.sequence), record.time, record.value, record.ttl)
 
 
 def _age(nanoseconds: int) -> timedelta | None:
