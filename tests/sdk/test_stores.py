@@ -137,6 +137,15 @@ async def test_keys_values_and_history(client: ws.Client) -> None:
     assert [(revision.value, revision.deleted) for revision in history] == [(text("3"), False), (None, True)]
 
 
+async def test_a_history_of_several_pages(client: ws.Client) -> None:
+    """Nothing is left out."""
+    store = await client.stores.ensure("s", StringValue, history=10)
+    values = [text(str(number) * 600_000) for number in range(4)]
+    for value in values:
+        await store.set("k", value)
+    assert [revision.value for revision in await store.history("k")] == values
+
+
 async def test_values_expire(client: ws.Client) -> None:
     """A value has the time to live that it was given, and another one after a touch."""
     store = await client.stores.ensure("s", StringValue)

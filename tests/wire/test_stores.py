@@ -128,6 +128,23 @@ def test_history(client: Client, unique: Unique) -> None:
     assert not ask(client, "History", store=store, key="none").entries
 
 
+def test_large_values_end_a_page_of_history(client: Client, unique: Unique) -> None:
+    """A page ends at about 1 MiB, a larger value has one for itself, and nothing is left out."""
+    store = unique()
+    ask(client, "EnsureStore", store=store, history=10)
+    revisions = [client.set(store, "k", "x" * size) for size in (400_000,) * 5 + (1_000_000,) * 2]
+    client.delete(store, "k")
+    pages = [ask(client, "History", store=store, key="k")]
+    while token := pages[-1].next_page_token:
+        pages.append(ask(client, "History", store=store, key="k", pageToken=token))
+    assert [len(page.entries) for page in pages] == [3, 3, 2]
+    entries = [entry for page in pages for entry in page.entries]
+    assert [entry.revision for entry in entries] == [*revisions, revisions[-1] + 1]
+    assert [entry.deleted for entry in entries] == [False] * 7 + [True]
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+        ask(client, "History", store=store, key="other", pageToken=pages[0].next_page_token)
+
+
 # --- Values that expire -----------------------------------------------------------------------------------
 
 

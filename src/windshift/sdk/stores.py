@@ -327,8 +327,8 @@ class Store(Generic[T]):
     async def history(self, key: str) -> Sequence[Revision[T]]:
         """Return the revisions of a key that the store keeps, oldest first, deletions included."""
         request = state.HistoryRequest(store=self._store, key=_text(key))
-        response = await self._caller.call(request, state.HistoryResponse, Repeat.READ)
-        return [self._revision(entry) for entry in response.entries]
+        found = pages(self._caller, request, state.HistoryResponse, lambda page: page.entries)
+        return [self._revision(entry) async for entry in found]
 
     async def _list(self, pattern: str, *, values: bool) -> AsyncIterator[Revision[T]]:
         request = state.ListKeysRequest(store=self._store, filter=pattern, with_values=values)

@@ -218,15 +218,10 @@ class Buckets:
             async for subjects in self.api.subjects(stream_of(bucket), _subject(bucket, pattern), deadline):
                 yield [subject[start:] for subject in subjects]
 
-    async def history(self, bucket: str, key: str, deadline: float) -> list[Record]:
-        """Read the messages that the bucket holds of a key from its leader, oldest first."""
-        records: list[Record] = []
-        query = {"seq": 1, "next_by_subj": _subject(bucket, key)}
-        with _existing(bucket):
-            while (message := await self.api.message(stream_of(bucket), query, deadline)) is not None:
-                records.append(record_of(message))
-                query["seq"] = message.sequence + 1
-        return records
+    async def read_next(self, bucket: str, key: str, after: int, deadline: float) -> Record:
+        """Read the first message of a key after a sequence from the bucket's leader."""
+        query = {"seq": after + 1, "next_by_subj": _subject(bucket, key)}
+        return await self.record(bucket, self.api.message(stream_of(bucket), query, deadline))
 
     async def follow(
         self,

@@ -515,7 +515,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _STATE + "ListStores": MethodPolicy(rule=None, weight=Weight.LIST),
     _STATE + "DeleteStore": _state(_delete_store, _check_store, managed=True),
     _STATE + "ListKeys": replace(_state(_read_keys, _check_keys, writes=False), weight=Weight.LIST),
-    _STATE + "History": _state(_get, _check_key, writes=False),
+    _STATE + "History": replace(_state(_get, _check_key, writes=False), weight=Weight.LIST),
     _STATE + "Watch": MethodPolicy(
         rule=_read_keys, check=_check_keys, quota=Quota.STREAMS, weight=Weight.LIST
     ),

@@ -162,8 +162,13 @@ class StateService:
 
     async def history(self, request: pb.HistoryRequest, call: ServerCall) -> pb.HistoryResponse:
         """Read what a key held."""
-        found = await self._stores.history(request.store, request.key, answer_by(call))
-        return pb.HistoryResponse(entries=[_key_entry(each, with_value=True) for each in found])
+        bound = (request.store, request.key)
+        (after,) = read_token("page_token", request.page_token, (int,), *bound) or (0,)
+        found, more = await self._stores.history(*bound, after, answer_by(call))
+        return pb.HistoryResponse(
+            entries=[_key_entry(each, with_value=True) for each in found],
+            next_page_token=write_token([found[-1].revision], *bound) if more else "",
+        )
 
     async def watch(self, request: pb.WatchRequest, call: ServerCall) -> None:
         """Send changes of keys. A drain of the server ends the call."""

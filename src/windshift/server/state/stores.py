@@ -60,6 +60,8 @@ from windshift.server.state.transactions import puts, validate
 _AT_ONCE: Final = 32
 """Keys that are read at once for a list."""
 _PAGE_BYTES: Final = 1024 * 1024
+_ENTRY_BYTES: Final = 512
+"""What a revision counts beside its value: a store that keeps all may have very many."""
 _OTHER_WRITER: Final = Backoff(timedelta(milliseconds=2), timedelta(milliseconds=50))
 """Pauses of a conditional write after conflicts."""
 
@@ -347,12 +349,24 @@ class Stores:
                     held += len(record.value or b"")
         return KeyPage(entries, "")
 
-    async def history(self, store: str, key: str, deadline: float) -> list[KeyRevision]:
-        """Return the revisions of a key that the store keeps, oldest first."""
+    async def history(
+        self, store: str, key: str, after: int, deadline: float
+    ) -> tuple[list[KeyRevision], bool]:
+        """Return the revisions of a key that the store keeps after one of them, oldest first.
+
+        A page ends at about 1 MiB too; tell whether there are more.
+        """
         _check(store, key)
+        entries: list[KeyRevision] = []
+        held = 0
         with broker_errors():
-            records = await self._buckets.history(store, key, deadline)
-        return [_key_revision(key, record) for record in records]
+            while (record := await self._buckets.read_next(store, key, after, deadline)).sequence:
+                if held > _PAGE_BYTES:
+                    return entries, True
+                entries.append(_key_revision(key, record))
+                held += _ENTRY_BYTES + len(record.value or b"")
+                after = record.sequence
+        return entries, False
 
 
 class ReadCall(Call, Protocol):
