@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import time_ns
+from typing import Any
 
 import pytest
 
 from tests.server.events.keeping import Keeper, failure, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, in_seconds
+from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.times import Time, from_unix_ns
+from windshift.server.background.batches import spread
 from windshift.server.events.dead_letters.codec import EventCopy, StoredDeadLetter, dead_letter
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterFilter, DeadLetterId
 from windshift.server.events.dead_letters.store import STREAM, Chosen, Found, choose, scan_query
@@ -168,6 +171,31 @@ async def test_a_scan_is_bounded(keeper: Keeper, unique: Unique) -> None:
     assert await keeper.store.count(stream, "c", in_seconds(30)) == 1_252
     assert len(await keeper.store.recall(stream, "c", in_seconds(30))) == 1_252
     assert sample.position == 1
+
+
+async def test_a_scan_backwards_is_bounded(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its windows together hold no more bytes than two of them may, and nothing is left out."""
+    sizes: list[int] = []
+
+    async def noted(function: Callable[[StoredMessage], Any], items: list[StoredMessage]) -> list[Any]:
+        sizes.append(sum(len(each.body) for each in items))
+        return await spread(function, items)
+
+    monkeypatch.setattr("windshift.server.events.dead_letters.store.spread", noted)
+    stream = await keeper.broker.stream(unique())
+    await keeper.given_up(stream, 3)
+    for number in range(60):
+        await keeper.publish(f"_WS.dead.{stream}.c.{number + 10}.1", bytes(400_000))
+    which, after, found = DeadLetterFilter(causes=frozenset({Cause.REJECTED})), 0, []
+    more = True
+    while more:
+        page = await keeper.store.page(which, after, 10, 10**6, in_seconds(10), newest_first=True)
+        after, more = page.after, page.more
+        found += [int(letter.data) for letter in page.dead_letters]
+    assert found == [2, 1, 0]
+    assert max(sizes) < 8 * 1024 * 1024
 
 
 async def test_without_data(keeper: Keeper, unique: Unique) -> None:

@@ -491,12 +491,15 @@ class DeadLetterStore:
         want = min(limit, _MAX_SCANNED) if which.is_everything else _MAX_SCANNED
         scan = BackwardScan(max(1, info["state"]["first_seq"]), newest, want, _MAX_SCANNED)
         messages: list[StoredMessage] = []
+        held = 0
         for _ in range(_MOST_WINDOWS):
-            if scan.is_over or len(messages) >= want:
+            if scan.is_over or len(messages) >= want or held >= _MAX_BYTES_SCANNED:
                 break
             size = min(scan.newest - scan.oldest + 1, _MAX_SCANNED)
             query = {"seq": scan.oldest, "batch": size, "max_bytes": _MAX_BYTES_SCANNED}
-            messages += scan.take(await self.stream.scan(SUBJECTS + which.pattern, query, deadline)) or ()
+            found = scan.take(await self.stream.scan(SUBJECTS + which.pattern, query, deadline)) or ()
+            messages += found
+            held += sum(len(each.block) + len(each.body) for each in found)
         return Scan(messages, int(not scan.is_over), scan.newest + 1)
 
     async def _newest(self, which: DeadLetterFilter, last: int, deadline: float) -> int:
