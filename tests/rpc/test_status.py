@@ -117,6 +117,18 @@ def test_details_that_are_packed_already_are_sent_as_they_are() -> None:
     assert list(error.details) == [packed]
 
 
+@pytest.mark.parametrize("text", ["", "m" * 10_000, "漢" * 10_000])
+def test_trailers_fit_every_client(text: str) -> None:
+    """Details that are too large are left out, others arrive."""
+    small, large = ErrorInfo(reason="R"), ErrorInfo(reason="x" * 100_000)
+    trailers = status_trailers(RpcError(StatusCode.ABORTED, text, [large, small, large]))
+    assert sum(len(name) + len(value) for name, value in trailers) < CLIENT_LIMIT
+    error = status_from_trailers(dict(trailers))
+    assert error is not None
+    assert len(error.details) == 1
+    assert error.detail(ErrorInfo) == small
+
+
 def test_ok_is_no_error() -> None:
     """Status 0 is success."""
     assert status_from_trailers(dict(OK_TRAILERS)) is None

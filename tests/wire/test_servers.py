@@ -169,6 +169,8 @@ def test_malformed_checks(client: Client) -> None:
         {"verb": "publish", "resource": ""},
         {"verb": "publish", "resource": "a b"},
         {"verb": "publish", "resource": "a..b"},
+        {"verb": "x" * 400_000, "resource": "a"},
+        {"verb": "publish", "resource": "\u6f22" * 100_000},
     ):
         with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
             ask(client, "WhoAmI", checks=[check])

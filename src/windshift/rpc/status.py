@@ -20,6 +20,8 @@ from google.rpc.status_pb2 import Status
 MAX_MESSAGE_LENGTH = 2048
 """Longest ``grpc-message`` sent, in characters: clients refuse header blocks beyond 8 KiB."""
 _MAX_ENCODED_LENGTH = 4092  # the same in bytes as sent, where a character may take twelve
+_MAX_TRAILERS = 7680
+"""Bytes of message and details as sent, which leaves something for other trailers."""
 
 M = TypeVar("M", bound=Message)
 
@@ -58,8 +60,8 @@ class RpcError(Exception):
         code: the status; never OK.
         message: text for people; sent as ``grpc-message``, cut at ``MAX_MESSAGE_LENGTH`` characters, sooner
             when most of them are beyond ASCII.
-        details: Protobuf messages of ``google.rpc.Status.details``. On the client side they are
-            ``google.protobuf.Any``, as received.
+        details: Protobuf messages of ``google.rpc.Status.details``. Those that are too large are not sent. On
+            the client side they are ``google.protobuf.Any``, as received.
         metadata: other trailing metadata.
         fault: on the server side, the unexpected exception behind it; never sent.
         sent: on the client side, whether the server may have seen the call; False = certainly not.
@@ -174,18 +176,24 @@ OK_TRAILERS: HeaderList = [(b"grpc-status", b"0")]
 
 
 def status_trailers(error: RpcError) -> HeaderList:
-    """Return the trailers that carry ``error``, without its further metadata."""
+    """Return the trailers that carry ``error``, without its further metadata.
+
+    Details that clients would refuse the trailers for are left out.
+    """
     trailers = [(b"grpc-status", b"%d" % error.code)]
     message = percent_encode(error.message)
     if message:
         trailers.append((b"grpc-message", message))
     if error.details:
         status = Status(code=int(error.code), message=percent_decode(message))
+        room = (_MAX_TRAILERS - len(message)) * 3 // 4
         for detail in error.details:
             if isinstance(detail, AnyMessage):
                 status.details.append(detail)
             else:
                 status.details.add().Pack(detail)
+            if status.ByteSize() > room:
+                del status.details[-1]
         trailers.append((b"grpc-status-details-bin", encode_binary(status.SerializeToString())))
     return trailers
 

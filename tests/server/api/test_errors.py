@@ -8,6 +8,7 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
 from windshift.rpc import NoRoom, RpcError, StatusCode
+from windshift.rpc.status import status_from_trailers, status_trailers
 from windshift.server.api.errors import CODES, translate
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -20,6 +21,7 @@ from windshift.server.domain.errors import (
     StorageFull,
     StoreNotFound,
     StreamFull,
+    SubjectsOverlap,
     TooManyInFlight,
     UnboundSubject,
     ValueNotAny,
@@ -81,6 +83,24 @@ def test_what_a_client_sees(
         ]
     else:
         assert more == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SubjectsOverlap([f"subject.{number}" for number in range(4096)], ["s" * 1_000]),
+        InvalidField("f", "x" * 10_000),
+    ],
+)
+def test_a_long_error_keeps_its_reason(error: WindshiftError) -> None:
+    """What is too long for clients is cut."""
+    translated = translate(f"{EVENTS}/EnsureStream", error, 1)
+    assert translated is not None
+    received = status_from_trailers(dict(status_trailers(translated)))
+    assert received is not None
+    assert [detail.type_url for detail in received.details] == [
+        f"type.googleapis.com/{type(detail).DESCRIPTOR.full_name}" for detail in translated.details
+    ]
 
 
 def test_what_nobody_expected_is_not_translated() -> None:

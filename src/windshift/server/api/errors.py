@@ -28,6 +28,8 @@ from windshift.server.domain.errors import (
 DOMAIN = "windshift"
 HINT = "hint"
 """In the metadata: what to do about it, which is also the end of the message."""
+_LONGEST_DETAIL = 768
+"""Characters of a value in the metadata, and of a description: clients take an error of 8 KiB."""
 
 CODES: Mapping[str, StatusCode] = {
     "INVALID_FIELD": StatusCode.INVALID_ARGUMENT,
@@ -112,7 +114,9 @@ def _of_the_domain(error: WindshiftError) -> RpcError:
 
 
 def _bad_request(field: str, description: str) -> BadRequest:
-    return BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=description)])
+    return BadRequest(
+        field_violations=[BadRequest.FieldViolation(field=field, description=description[:_LONGEST_DETAIL])]
+    )
 
 
 def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
@@ -139,4 +143,5 @@ def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
 def _with_details(
     code: StatusCode, message: str, reason: str, metadata: Mapping[str, str], more: tuple[Message, ...]
 ) -> RpcError:
-    return RpcError(code, message, (ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata), *more))
+    cut = {key: value[:_LONGEST_DETAIL] for key, value in metadata.items()}
+    return RpcError(code, message, (ErrorInfo(reason=reason, domain=DOMAIN, metadata=cut), *more))

@@ -8,13 +8,14 @@ from windshift.server.auth.actions import Action
 from windshift.server.auth.permissions import LISTS, NEEDS, PatternKind
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
+from windshift.server.domain.names import MAX_LENGTH
 
 
 def read_action(verb: str, *resource: str) -> Action:
     """Return what is asked for; raise `ValueError` with a text for whoever asked."""
     kinds = {kind.verb: kind for kind in NEEDS}
     if verb not in kinds:
-        raise ValueError(f"no verb {verb!r}; there are {', '.join(kinds)}")
+        raise ValueError(f"no verb {verb[:MAX_LENGTH]!r}; there are {', '.join(kinds)}")
     needs = NEEDS[kinds[verb]]
     if len(resource) != len(needs):
         raise ValueError(f"write {verb} {' '.join(needs).upper()}".rstrip())
@@ -23,7 +24,7 @@ def read_action(verb: str, *resource: str) -> Action:
         try:
             values[attribute] = _value(text, key)
         except InvalidField as error:
-            raise ValueError(f"{attribute} {text!r}: {error.description}") from None
+            raise ValueError(f"{attribute} {text[:MAX_LENGTH]!r}: {error.description}") from None
     action: Action = kinds[verb](**values)
     return action
 
