@@ -85,6 +85,15 @@ def test_filters(value: str) -> None:
     assert accepts(names.filter_subject, value) is reference_subject(value, wildcards=True, wild_first=True)
 
 
+@pytest.mark.parametrize("rule", [names.subject, names.stream_subject, names.filter_subject])
+def test_what_is_too_long_is_not_looked_at(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request has room for half a megabyte, which takes a regular expression very long."""
+    for pattern in ("_SUBJECT", "_STREAM_SUBJECT", "_FILTER"):
+        monkeypatch.setattr(names, pattern, None)
+    with pytest.raises(InvalidField, match="255 characters"):
+        rule("field", "a." * 200_000)
+
+
 @given(st.one_of(SUBJECTS, st.sampled_from(["KV_a", "OBJ_a", "WS_a", "KV", "WS", "kv_a"])))
 def test_names(value: str) -> None:
     """A name is one token; streams and stores keep some prefixes to themselves."""

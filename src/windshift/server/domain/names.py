@@ -96,13 +96,13 @@ def key(field: str, value: str) -> None:
 
 def stream_subject(field: str, value: str) -> None:
     """Check a subject of a stream: wildcards, but not as the first token."""
-    if _STREAM_SUBJECT.fullmatch(value) is None or len(value) > MAX_LENGTH:
+    if len(value) > MAX_LENGTH or _STREAM_SUBJECT.fullmatch(value) is None:
         raise InvalidField(field, _stream_subject_problem(value))
 
 
 def filter_subject(field: str, value: str) -> None:
     """Check a filter subject: wildcards anywhere."""
-    if _FILTER.fullmatch(value) is None or len(value) > MAX_LENGTH:
+    if len(value) > MAX_LENGTH or _FILTER.fullmatch(value) is None:
         raise InvalidField(field, _wildcard_subject_problem(value))
 
 
