@@ -13,6 +13,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from tests.hardening.target import (
+    CONSUME,
     EVENTS,
     MIB,
     MODES,
@@ -39,6 +40,11 @@ def _packed(*events: pb.PublishEventRequest) -> bytes:
     return prefixed(gzip.compress(request.SerializeToString()), 1)
 
 
+SUBSCRIBE = prefixed(
+    pb.EventsRequest(
+        subscribe=pb.EventsRequest.Subscribe(stream="warm", consumer="held", max_processing_events=1)
+    ).SerializeToString()
+)
 UNREAD = _packed(*[pb.PublishEventRequest()] * 1000) + _packed(
     pb.PublishEventRequest(data=AnyMessage(type_url="x.Y", value=bytes(2 * MIB)))
 )
@@ -90,6 +96,23 @@ async def test_what_clients_hold_is_bounded(narrow: Target, kind: str) -> None:
     tell(f"{kind}: memory +{(narrow.peak - before) / MIB:.0f} MiB at most; a healthy client: {client}")
     assert ("clients hold too much memory" in narrow.process.err) == (kind == "answers")
     assert narrow.peak - before < 160 * MIB
+    assert narrow.faults() == []
+
+
+async def test_consume_calls_count(narrow: Target) -> None:
+    """Each keeps some kilobytes for as long as its client likes: of too many, connections are closed."""
+    await narrow.warm_up()
+    async with AsyncExitStack() as stack, asyncio.timeout(60):
+        peer = await stack.enter_async_context(await narrow.peer())
+        consumer = pb.EnsureConsumerRequest(stream="warm", name="held")
+        assert (await call(peer, EVENTS + "EnsureConsumer", consumer)).status == 0
+        for _ in range(12):
+            peer = await stack.enter_async_context(await narrow.peer())
+            for _ in range(256):
+                peer.request(CONSUME, SUBSCRIBE, end=False)
+            await peer.pong()
+        while "clients hold too much memory" not in narrow.process.err:  # noqa: ASYNC110 -- in another process
+            await asyncio.sleep(0.05)
     assert narrow.faults() == []
 
 

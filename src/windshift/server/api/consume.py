@@ -35,6 +35,8 @@ from windshift.server.events.deliveries import Delivery, message_size
 from windshift.server.events.model import StreamSeq
 
 _LONGEST_AGENT = 200
+_CALL_SIZE = 16_384
+"""Bytes that an open call takes, about, beside its events. Anybody may open some."""
 
 TYPE_URL_PREFIX = "type.googleapis.com/"
 
@@ -56,6 +58,7 @@ async def consume(
     client = CallClient(call)
     consume_call = ConsumeCall(broker, client, options, admission_of(call))
     call.on_drain = consume_call.drain
+    call.overhead = _CALL_SIZE
     shown = _OpenCall(call, client, consume_call)
     subscriptions.add(shown)
     try:
