@@ -22,7 +22,7 @@ from windshift.rpc import (
     turns,
 )
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
-from windshift.server.api import consume, dead_letters, deadlines, policies, state, streams
+from windshift.server.api import consume, dead_letters, deadlines, policies, sizes, state, streams
 from windshift.server.api.errors import CODES
 from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
@@ -104,6 +104,7 @@ VALUES: Final = {
     "any other message": size(policies.LARGEST_REQUEST),
     "a message about dead letters": size(policies.LARGEST_OF_DEAD_LETTERS),
     "several events": size(policies.LARGEST_OF_EVENTS),
+    "bytes of a message with payloads that are in fields of less than 32 bytes": size(sizes.IN_SHORT),
     "events in one request": amount(policies.MOST_EVENTS),
     "a probe (`grpc.health.v1`)": size(policies.LARGEST_OF_HEALTH),
     "unread bytes of events on one stream": size(SEND_QUEUE_MARK),

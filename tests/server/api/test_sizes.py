@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from google.protobuf.message import DecodeError
 
-from windshift._gen.windshift.events.v1alpha1.service_pb2 import PublishBatchRequest
-from windshift._gen.windshift.state.v1alpha1.service_pb2 import TransactRequest
+from tests.hardening.target import delimited
+from windshift._gen.windshift.events.v1alpha1.service_pb2 import PublishBatchRequest, PublishEventRequest
+from windshift._gen.windshift.state.v1alpha1.service_pb2 import SetRequest, TransactRequest
 from windshift.rpc import Method
 from windshift.server.api.policies import MOST_EVENTS
 from windshift.server.api.sizes import SizeInterceptor
@@ -108,3 +110,63 @@ def test_a_large_transaction() -> None:
     for number in range(100):
         request.writes.add(key=f"k.{number}").set.value.value = WRITE * 1000 + random.randbytes(100)
     assert PARSE_TRANSACTION(request.SerializeToString()) == request
+
+
+MIB = 1024 * 1024
+PUBLISH = Method(
+    "/windshift.events.v1alpha1.EventsService/PublishEvent",
+    _handler,
+    PublishEventRequest,
+    False,
+    False,
+    False,
+)
+PARSE_EVENT = SizeInterceptor(1).intercept(replace(PUBLISH)).request_type.FromString
+SET = Method("/windshift.state.v1alpha1.StateService/Set", _handler, SetRequest, False, False, False)
+PARSE_SET = SizeInterceptor(1).intercept(replace(SET)).request_type.FromString
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda n: b"\x1a\x00" * n,
+        lambda n: b"\x0a\x01a" * n,
+        lambda n: b"\x28\x01" * n,
+        lambda n: b"\x78\x00" * n,
+        lambda n: delimited(2, b"\x12\x00" * n),
+        lambda n: delimited(2, delimited(1, bytes(100)) + b"\x78\x00" * n),
+    ],
+    ids=["messages", "texts", "numbers", "unknown", "in the data", "behind a long one"],
+)
+def test_fields_that_come_again_and_again_are_not_decoded(event: Callable[[int], bytes]) -> None:
+    """They take no memory, but time: in an event, in one of a few, or in each of many."""
+    for parse, data in (
+        (PARSE_EVENT, event(MIB)),
+        (PARSE, delimited(1, event(MIB))),
+        (PARSE, delimited(1, event(MIB // 4)) * 4),
+        (PARSE, delimited(1, event(600)) * 1000),
+    ):
+        with pytest.raises(InvalidField, match="too many fields"):
+            parse(data)
+
+
+def test_values_of_many_fields_are_not_decoded() -> None:
+    """The same in stores."""
+    with pytest.raises(InvalidField, match="too many fields"):
+        PARSE_SET(delimited(3, b"\x12\x00" * MIB))
+    with pytest.raises(InvalidField, match="too many fields"):
+        PARSE_TRANSACTION(delimited(3, delimited(2, delimited(1, b"\x12\x00" * MIB))))
+
+
+@pytest.mark.parametrize("size", [0, 31, 500, 8_000])
+def test_events_with_all_that_they_may_have(size: int) -> None:
+    """However large their payloads are."""
+    event = PublishEventRequest(subject="s" * 31, idempotency_key="k" * 31, expected_last_id=2**63 - 1)
+    event.timestamp.seconds, event.timestamp.nanos = 2**33, 999_999_999
+    event.data.type_url, event.data.value = "t" * 31, random.randbytes(size)
+    batch = PublishBatchRequest(events=[event] * MOST_EVENTS)
+    assert PARSE(batch.SerializeToString()) == batch
+    event.data.value = random.randbytes(4 * MIB)
+    assert PARSE_EVENT(event.SerializeToString()) == event
+    request = SetRequest(store="s", key="k", value=event.data)
+    assert PARSE_SET(request.SerializeToString()) == request
