@@ -387,7 +387,7 @@ class ServerCall:
                 if payload is not None:
                     self.connection.acknowledge(self._stream_id, len(data))
                     if self._hold(len(payload)):
-                        self._handle(payload)
+                        self._handle(payload, self._method.request_type)
                     return
             requests = self._new_requests()
         if not self._method.client_streaming and not self._hold(len(data)):
@@ -431,7 +431,8 @@ class ServerCall:
                 max(0, len(payload) - self.size)
             ):  # inflated it may be larger
                 return
-        self._handle(payload)
+        method = self._method
+        self._handle(payload, method.large_type or method.request_type)
 
     def closed(self) -> None:
         """Let go of the stream: the client cancelled, or everything was sent."""
@@ -477,15 +478,15 @@ class ServerCall:
 
     # -- running the handler -------------------------------------------------------------------------
 
-    def _handle(self, payload: bytes | None) -> None:
-        """Have the handler called: in a task, unless it is a plain function."""
+    def _handle(self, payload: bytes | None, kind: type[Message]) -> None:
+        """Have the handler called with the request: in a task, unless it is a plain function."""
         self._handled = True
         method = self._method
         if payload is None or not method.plain:
-            self._task = self._loop.create_task(self._run(payload))
+            self._task = self._loop.create_task(self._run(payload, kind))
             return
         try:
-            nothing = method.handler(_PARSE(method.request_type, payload), self)
+            nothing = method.handler(_PARSE(kind, payload), self)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the client must be answered
             self._fail(error)
         else:
@@ -531,14 +532,14 @@ class ServerCall:
         self.on_cancel = None
         return await work()
 
-    async def _run(self, payload: bytes | None) -> None:
+    async def _run(self, payload: bytes | None, kind: type[Message]) -> None:
         """Run the handler with the request, or with nothing when requests stream, and answer."""
         method = self._method
         try:
             if payload is None:
                 response = await self._owner.paced(self, method.handler(self))
             else:
-                request = _PARSE(method.request_type, payload)
+                request = _PARSE(kind, payload)
                 payload = None  # it would be held twice
                 response = await self._owner.paced(self, method.handler(request, self))
             if self._done:

@@ -26,7 +26,8 @@ OnHeaders = Callable[[Any], Coroutine[Any, Any, None] | None]
 class Method:
     """One method of a service.
 
-    An interceptor changes ``handler``, ``shortcut``, ``on_headers`` and ``max_message_size``.
+    An interceptor changes ``handler``, ``shortcut``, ``on_headers``, ``max_message_size``, and what parses
+    requests.
 
     Attributes:
         path: the ``:path`` of its calls, ``/package.Service/Method``.
@@ -37,7 +38,9 @@ class Method:
             function that takes the same arguments. It returns False, and has done nothing, where ``handler``
             is to do it; otherwise it answers as a plain handler does. An interceptor wraps both, or has
             its own handler call it, and sets it to None.
-        request_type: the class of its requests.
+        request_type: parses its requests: their class, or what has its ``FromString`` and ``DESCRIPTOR``.
+        large_type: of a unary method, parses those that come in several pieces, or compressed, in place of
+            ``request_type``; None = that does.
         client_streaming: whether the client sends a stream of messages.
         server_streaming: whether the server does.
         streaming: whether either does.
@@ -54,6 +57,7 @@ class Method:
     streaming: bool
     max_message_size: int = UNLIMITED
     on_headers: OnHeaders | None = None
+    large_type: type[Message] | None = None
     shortcut: Shortcut | None = None
     plain: bool = field(init=False)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from tests.hardening.target import delimited
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import PublishBatchRequest, PublishEventRequest
@@ -22,9 +21,15 @@ async def _handler(*_: object) -> None:
     """Do nothing."""
 
 
+def _parse(method: Method) -> Callable[[bytes], Message]:
+    """Return what parses the large requests of a method."""
+    limited = SizeInterceptor(1).intercept(method)
+    return (limited.large_type or limited.request_type).FromString
+
+
 PATH = "/windshift.events.v1alpha1.EventsService/PublishBatch"
 PLAIN = Method(PATH, _handler, PublishBatchRequest, False, False, False)
-PARSE = SizeInterceptor(1).intercept(replace(PLAIN)).request_type.FromString
+PARSE = _parse(PLAIN)
 
 EMPTY = b"\x0a\x00"
 
@@ -83,7 +88,7 @@ def test_as_many_as_allowed() -> None:
 TRANSACT = Method(
     "/windshift.state.v1alpha1.StateService/Transact", _handler, TransactRequest, False, False, False
 )
-PARSE_TRANSACTION = SizeInterceptor(1).intercept(replace(TRANSACT)).request_type.FromString
+PARSE_TRANSACTION = _parse(TRANSACT)
 CHECK, WRITE = b"\x12\x00", b"\x1a\x00"
 
 
@@ -121,9 +126,9 @@ PUBLISH = Method(
     False,
     False,
 )
-PARSE_EVENT = SizeInterceptor(1).intercept(replace(PUBLISH)).request_type.FromString
+PARSE_EVENT = _parse(PUBLISH)
 SET = Method("/windshift.state.v1alpha1.StateService/Set", _handler, SetRequest, False, False, False)
-PARSE_SET = SizeInterceptor(1).intercept(replace(SET)).request_type.FromString
+PARSE_SET = _parse(SET)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ def test_which_are_lists() -> None:
         "/windshift.admin.v1alpha1.PrincipalsService/ListPrincipals",
         "/windshift.deadletters.v1alpha1.DeadLettersService/Get",
         "/windshift.deadletters.v1alpha1.DeadLettersService/List",
+        "/windshift.state.v1alpha1.StateService/History",
         "/windshift.state.v1alpha1.StateService/ListKeys",
         "/windshift.state.v1alpha1.StateService/ListStores",
     }

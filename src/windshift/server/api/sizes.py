@@ -42,10 +42,13 @@ class SizeInterceptor:
         """Limit the requests of a method."""
         policy = policy_of(method.path)
         size = self._largest if policy.max_size == UNLIMITED else policy.max_size
-        kind = method.request_type
-        if policy.stores:
-            kind = cast("type[Message]", _Counted(kind, policy.most_elements))
-        return replace(method, max_message_size=size, request_type=kind)
+        method = replace(method, max_message_size=size)
+        if not policy.stores:
+            return method
+        counted = cast("type[Message]", _Counted(method.request_type, policy.most_elements))
+        if policy.most_elements:
+            return replace(method, request_type=counted)
+        return replace(method, large_type=counted)  # small ones cost no call more
 
 
 class _Counted:
