@@ -148,6 +148,55 @@ async def test_a_part_of_a_stream_is_told(tmp_path: Path) -> None:
             await restore(config(new.url, tmp_path), backup, (), None, Serving().append)
 
 
+async def test_events_that_have_reached_their_age_since(broker: NatsServer, tmp_path: Path) -> None:
+    """They do not come back, their ids are not given again, and the other streams are restored too."""
+    backup, of, told = tmp_path / "backup", config(broker.url, tmp_path), Serving()
+    async with connect(broker.url) as user:
+        await two_streams(user, of, backup)
+        await asyncio.sleep(1.5)  # nats-server leaves out those whose time is over as it restores them
+        await restore(of, backup, (), None, told.append)
+        assert "KEPT: 3 messages" in told
+        assert (await user.publish("AGED.a")).sequence == 4
+
+
+@pytest.mark.parametrize(
+    ("stream", "said", "wrong"),
+    [
+        ("AGED", {"last_seq": 4}, "AGED is not restored as it was: its last id is 3, and was 4"),
+        ("KEPT", {"last_seq": 4}, "KEPT is not restored as it was: its last id is 3, and was 4"),
+        ("KEPT", {"messages": 4}, "KEPT is not restored as it was: it has 3 events of 4"),
+    ],
+)
+async def test_events_that_are_missing(
+    broker: NatsServer, tmp_path: Path, stream: str, said: dict[str, int], wrong: str
+) -> None:
+    """A stream that lacks what its backup says is told."""
+    backup, of = tmp_path / "backup", config(broker.url, tmp_path)
+    async with connect(broker.url) as user:
+        await two_streams(user, of, backup)
+    changed(backup / stream, "state", **said)
+    with pytest.raises(BackupError, match=wrong):
+        await restore(of, backup, [stream], None, Serving().append)
+
+
+async def two_streams(user: Broker, of: ServerConfig, backup: Path) -> None:
+    """Make two streams, of which one keeps events for a second, back them up, and delete them."""
+    for name, headers in (("AGED", {"Nats-TTL": "1s"}), ("KEPT", {})):
+        await user.stream(name, storage="file", allow_msg_ttl=bool(headers))
+        for _ in range(3):
+            await user.publish(f"{name}.a", headers=headers)
+    await back_up(of, backup, (), Serving().append)
+    for name in ("AGED", "KEPT"):
+        await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(10))
+
+
+def changed(place: Path, part: str, **values: int) -> None:
+    """Change what the description of a stream's backup says."""
+    description = json.loads((place / "backup.json").read_text())
+    description[part].update(values)
+    (place / "backup.json").write_text(json.dumps(description))
+
+
 @asynccontextmanager
 async def embedded(of: ServerConfig) -> AsyncIterator[Broker]:
     """Run the embedded broker of a configuration."""

@@ -193,7 +193,7 @@ async def _take(api: JetStream, deadline: float) -> Stock:
                     async for each in api.listed(f"CONSUMER.LIST.{name}", "consumers", deadline)
                     if _lasts(each["config"])
                 }
-        events = None if _shrinks(config) else state["messages"]
+        events = None if shrinks(config) else state["messages"]
         return StreamStock(info["created"], state["last_seq"], events, consumers)
 
     infos = [
@@ -213,7 +213,7 @@ def _lasts(config: dict[str, Any]) -> bool:
     return "durable_name" in config and not config.get("mem_storage", False)
 
 
-def _shrinks(config: dict[str, Any]) -> bool:
+def shrinks(config: dict[str, Any]) -> bool:
     """Tell whether events leave a stream though nobody removes them: by age, or for others that it copies."""
     return bool(
         config.get("max_age")
