@@ -171,6 +171,19 @@ def test_after_a_crash(tmp_path: Path, data: Path) -> None:
     assert told(server, "config", DAMAGES["config"][2])
 
 
+def test_a_crash_after_files_were_moved(tmp_path: Path, data: Path) -> None:
+    """What was removed between accepting damage and the crash is no damage."""
+    harm(data, "config")
+    with windshift(tmp_path, WINDSHIFT_NATS_ACCEPT_LOSS="config") as server:
+        client = Client(server.address)
+        delete_consumer(client, "sound")
+        client.channel.close()
+        crash(server)
+    with windshift(tmp_path) as server:
+        assert "damaged" not in server.err
+        assert server.stop() == 0
+
+
 def crash(server: WindshiftProcess) -> None:
     """Kill it with its nats-server."""
     nats = server.nats_pid

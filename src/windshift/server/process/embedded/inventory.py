@@ -29,8 +29,14 @@ class Inventory:
         self._accepted = False
 
     def begin(self) -> None:
-        """Take note of where nats-server's log begins: it is about to be started."""
+        """Take note of where nats-server's log begins: it is about to be started. Raises OSError.
+
+        Where it was stopped before, to be started anew, what was written down then is final no more.
+        """
         self._log_offset = self._directory.log_size()
+        if self._final is not None:
+            stock.write(self._directory.stock, replace(self._final, final=False))
+            self._final = None
 
     async def inspect(self, address: ServerAddress) -> list[Damage]:
         """Say what is missing of what there was when the directory was left. Raises `EmbeddedError`."""
