@@ -179,7 +179,8 @@ def test_whatever_expires_first(tmp_path: Path) -> None:
     pair = Authority(tmp_path, "ca").issue("client", lifetime=dt.timedelta(days=20))
     credentials = Operator(tmp_path).write_credentials(expires=int(time.time()) + 90 * 86400)
     files = {"NATS_TLS_CERT": str(pair.certificate), "NATS_TLS_KEY": str(pair.key)}
-    config = config_from_environment({"HOME": str(tmp_path), "NATS_CREDS": str(credentials), **files}).nats
+    given = {"NATS_URL": "nats", "NATS_CREDS": str(credentials), **files}
+    config = config_from_environment(given).nats
     assert 19.9 < (broker_credentials_expiry(config) - time.time()) / 86400 < 20.1
     pair.certificate.write_text("no certificate")
     assert broker_credentials_expiry(config) == 0

@@ -232,10 +232,10 @@ def test_nats_files(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     names = ("NATS_CREDS", "NATS_TLS_CA", "NATS_TLS_CERT", "NATS_TLS_KEY")
-    config = read(**dict.fromkeys(names, str(file)))
+    config = read(NATS_URL="nats", **dict.fromkeys(names, str(file)))
     assert (config.nats.credentials, config.nats.nkey) == (file, None)
     assert config.nats.tls == TlsFiles(file, file, file)
-    config = read(NATS_NKEY=str(file))
+    config = read(NATS_URL="nats", NATS_NKEY=str(file))
     assert (config.nats.credentials, config.nats.nkey) == (None, file)
 
 
@@ -243,10 +243,26 @@ def test_who_windshift_is_to_nats_is_said_once(tmp_path: Path) -> None:
     """A credentials file has a key of its own; another one beside it is a mistake."""
     file = tmp_path / "file"
     file.touch()
-    assert problems(NATS_CREDS=str(file), NATS_NKEY=str(file)) == (
+    assert problems(NATS_URL="nats", NATS_CREDS=str(file), NATS_NKEY=str(file)) == (
         "NATS_NKEY: not together with NATS_CREDS; set one of them",
     )
-    assert read(NATS_CREDS=str(file), NATS_NKEY=" ").nats.credentials == file
+    assert read(NATS_URL="nats", NATS_CREDS=str(file), NATS_NKEY=" ").nats.credentials == file
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("NATS_CREDS",), ("NATS_NKEY",), ("NATS_PASSWORD_FILE",), ("NATS_TLS_CA",)),
+        ("NATS_TLS_CERT", "NATS_TLS_KEY"),
+    ],
+)
+def test_files_for_a_nats_without_a_url(names: tuple[str, ...], tmp_path: Path) -> None:
+    """An embedded server in its place would be empty."""
+    file = tmp_path / "file"
+    file.touch()
+    expected = tuple(f"{name}: needs NATS_URL; set it too" for name in names)
+    assert problems(**dict.fromkeys(names, str(file))) == expected
+    assert problems(NATS_URL="ftp://nats", **dict.fromkeys(names, str(file)))[0].startswith("NATS_URL: ")
 
 
 def test_a_password_is_said_once(tmp_path: Path) -> None:
@@ -271,7 +287,8 @@ def test_tls_before_the_first_word() -> None:
     """NATS_TLS_FIRST is for a nats-server that wants it so."""
     assert not read().nats.tls_first
     assert not read(NATS_TLS_FIRST="false").nats.tls_first
-    assert read(NATS_TLS_FIRST="true").nats.tls_first
+    assert read(NATS_URL="nats", NATS_TLS_FIRST="true").nats.tls_first
+    assert problems(NATS_TLS_FIRST="true") == ("NATS_TLS_FIRST: needs NATS_URL; set it too",)
 
 
 def test_api_tls(tmp_path: Path) -> None:
@@ -444,7 +461,7 @@ def test_half_a_pair(given: str, line: str, tmp_path: Path) -> None:
     """Certificate and key go together, and client certificates need both."""
     file = tmp_path / "file"
     file.touch()
-    assert problems(**{given: str(file)}) == (line,)
+    assert problems(NATS_URL="nats", **{given: str(file)}) == (line,)
 
 
 def test_program_must_be_one(tmp_path: Path) -> None:

@@ -13,6 +13,10 @@ from windshift.server.config.tree import SERVER, SETTINGS, ListenConfig, ServerC
 
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
 """Wildcard addresses, and where to connect instead."""
+_HOW_TO_CONNECT: Final = (
+    *("NATS_CREDS", "NATS_NKEY", "NATS_PASSWORD_FILE"),
+    *("NATS_TLS_CERT", "NATS_TLS_KEY", "NATS_TLS_CA", "NATS_TLS_FIRST"),
+)
 
 
 def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
@@ -75,6 +79,14 @@ def _check_replicas(reader: Reader, config: ServerConfig) -> None:
         )
 
 
+def _check_url(reader: Reader, _: ServerConfig) -> None:
+    """Refuse what says how to connect to NATS, but not where: an embedded server would be started."""
+    if reader.text("NATS_URL") is None:
+        for name in _HOW_TO_CONNECT:
+            if reader.value(SETTINGS[name]):
+                reader.problem(name, "needs NATS_URL; set it too")
+
+
 def _check_exposure(reader: Reader, config: ServerConfig) -> None:
     """Refuse to serve other machines without authorization, unless that is explicitly allowed."""
     listen = config.grpc.listen
@@ -101,6 +113,7 @@ _RULES: Final[tuple[Callable[[Reader, ServerConfig], None], ...]] = (
     _check_credentials,
     _check_ports,
     _check_replicas,
+    _check_url,
     _check_exposure,
     _check_workers,
 )
