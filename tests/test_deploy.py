@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import tomllib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 
 from tests.support.broker import connect
 from tests.support.nats_server import NatsServer
+from tests.support.windshift_process import windshift
 from windshift.nats import ConnectFailed
 from windshift.server.config import SETTINGS, ServerConfig, config_from_environment
 
@@ -69,6 +71,19 @@ def test_systemd() -> None:
     assert found is not None
     assert int(found[1]) >= stopping(config) + 5
     assert "KillMode=mixed" in unit
+
+
+def test_systemd_reloads_a_server_without_files(tmp_path: Path, nats_server: NatsServer) -> None:
+    """It goes on."""
+    unit = (DEPLOY / "systemd" / "windshift.service").read_text()
+    assert "ExecReload=/bin/kill -HUP $MAINPID" in unit
+    found = re.search(r"(?m)^ExecStart=(.*)/opt/windshift/bin/windshift serve$", unit)
+    assert found is not None
+    with windshift(tmp_path, under=found[1].split(), NATS_URL=nats_server.url) as server:
+        server.signal(signal.SIGHUP)
+        assert server.probe("/readyz").status == 200
+        assert server.stop() == 0
+        assert "SIGHUP" not in server.err
 
 
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
