@@ -137,6 +137,21 @@ def test_another_one_takes_the_place_of_one_that_was_killed(server: WindshiftPro
     assert server.stop() == 0
 
 
+def test_a_loss_of_nats_is_counted_once(server: WindshiftProcess) -> None:
+    """Each worker has two connections, and all of them come back."""
+    assert metrics(server).value("windshift_nats_reconnects_total") == 0
+    broker = server.nats_pid
+    assert broker is not None
+    os.kill(broker, signal.SIGKILL)
+
+    def found() -> tuple[float, bool]:
+        now = metrics(server)
+        return now.value("windshift_nats_connected"), now.value("windshift_nats_reconnects_total") > 0
+
+    wait_for(lambda: found() == (1, True))
+    assert metrics(server).value("windshift_nats_reconnects_total") == 1
+
+
 def test_nothing_is_left_of_a_server_that_was_killed(server: WindshiftProcess) -> None:
     """Neither workers nor the broker outlive it."""
     left = {*server.workers, server.nats_pid or 0}

@@ -42,6 +42,12 @@ def test_gauges_are_of_all() -> None:
     }
 
 
+def test_a_loss_of_nats_is_one() -> None:
+    """However many processes reconnect."""
+    readings = [reading(NATS_RECONNECTS=each) for each in (2, 3, 2)]
+    assert read(merged(readings)) == {i.NATS_RECONNECTS.name: 3}
+
+
 def test_labels_are_kept_apart_and_the_order_is_that_of_the_table() -> None:
     """What only one of them has is there too."""
     one = [Family(i.SETTLED, [(("ack",), 1)]), Family(i.ACTIVE_CALLS, [(("a",), 1)])]

@@ -296,7 +296,7 @@ def _add_exports(registry: Registry, outlet: Outlet, spans: Exporter[Span] | Non
 
 def _add_nats(registry: Registry, connections: Sequence[Connection]) -> None:
     registry.add_number(i.NATS_CONNECTED, lambda: int(all(each.connected for each in connections)))
-    registry.add_number(i.NATS_RECONNECTS, lambda: sum(each.reconnects for each in connections))
+    registry.add_number(i.NATS_RECONNECTS, lambda: max(each.reconnects for each in connections))
 
 
 def _add_snapshots(registry: Registry, cache: SnapshotCache, dead_letters: DeadLetterStats) -> None:

@@ -260,7 +260,12 @@ REPLAYS: Final = Instrument("windshift.replays", _C, "{event}", "Dead letters th
 NATS_CONNECTED: Final = Instrument(
     "windshift.nats.connected", _U, "{connection}", "1 while connected to NATS, otherwise 0"
 )
-NATS_RECONNECTS: Final = Instrument("windshift.nats.reconnects", _C, "{connection}", "Reconnects to NATS")
+NATS_RECONNECTS: Final = Instrument(
+    "windshift.nats.reconnects",
+    _C,
+    "{connection}",
+    "Reconnects to NATS; a server has several connections, and the one with most counts",
+)
 NATS_CREDENTIALS_EXPIRY: Final = Instrument(
     "windshift.nats.credentials.expiry",
     _G,

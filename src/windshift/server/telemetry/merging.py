@@ -11,6 +11,8 @@ from windshift.server.telemetry.registry import Distribution, Family, Readings, 
 
 _LEAST: Final = frozenset({i.NATS_CONNECTED, i.CERTIFICATE_EXPIRY})
 """Of these the smallest reading is told: one process without a connection is worth an alert."""
+_MOST: Final = frozenset({i.NATS_RECONNECTS})
+"""Of these counters the largest reading is told: a loss of NATS is one, however many processes have it."""
 
 
 def merged(readings: Iterable[Readings]) -> list[Family]:
@@ -37,4 +39,4 @@ def _both(instrument: Instrument, one: Value, other: Value) -> Value:
     assert not isinstance(other, Distribution)  # noqa: S101 - as above
     if instrument in _LEAST:
         return min(one, other)
-    return max(one, other) if instrument.kind is InstrumentKind.GAUGE else one + other
+    return max(one, other) if instrument.kind is InstrumentKind.GAUGE or instrument in _MOST else one + other
