@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ import pytest
 from tests.server.config.test_config import read
 from tests.support.certificates import Authority
 from tests.support.collector import Collector, Tls, grpc_collector, http_collector
+from tests.support.windshift_process import wait_for
 from windshift.conventions import SpanKind
-from windshift.server.config import SamplerConfig
+from windshift.server.config import BatchConfig, SamplerConfig
+from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.otlp import OtlpSender
 from windshift.server.telemetry.otlp_signals import span_sender
 from windshift.server.telemetry.propagation import TraceContext
+from windshift.server.telemetry.signals import SPANS
 from windshift.server.telemetry.tracer import Sampler, Span, Tracer
 
 PROTOCOLS = ["grpc", "http/protobuf"]
@@ -200,6 +204,25 @@ def test_trouble_is_kept_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert "UNAVAILABLE" in sender.trouble
     assert caplog.records == []
     sender.close()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_stop_after_a_batch_that_was_repeated(protocol: str) -> None:
+    """What waits is sent: the collector has taken that batch in the end."""
+    with collecting(protocol) as collector:
+        given = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+        queue = Exporter(
+            span_sender(read(**given).telemetry), BatchConfig(timedelta(hours=1), batch_size=2), SPANS
+        )
+        collector.refusing = True
+        for _ in range(2):
+            queue.add(some_span())
+        wait_for(lambda: collector.attempts > 0)
+        collector.refusing = False
+        wait_for(lambda: queue.exported == 2 and queue.idle)
+        queue.add(some_span())
+        assert queue.close(30)
+        assert (queue.exported, queue.dropped) == (3, 0)
 
 
 def test_a_state_that_is_none() -> None:

@@ -61,7 +61,7 @@ class OtlpSender(Generic[T]):
 
     @property
     def trouble(self) -> str:
-        """The exporter's first warning about the current or last batch."""
+        """The exporter's first warning about the current batch, or the last one if that was lost."""
         return self._captured.message
 
     def send(self, batch: Sequence[T], /) -> bool:
@@ -72,7 +72,10 @@ class OtlpSender(Generic[T]):
             except Exception as error:  # noqa: BLE001 - must not end the exporter's thread
                 self._captured.message = f"the exporter failed: {type(error).__name__}"
                 return False
-        return bool(result.name == "SUCCESS")
+        if result.name != "SUCCESS":
+            return False
+        self._captured.message = ""  # what was told of attempts before the last one
+        return True
 
     def close(self) -> None:
         """Abort retries, and calls over gRPC."""
