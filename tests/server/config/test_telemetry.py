@@ -94,14 +94,22 @@ def test_plaintext(endpoint: str, insecure: str, *, plaintext: bool) -> None:
     assert config.traces.plaintext is plaintext
 
 
-def test_http_needs_a_url() -> None:
-    """An address alone is no endpoint for HTTP; the text shows no credentials."""
-    (line,) = problems(
-        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf", OTEL_EXPORTER_OTLP_ENDPOINT="collector:4318"
-    )
+@pytest.mark.parametrize("signals", [("",), ("TRACES_",), ("TRACES_", "METRICS_")])
+def test_http_needs_a_url(signals: tuple[str, ...]) -> None:
+    """An address alone is no endpoint for HTTP, of all signals or one; the text shows no credentials."""
+    protocols = {f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL": "http/protobuf" for signal in signals}
+    (line,) = problems(OTEL_EXPORTER_OTLP_ENDPOINT="collector:4318", **protocols)
     assert line == (
         "OTEL_EXPORTER_OTLP_ENDPOINT: an endpoint must be a URL that begins with http:// or https://"
     )
+
+
+def test_http_of_a_signal_that_is_not_sent_needs_no_url() -> None:
+    """As long as no log records are sent, their protocol does not matter."""
+    config = telemetry(
+        OTEL_EXPORTER_OTLP_ENDPOINT="collector:4317", OTEL_EXPORTER_OTLP_LOGS_PROTOCOL="http/protobuf"
+    )
+    assert (config.traces.endpoint, config.logs.endpoint) == ("collector:4317", None)
 
 
 @pytest.mark.parametrize("prefix", ["OTEL_EXPORTER_OTLP", "OTEL_EXPORTER_OTLP_TRACES"])

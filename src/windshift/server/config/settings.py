@@ -74,8 +74,10 @@ class Reader:
             raise ConfigurationError(tuple(self._problems))
 
     def problem(self, name: str, text: str) -> None:
-        """Record what is wrong with a setting. The text must not contain secrets."""
-        self._problems.append(f"{name}: {text}")
+        """Record what is wrong with a setting, once. The text must not contain secrets."""
+        line = f"{name}: {text}"
+        if line not in self._problems:
+            self._problems.append(line)
 
     def refuse_unknown(self, known: Iterable[str]) -> None:
         """Record a problem for each variable of ours that is not among the known ones."""

@@ -147,6 +147,8 @@ def _signal(kind: str, default: str) -> SignalConfig:
         whole = config.protocol is OtlpProtocol.GRPC or reader.text(f"{prefix}ENDPOINT") is not None
         if config.endpoint is None or whole:
             return config
+        if "://" not in config.endpoint:
+            reader.problem(f"{_PREFIX}ENDPOINT", p.URL_EXPECTED)
         return replace(config, endpoint=f"{config.endpoint.rstrip('/')}/v1/{kind}")
 
     signal = _SHARED.with_settings(own)
