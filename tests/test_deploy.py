@@ -14,6 +14,10 @@ from tests.support.broker import connect
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import windshift
 from windshift.nats import ConnectFailed
+from windshift.server.api.admin import ADMIN
+from windshift.server.api.dead_letters import DEAD_LETTERS
+from windshift.server.api.events import EVENTS
+from windshift.server.api.state import STATE
 from windshift.server.config import SETTINGS, ServerConfig, config_from_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +64,16 @@ def test_chart() -> None:
     assert (chart["version"], chart["appVersion"]) == (version, version)
     for name in ("alerts.yaml", "dashboard.json"):
         assert (DEPLOY / "helm" / "windshift" / "files" / name).is_file()
+
+
+def test_durations_on_the_dashboard_leave_out_streaming_calls() -> None:
+    """These last as long as their clients stay, and so would say nothing; all others are there."""
+    dashboard = (DEPLOY / "grafana" / "windshift.json").read_text()
+    (left_out,) = set(re.findall(r'rpc_method!~\\"(.*?)\\"', dashboard))
+    methods = [method for each in (EVENTS, STATE, DEAD_LETTERS, ADMIN) for method in each.methods]
+    streaming = [each for each in methods if each.client_streaming or each.server_streaming]
+    names = {each: f"{each.containing_service.full_name}/{each.name}" for each in methods}
+    assert [each for each in methods if re.fullmatch(left_out, names[each])] == streaming
 
 
 def test_systemd() -> None:

@@ -271,8 +271,9 @@ def test_versions() -> None:
     assert doctor.version(server_info()).state == "ok"
     assert doctor.version(server_info(version="0.0.7")).state == "warn"
     assert doctor.broker(server_info()).state == "ok"
-    assert doctor.broker(server_info(broker_version="2.12.3-beta.1")).state == "warn"
-    assert doctor.broker(server_info(broker_version="2.10.9")).state == "FAIL"
+    assert doctor.broker(server_info(broker_version="2.14.0-RC.1")).state == "ok"
+    old = doctor.broker(server_info(broker_version="2.12.8"))
+    assert (old.state, old.hint) == ("FAIL", "Windshift needs 2.14 or newer: upgrade it")
     assert doctor.broker(server_info(broker_connected=False)).state == "FAIL"
     one = ws.RunningServer(server_info(), 1, 1, 1, 0.1, "")
     two = replace(one, info=server_info(id="2", name="two", version="9.9.9"), not_ready="no JetStream")

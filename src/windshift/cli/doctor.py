@@ -50,8 +50,7 @@ _VERIFYING: Final = {
 }
 """What to do, by the code with which OpenSSL refuses a certificate (X509_V_ERR_…)."""
 
-_NEEDS_BROKER: Final = (2, 11)
-_SEEKING_BROKER: Final = (2, 14)
+_NEEDS_BROKER: Final = (2, 14)
 _NEARLY: Final = {
     "storage": "raise max_file of the account in NATS, give streams limits, or purge some",
     "memory": "raise max_mem of the account in NATS, give streams limits, or purge some",
@@ -294,9 +293,7 @@ def broker(server: ws.ServerInfo) -> Check:
     time_there = "" if trip is None else f", {trip.total_seconds() * 1000:.1f} ms away"
     found, version = f"NATS {server.broker_version}{time_there}", _minor(server.broker_version)
     if version < _NEEDS_BROKER:
-        return Check("FAIL", "broker", found, "Windshift needs 2.11 or newer: upgrade it")
-    if version < _SEEKING_BROKER:
-        return Check("warn", "broker", found, "consumers can be moved from 2.14 on: upgrade it")
+        return Check("FAIL", "broker", found, "Windshift needs 2.14 or newer: upgrade it")
     return Check("ok", "broker", found)
 
 
