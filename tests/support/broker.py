@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -94,3 +94,27 @@ async def connect(url: str, options: ConnectionOptions = QUICK) -> AsyncIterator
         yield Broker(connection, requests, JetStream(connection, requests))
     finally:
         await connection.close()
+
+
+@contextmanager
+def on_create(connection: Connection, hook: Callable[[], object]) -> Iterator[None]:
+    """Call `hook` whenever the creation of a consumer was sent."""
+    publish = connection.publish
+
+    def spy(subject: bytes, *arguments: bytes, **named: bytes) -> None:
+        publish(subject, *arguments, **named)
+        if subject.startswith(b"$JS.API.CONSUMER.CREATE."):
+            hook()
+
+    connection.publish = spy  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del connection.publish
+
+
+async def no_consumers(broker: Broker, stream: str) -> None:
+    """Wait until a stream has no consumers."""
+    async with asyncio.timeout(30):
+        while (await broker.api.stream_info(stream, in_seconds(30)))["state"]["consumer_count"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import Broker, in_seconds
+from tests.support.broker import Broker, in_seconds, no_consumers, on_create
 from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream import api
 from windshift.nats.jetstream.api import StoredMessage
+from windshift.nats.times import NANOSECONDS
 from windshift.server.admin import tail
 from windshift.server.admin.events import Selection
 from windshift.server.admin.tail import Tails
@@ -109,3 +111,18 @@ async def test_events_that_the_broker_has_lost(
         shutil.copytree(tmp_path / "before", own_nats_server.store)
         own_nats_server.start()
         await ended(task)
+
+
+async def test_a_tail_that_ends_while_its_consumer_is_made(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves nothing at the broker, where there may be only so many consumers."""
+    monkeypatch.setattr(api, "_FOLLOWED_FOR", 3_600 * NANOSECONDS)
+    stream = await broker.stream(unique())
+    task = asyncio.create_task(
+        Tails(broker.api, PullRoom()).tail(Selection(stream, (), frozenset()), Viewer(), 0).run(AtEnd())
+    )
+    with on_create(broker.connection, task.cancel):
+        await asyncio.wait([task], timeout=30)
+    assert task.cancelled()
+    await no_consumers(broker, stream)

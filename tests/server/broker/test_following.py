@@ -25,16 +25,22 @@ async def bodies_of(broker: Broker, stream: str, room: PullRoom) -> AsyncIterato
     """Follow a stream for the length of the block, which is ended by what ends that."""
     got = asyncio.Queue[bytes]()
 
-    async def make() -> str:
-        config = following_config("f", (f"{stream}.>",)) | {"deliver_policy": "all"}
-        await broker.api.create_consumer(stream, "f", config, in_seconds(30))
-        return "f"
+    async def make(name: str) -> None:
+        config = following_config(name, (f"{stream}.>",)) | {"deliver_policy": "all"}
+        await broker.api.create_consumer(stream, name, config, in_seconds(30))
 
     async def take(message: StoredMessage, _: int) -> None:
         got.put_nowait(message.body)
 
     follower = Follower(
-        broker.connection, room, stream, make, take, passing=(BrokerUnavailable,), max_bytes=1_000
+        broker.connection,
+        broker.connection,
+        room,
+        stream,
+        make,
+        take,
+        passing=(BrokerUnavailable,),
+        max_bytes=1_000,
     )
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         running = group.create_task(follower.run(lambda: None))

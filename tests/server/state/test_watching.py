@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker import Broker, in_seconds
+from tests.support.broker import Broker, connect, in_seconds, no_consumers, on_create
 from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream import api
 from windshift.nats.jetstream.kv import Buckets
 from windshift.nats.jetstream.writes import Writes
+from windshift.nats.times import NANOSECONDS
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import InvalidField
 from windshift.server.state import watching
@@ -47,10 +49,10 @@ class Watcher:
         """Do nothing."""
 
 
-def watches_on(broker: Broker) -> Watches:
-    """Make what begins watches."""
-    writes = Writes(broker.connection, broker.requests, broker.api)
-    return Watches(broker.connection, Buckets(broker.api, writes), PullRoom())
+def watches_on(broker: Broker, asking: Broker | None = None) -> Watches:
+    """Make what begins watches; it may ask for consumers on another connection."""
+    writes, api = Writes(broker.connection, broker.requests, broker.api), (asking or broker).api
+    return Watches(broker.connection, Buckets(api, writes), PullRoom())
 
 
 @asynccontextmanager
@@ -111,3 +113,19 @@ async def test_revisions_that_the_broker_has_lost(
         await asyncio.wait([task], timeout=30)
         assert task.done()
         assert isinstance(task.exception(), InvalidField)
+
+
+async def test_a_watch_that_ends_while_its_consumer_is_made(
+    broker: Broker, nats_server: NatsServer, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves nothing at the broker, where there may be only so many consumers."""
+    monkeypatch.setattr(api, "_FOLLOWED_FOR", 3_600 * NANOSECONDS)
+    store = unique()
+    await broker.stream(f"KV_{store}", f"$KV.{store}.>")
+    async with connect(nats_server.url) as asking:
+        watch = watches_on(broker, asking).watch(store, ">", Watcher())
+        task = asyncio.create_task(watch.run(Revision(0), existing=False))
+        with on_create(asking.connection, task.cancel):
+            await asyncio.wait([task], timeout=30)
+        assert task.cancelled()
+        await no_consumers(asking, f"KV_{store}")

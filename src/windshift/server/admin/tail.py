@@ -129,11 +129,11 @@ class Tail:
         `BrokerUnavailable` if the broker cannot be asked at the beginning; later, wait for it.
         """
         self._next = begin
-        connection, stream = self._api.connection, self._which.stream
         follower = Follower(
-            connection,
+            self._api.connection,
+            self._api.connection,
             self._room,
-            stream,
+            self._which.stream,
             self._make,
             self._take,
             PASSING,
@@ -142,10 +142,10 @@ class Tail:
         )
         await follower.run(self._client.begin)
 
-    async def _make(self) -> str:
-        """Make a consumer that begins behind what was seen, and return its name."""
+    async def _make(self, name: str) -> None:
+        """Make a consumer that begins behind what was seen."""
         self._client.flush()
-        stream, name, deadline = self._which.stream, names.generated_name(), self._loop.time() + _ASKING
+        stream, deadline = self._which.stream, self._loop.time() + _ASKING
         with follower_errors(stream=stream):
             self._look(await self._api.stream_info(stream, deadline))
             config = following_config(name, self._which.subjects) | _start(self._next)
@@ -156,7 +156,6 @@ class Tail:
             )
         if not answer["num_pending"]:
             self._catch_up()
-        return name
 
     def _look(self, info: JsonObject) -> None:
         """See whether the stream is the same, and has what was seen of it."""

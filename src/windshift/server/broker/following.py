@@ -21,11 +21,16 @@ from windshift.nats.protocol import Message
 from windshift.nats.retry import retry
 from windshift.nats.times import from_unix_ns
 from windshift.server.broker.room import PullRoom
+from windshift.server.domain import names
 
 _BATCH: Final = 256
 """Messages that are asked for at once."""
 _TURN: Final = 5.0
 """Seconds to wait for a turn to ask for one large message, before waiting anew."""
+_UNDER_WAY: Final = 1.0
+"""Seconds after which a consumer is deleted once more that nobody waits for: the broker may do what it is
+asked for at the same time in another order.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +38,11 @@ class Follower:
     """Hands out the messages of a stream.
 
     Attributes:
-        connection: the connection to NATS.
-        room: what all who pull on this connection may ask for together.
+        connection: the connection to NATS that messages come by.
+        asking: the one on which `make` asks. What was made is deleted there, behind the request for it.
+        room: what all who pull on `connection` may ask for together.
         stream: the stream's name.
-        make: makes a consumer that begins behind what was taken, and returns its name.
+        make: makes a consumer of a name that begins behind what was taken.
         take: takes a message, and how many more the consumer had when it sent this one. While it waits, no
             more are asked for.
         passing: errors of `make` after which it is called again, but for the first time.
@@ -47,9 +53,10 @@ class Follower:
     """
 
     connection: Connection
+    asking: Connection
     room: PullRoom
     stream: str
-    make: Callable[[], Awaitable[str]]
+    make: Callable[[str], Awaitable[None]]
     take: Callable[[StoredMessage, int], Awaitable[None]]
     passing: tuple[type[Exception], ...]
     idle: Callable[[], float] = lambda: math.inf
@@ -61,16 +68,27 @@ class Follower:
 
         Raises what `make` and `take` raise.
         """
-        consumer = await self.make()
+        consumer = await self._make()
         begin()
         while True:
             await self._follow(consumer)
             async for _ in retry(None, first=2):
                 try:
-                    consumer = await self.make()
+                    consumer = await self._make()
                 except self.passing:
                     continue
                 break
+
+    async def _make(self) -> str:
+        """Have a consumer made, and return its name."""
+        name = names.generated_name()
+        try:
+            await self.make(name)
+        except BaseException:
+            self._drop(name)  # the request for it may be under way,
+            asyncio.get_running_loop().call_later(_UNDER_WAY, self._drop, name)  # and be done after this one
+            raise
+        return name
 
     async def _follow(self, consumer: str) -> None:
         """Hand out what a consumer has, until it is lost."""
@@ -88,7 +106,7 @@ class Follower:
     def _drop(self, consumer: str) -> None:
         """Delete a consumer now, if that can be; by itself it goes later, and there may be only so many."""
         try:
-            self.connection.publish(f"{API_PREFIX}CONSUMER.DELETE.{self.stream}.{consumer}".encode())
+            self.asking.publish(f"{API_PREFIX}CONSUMER.DELETE.{self.stream}.{consumer}".encode())
         except NotConnected:
             pass
 

@@ -104,6 +104,7 @@ class Watch:
         self._next, self._existing = begin or None, existing
         follower = Follower(
             self._connection,
+            self._buckets.api.connection,
             self._room,
             stream_of(self._store),
             self._make,
@@ -113,8 +114,8 @@ class Watch:
         )
         await follower.run(self._client.begin)
 
-    async def _make(self) -> str:
-        """Make a consumer that begins behind what was seen, and return its name.
+    async def _make(self, name: str) -> None:
+        """Make a consumer that begins behind what was seen.
 
         Wait until the store's leader has what was seen of it, since a new one may lag a little: without a
         turn, which others need.
@@ -127,7 +128,7 @@ class Watch:
             except TimeoutError:
                 break
             try:
-                return await self._make_now(deadline)
+                return await self._make_now(name, deadline)
             except InvalidField:
                 now = self._loop.time()
                 patience = min(patience, now + (_LOST if self._created else _LAGGING))
@@ -137,8 +138,7 @@ class Watch:
                 self._turns.release()
         raise BrokerUnavailable
 
-    async def _make_now(self, deadline: float) -> str:
-        name = names.generated_name()
+    async def _make_now(self, name: str, deadline: float) -> None:
         with follower_errors(stream=self._store):
             info = await self._look(deadline)
             if self._next is None and not self._existing:
@@ -150,7 +150,6 @@ class Watch:
             if self._next is None:  # another consumer is to miss no revision from here on
                 self._next = info.last_sequence + 1
             self._up_to_date()
-        return name
 
     async def _look(self, deadline: float) -> BucketInfo:
         """Look at the store. Raise `InvalidField` if its leader does not have what was seen of it."""
