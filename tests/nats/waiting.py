@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from tests.support.broker import Broker
 from tests.support.nats_server import NatsServer
+from windshift.nats import Connection
 from windshift.nats.wire import Wire
 
 
@@ -28,3 +30,12 @@ def serving(broker: Broker, *servers: NatsServer) -> NatsServer:
     """Say which of the servers the connection is to."""
     port = wire_of(broker).server.port
     return next(server for server in servers if server.port == port)
+
+
+async def moved(connection: Connection) -> None:
+    """Have a connection go to its next server, as one does whose server is about to stop; see it leave."""
+    wire = connection._wire
+    assert wire is not None
+    wire.info = replace(wire.info, ldm=True)
+    connection.wire_informed(wire)
+    await eventually(lambda: connection._wire is not wire and not connection._left)

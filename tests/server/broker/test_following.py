@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 
 import pytest
 
-from tests.nats.waiting import eventually
-from tests.support.broker import Broker, in_seconds
+from tests.nats.waiting import eventually, moved
+from tests.support.broker import QUICK, Broker, connect, in_seconds
+from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.api import StoredMessage, following_config
+from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.broker import following
 from windshift.server.broker.budget import Share
 from windshift.server.broker.following import Follower
@@ -82,3 +87,20 @@ async def test_room_for_a_message_that_is_gone(broker: Broker, unique: Unique) -
         await eventually(lambda: (room.whole.used, room.whole.waiting) == (0, 0), seconds=15)
         await broker.publish(f"{stream}.a", b"small")
         assert await got.get() == b"small"
+
+
+async def test_a_server_about_to_stop(
+    nats_server: NatsServer, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever follows goes on by the next connection at once, and not after a silence."""
+    monkeypatch.setattr(following, "PullOptions", partial(PullOptions, expires=3_600, heartbeat=1_800))
+    url = f"{nats_server.url},nats://localhost:{nats_server.port}"
+    async with connect(url, replace(QUICK, linger=timedelta(milliseconds=50))) as broker:
+        stream = await broker.stream(unique())
+        await broker.publish(f"{stream}.a", b"before")
+        async with bodies_of(broker, stream, PullRoom()) as got:
+            assert await got.get() == b"before"
+            await moved(broker.connection)
+            await broker.publish(f"{stream}.a", b"after")
+            while await got.get() != b"after":
+                pass  # this one begins with what came before

@@ -93,13 +93,16 @@ class Follower:
     async def _follow(self, consumer: str) -> None:
         """Hand out what a consumer has, until it is lost."""
         pulls = _Pulls(self, consumer)
-        self.connection.on_lost.append(pulls.lost)
+        hooks = self.connection.on_lost, self.connection.on_replaced
+        for hook in hooks:
+            hook.append(pulls.lost)
         try:
             await pulls.run()
         except NotConnected:
             pass
         finally:
-            self.connection.on_lost.remove(pulls.lost)
+            for hook in hooks:
+                hook.remove(pulls.lost)
             pulls.close()
             self._drop(consumer)
 
@@ -198,7 +201,7 @@ class _Pulls:
         self._news.set()
 
     def lost(self) -> None:
-        """Note that the connection is gone."""
+        """Note that the connection is gone, or about to be."""
         self._add(Notice.LOST)
 
     def close(self) -> None:
