@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.nats.waiting import eventually
 from windshift.nats import Unavailable
 from windshift.nats.jetstream.api import JsonObject
 from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.ownership import view as view_module
 from windshift.server.ownership.amounts import OWNER, Held
 from windshift.server.ownership.view import View
 
@@ -224,3 +226,58 @@ async def test_looking_again_for_consumers(view: View, lists: Lists) -> None:
     await view.refresh(CONSUMER, soon(), "ann", again=True)
     assert sorted(lists.read) == ["CONSUMER.LIST.S", "CONSUMER.LIST.T"]
     assert (view.made("ann", "consumers"), view.made("ann", "streams")) == (0, 1)
+
+
+async def test_new_lists_do_not_wait_for_others_reading(view: View, lists: Lists) -> None:
+    """Whoever needs no list read goes on while one is."""
+    await view.refresh(STREAM, soon())
+    view.begin(STREAM, Held("ann", ONE_STREAM))
+    lists.may_go_on.clear()
+    reading = asyncio.create_task(view.refresh(STREAM, soon(), "ann", again=True))
+    await eventually(lambda: len(lists.read) == 2)
+    await view.refresh(STREAM, soon())
+    assert not reading.done()
+    lists.may_go_on.set()
+    await reading
+
+
+async def test_a_pause_before_looking_again_is_one_s_own(
+    view: View, lists: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long somebody has to wait, lists are read for others."""
+    lists.consumers = {"S": [consumer("a")], "T": [consumer("b", "bob")]}
+    lists.streams = [stream(name, consumers=1) for name in lists.consumers]
+    await view.refresh(CONSUMER, soon())
+    view.begin(("S", "more"), Held("ann", {"consumers": 1}))
+    monkeypatch.setattr(view_module, "_EFFORT_AGAIN", 1e12)
+    monkeypatch.setattr(view_module, "_KEPT", 0.0)
+    monkeypatch.setattr(view_module, "_EFFORT", 0)
+    pausing = asyncio.create_task(view.refresh(CONSUMER, soon() + 1e9, "ann", again=True))
+    await asyncio.sleep(0)
+    lists.read.clear()
+    await view.refresh(("T", "more"), soon())
+    assert lists.read[0] == "CONSUMER.LIST.T"
+    assert not pausing.done()
+    pausing.cancel()
+
+
+async def test_somebody_s_many_lists_are_not_waited_for(
+    view: View, lists: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others read theirs after one of them."""
+    monkeypatch.setattr(view_module, "_KEPT", 0.0)
+    monkeypatch.setattr(view_module, "_KEPT_NEAR", 0.0)
+    monkeypatch.setattr(view_module, "_EFFORT", 0)
+    lists.consumers = {name: [consumer("a")] for name in "ABC"}
+    lists.streams = [stream(name, consumers=1) for name in lists.consumers]
+    await view.refresh(("A", "more"), soon())
+    lists.read.clear()
+    lists.may_go_on.clear()
+    reading = asyncio.create_task(view.refresh(("A", "more"), soon(), "ann"))
+    await eventually(lambda: bool(lists.read))
+    other = asyncio.create_task(view.refresh(STREAM, soon()))
+    await asyncio.sleep(0)
+    lists.may_go_on.set()
+    await asyncio.gather(reading, other)
+    assert lists.read.index("STREAM.LIST") == 1
+    assert len(lists.read) == 4

@@ -69,12 +69,11 @@ class View:
         self._done: dict[str, dict[Key, float]] = {}
         """When this server did something of which a list may tell too little if it was begun before."""
         self._read_at: dict[str, float] = {}
+        self._took: dict[str, float] = {}
+        """When each list was read the last time, and for how many seconds."""
         self._with_consumers: frozenset[str] = frozenset()
         self._made: dict[str, Counter[str]] = {}
         """How much this server has made for each owner since it has looked what the others have made."""
-        self._looked_at = -inf
-        self._took = 0.0
-        """When lists were read the last time, and for how many seconds."""
         self._all: asyncio.Task[None] | None = None
         self._all_read_at = -inf
         self._took_all = 0.0
@@ -157,35 +156,45 @@ class View:
         while; or `again` if this server has made something for it since. Lists of consumers are many: those
         of other streams are read beside.
         """
-        kept = max(_KEPT if owner is None else _KEPT_NEAR, _EFFORT * self._took)
+        now, names = self._loop.time(), self._lists(key, owner)
+        took = sum(self._took.get(name, 0.0) for name in names)
+        since = now - max(_KEPT if owner is None else _KEPT_NEAR, _EFFORT * took)
         try:
             async with asyncio.timeout_at(deadline):
-                async with self._reading:
-                    if again and owner is not None and self._has_made(owner, key):
-                        kept = 0.0
-                        pause = self._looked_at + _EFFORT_AGAIN * self._took - self._loop.time()
-                        await asyncio.sleep(max(_SHORTEST_PAUSE, pause))
-                    await self._refresh(key, owner, self._loop.time() - kept)
+                if again and owner is not None and self._has_made(owner, key):
+                    since = now
+                    looked = max(self._read_at.get(name, -inf) for name in names)
+                    await asyncio.sleep(max(_SHORTEST_PAUSE, looked + _EFFORT_AGAIN * took - now))
+                await self._refresh(key, owner, names, since)
                 if key[1] and owner is None:
                     await self._others()
         except TimeoutError:
             raise BrokerUnavailable from None
 
-    async def _refresh(self, key: Key, owner: str | None, since: float) -> None:
-        """Read what was not read since a time."""
-        began = self._loop.time()
+    def _lists(self, key: Key, owner: str | None) -> set[str]:
+        """Return the lists that tell of such things, with an owner of all of its consumers."""
         names = {key[0] if key[1] else _STREAMS}
         if key[1] and owner:
             names |= {stream for (stream, name), held in self.held.items() if name and held.owner == owner}
-        stale = [name for name in names if self._read_at.get(name, -inf) < since]
-        if not stale:
-            return
-        if owner is not None or not key[1]:
-            self._forget_made(owner, key)
-        for name in stale:
-            await self._read(name)
-        self._looked_at = self._loop.time()
-        self._took = self._looked_at - began
+        return names
+
+    async def _refresh(self, key: Key, owner: str | None, names: set[str], since: float) -> None:
+        """Read what was not read since a time, list by list: others read theirs in between.
+
+        What somebody has read while this waited is not read once more: who needs it newer asks again.
+        """
+        is_first = owner is not None or not key[1]
+        for name in names:
+            before = self._read_at.get(name, -inf)
+            if before >= since:
+                continue
+            async with self._reading:
+                if self._read_at.get(name, -inf) != before:
+                    continue
+                if is_first:
+                    is_first = False
+                    self._forget_made(owner, key)
+                await self._read(name)
 
     def _has_made(self, owner: str, key: Key) -> bool:
         made = self._made.get(owner, Counter())
@@ -223,6 +232,7 @@ class View:
         began = self._loop.time()
         found = await (self._streams(began) if name == _STREAMS else self._consumers(name, began))
         self._take(name, {key: held for key, held in found.items() if held.owner}, began)
+        self._took[name] = self._loop.time() - began
         if name == _STREAMS:
             self.on_streams()
 
@@ -240,6 +250,7 @@ class View:
             self._take(name, {}, began)
             if name not in self._keys and name not in self._done:
                 del self._read_at[name]
+                self._took.pop(name, None)
         return found
 
     async def _consumers(self, stream: str, began: float) -> dict[Key, Held]:
