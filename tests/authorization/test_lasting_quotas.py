@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -60,6 +61,7 @@ POLICY = (
     + limited("ephemeral", "ephemeral_consumers = 2")
     + limited("crowd", "ephemeral_consumers = 10")
     + limited("two-servers", "streams = 3, consumers = 1")
+    + limited("deleting", "streams = 2")
     + limited("subjects", "subjects = 3")
     + limited("replicas", "replicas = 2")
     + limited("forgetful", "deduplication_seconds = 200")
@@ -410,6 +412,22 @@ def test_two_servers(callers: Callers, nats_server: NatsServer, file: str) -> No
         ensure_stream(two, new())
         exceeded(lambda: ensure_stream(two, new()), "streams", 3, 3)
         wait_for(lambda: not works(lambda: ensure_stream(one, new())))
+
+
+def test_what_another_server_deleted(callers: Callers, nats_server: NatsServer, file: str) -> None:
+    """It does not come back beside what was made in its place."""
+    names, others_names = [new(), new()], [new(), new()]
+    one = of(callers, "deleting")
+    for name in names:
+        ensure_stream(one, name)
+    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address, callers_of(address) as others:
+        two = of(others, "deleting")
+        for name in names:
+            two.call(ADMIN.methods_by_name["DeleteStream"], admin_pb.DeleteStreamRequest(name=name))
+        for name in others_names:
+            wait_for(partial(works, partial(ensure_stream, two, name)))
+        for name in names:
+            exceeded(partial(ensure_stream, one, name), "streams", 2, 2)
 
 
 def test_several_servers_at_once(callers: Callers, nats_server: NatsServer, file: str) -> None:

@@ -281,3 +281,15 @@ async def test_somebody_s_many_lists_are_not_waited_for(
     await asyncio.gather(reading, other)
     assert lists.read.index("STREAM.LIST") == 1
     assert len(lists.read) == 4
+
+
+async def test_what_the_broker_does_not_have(view: View, lists: Lists) -> None:
+    """It counts no more, unless it is just being made, and others are looked at before little is left."""
+    lists.streams = [stream("S")]
+    await view.refresh(STREAM, soon())
+    assert view.missing(("T", "")) is None
+    assert view.missing(STREAM) == Held("ann", {"streams": 1, "reserved_bytes": 0, "stored_bytes": 1})
+    assert (view.total("ann", "streams"), view.made("ann", "streams")) == (0, 1)
+    view.begin(STREAM, Held("ann", ONE_STREAM))
+    assert view.missing(STREAM) is None
+    assert view.total("ann", "streams") == 1

@@ -92,7 +92,7 @@ class Ownership:
         for quota, count in _OF_ONE_STREAM.items():
             _require_few(caller, quota, count(stored), count(wanted))
         key, owner = (wanted["name"], ""), owner_of(stored or {})
-        size = self._view.stored(key)
+        size = self._view.stored(key) if stored else 0
         before, amounts = of_stream(stored, size) if stored else {}, of_stream(wanted, size)
         if all(amount <= before.get(quota, 0) for quota, amount in amounts.items()):
             yield wanted
@@ -100,7 +100,7 @@ class Ownership:
             return
         if self._access.quotas_of(owner) is None:
             owner, wanted = caller.name, owned(wanted, caller.name)
-        async with self._room(key, Held(owner, amounts, endless(wanted)), deadline):
+        async with self._room(key, Held(owner, amounts, endless(wanted)), deadline, is_new=stored is None):
             yield wanted
 
     @asynccontextmanager
@@ -195,14 +195,20 @@ class Ownership:
     # -- What is made ------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _room(self, key: Key, held: Held, deadline: float) -> AsyncIterator[None]:
-        """Count something as there unless that is too much; no more when the broker refuses it."""
+    async def _room(
+        self, key: Key, held: Held, deadline: float, *, is_new: bool = True
+    ) -> AsyncIterator[None]:
+        """Count something as there unless that is too much; no more when the broker refuses it.
+
+        The broker did not have it a moment ago if it `is_new`.
+        """
         limits = self._limits(held)
         if not limits:  # then nothing is counted
             yield
             return
+        missing = self._view.missing(key) if is_new else None
         await self._require_room(key, held, limits, deadline)
-        before = self._view.held.get(key)
+        before = self._view.held.get(key) or missing
         self._view.begin(key, held)
         try:
             yield

@@ -96,6 +96,18 @@ class View:
         if key in self.held:
             self.note(key, None)
 
+    def missing(self, key: Key) -> Held | None:
+        """Take out what the broker does not have, but for what is being made here, and return it.
+
+        Another server deleted it, and may have made something else since: that counts as if this one had.
+        """
+        known = self.held.get(key)
+        if known is None or self._done.get(list_of(key), {}).get(key) == inf:
+            return None
+        self._made.setdefault(known.owner, Counter()).update(known.amounts)
+        self.note(key, None)
+        return known
+
     def stream_gone(self, stream: str) -> None:
         """Note that a stream is there no more, with all its consumers."""
         self.gone((stream, ""))
