@@ -203,6 +203,8 @@ class _Waiting:
         part = _read(message.body)
         if part is None or not isinstance(part.get("id"), str) or not isinstance(part.get("entries"), list):
             return  # nobody listens to the question, or somebody else answered
+        if part["id"] in self.whole:
+            return  # while it moves to another server of NATS, a question may reach it twice
         parts = self._parts.setdefault(part["id"], [])
         parts += [each for each in part["entries"] if isinstance(each, dict)]
         if part.get("last"):
