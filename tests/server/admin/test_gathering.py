@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from tests.nats.waiting import eventually
-from tests.support.broker import Broker, connect
+from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import Message
+from windshift.server.admin import gathering
 from windshift.server.admin.gathering import Gathering
 
 
@@ -19,6 +22,7 @@ async def serving(broker: Broker) -> AsyncIterator[Gathering]:
     server = Gathering(broker.connection)
     running = asyncio.create_task(server.run())
     await asyncio.sleep(0)
+    await broker.requests.round_trip(in_seconds(30))  # until it hears what is asked
     try:
         yield server
     finally:
@@ -52,3 +56,44 @@ async def test_an_answer_that_comes_twice(own_broker: Broker, own_nats_server: N
         await known(server, "a", "b")
         gathered = await server.ask("things", {})
         assert gathered.entries == {server.id: [], "a": [{"n": 1}], "b": [{"n": 1}]}
+
+
+async def test_servers_that_have_a_connection_again(
+    own_broker: Broker, own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They know each other at once, though they had forgotten each other."""
+    monkeypatch.setattr(gathering, "_INTERVAL", 3_600.0)
+    async with (
+        connect(own_nats_server.url) as broker,
+        serving(own_broker) as one,
+        serving(broker) as other,
+    ):
+        await known(one, other.id)
+        await known(other, one.id)
+        own_nats_server.stop()
+        for each in own_broker, broker:
+            await each.lost()
+        for server in one, other:
+            server._heard.clear()
+        own_nats_server.start()
+        await known(one, other.id)
+        await known(other, one.id)
+
+
+async def test_a_server_that_is_not_known_yet(
+    own_broker: Broker, own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a loss of the connection its answer is waited for all the same."""
+    monkeypatch.setattr(gathering, "_INTERVAL", 3_600.0)
+    monkeypatch.setattr(gathering, "TIMEOUT", 3.0)
+    async with connect(own_nats_server.url) as other, serving(own_broker) as server:
+        server.answer("things", lambda _: [])
+        assert (await server.ask("things", {})).entries.keys() == {server.id}
+        own_nats_server.stop()
+        for each in own_broker, other:
+            await each.lost()
+        own_nats_server.start()
+        answer(other, lambda: [b'{"id": "a", "entries": [], "last": true}'])
+        for each in own_broker, other:
+            await each.connection.wait_ready(in_seconds(30))
+        assert (await server.ask("things", {})).entries.keys() == {server.id, "a"}

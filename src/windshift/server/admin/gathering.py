@@ -1,7 +1,8 @@
 """Questions that all servers on the same broker answer, each for itself.
 
 A server tells the others every few seconds that it is there (``_WS.here.<id>``), so that one that does not
-answer can be named, and at which inbox: while nobody listens there, it has no connection to NATS. A question
+answer can be named, and at which inbox: while nobody listens there, it has no connection to NATS. When it has
+a connection again it asks the others to tell the same at once: it may have forgotten them. A question
 is a core NATS message, ``_WS.ask.<what>``, whose reply subject is an inbox; an answer is one or more JSON
 objects, the last of which says so. Whoever may publish in the account may answer: what is gathered is for
 people to look at, and decides nothing.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -32,6 +34,9 @@ _MOST: Final = 10_000
 """Servers that are remembered."""
 _IN_ONE: Final = 128 * 1024
 """Bytes of one message of an answer, but for its last entry."""
+
+_AND_YOU: Final = b"?"
+"""The word of a server that is there again, and wants to know who else is."""
 
 Answer: TypeAlias = Callable[[JsonObject], Iterable[JsonObject]]
 
@@ -69,6 +74,8 @@ class Gathering:
         self._answers: dict[str, Answer] = {}
         self._inbox = connection.inbox()
         self._heard: dict[str, _Heard] = {}
+        self._unsure_until = -math.inf
+        """Until when others may be there that have not been heard since there is a connection again."""
 
     def answer(self, what: str, answer: Answer) -> None:
         """Answer a question from now on; `answer` gets it and returns the entries of this server."""
@@ -79,11 +86,13 @@ class Gathering:
         self._connection.subscribe(b"_WS.here.*", self._on_here)
         self._connection.subscribe(b"_WS.ask.*", self._on_question)
         self._connection.subscribe(self._inbox, self._on_probe)
+        self._connection.on_connected.append(self._on_connected)
         try:
             while True:
                 self._be_here()
                 await asyncio.sleep(_INTERVAL)
         finally:
+            self._connection.on_connected.remove(self._on_connected)
             self._publish(f"_WS.here.{self.id}", b"-")
 
     async def ask(self, what: str, question: JsonObject) -> Gathered:
@@ -93,7 +102,7 @@ class Gathering:
         try:
             if inbox is not None:
                 self._publish(f"_WS.ask.{what}", json.dumps(question).encode(), inbox.subject)
-                await waiting.all_answered()
+                await waiting.all_answered(are_known=self._loop.time() >= self._unsure_until)
         finally:
             if inbox is not None:
                 inbox.unsubscribe()
@@ -137,8 +146,12 @@ class Gathering:
         self._heard = {server: heard for server, heard in self._heard.items() if now - heard.at < _FORGOTTEN}
         return set(self._heard)
 
-    def _be_here(self) -> None:
-        self._publish(f"_WS.here.{self.id}", b"+", self._inbox)
+    def _on_connected(self) -> None:
+        self._unsure_until = self._loop.time() + _INTERVAL
+        self._be_here(_AND_YOU)
+
+    def _be_here(self, word: bytes = b"+") -> None:
+        self._publish(f"_WS.here.{self.id}", word, self._inbox)
 
     def _on_probe(self, message: Message) -> None:
         if message.reply:
@@ -151,7 +164,7 @@ class Gathering:
         if message.body == b"-":
             self._heard.pop(id, None)
         elif len(self._heard) < _MOST:
-            if id not in self._heard:  # it has just started, and knows nobody
+            if id not in self._heard or message.body == _AND_YOU:  # it may know nobody
                 self._be_here()
             self._heard[id] = _Heard(self._loop.time(), message.reply)
 
@@ -188,11 +201,14 @@ class _Waiting:
         self._expected = expected
         self._news = asyncio.Event()
 
-    async def all_answered(self) -> None:
-        """Wait until every server that is expected has answered, or their time is over."""
+    async def all_answered(self, *, are_known: bool) -> None:
+        """Wait until every server that is expected has answered, or their time is over.
+
+        Where not all `are_known`, wait as long.
+        """
         try:
             async with asyncio.timeout(TIMEOUT):
-                while not self._expected <= self.whole.keys():
+                while not (are_known and self._expected <= self.whole.keys()):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
