@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import windshift
+from tests.nats.waiting import eventually
 from tests.support.app import running_app
+from tests.support.broker import connect, in_seconds
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer, running_nats
 from tests.wire.consuming import ensure_consumer, subscribed
@@ -177,3 +180,23 @@ def test_malformed_checks(client: Client) -> None:
         assert caught[0].fields == ("checks[0]",)
     with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
         ask(client, "WhoAmI", checks=[{"verb": "publish", "resource": "a"}] * 101)
+
+
+def test_servers_are_asked_for_what_is_shown(own_nats_server: NatsServer, own_client: Client) -> None:
+    """A list without consumers costs the other servers nothing."""
+
+    async def questions() -> list[bytes]:
+        asked: list[bytes] = []
+        async with connect(own_nats_server.url) as broker:
+            broker.connection.subscribe(b"_WS.ask.*", lambda message: asked.append(message.body))
+            await broker.requests.round_trip(in_seconds(30))
+            for stream in ("NONE", "SOME"):
+                await asyncio.to_thread(ask, own_client, "ListConsumers", stream=stream)
+            await asyncio.to_thread(ask, own_client, "ListSubscriptions", stream="LAST")
+            await eventually(lambda: any(b"LAST" in each for each in asked))
+        return asked
+
+    for stream in ("NONE", "SOME"):
+        own_client.ensure_stream(stream)
+    ensure_consumer(own_client, "SOME", "c")
+    assert len(asyncio.run(questions())) == 2

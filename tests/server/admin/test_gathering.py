@@ -45,8 +45,11 @@ def answer(broker: Broker, answers: Callable[[], list[bytes]]) -> None:
     broker.connection.subscribe(b"_WS.ask.things", on_question)
 
 
-async def test_an_answer_that_comes_twice(own_broker: Broker, own_nats_server: NatsServer) -> None:
+async def test_an_answer_that_comes_twice(
+    own_broker: Broker, own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It counts once: a server that moves to another one of NATS listens at both for a while."""
+    monkeypatch.setattr(gathering, "TIMEOUT", 30.0)
     async with connect(own_nats_server.url) as others, serving(own_broker) as server:
         server.answer("things", lambda _: [])
         a, b = (b'{"id": "%b", "entries": [{"n": 1}], "last": true}' % each for each in (b"a", b"b"))

@@ -16,13 +16,15 @@ import logging
 import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from windshift.nats import Connection, Message, NotConnected
 from windshift.nats.headers import NO_RESPONDERS
 from windshift.nats.jetstream.api import JsonObject
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 TIMEOUT: Final = 0.5
 """Seconds that a server has for its answer."""
@@ -32,13 +34,17 @@ _FORGOTTEN: Final = 16.0
 """Seconds of silence after which a server counts as gone."""
 _MOST: Final = 10_000
 """Servers that are remembered."""
-_IN_ONE: Final = 128 * 1024
-"""Bytes of one message of an answer, but for its last entry."""
+_IN_ONE: Final = 32 * 1024
+"""Bytes of one message of an answer, but for its last entry: it is read in one turn of the event loop."""
+_AT_ONCE: Final = 64
+"""Entries that are made in one turn of the event loop."""
+_MOST_ANSWERS: Final = 1_000
+"""Questions that are answered at the same time."""
 
 _AND_YOU: Final = b"?"
 """The word of a server that is there again, and wants to know who else is."""
 
-Answer: TypeAlias = Callable[[JsonObject], Iterable[JsonObject]]
+Answer: TypeAlias = Callable[[JsonObject], Iterable[JsonObject | None]]
 
 
 class Gathered(NamedTuple):
@@ -74,11 +80,15 @@ class Gathering:
         self._answers: dict[str, Answer] = {}
         self._inbox = connection.inbox()
         self._heard: dict[str, _Heard] = {}
+        self._answering: dict[bytes, asyncio.Task[None]] = {}  # by where the answer goes
         self._unsure_until = -math.inf
         """Until when others may be there that have not been heard since there is a connection again."""
 
     def answer(self, what: str, answer: Answer) -> None:
-        """Answer a question from now on; `answer` gets it and returns the entries of this server."""
+        """Answer a question from now on; `answer` gets it and returns the entries of this server.
+
+        With many of them others run in between; None is no entry, but a moment for that.
+        """
         self._answers[what] = answer
 
     async def run(self) -> None:
@@ -106,7 +116,7 @@ class Gathering:
         finally:
             if inbox is not None:
                 inbox.unsubscribe()
-        entries = {self.id: list(self._answers[what](question))} | waiting.whole
+        entries = {self.id: await _all(self._answers[what](question))} | waiting.whole
         return Gathered(entries, sorted(self._others() - entries.keys()))
 
     def rank(self) -> int:
@@ -173,13 +183,20 @@ class Gathering:
         question = _read(message.body)
         if answer is None or question is None or not message.reply:
             return
+        reply = message.reply
+        if reply in self._answering or len(self._answering) >= _MOST_ANSWERS:
+            return
+        self._answering[reply] = self._loop.create_task(self._answer(answer, question, reply))
+        self._answering[reply].add_done_callback(lambda _: self._answering.pop(reply))
+
+    async def _answer(self, answer: Answer, question: JsonObject, reply: bytes) -> None:
         try:
-            entries = list(answer(question))
+            entries = await _all(map(_write, answer(question)))
         except Exception:
             log.exception("a question of another server could not be answered")
             return
         for part in _parts(self.id, entries):
-            self._publish(message.reply.decode(), part)
+            self._publish(reply.decode(), part)
 
     def _publish(self, subject: str, body: bytes, reply: bytes = b"") -> None:
         try:
@@ -228,7 +245,22 @@ class _Waiting:
             self._news.set()
 
 
-def _parts(id: str, entries: Iterable[JsonObject]) -> Iterator[bytes]:  # noqa: A002
+async def _all(entries: Iterable[T | None]) -> list[T]:
+    """Return the entries of an answer, and let others run in between: thousands take a while."""
+    found: list[T] = []
+    for number, entry in enumerate(entries, start=1):
+        if entry is not None:
+            found.append(entry)
+        if number % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return found
+
+
+def _write(entry: JsonObject | None) -> str | None:
+    return None if entry is None else json.dumps(entry)
+
+
+def _parts(id: str, entries: Iterable[str]) -> Iterator[bytes]:  # noqa: A002
     """Write an answer as messages that the broker takes."""
     some: list[str] = []
     size = 0
@@ -236,8 +268,8 @@ def _parts(id: str, entries: Iterable[JsonObject]) -> Iterator[bytes]:  # noqa: 
         if size >= _IN_ONE:
             yield _part(id, some, last=False)
             some, size = [], 0
-        some.append(json.dumps(entry))
-        size += len(some[-1])
+        some.append(entry)
+        size += len(entry)
     yield _part(id, some, last=True)
 
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from functools import partial
+from itertools import chain
+from typing import Final, NamedTuple, Protocol
 
 from windshift.nats.jetstream.api import JsonObject
 from windshift.server.admin.gathering import Gathering
+from windshift.server.background.batches import spread
+from windshift.server.background.pacing import paced, pause
 from windshift.server.events.model import ConsumerKey, StreamSeq
+
+_KEPT: Final = 20
+"""Counts are good for so many times as long as it took to find them out,"""
+_MOST_KEPT: Final = 1.0
+"""and for so many seconds at most."""
+_MOST_CALLS: Final = 1_000_000
+"""Calls that one server may have at one consumer: more is odd."""
 
 
 class SubscriptionView(NamedTuple):
@@ -64,6 +76,11 @@ class HolderView(NamedTuple):
 class OpenCall(Protocol):
     """A call that consumes, or is about to."""
 
+    @property
+    def consumer(self) -> ConsumerKey | None:
+        """What it consumes from; None while it is not attached."""
+        ...
+
     def view(self) -> SubscriptionView | None:
         """Describe it; None while it is not attached."""
         ...
@@ -79,6 +96,9 @@ class Subscriptions:
     def __init__(self, gathering: Gathering) -> None:
         self._gathering = gathering
         self._open: dict[OpenCall, None] = {}  # by age
+        self._loop = asyncio.get_running_loop()
+        self._counting: asyncio.Task[Counter[ConsumerKey]] | None = None
+        self._good_until = 0.0
         gathering.answer("subscriptions", self._own)
 
     def add(self, call: OpenCall) -> None:
@@ -91,7 +111,7 @@ class Subscriptions:
 
     def holders(self, stream: str, seq: StreamSeq) -> Iterator[HolderView]:
         """Yield the calls of this server that hold an event of a stream."""
-        for call in self._open:
+        for call in tuple(self._open):
             holder = call.holder(seq)
             if holder is not None and holder.consumer.stream == stream:
                 yield holder
@@ -103,21 +123,50 @@ class Subscriptions:
         """
         question = {"stream": stream, "consumer": consumer}
         gathered = await self._gathering.ask("subscriptions", question)
-        found = [_read(entry, server) for server, entries in gathered.entries.items() for entry in entries]
+        found: list[SubscriptionView] = []
+        for server, entries in gathered.entries.items():
+            found += await spread(partial(_read, server=server), entries)
         found.sort(key=lambda each: (each.stream, each.consumer, each.since_ns))
         return found, gathered.missing
 
-    async def counts(self, stream: str) -> Counter[ConsumerKey]:
-        """Count the calls of each consumer of a stream, or of all when it is empty."""
-        found, _ = await self.all(stream, "")
-        return Counter(ConsumerKey(each.stream, each.consumer) for each in found)
+    async def counts(self) -> Counter[ConsumerKey]:
+        """Count the calls of each consumer; all who ask within a moment share what is found."""
+        counting = self._counting
+        if counting is None or (counting.done() and self._loop.time() >= self._good_until):
+            counting = self._counting = self._loop.create_task(paced(self._count()))
+        return await asyncio.shield(counting)
 
-    def _own(self, question: JsonObject) -> Iterator[JsonObject]:
+    async def _count(self) -> Counter[ConsumerKey]:
+        began = self._loop.time()
+        self._good_until = 0.0
+        gathered = await self._gathering.ask(
+            "subscriptions", {"stream": "", "consumer": "", "only_counts": True}
+        )
+        counts = Counter[ConsumerKey]()
+        for entry in chain.from_iterable(gathered.entries.values()):
+            view, calls = _read(entry, ""), entry.get("calls", 1)
+            if isinstance(calls, int) and 0 < calls <= _MOST_CALLS:
+                counts[ConsumerKey(view.stream, view.consumer)] += calls
+            await pause()
+        now = self._loop.time()
+        self._good_until = now + min(_KEPT * (now - began), _MOST_KEPT)
+        return counts
+
+    def _own(self, question: JsonObject) -> Iterator[JsonObject | None]:
         stream, consumer = question.get("stream"), question.get("consumer")
-        for call in self._open:
-            view = call.view()
-            if view is not None and stream in ("", view.stream) and consumer in ("", view.consumer):
-                yield view._asdict()
+        counts = Counter[ConsumerKey]()
+        for call in tuple(self._open):
+            key = call.consumer
+            if key is None or stream not in ("", key.stream) or consumer not in ("", key.name):
+                yield None
+            elif question.get("only_counts"):
+                counts[key] += 1
+                yield None
+            else:
+                view = call.view()
+                yield None if view is None else view._asdict()
+        for key, calls in counts.items():
+            yield {"stream": key.stream, "consumer": key.name, "calls": calls}
 
 
 def _read(entry: JsonObject, server: str) -> SubscriptionView:

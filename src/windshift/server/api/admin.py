@@ -306,7 +306,7 @@ class AdminService:
             None if after is None else (after[0], after[1], after[2]),
             answer_by(call),
         )
-        calls = await self._admin.subscriptions.counts(request.stream)
+        calls = await self._admin.subscriptions.counts() if page.entries else Counter[ConsumerKey]()
         token = "" if page.after is None else write_token([*page.after], *bound)
         response = pb.ListConsumersResponse(total=page.total, next_page_token=token)
         await spread(lambda entry: response.consumers.append(_consumer_info(entry, calls)), page.entries)

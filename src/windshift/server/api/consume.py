@@ -32,7 +32,7 @@ from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.settlement import CommandKind, Confirmation
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.deliveries import Delivery, message_size
-from windshift.server.events.model import StreamSeq
+from windshift.server.events.model import ConsumerKey, StreamSeq
 
 _LONGEST_AGENT = 200
 _CALL_SIZE = 16_384
@@ -77,6 +77,12 @@ class _OpenCall:
         self._call, self._client, self._consume_call = call, client, consume_call
         self._principal = "" if caller is None else caller.name
         self._since_ns = time.time_ns()
+
+    @property
+    def consumer(self) -> ConsumerKey | None:
+        """What it consumes from; None while it is not attached."""
+        window = self._consume_call.window
+        return None if window is None else window[0]
 
     def view(self) -> SubscriptionView | None:
         """Describe it; None while it is not attached."""
