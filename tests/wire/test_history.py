@@ -128,6 +128,26 @@ def test_a_stream_at_rest(own_nats_server: NatsServer) -> None:
         assert not told(client, streams=["T"])
 
 
+def test_names_of_what_is_not_there(own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of them somebody asks for, what is there is looked at when it is asked for."""
+    monkeypatch.setattr(history, "MOST_STREAMS", 3)
+    monkeypatch.setattr(history, "MOST_CONSUMERS", 3)
+    with serving(own_nats_server) as client:
+        for stream in ("S", "T"):
+            client.ensure_stream(stream)
+            client.publish(f"{stream}.a")
+            ensure_consumer(client, stream, "c")
+    with serving(own_nats_server) as client:
+        client.ensure_stream("NEW")
+        wait_for(lambda: last(client, "NEW", "EVENTS") == 0)
+
+        def are_told() -> bool:
+            told(client, streams=[f"X{n}" for n in range(9)], consumers=[f"T/x{n}" for n in range(9)])
+            return (last(client, "S", "EVENTS"), last(client, "S/c", "LAG")) == (1, 1)
+
+        wait_for(are_told)
+
+
 def test_what_is_remembered_outlives_a_server(own_nats_server: NatsServer) -> None:
     """Two servers remember the same: when one of them stops, nothing is lost."""
     with serving(own_nats_server) as client:

@@ -14,7 +14,7 @@ import sys
 import time
 from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
@@ -151,7 +151,11 @@ class History:
         return series, gathered.missing
 
     def _own(self, question: JsonObject) -> Iterator[JsonObject]:
-        """Answer for this server; what is asked for is looked at from now on, for a while."""
+        """Answer for this server; what is asked for is looked at from now on, for a while.
+
+        Only so much can be: names of what is not there are not remembered. Of consumers those are that have a
+        ring; of others their streams, the consumers of which are looked at then.
+        """
         since = question.get("since")
         if not isinstance(since, int):
             return
@@ -160,12 +164,14 @@ class History:
             (self._consumers, self._asked_consumers, CONSUMER_KINDS, question.get("consumers")),
         ):
             for name in _texts(names):
-                asked.add(name, self._now())
                 ring = rings.get(name)
                 if ring is not None:
+                    asked.add(name, self._now())
                     yield from (
                         _write(name, kind, ring.read(column, since)) for column, kind in enumerate(kinds)
                     )
+                elif self._before.step < 0 or _stream(name) in self._before.streams:
+                    self._asked_streams.add(_stream(name), self._now())
 
     def _now(self) -> int:
         return int(time.time() / self._step)
@@ -199,7 +205,7 @@ class History:
         seen = await self._look.seen(deadline)
         if seen.at <= self._before.at:
             return  # nobody has looked since
-        after = _Sample(seen.at, self._now())
+        after = _Sample(seen.at, self._now(), seen.named)
         for rows in batches(seen.rows, _SLICE):
             for row in rows:
                 self._put_stream(row, after)
@@ -267,11 +273,13 @@ class _Sample:
     Attributes:
         at: when, in the loop's time.
         step: in which step.
+        streams: by name.
         last_ids: of the streams that have a ring.
     """
 
     at: float = 0.0
     step: int = -1
+    streams: Mapping[str, StreamRow] = field(default_factory=dict)
     last_ids: dict[str, int] = field(default_factory=dict)
 
 
