@@ -13,7 +13,7 @@ from windshift.server.auth import access as access_module
 from windshift.server.auth.access import ActivePolicy, AuthorizedStream
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.permissions import ListEntry, Permissions, Role
-from windshift.server.auth.policy import Policy, Principal
+from windshift.server.auth.policy import Policy, Principal, Quotas
 from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
 
 Answer = Identity | Pending | Exception
@@ -96,6 +96,33 @@ def test_who_is_not_known_any_more_is_ended(access: ActivePolicy) -> None:
         streams[1].now = identity("a.>", name="bob")
         renew(access)
     assert [[type(error) for error in stream.ended] for stream in streams] == [[Unauthenticated]] * 2
+
+
+def test_dead_letters_of_many_consumers(access: ActivePolicy) -> None:
+    """All that somebody uses together leave four times as much as one of them may, whatever their names."""
+    quotas = Quotas(dead_letters=3, dead_letter_bytes=1_000)
+    who = Identity(Principal("ann", Permissions("ann", [role("a.>")]), quotas=quotas), "token", inf)
+
+    def left(now: float, size: int) -> list[int]:
+        """Leave dead letters with one consumer after the other; give how many each has left."""
+        counts = [0] * 10
+        for number in range(len(counts)):
+            with Stream(access, who).opened() as admission:
+                admission.consume("S", f"ann-{now}-{number}", durable=True, owner="", subjects={"a.b"})
+                try:
+                    while True:
+                        admission.bury("S", now)
+                        admission.buried("S", size)
+                        counts[number] += 1
+                except QuotaExceeded as error:
+                    refusals.append(str(error))
+        return counts
+
+    refusals: list[str] = []
+    assert left(0, 1) == [3, 3, 3, 3, 0, 0, 0, 0, 0, 0]
+    assert "no more than 3 dead letters of one consumer per minute" in refusals[0]
+    assert "no more than 12 dead letters of all its consumers per minute" in refusals[-1]
+    assert left(1_000, 1_000) == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
 async def test_keys_that_have_to_be_fetched(access: ActivePolicy) -> None:

@@ -17,7 +17,7 @@ from windshift.server.auth.actions import Action, Consume, Publish, RejectForGoo
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.ledger import Ledger
 from windshift.server.auth.policy import Principal, Quotas
-from windshift.server.auth.quotas import FullStreams, Usage
+from windshift.server.auth.quotas import ALL_CONSUMERS, FullStreams, Usage
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.domain import names
 from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
@@ -170,19 +170,23 @@ class AuthorizedStream:
     def bury(self, stream: str, now: float) -> None:
         """Raise `QuotaExceeded` when the consumer has left too many dead letters. `now` is the loop's time.
 
-        Consumers without a name count together: one could have any number of them.
+        Consumers without a name count as one, and then all of the principal's together: there may be any
+        number of them.
         """
         try:
             for quota in ("dead_letters", "dead_letter_bytes"):
-                self._usage.require(self.identity.principal, quota, stream, self._consumer, now)
+                for which in (stream, self._consumer), ALL_CONSUMERS:
+                    self._usage.require(self.identity.principal, quota, *which, now)
         except QuotaExceeded as error:
             self.tell_denied(error)
             raise
-        self._usage.spend("dead_letters", stream, self._consumer)
+        for which in (stream, self._consumer), ALL_CONSUMERS:
+            self._usage.spend("dead_letters", *which)
 
     def buried(self, stream: str, size: int) -> None:
         """Count the bytes of a dead letter that was written."""
-        self._usage.spend("dead_letter_bytes", stream, self._consumer, size)
+        for which in (stream, self._consumer), ALL_CONSUMERS:
+            self._usage.spend("dead_letter_bytes", *which, size)
 
     def replay(self, stream: str, consumer: str, now: float) -> None:
         """Count a replay. Raise `QuotaExceeded` when there were too many. `now` is the loop's time."""

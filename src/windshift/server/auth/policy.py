@@ -99,7 +99,7 @@ class Quotas:
         calls: the weight of the calls that are under way at once on one server.
         replays: replays that begin in a minute of dead letters of one consumer, on one server.
         dead_letters: dead letters that one consumer leaves in a minute on one server. Those without a name
-            count as one, for each stream.
+            count as one, for each stream. All of a principal's together may leave four times as many.
         dead_letter_bytes: the bytes of these.
     """
 

@@ -42,7 +42,9 @@ _PASSING: Final = frozenset({"calls", "replays", "dead_letters", "dead_letter_by
 _OF_ONE: Final = frozenset({"sources", "replicas", "subjects", "deduplication_seconds"})
 
 
-def exceeded(principal: str, quota: str, limit: float, used: int | None = None) -> QuotaExceeded:
+def exceeded(
+    principal: str, quota: str, limit: float, used: int | None = None, phrase: str = ""
+) -> QuotaExceeded:
     """Say that a principal has reached a quota, and what to do.
 
     Args:
@@ -50,12 +52,13 @@ def exceeded(principal: str, quota: str, limit: float, used: int | None = None) 
         quota: its name in the file.
         limit: how high it is.
         used: what is counted already, where that is more than the limit tells.
+        phrase: what it is about, where that is not what the quota says.
     """
     number = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
     has = "" if used is None else f" and has {used:,}"
     remedy = "wait" if quota in _PASSING else "ask for fewer" if quota in _OF_ONE else "delete some"
     where = quota if quota in (MAX_STREAMS, MAX_RPS) else f"quotas.{quota} of it or of one of its roles"
-    what = f"{principal!r} may have no more than {number} {PHRASES[quota]}{has}"
+    what = f"{principal!r} may have no more than {number} {phrase or PHRASES[quota]}{has}"
     return QuotaExceeded(quota, limit, what, used, hint=f"{remedy}, or have {where} raised in the rules")
 
 
@@ -82,6 +85,12 @@ class FullStreams:
 _MINUTE: Final = 60.0
 _MOST_BUCKETS: Final = 1_000
 """Buckets of one principal. With more of them, those that nobody asks are dropped."""
+
+
+ALL_CONSUMERS: Final = "", ""
+"""In place of a stream and a consumer: all of a principal's, which may together do as much as"""
+OF_ALL_CONSUMERS: Final = 4
+"""of them, whatever their names."""
 
 
 class Bucket:
@@ -186,9 +195,13 @@ class Usage:
         limit: int | None = getattr(principal.quotas, quota)
         if limit is None:
             return
+        phrase = ""
+        if (stream, consumer) == ALL_CONSUMERS:
+            limit *= OF_ALL_CONSUMERS
+            phrase = PHRASES[quota].replace("one consumer", "all its consumers")
         bucket = self._bucket(quota, stream, consumer, now)
         if not bucket.has_some(limit / _MINUTE, limit, now):
-            raise exceeded(principal.name, quota, limit)
+            raise exceeded(principal.name, quota, limit, phrase=phrase)
 
     def spend(self, quota: str, stream: str, consumer: str, amount: int = 1) -> None:
         """Count what a consumer has done, if `require` counts it."""
