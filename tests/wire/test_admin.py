@@ -257,7 +257,7 @@ def test_streams_that_keep_everything(
 async def change_stream(nats_server: NatsServer, name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Change what only NATS's own tools can; return how the stream was configured."""
     async with connect(nats_server.url) as broker:
-        config = (await broker.api.stream_info(name, in_seconds(30)))["config"]
+        config: dict[str, Any] = (await broker.api.stream_info(name, in_seconds(30)))["config"]
         await broker.api.update_stream(config | settings, in_seconds(30))
         return config
 

@@ -57,7 +57,8 @@ def reject(worker: Worker, seq: int, action: Action = Action.UNSPECIFIED, reason
 async def letters(keeper: Keeper, consuming: Consuming) -> dict[int, int]:
     """Return the ids of events that are dead letters, and how many replays of each failed."""
     found = {}
-    for seq, stored_ns in await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(30)):
+    ended = await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(30))
+    for seq, stored_ns in ended.items():
         id_ = DeadLetterId(consuming.stream, consuming.consumer, seq, stored_ns)
         letter = await keeper.store.get(id_, in_seconds(30))
         if letter is not None:  # its end may have been claimed
@@ -78,7 +79,8 @@ async def next_of(*workers: Worker) -> Worker:
 
 async def only_letter(keeper: Keeper, consuming: Consuming) -> DeadLetterId:
     """Return the id of the one dead letter that there is."""
-    ((seq, stored_ns),) = await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(30))
+    ended = await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(30))
+    ((seq, stored_ns),) = ended.items()
     return DeadLetterId(consuming.stream, consuming.consumer, seq, stored_ns)
 
 
