@@ -86,6 +86,44 @@ async def test_refused_uploads_are_answered_drained_and_never_reset(name: str) -
         assert not peer.goaways
 
 
+async def test_uploads_for_which_there_is_no_room_cost_no_window() -> None:
+    """300 on one connection while others make the server hold too much, and then all is well again."""
+    others = 50_000_000
+    options = server_options(SMALL, max_held=10_000_000, tick_interval=60.0)  # nothing is put back meanwhile
+    async with (
+        serving(options, unary_call=echo, streaming_input_call=count) as running,
+        await running.peer() as peer,
+    ):
+        await peer.pong()
+        running.server.holding.requests += others
+        for _ in range(300):
+            await peer.until(lambda: peer.window > 30_000)
+            stream_id = peer.request(UNARY, simple(bytes(20_000)), end=False)
+            assert (await peer.response(stream_id)).status == StatusCode.RESOURCE_EXHAUSTED
+            peer.send(data(stream_id, end=True))
+        running.server.holding.requests -= others
+        await full_window(peer)
+
+
+async def test_uploads_that_are_reset_cost_no_window() -> None:
+    """What a reset in the middle of a frame takes from the connection's window is put back."""
+    window = 1 << 18
+    options = server_options(ConnectionOptions(connection_window=window), discard_timeout=0.01)
+    async with (
+        serving(options, full_duplex_call=refuse, streaming_input_call=count) as running,
+        await running.peer() as peer,
+    ):
+        await peer.pong()
+        for _ in range(50):  # 50 times 16 KB
+            await peer.until(lambda: peer.window > 30_000)
+            stream_id = peer.request(DUPLEX, None, end=False)
+            frame = peer.data(stream_id, bytes(16_000), end=True)
+            peer.send(frame[:-1])
+            await peer.until(lambda stream_id=stream_id: peer.responses[stream_id].reset is not None)  # type: ignore[misc]
+            peer.send(frame[-1:])
+        await full_window(peer, window)
+
+
 async def test_refused_uploads_may_be_cancelled_by_the_client() -> None:
     """Grpc clients send RST_STREAM when an answer comes early; that loses no window either."""
     async with (

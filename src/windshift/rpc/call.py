@@ -391,6 +391,7 @@ class ServerCall:
                     return
             requests = self._new_requests()
         if not self._method.client_streaming and not self._hold(len(data)):
+            self.connection.acknowledge(self._stream_id, len(data))
             return
         requests.take(data, ended)
         if not (self._handled or self._held):
@@ -459,6 +460,11 @@ class ServerCall:
             return
         self._fail(error)
         self._cancel()
+
+    @property
+    def unacknowledged(self) -> int:
+        """Received bytes not yet returned to the client's flow-control window."""
+        return 0 if self._requests is None else self._requests.unread
 
     def holds(self) -> tuple[int, int]:
         """Return the bytes that the call makes us hold, and those that its client can do nothing about.

@@ -546,8 +546,9 @@ class Connection(asyncio.Protocol):
     def reset(self, stream_id: int, error_code: int = CANCEL) -> None:
         """Queue RST_STREAM.
 
-        A server that resets an upload loses connection window for ever (a partly received DATA frame is
-        not credited): it sends trailers and discards instead, and resets only what does not end by itself.
+        A server that resets an upload loses connection window (a partly received DATA frame is not credited)
+        until that is healed: it sends trailers and discards instead, and resets only what does not end by
+        itself.
         """
         self._queue(lambda: self._h2.reset_stream(stream_id, error_code))
 
