@@ -78,16 +78,16 @@ def with_token(jobs: Jobs) -> Job:
     return jobs.deliver(events.Event(id=1, subject="a.x", delivery_attempt=1, token=b"t"), 1, 0.0)[0]
 
 
-def acknowledged(jobs: Jobs, call: int, now: float) -> None:
+def acknowledged(jobs: Jobs, call: int, now: float, event_id: int = 1) -> None:
     """Have an event delivered, handled, and its ack confirmed."""
-    job = started(jobs, call, now)
+    job = started(jobs, call, now, event_id)
     job.verdict = ACK
     jobs.settled(job, now)
 
 
-def forgotten(jobs: Jobs, call: int, now: float, attempt: int) -> Arrival:
+def forgotten(jobs: Jobs, call: int, now: float, attempt: int, event_id: int = 1) -> Arrival:
     """Have the event come again, and forget that it did."""
-    again = event()
+    again = event(event_id)
     again.delivery_attempt = attempt
     job, arrival = jobs.deliver(again, call, now)
     jobs.drop(job)
@@ -115,6 +115,30 @@ def test_a_consumer_that_was_moved_back_gets_its_events() -> None:
     jobs.call_began(4.0, timeout=30.0)
     assert forgotten(jobs, 2, 40.0, attempt=1) is Arrival.NEW
     assert forgotten(jobs, 2, 41.0, attempt=2) is Arrival.NEW
+
+
+def test_acks_are_forgotten_where_calls_end_all_the_time() -> None:
+    """Each has its time from the next call on, whatever becomes of that and of later ones."""
+    for attempt, remembered in ((1, 3), (2, 6)):  # calls of 10 s that are within 35 and 65 s
+        jobs = Jobs(remember=5.0)
+        for call in range(1, 101):
+            now = call * 10.0
+            acknowledged(jobs, call, now, event_id=call)
+            jobs.call_ended(call, now + 1.0)
+            jobs.call_began(now + 2.0, timeout=30.0)
+            for ago in range(1, min(call, 9)):
+                expected = Arrival.DECIDED if ago <= remembered else Arrival.NEW
+                assert forgotten(jobs, call + 1, now + 6.0, attempt, call - ago) is expected
+
+
+def test_acks_are_not_kept_where_calls_end_all_the_time() -> None:
+    """Whether or not their events come again."""
+    jobs = Jobs(remember=5.0)
+    for call in range(1, 101):
+        acknowledged(jobs, call, call * 10.0, event_id=call)
+        jobs.call_ended(call, call * 10.0 + 1.0)
+        jobs.call_began(call * 10.0 + 2.0, timeout=30.0)
+    assert list(jobs._doubtful) == list(range(94, 101))
 
 
 def test_acks_from_long_before_a_call_ended_are_not_kept() -> None:

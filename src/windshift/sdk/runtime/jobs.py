@@ -96,6 +96,20 @@ class _Acked(NamedTuple):
     call: int
 
 
+class _Doubtful:
+    """How long acks are remembered that were confirmed last before a call ended.
+
+    Attributes:
+        anew_until: until when a first attempt is one that the broker has forgotten to have delivered.
+        until: the same of later attempts.
+    """
+
+    __slots__ = ("anew_until", "until")
+
+    def __init__(self) -> None:
+        self.anew_until = self.until = math.inf
+
+
 class Jobs:
     """All jobs of a subscription.
 
@@ -111,8 +125,8 @@ class Jobs:
         self.remember = remember
         self._table: dict[int, Job] = {}
         self._acked: OrderedDict[int, _Acked] = OrderedDict()
-        self._doubtful: dict[int, _Acked] = {}  # those of calls that ended
-        self._anew_until = self._doubtful_until = math.inf
+        self._doubtful: dict[int, tuple[_Acked, _Doubtful]] = {}  # those of calls that ended, in their order
+        self._ended = _Doubtful()  # of calls after which none was taken up yet
 
     def __len__(self) -> int:
         return len(self._table)
@@ -146,15 +160,19 @@ class Jobs:
         acked = self._acked.get(job.id)
         if acked is not None:
             return acked.call != call and now - acked.time < self.remember and acked.identity == job.identity
-        doubtful = self._doubtful.get(job.id)
-        if doubtful is None or doubtful.identity != job.identity:
-            return False  # later, a first attempt is that of a consumer that was moved back
-        return now < (self._anew_until if job.event.delivery_attempt <= 1 else self._doubtful_until)
+        if job.id not in self._doubtful:
+            return False
+        acked, doubtful = self._doubtful[job.id]
+        # Later, a first attempt is that of a consumer that was moved back
+        until = doubtful.anew_until if job.event.delivery_attempt <= 1 else doubtful.until
+        return acked.identity == job.identity and now < until
 
     def call_began(self, now: float, timeout: float) -> None:
         """Note that a call was taken up, for a consumer with a lease of `timeout` seconds."""
-        self._anew_until = now + timeout + self.remember  # a killed server may have had it meanwhile
-        self._doubtful_until = self._anew_until + timeout
+        ended, self._ended = self._ended, _Doubtful()
+        ended.anew_until = now + timeout + self.remember  # a killed server may have had it meanwhile
+        ended.until = ended.anew_until + timeout
+        self._forget_doubtful(now)
 
     def settled(self, job: Job, now: float) -> None:
         """Forget a job whose verdict was confirmed; remember for a while that it was acknowledged.
@@ -168,8 +186,16 @@ class Jobs:
             self._acked.move_to_end(job.id)
         while self._acked and next(iter(self._acked.values())).time < now - self.remember:
             self._acked.popitem(last=False)
-        if self._doubtful and now >= self._doubtful_until:
-            self._doubtful.clear()
+        if self._doubtful:
+            self._forget_doubtful(now)
+
+    def _forget_doubtful(self, now: float) -> None:
+        """Forget acks of calls that ended long ago."""
+        while self._doubtful:
+            event_id, (_, doubtful) = next(iter(self._doubtful.items()))
+            if now < doubtful.until:
+                return
+            del self._doubtful[event_id]
 
     def refused(self, job: Job, now: float) -> None:
         """Forget a job whose verdict was for a delivery that nobody knows (any more).
@@ -197,9 +223,10 @@ class Jobs:
         What has a token is kept for the next call. But a retry that was said and not answered may have been
         heard: to say it again could hit the next attempt.
         """
-        self._doubtful.update(self._acked)
+        for event_id, acked in self._acked.items():
+            self._doubtful.pop(event_id, None)
+            self._doubtful[event_id] = acked, self._ended
         self._acked.clear()
-        self._anew_until = self._doubtful_until = math.inf
         over: list[Job] = []
         for job in list(self._table.values()):
             if job.call == call:
