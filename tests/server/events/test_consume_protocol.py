@@ -754,14 +754,18 @@ def test_a_group_is_sent_again_after_a_reconnect() -> None:
     assert call.told() == [([1, 2], [], [])]
 
 
+def replicated() -> ConsumerSnapshot:
+    """Describe a consumer with replicas."""
+    state = ConsumerState({"num_replicas": 3}, CREATED, 0, 0, 0, 0)
+    return replace(snapshot(RetryPolicy()), state=replace(state, is_replicated=True))
+
+
 @pytest.mark.parametrize(("passed", "expected"), [(1.0, [ACK, ACK]), (3.0, [])])
 def test_what_another_answer_vouched_for_is_said_again_to_a_new_leader(
     passed: float, expected: list[bytes]
 ) -> None:
     """A change of leader that is noticed a moment late: what was confirmed before it may be lost."""
-    call = Call(RetryPolicy())
-    state = ConsumerState({"num_replicas": 3}, CREATED, 0, 0, 0, 0)
-    found = replace(snapshot(RetryPolicy()), state=replace(state, is_replicated=True))
+    call, found = Call(RetryPolicy()), replicated()
     call.protocol.consumer_seen(found)
     for seq in (1, 2, 3):
         call.hold(seq)
@@ -774,6 +778,45 @@ def test_what_another_answer_vouched_for_is_said_again_to_a_new_leader(
     assert call.tells() == []  # nobody knows yet who speaks
     call.protocol.consumer_seen(found)
     assert call.tells() == expected
+
+
+def test_what_another_answer_vouched_for_is_kept_for_two_seconds() -> None:
+    """Not until there is another leader, which may be never."""
+    call = Call(RetryPolicy())
+    call.protocol.consumer_seen(replicated())
+    doubts = call.protocol.state.doubts
+    for seq in range(1, 11):
+        call.hold(seq)
+    for now in (1.0, 2.0, 3.0, 4.0, 5.0):
+        call.protocol.command(Ack([StreamSeq(int(now) * 2 - 1), StreamSeq(int(now) * 2)]), now)
+        (group,) = groups(call)
+        call.protocol.settling.group_answered(group, b"", now)
+        call.turn(now)
+        assert [answered for answered, _ in doubts._vouched] == [1.0, 2.0, 3.0, 4.0, 5.0][: int(now)][-3:]
+    call.turn(7.5)
+    assert not doubts._vouched
+
+
+def test_what_another_answer_vouched_for_is_bounded() -> None:
+    """However much is acknowledged in two seconds, the last 10,000 are kept."""
+    call, found = Call(RetryPolicy()), replicated()
+    call.protocol.command(Limit(500), 0.0)
+    call.protocol.advance(0.0)
+    call.protocol.consumer_seen(found)
+    for round_ in range(30):
+        seqs = [StreamSeq(round_ * 500 + each) for each in range(1, 501)]
+        for seq in seqs:
+            call.arrive(seq)
+        assert len(call.turn()) == 500
+        call.protocol.command(Ack(seqs), 0.0)
+        (group,) = groups(call)
+        call.protocol.settling.group_answered(group, b"", 0.0)
+        call.told()
+    for _ in range(2):  # the next leader may lose them, too
+        call.protocol.elected(1.0)
+        call.protocol.advance(1.0)
+        call.protocol.consumer_seen(found)
+        assert call.tells() == [ACK] * 20 * 499
 
 
 def test_acks_of_a_group_that_are_not_sure_are_claimed() -> None:

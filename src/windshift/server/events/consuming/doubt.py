@@ -172,6 +172,7 @@ class Doubts:
     __slots__ = (
         "_lost",
         "_vouched",
+        "_vouched_count",
         "asked_at",
         "changes",
         "consumer",
@@ -195,7 +196,8 @@ class Doubts:
         self.recency = Recency()
         self.withheld: list[PendingAck] = []
         # Confirmed by the answer to a later ack, and when: replies. Those that may be lost are sent again
-        self._vouched: list[tuple[float, bytes]] = []
+        self._vouched: list[tuple[float, Sequence[bytes]]] = []
+        self._vouched_count = 0  # of the replies
         self._lost: tuple[bytes, ...] = ()
         self.highest = 0
 
@@ -224,9 +226,10 @@ class Doubts:
         self.changes += 1
         self.trusted_since = now
         self.recency.distrust()
-        lost = [reply for answered, reply in self._vouched if now - answered <= VOUCHED_FOR]
-        self._lost = (*self._lost, *lost)
-        self._vouched.clear()
+        self.forget_vouched(now)
+        lost = (reply for _, replies in self._vouched for reply in replies)
+        self._lost = (*self._lost, *lost)[-_MOST_VOUCHED:]
+        self._clear_vouched()
         if self._lost:
             self.consumer = self.consumer.raised()
 
@@ -249,9 +252,26 @@ class Doubts:
 
     def vouch(self, acks: Iterable[PendingAck], now: float) -> None:
         """Note acknowledgements that a replicated consumer confirmed by the answer to a later one."""
-        self._vouched += ((now, pending.reply) for pending in acks)
-        if len(self._vouched) > _MOST_VOUCHED:
-            del self._vouched[: _MOST_VOUCHED // 2]
+        self._vouch([pending.reply for pending in acks], now)
+
+    def _vouch(self, replies: Sequence[bytes], now: float) -> None:
+        self._vouched.append((now, replies))
+        self._vouched_count += len(replies)
+        while self._vouched_count > _MOST_VOUCHED:
+            self._forget_first()
+
+    def _forget_first(self) -> None:
+        _, replies = self._vouched.pop(0)
+        self._vouched_count -= len(replies)
+
+    def forget_vouched(self, now: float) -> None:
+        """Forget acknowledgements after which another leader would have been noticed."""
+        while self._vouched and now - self._vouched[0][0] > VOUCHED_FOR:
+            self._forget_first()
+
+    def _clear_vouched(self) -> None:
+        self._vouched.clear()
+        self._vouched_count = 0
 
     # --- The consumer -------------------------------------------------------------------------------------
 
@@ -278,7 +298,8 @@ class Doubts:
         self.moved, self.highest = Moved.NO, 0
         withheld, self.withheld = self.withheld, []
         lost, self._lost = self._lost, ()
-        self._vouched += ((now, reply) for reply in lost)  # this leader may lose them, too
+        if lost:
+            self._vouch(lost, now)  # this leader may lose them, too
         return withheld, lost
 
     def unseen(self) -> None:
@@ -294,5 +315,5 @@ class Doubts:
     def forget(self) -> None:
         """Forget acknowledgements: the consumer was moved."""
         self.withheld.clear()
-        self._vouched.clear()
+        self._clear_vouched()
         self._lost = ()

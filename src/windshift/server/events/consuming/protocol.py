@@ -205,6 +205,7 @@ class ConsumeProtocol:
                 else:
                     state.doubt()
                     state.settled.wait(now, state.timeout)
+        state.doubts.forget_vouched(now)
         self._wants_drain |= self.pacer.stuck(now)
         if self._drain_at <= now:
             self._drain_at = inf
