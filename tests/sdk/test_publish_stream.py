@@ -441,6 +441,30 @@ async def test_a_message_that_is_none(client: ws.Client, unique: Unique) -> None
     assert (await client.stream(name).info()).events == 2
 
 
+async def test_a_publisher_that_fails_again_and_again(client: ws.Client, unique: Unique) -> None:
+    """It keeps the first errors, and nothing of the events; each future has its own error."""
+    name = unique()
+    futures: list[asyncio.Future[ws.PublishReceipt]] = []
+
+    async def publish() -> None:
+        async with client.publisher() as out:
+            futures.append(await out.send(f"{name}.a", Text(value="x" * 10_000)))
+            await asyncio.wait(futures)
+            futures.extend([await out.send(f"{name}.a", object()) for _ in range(149)])
+
+    with pytest.raises(ExceptionGroup, match="150 events were not published; the first 100 errors") as group:
+        await publish()
+    errors = group.value.exceptions
+    assert [type(error) for error in errors] == [ws.UnboundSubject, *[TypeError] * 99]
+    assert list(errors) == [future.exception() for future in futures[:100]]
+    for error in errors:
+        assert error.__traceback__ is None
+        assert error.__cause__ is None or error.__cause__.__traceback__ is None
+    with pytest.raises(TypeError) as caught:
+        await futures[1]
+    assert "payloads.py" in str(caught.traceback[-1].path)
+
+
 async def test_a_publish_that_is_given_up(client: ws.Client, unique: Unique) -> None:
     """Whoever cancels the future of an event ends neither the others nor the publisher."""
     name = unique()

@@ -202,10 +202,15 @@ def _event(message: object, subject: str | None) -> Publish:
     return Publish(subject, message)
 
 
+_MOST_ERRORS: Final = 100
+"""Errors that a publisher keeps: it may live for months."""
+
+
 class Publisher:
     """Publishes in the background; made by `Client.publisher`.
 
-    Leaving the block waits for everything that was sent, and raises an `ExceptionGroup` of what failed.
+    Leaving the block waits for everything that was sent, and raises an `ExceptionGroup` of what failed, with
+    the first 100 errors, without their tracebacks.
     """
 
     def __init__(self, caller: Caller, in_flight: int, *, without_ids: bool) -> None:
@@ -214,7 +219,8 @@ class Publisher:
         self._caller = caller
         self._room = asyncio.Semaphore(in_flight)
         self._running: set[asyncio.Future[PublishReceipt]] = set()
-        self._failures: list[Exception] = []
+        self._errors: list[Exception] = []  # the first ones
+        self._failed = 0
         self._left = False
         self._stream = _stream(caller, in_flight, without_ids=without_ids)
 
@@ -250,7 +256,10 @@ class Publisher:
         self._running.discard(receipt)
         self._room.release()
         if not receipt.cancelled() and isinstance(error := receipt.exception(), Exception):
-            self._failures.append(error)
+            self._failed += 1
+            if len(self._errors) < _MOST_ERRORS:
+                _drop_tracebacks(error)
+                self._errors.append(error)
 
     async def __aenter__(self) -> Self:
         return self
@@ -262,5 +271,14 @@ class Publisher:
         async with self._stream:
             if self._running:
                 await asyncio.wait(self._running)
-        if self._failures and error is None:
-            raise ExceptionGroup(f"{len(self._failures)} events were not published", self._failures)
+        if self._errors and error is None:
+            only = f"; the first {_MOST_ERRORS} errors are:" if self._failed > _MOST_ERRORS else ""
+            raise ExceptionGroup(f"{self._failed} events were not published{only}", self._errors)
+
+
+def _drop_tracebacks(error: BaseException) -> None:
+    """Let go of what an error holds by its tracebacks, as the event. Who awaits the future has its own."""
+    each: BaseException | None = error
+    while each is not None and each.__traceback__ is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
