@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests._gen.grpc.testing import messages_pb2
-from windshift.rpc import StatusCode
+from windshift.rpc import Channel, ConnectionOptions, StatusCode
 
 from .calling import calling, channel_options, duplex, failure, unary
 from .frames import Peer, data, headers, prefixed, rst_stream
@@ -317,3 +317,59 @@ async def test_a_call_that_sent_much_is_not_kept_for_a_second_try() -> None:
         await peer.until(lambda: bool(peer.responses[1].body))
         peer.send(rst_stream(1, 0x7))
         assert (await failure(call.receive())).code is StatusCode.UNAVAILABLE
+
+
+# -- the window ---------------------------------------------------------------------------------------------
+
+
+async def lose_window(channel: Channel, peer: Peer, stream_id: int) -> None:
+    """Have the next call cancelled in the middle of a frame; do nothing if it is not on this connection."""
+    async with duplex(channel) as call:
+        await peer.until(lambda: bool(peer.responses[stream_id].headers))
+        if peer.ended:
+            return
+        frames = headers(stream_id, GRPC_HEADERS) + peer.data(stream_id, bytes(16_000), end=True)
+        peer.send(frames[:-1])
+        await call.initial_metadata()
+    await peer.until(lambda: peer.responses[stream_id].reset is not None)
+    peer.send(frames[-1:])
+
+
+async def first_peer(server: RawServer, channel: Channel) -> Peer:
+    """Have the channel connect."""
+    waiting = asyncio.ensure_future(channel.wait_ready(5))
+    peer = await server.accept()
+    await waiting
+    return peer
+
+
+SMALL = channel_options(ConnectionOptions(connection_window=1 << 18))
+
+
+async def test_what_resets_take_from_the_window_is_put_back() -> None:
+    """Or some hundred cancelled downloads would stop the connection."""
+    async with raw_server() as server, calling(server.target, SMALL) as channel:
+        peer = await first_peer(server, channel)
+        for number in range(50):  # 50 times 16 KB
+            await peer.until(lambda: peer.window > 30_000)
+            await lose_window(channel, peer, 2 * number + 1)
+        await peer.until(lambda: peer.window > 1 << 17)
+        assert server.accepted == 1
+
+
+async def test_a_connection_whose_window_cannot_be_put_back_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The channel makes another one, rather than have calls wait for ever."""
+    monkeypatch.setattr("windshift.rpc.connection.MAX_WINDOW", 1 << 18)
+    async with raw_server() as server, calling(server.target, SMALL) as channel:
+        peer = await first_peer(server, channel)
+        stream_id = 1
+        while not peer.goaways and peer.window > 30_000:
+            await lose_window(channel, peer, stream_id)
+            stream_id += 2
+        assert await peer.closed() == 0
+        call = asyncio.ensure_future(unary(channel))
+        peer = await server.accept()
+        await peer.until(lambda: any(request.ended for request in peer.responses.values()))
+        (stream_id,) = (each for each, request in peer.responses.items() if request.ended)
+        peer.send(answer(stream_id, PAYLOAD))
+        assert await call == b"x"

@@ -116,12 +116,33 @@ async def test_uploads_that_are_reset_cost_no_window() -> None:
         await peer.pong()
         for _ in range(50):  # 50 times 16 KB
             await peer.until(lambda: peer.window > 30_000)
-            stream_id = peer.request(DUPLEX, None, end=False)
-            frame = peer.data(stream_id, bytes(16_000), end=True)
-            peer.send(frame[:-1])
-            await peer.until(lambda stream_id=stream_id: peer.responses[stream_id].reset is not None)  # type: ignore[misc]
-            peer.send(frame[-1:])
+            await lose_window(peer)
         await full_window(peer, window)
+
+
+async def test_a_connection_whose_window_cannot_be_put_back_is_drained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client makes another one, rather than wait for ever."""
+    window = 1 << 18
+    monkeypatch.setattr("windshift.rpc.connection.MAX_WINDOW", window)
+    connection = ConnectionOptions(connection_window=window)
+    options = server_options(connection, discard_timeout=0.01, drain_ping_timeout=0.1)
+    async with serving(options, full_duplex_call=refuse) as running, await running.peer() as peer:
+        await peer.pong()
+        peer.answer_pings = False  # the answer would get into the middle of a frame
+        while not peer.goaways and peer.window > 30_000:
+            await lose_window(peer)
+        assert await peer.closed() == 0
+
+
+async def lose_window(peer: Peer) -> None:
+    """Have a stream reset in the middle of a frame."""
+    stream_id = peer.request(DUPLEX, None, end=False)
+    frame = peer.data(stream_id, bytes(16_000), end=True)
+    peer.send(frame[:-1])
+    await peer.until(lambda: peer.responses[stream_id].reset is not None)
+    peer.send(frame[-1:])
 
 
 async def test_refused_uploads_may_be_cancelled_by_the_client() -> None:

@@ -182,5 +182,6 @@ class ClientConnection(ConnectionHandler):
 
     def tick(self, now: float) -> None:
         """Check the timers of the connection; to be called about once a second."""
-        self.http2.heal_window(sum(call.unacknowledged for call in self.calls.values()))
+        if not self.http2.heal_window(sum(call.unacknowledged for call in self.calls.values())):
+            self.leave()
         self.http2.tick(now, quiet=not self.calls and not self._owner.options.keepalive_without_calls)

@@ -587,23 +587,26 @@ class Connection(asyncio.Protocol):
         if not self._flush_scheduled and not self._receiving and self._h2.want_write:
             self.schedule_flush()
 
-    def heal_window(self, unacknowledged: int) -> None:
-        """Replace what resets have taken from the connection's receive window.
+    def heal_window(self, unacknowledged: int) -> bool:
+        """Replace what resets have taken from the connection's receive window; False = that cannot be.
 
         A stream that we reset while a DATA frame of it is partly received takes the bytes of that part with
         it: libnghttp2 (through ngh2 0.3) never credits them, and after some hundred such resets the peer
-        could send nothing more.
+        could send nothing more. Where a window cannot become larger, another connection has to be made.
 
         Args:
             unacknowledged: bytes handed to ``on_data`` that were not given to ``acknowledge`` yet.
         """
-        expected = self._window // 2 - unacknowledged  # the engine withholds up to half of the window
         if self._transport is None or self._over:
-            return
-        if self._h2.local_window_size >= expected - _HEAL_MARGIN:
-            return
+            return True
+        left = self._h2.local_window_size + unacknowledged
+        if left >= self._window // 2 - _HEAL_MARGIN:  # the engine withholds up to half of the window
+            return True
+        if self._window >= MAX_WINDOW:
+            return left >= MAX_WINDOW // 4  # below that, half of it is lost soon: nothing would be credited
         self._window = min(self._window + self._window // 2, MAX_WINDOW)
         self._queue(lambda: self._h2.set_local_window_size(self._window))
+        return True
 
     # -- events --------------------------------------------------------------------------------------
 

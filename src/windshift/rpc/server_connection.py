@@ -384,7 +384,8 @@ class ServerConnection(ConnectionHandler):
             return
         for call in list(self._calls.values()):
             call.check(now, options.request_timeout)
-        self.http2.heal_window(sum(call.unacknowledged for call in self._calls.values()))
+        if not self.http2.heal_window(sum(call.unacknowledged for call in self._calls.values())):
+            self.drain()
         if not self.http2.unwritten:  # a reset would overtake the status that was sent before it
             self._reset_unended(now - options.discard_timeout)
 
