@@ -393,6 +393,17 @@ async def test_a_list_of_subjects_may_take_longer_than_an_attempt(tmp_path: Path
         assert len(asked) > 2
 
 
+async def test_a_lost_list_of_subjects_is_asked_for_again_after_an_outage(tmp_path: Path) -> None:
+    """Attempts that were answered at once, if only that nobody leads, make no later one more patient."""
+    away = {"error": {"code": 503, "err_code": codes.CLUSTER_NOT_AVAILABLE, "description": "none"}}
+    some = {"state": {"messages": 1, "bytes": 9, "subjects": {"S.a": 1}}, "total": 1}
+    answers = dict.fromkeys(range(1, 11), away) | {12: some}
+    async with answering(tmp_path, b"STREAM.INFO.S", answers) as (api, asked):
+        query = {"subjects_filter": ">"}
+        assert await api.call("STREAM.INFO.S", query, in_seconds(60)) == some
+        assert len(asked) == 12
+
+
 async def test_of_several_answers_the_oldest_counts() -> None:
     """Later attempts find done what the first one does."""
 

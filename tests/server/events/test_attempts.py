@@ -57,20 +57,33 @@ def test_is_bounded() -> None:
 
 
 def test_one_consumer_does_not_crowd_out_others() -> None:
-    """Beyond the bound, who has more than its share forgets, whoever failed last."""
-    attempts = FailedAttempts(limit=6)
+    """Beyond the bound, who has more than a quarter of it forgets, and else who failed longest ago."""
+    attempts = FailedAttempts(limit=8)
     other, third = (ConsumerKey("S", "d"), ""), (ConsumerKey("S", "e"), "")
     attempts.failed(other, event(1), 1)
     for number in range(100):
         attempts.failed(RUN, event(number), 1)
     assert attempts.get(other, event(1)) is not None
-    assert [attempts.get(RUN, event(number)) is None for number in (94, 95)] == [True, False]
+    assert [attempts.get(RUN, event(number)) is None for number in (92, 93)] == [True, False]
     for run, number in ((other, 2), (third, 1), (third, 2)):
         attempts.failed(run, event(number), 1)
     for run in (other, third):
         assert [attempts.get(run, event(number)) is None for number in (1, 2)] == [False, False]
-    assert [attempts.get(RUN, event(number)) is None for number in (97, 98)] == [True, False]
-    assert len(attempts) == 6
+    assert [attempts.get(RUN, event(number)) is None for number in (95, 96)] == [True, False]
+    assert len(attempts) == 8
+
+
+def test_consumers_that_are_gone_make_room() -> None:
+    """What is left of those in which nothing has failed for an hour goes first, however many they are."""
+    attempts, later = FailedAttempts(limit=40), 2 * 3600 * 10**9
+    gone = [(ConsumerKey("S", f"gone{number}"), "") for number in range(10)]
+    for run in gone:
+        for number in range(4):
+            attempts.failed(run, event(number), 1)
+    for number in range(60):
+        attempts.failed(RUN, event(number), later)
+    assert not any(attempts.get(run, event(number)) for run in gone for number in range(4))
+    assert [attempts.get(RUN, event(number)) is None for number in (19, 20)] == [True, False]
 
 
 def test_more_consumers_than_room() -> None:

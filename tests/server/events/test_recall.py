@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.nats.waiting import eventually
 from windshift.nats.jetstream.api import ConsumerState
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consuming.shared import DeadLettering
@@ -67,6 +68,36 @@ async def test_asked_again_after_a_doubt(doubt: Callable[[DeadLettering], None])
     doubt(some)
     await some.recall(KEY, STATE, 1.0)
     assert store.asked == 2
+
+
+class SlowStore:
+    """Answers recalls when it is told to."""
+
+    def __init__(self) -> None:
+        self.answers: list[asyncio.Future[dict[int, int]]] = []
+
+    async def recall(self, stream: str, consumer: str, deadline: float, after: int) -> dict[int, int]:
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return await self.answers[-1]
+
+
+async def test_a_failure_from_before_a_doubt_ends_no_later_question() -> None:
+    """Whoever comes after it still shares the later one."""
+    store = SlowStore()
+    some = shared(cast("Store", store))
+    before = asyncio.create_task(some.recall(KEY, STATE, 1.0))
+    await eventually(lambda: len(store.answers) == 1)
+    some.forget_recalls()
+    later = asyncio.create_task(some.recall(KEY, STATE, 1.0))
+    await eventually(lambda: len(store.answers) == 2)
+    store.answers[0].set_exception(BrokerUnavailable())
+    with pytest.raises(BrokerUnavailable):
+        await before
+    last = asyncio.create_task(some.recall(KEY, STATE, 1.0))
+    await asyncio.sleep(0)
+    store.answers[1].set_result({6: 60})
+    assert (await later, await last) == ({6: 60}, {6: 60})
+    assert len(store.answers) == 2
 
 
 async def test_failures_are_not_kept() -> None:

@@ -69,6 +69,8 @@ _MOST_SUBJECTS: Final = 100_000
 """Subjects in one answer of a server."""
 LONGEST_SUBJECT: Final = 640
 """Bytes of one subject."""
+_LONGEST_SORT: Final = 60.0
+"""Seconds for which the answer with them may be awaited."""
 _PUNCTUATION: Final = 16
 """Bytes beside each subject in an answer."""
 _NAMES: Final = 320 * 1024
@@ -438,8 +440,10 @@ class JetStream:
         """
         subject = (API_PREFIX + operation).encode()
         body = request if isinstance(request, bytes) else b"" if request is None else to_json(request)
+        lists_subjects = isinstance(request, Mapping) and "subjects_filter" in request
         if size is None:
-            size = self._size(operation, request)
+            is_list = operation.startswith(_LISTS) or lists_subjects
+            size = _LIST if is_list else 2 * self.connection.max_payload
         send_by = deadline if send_by is None else send_by
         # A request to a leader that is gone is never answered; repeatable ones are sent again.
         patience = self.attempt_timeout if repeatable else inf
@@ -455,15 +459,9 @@ class JetStream:
             answer = await self._attempt(share, subject, body, until, read, repeatable=repeatable)
             if answer is not None:
                 return answer
-            if _lists_subjects(request):  # all that match are sorted for each answer, which may take longer
-                patience *= 2
+            if lists_subjects and self.requests.loop.time() >= until:
+                patience = min(2 * patience, _LONGEST_SORT)  # all that match are sorted, for each answer
         raise Unanswered
-
-    def _size(self, operation: str, request: Mapping[str, Any] | bytes | None) -> int:
-        """Return the default bound on the bytes of an answer."""
-        if operation.startswith(_LISTS) or _lists_subjects(request):
-            return _LIST
-        return 2 * self.connection.max_payload
 
     async def _attempt(
         self, share: Share, subject: bytes, body: bytes, until: float, read: _Read, *, repeatable: bool
@@ -836,11 +834,6 @@ def message_of(answer: JsonObject) -> StoredMessage:
             parse_rfc3339(message["time"]) or _NO_TIME,
         ),
     )
-
-
-def _lists_subjects(request: Mapping[str, Any] | bytes | None) -> bool:
-    """Whether somebody asks for the subjects of a stream."""
-    return isinstance(request, Mapping) and "subjects_filter" in request
 
 
 async def _found(reading: Awaitable[JsonObject]) -> StoredMessage | None:

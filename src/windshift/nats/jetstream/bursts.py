@@ -268,7 +268,7 @@ class Bursts:
         return self._waiting.pop(burst.token, None) is not None
 
     async def catch_up(self, deadline: float) -> None:
-        """Wait until what is `behind` has its answers, or the wire that would bring them has ended.
+        """Wait until what is `behind` has its answers, or for as long as the wire that brings them lingers.
 
         Raise `Unavailable` at `deadline`.
         """

@@ -84,7 +84,7 @@ class Follower:
         name = names.generated_name()
         try:
             await self.make(name)
-        except BaseException:
+        except asyncio.CancelledError:
             self._drop(name)  # the request for it may be under way,
             asyncio.get_running_loop().call_later(_UNDER_WAY, self._drop, name)  # and be done after this one
             raise

@@ -236,13 +236,14 @@ class Consumers:
             stream = await existing_stream(self._api, spec.stream, deadline)
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
             if wanted != state.config:  # another server may have changed or moved it meanwhile
-                position = await self._dead_letters.last_position(deadline)
+                begins = not stored_policy(state.config).dead_letters
+                position = await self._dead_letters.last_position(deadline) if begins else None
                 read_at = loop.time()
                 state = await self._api.consumer(spec.stream, name, deadline)
                 if state is None:
                     raise _Stale
                 wanted = self._wanted(state, spec, caller)
-                if not stored_policy(state.config).dead_letters and Run.of(state).position is None:
+                if position is not None and Run.of(state).position is None:
                     wanted = with_run(wanted, Run(position=position))
         if wanted != state.config:
             if loop.time() > read_at + _FRESH:

@@ -8,12 +8,13 @@ time.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from math import inf
 from typing import Final
 
-from windshift.nats import NatsError
+from windshift.nats import NatsError, OutcomeUnknown
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject
 from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.domain.broker_errors import domain_error
@@ -105,7 +106,8 @@ async def with_tokens(
     if key_of(found.state.config):
         return found
     try:
-        await api.update_consumer(*consumer, with_key(found.state.config), deadline)
+        with suppress(OutcomeUnknown):  # it may be written
+            await api.update_consumer(*consumer, with_key(found.state.config), deadline)
         notes.send(CONSUMER, *consumer)  # another server may have written another key at the same time
         state = await api.consumer(*consumer, deadline)
     except NatsError as error:

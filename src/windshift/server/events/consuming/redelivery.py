@@ -194,6 +194,10 @@ class SettledByConsumer:
 
 MOST_REMEMBERED: Final = 20_000
 """The most events whose failed attempts are remembered."""
+_MOST_OF_ONE: Final = 4
+"""The part of these that one run may have at the expense of others."""
+_QUIET_NS: Final = 3600 * 10**9
+"""For how long nothing has failed in a run that makes room for others first."""
 
 EventKey: TypeAlias = tuple[StreamSeq, int]
 """An event's id, and when the stream stored it: a recreated stream assigns ids again."""
@@ -227,7 +231,8 @@ class Attempts:
 class FailedAttempts:
     """The failed attempts of events, by the run of the consumer, as what is settled.
 
-    Where there are too many, who has more than others forgets those that failed longest ago.
+    Where there are too many, those are forgotten that failed longest ago: of a run in which nothing has
+    failed for long (its consumer may be gone), of a run that has many, or of that which failed longest ago.
 
     Attributes:
         trusted_since: when the broker may last have delivered something early, or forgotten something.
@@ -237,8 +242,7 @@ class FailedAttempts:
         self._limit = limit
         self._count = 0
         self.trusted_since = -inf
-        self._known: dict[RunKey, dict[EventKey, Attempts]] = {}
-        self._largest: RunKey | None = None
+        self._known: dict[RunKey, dict[EventKey, Attempts]] = {}  # each in the order of what failed last
 
     def __len__(self) -> int:
         return self._count
@@ -255,9 +259,10 @@ class FailedAttempts:
         next_ns: int = 0,
     ) -> None:
         """Note a failed attempt that began at `began_ns`; the next one is due at `next_ns`."""
-        events = self._known.get(run)
+        events = self._known.pop(run, None)
         if events is None:
-            events = self._known[run] = {}
+            events = {}
+        self._known[run] = events
         known = events.pop(event, None)
         if known is None:
             known = Attempts(began_ns, began_ns)
@@ -267,19 +272,10 @@ class FailedAttempts:
             known.reason, known.error_type = reason, error_type
         events[event] = known
         if self._count > self._limit:
-            crowded = self._crowded(run)
+            first, events_of_first = next(iter(self._known.items()))
+            is_quiet = began_ns - next(reversed(events_of_first.values())).last_ns > _QUIET_NS
+            crowded = first if is_quiet or len(events) <= max(1, self._limit // _MOST_OF_ONE) else run
             self.forget(crowded, next(iter(self._known[crowded])))
-
-    def _crowded(self, run: RunKey) -> RunKey:
-        """Return a run that has more events than its share of the room: this one, or the largest."""
-        if len(self._known) > self._limit:  # each has one
-            return next(iter(self._known))
-        share = self._limit // len(self._known)
-        if len(self._known[run]) > share:
-            return run
-        if self._largest is None or len(self._known.get(self._largest, ())) <= share:
-            self._largest = max(self._known, key=lambda each: len(self._known[each]))
-        return self._largest
 
     def get(self, run: RunKey, event: EventKey) -> Attempts | None:
         """Return what is known of an event."""

@@ -122,9 +122,13 @@ class DeadLettering:
 
     def _recalled(self, key: tuple[ConsumerKey, str], recall: asyncio.Task[Letters]) -> None:
         if recall.cancelled() or recall.exception() is not None:
-            self._recalls.pop(key, None)
+            self._forget(key, recall)
         else:
-            recall.get_loop().call_later(RECALLED_FOR, self._recalls.pop, key, None)
+            recall.get_loop().call_later(RECALLED_FOR, self._forget, key, recall)
+
+    def _forget(self, key: tuple[ConsumerKey, str], recall: asyncio.Task[Letters]) -> None:
+        if self._recalls.get(key) is recall:  # and no later one
+            del self._recalls[key]
 
     def forget_recalls(self) -> None:
         """Ask the broker again: it may have forgotten something."""

@@ -260,7 +260,7 @@ class ReplayQueue:
     # --- Delivering ---------------------------------------------------------------------------------------
 
     def is_taken(self, pointer: Pointer) -> bool:
-        """Whether this process has dealt with a pointer since it was read."""
+        """Whether this process has just dealt with a pointer, which may have been read before that."""
         return self._taken.get(pointer, -inf) > _now()
 
     async def lease(self, pointer: Pointer, timeout: timedelta, deadline: float) -> Lease | None:
