@@ -478,3 +478,23 @@ async def test_connections_are_looked_at_in_several_turns(monkeypatch: pytest.Mo
         assert len(set(looks)) == len(looks) >= 5
         for peer in peers:
             await peer.closed()
+
+
+async def test_quiet_calls_hold_nothing_for_nothing() -> None:
+    """What they take counts, and they end when it is too much, but not before those who waste some."""
+    begun = asyncio.Event()
+
+    async def wait(call: ServerCall) -> None:
+        call.overhead = 16_384
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with serving(full_duplex_call=wait) as running, await running.peer() as peer:
+        stream_id = peer.request(DUPLEX, None, end=False)
+        await begun.wait()
+        (connection,) = running.server.open_connections
+        later = asyncio.get_running_loop().time() + 60
+        assert connection.holds(later) == (16_384, 16_384, 0.0)
+        peer.send(peer.data(stream_id, b"\0\0\0\1\0" + bytes(100)))
+        await eventually(lambda: connection.holds(later)[1] > 16_384)
+        assert connection.holds(later + 20)[2] == 20

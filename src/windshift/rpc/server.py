@@ -235,7 +235,7 @@ class Server:
             self.places.refused["held"] += len(gone)
             _log.warning(
                 "clients hold too much memory: %d connections were dropped, the first of %s, with %d MB "
-                "of incomplete messages, unread answers and bytes to be parsed",
+                "of incomplete messages, unread answers, bytes to be parsed and open streams",
                 len(gone),
                 gone[0].who.http2.peer,
                 gone[0].stuck // 1_000_000,

@@ -305,14 +305,17 @@ class ServerConnection(ConnectionHandler):
     def holds(self, now: float) -> tuple[int, int, float]:
         """Return bytes that are held for the client, those that it could free, and since when it did not.
 
-        It frees what waits to be parsed by going away.
+        It frees what waits to be parsed by going away, and what its open calls take by ending them: that
+        these are quiet does not count against it.
         """
         held = stuck = self.http2.unread + (self.http2.queued() if self._calls else 0)
+        overhead = 0
         for call in self._calls.values():
             of_it, waits_for_others = call.holds()
             held += of_it
             stuck += of_it - waits_for_others
-        return held, stuck, self._turnover.idle(stuck, self.http2.sent + self._done, now)
+            overhead += call.overhead
+        return held, stuck, self._turnover.idle(stuck - overhead, self.http2.sent + self._done, now)
 
     # -- refusing ------------------------------------------------------------------------------------
 

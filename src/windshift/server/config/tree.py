@@ -291,8 +291,8 @@ class LimitsConfig:
     max_held: int | None = optional(
         "GRPC_MAX_HELD_MB",
         p.integer(1, 1_000_000, unit=1_000_000),
-        "Megabytes of incomplete messages, unread answers and bytes to be parsed, of all clients together; "
-        "beyond that, the connections that hold most are closed.",
+        "Megabytes of incomplete messages, unread answers, bytes to be parsed and open streams, of all "
+        "clients together; beyond that, the connections that hold most are closed.",
         otherwise="a quarter of the memory",
     )
     """In bytes."""
