@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from dataclasses import dataclass, field
+
+import pytest
 
 from windshift._gen.windshift.admin.v1alpha1.service_pb2 import ListStreamsRequest
 from windshift.rpc import Method
 from windshift.server.api.policies import POLICIES
 from windshift.server.api.turns import LISTS_AT_ONCE, TurnsInterceptor
+from windshift.server.domain.errors import BrokerUnavailable
 
 ADMIN = "/windshift.admin.v1alpha1.AdminService/"
 
@@ -29,14 +31,12 @@ class Lists:
 
     def __init__(self) -> None:
         self.at_work: list[Call] = []
-        self.began: dict[Call, asyncio.Event] = defaultdict(asyncio.Event)
         self._done: dict[Call, asyncio.Future[str]] = {}
         plain = Method(ADMIN + "ListStreams", self._handle, ListStreamsRequest, False, False, False)
         self._handler = TurnsInterceptor().intercept(plain).handler
 
     async def _handle(self, _: ListStreamsRequest, call: Call) -> str:
         self.at_work.append(call)
-        self.began[call].set()
         done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._done[call] = done
         try:
@@ -100,23 +100,22 @@ async def test_who_goes_while_waiting_leaves_the_line() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_whose_time_is_over_is_told_by_the_handler() -> None:
-    """It knows why, for instance that the broker is away; the turns of others are as they were."""
+async def test_whose_time_is_over_is_told_to_ask_for_less() -> None:
+    """The turns of others are as they were."""
     lists = Lists()
     mine = [Call("a:1") for _ in range(LISTS_AT_ONCE)]
-    late = Call("a:1", deadline=asyncio.get_running_loop().time())
-    tasks = await lists.begin(*mine, late)
-    async with asyncio.timeout(60):
-        await lists.began[late].wait()
+    tasks = await lists.begin(*mine)
+    (late,) = await lists.begin(Call("a:1", deadline=asyncio.get_running_loop().time()))
+    with pytest.raises(BrokerUnavailable, match="fewer calls at once"):
+        await late
     next_one = Call("a:1")
-    await lists.end(late)
     tasks += await lists.begin(next_one)
     assert lists.at_work == mine
     await lists.end(mine[0])
     assert lists.at_work == [*mine[1:], next_one]
     for call in list(lists.at_work):
         await lists.end(call)
-    assert await asyncio.gather(*tasks) == ["a:1"] * (LISTS_AT_ONCE + 2)
+    assert await asyncio.gather(*tasks) == ["a:1"] * (LISTS_AT_ONCE + 1)
 
 
 def test_which_are_lists() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import repeat
@@ -17,8 +16,8 @@ from windshift.server.domain.errors import InvalidField
 
 _FIELDS_AT_MOST: Final = 2
 """How many fields a message may have for each element that is allowed."""
-_LEAST: Final = 2
-"""Bytes that an element takes at least."""
+_COUNTED: Final = 64 * 1024
+"""Bytes above which elements are counted first: in fewer there may be as many as that takes longer for."""
 _SHORT: Final = 32
 """Bytes of a field that takes as much time as a longer one."""
 IN_SHORT: Final = 512 * 1024
@@ -66,12 +65,11 @@ class _Counted:
         self.DESCRIPTOR = kind.DESCRIPTOR
         self._parse = kind.FromString
         self._most = most
-        self._possible = min(most.values(), default=sys.maxsize)
         self._inner = _inner(kind.DESCRIPTOR)
 
     def FromString(self, data: bytes) -> Message:  # noqa: N802 - as Protobuf names it
         """Parse a message; raise `InvalidField` if there are too many elements, or fields."""
-        if len(data) > _LEAST * self._possible:
+        if self._most and len(data) > _COUNTED:
             number = _crowded(data, self._most)
             if number:
                 field = self.DESCRIPTOR.fields_by_number[number].name
@@ -103,7 +101,7 @@ def _inner(descriptor: Any) -> _Inner:
 def _long_fields(data: bytes, position: int, end: int, inner: _Inner, looks: Iterator[None]) -> Iterator[int]:
     """Yield the lengths of long fields in a message, and in those in it, of as many as there are looks."""
     while position < end and next(looks, looks) is None:
-        number, begin, position = _field(data, position)
+        number, begin, position = field_at(data, position)
         if position - begin >= _SHORT:
             if number in inner:
                 yield from _long_fields(data, begin, position, inner[number], looks)
@@ -118,7 +116,7 @@ def _crowded(data: bytes, most: Mapping[int, int]) -> int:
     """
     left, fields, position = dict(most), _FIELDS_AT_MOST * sum(most.values()), 0
     while position < len(data):
-        number, _, position = _field(data, position)
+        number, _, position = field_at(data, position)
         if number in left:
             left[number] -= 1
             if left[number] < 0:
@@ -135,7 +133,7 @@ _FIXED: Final = {1: 8, 5: 4}
 """Wire types: https://protobuf.dev/programming-guides/encoding/#structure."""
 
 
-def _field(data: bytes, position: int) -> tuple[int, int, int]:
+def field_at(data: bytes, position: int) -> tuple[int, int, int]:
     """Return the number of the field at a position, and where what it holds begins and ends.
 
     Raise `DecodeError` for what is no field, or a group, which no message here has.

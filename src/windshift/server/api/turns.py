@@ -11,12 +11,12 @@ import sys
 from dataclasses import replace
 from typing import Any, Final
 
-from windshift.nats import Busy
 from windshift.nats.semaphore import FairSemaphore
 from windshift.rpc import Method
 from windshift.server.api.callers import asker_of
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.policies import policy_of
+from windshift.server.domain.broker_errors import broker_errors
 
 LISTS_AT_ONCE: Final = 4
 """Lists of one caller that are put together at the same time: enough to keep the broker busy."""
@@ -37,10 +37,8 @@ class TurnsInterceptor:
         async def in_turn(*arguments: Any) -> Any:
             call = arguments[-1]
             asker = asker_of(call)
-            try:
+            with broker_errors():
                 await turns.take(asker, answer_by(call))
-            except Busy:  # its time is over: the handler says what that means
-                return await handler(*arguments)
             try:
                 return await handler(*arguments)
             finally:
