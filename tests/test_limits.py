@@ -23,6 +23,7 @@ from windshift.rpc import (
 )
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
 from windshift.server.api import consume, dead_letters, deadlines, policies, sizes, state, streams
+from windshift.server.api import turns as api_turns
 from windshift.server.api.errors import CODES
 from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
@@ -153,6 +154,8 @@ VALUES: Final = {
     "bytes of answers to reads in flight, of all clients; of one principal": (
         f"{size(budget.ASKING)}; half of that, or one answer where the last had {size(budget.LARGE)} or more"
     ),
+    "lists, `ReadEvents`, `ExplainEvent`, `History`, `GetHistory` and reads of one dead letter, at once, of "
+    "one principal": amount(api_turns.LISTS_AT_ONCE),
     "waiting reads of one principal": amount(budget.MOST_WAITING),
     "bytes of deliveries that are requested, of all clients": size(room.MOST),
     "the same of tails": {4: "a quarter of that"}[app._TAILS_PART],
