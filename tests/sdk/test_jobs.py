@@ -152,6 +152,16 @@ def test_acks_from_long_before_a_call_ended_are_not_kept() -> None:
     assert forgotten(jobs, 2, 6.3, attempt=1) is Arrival.NEW
 
 
+def test_an_idle_worker_gets_events_again_that_it_acked_long_ago() -> None:
+    """A call that breaks puts in doubt what was acked since the server was last heard of, at the earliest."""
+    for ended, arrival in ((35.9, Arrival.DECIDED), (36.0, Arrival.NEW), (3600.0, Arrival.NEW)):
+        jobs = Jobs(remember=5.0)
+        acknowledged(jobs, 1, 1.0)
+        jobs.call_ended(1, ended)
+        jobs.call_began(ended + 1.0, timeout=30.0)
+        assert forgotten(jobs, 2, ended + 11.0, attempt=1) is arrival
+
+
 def test_an_ack_that_came_too_late_is_remembered_on_the_same_call_too() -> None:
     """The event was handled, whatever became of its lease."""
     jobs = Jobs()

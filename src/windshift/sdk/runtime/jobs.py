@@ -18,6 +18,8 @@ from windshift.sdk.deliveries import ACK, Outcome, Verdict
 
 Identity = tuple[str, int, int, int]
 
+_NOTICED = 30.0  # seconds after which a call has ended at the latest whose server is gone: the keepalive's
+
 
 class Job:
     """The handling of one event.
@@ -224,8 +226,9 @@ class Jobs:
         heard: to say it again could hit the next attempt.
         """
         for event_id, acked in self._acked.items():
-            self._doubtful.pop(event_id, None)
-            self._doubtful[event_id] = acked, self._ended
+            if now - acked.time < self.remember + _NOTICED:
+                self._doubtful.pop(event_id, None)
+                self._doubtful[event_id] = acked, self._ended
         self._acked.clear()
         over: list[Job] = []
         for job in list(self._table.values()):
