@@ -32,6 +32,10 @@ UNKNOWN = failure(StatusCode.DEADLINE_EXCEEDED, "OUTCOME_UNKNOWN")
 BROKEN = failure(StatusCode.INTERNAL)
 REFUSED = failure(StatusCode.ABORTED, "WRONG_LAST_ID", expected="1", actual="3")
 QUOTA = failure(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", quota="streams", limit="5")
+FULL = failure(StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
+DENIED = failure(StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+EXPIRED = failure(StatusCode.UNAUTHENTICATED)
+MISSING = failure(StatusCode.NOT_FOUND, "STREAM_NOT_FOUND", name="a")
 
 
 @pytest.mark.parametrize("error", [UNSEEN, REASONED, BUSY, RATE])
@@ -57,6 +61,26 @@ def test_doubt_is_repeated_where_twice_is_once(error: RpcError) -> None:
 def test_refusals_are_final(error: RpcError, repeat: Repeat) -> None:
     """What the server refused is not asked again."""
     assert isinstance(decide(repeat, error, 1, 5.0, doubt=False), Raise)
+
+
+@pytest.mark.parametrize(
+    ("repeat", "error", "kind"),
+    [
+        (Repeat.SAME, FULL, errors.OutcomeUnknown),
+        (Repeat.SAME, DENIED, errors.OutcomeUnknown),
+        (Repeat.SAME, EXPIRED, errors.OutcomeUnknown),
+        (Repeat.READ, FULL, errors.StorageFull),
+        (Repeat.SAME, REFUSED, errors.WrongLastId),
+        (Repeat.SAME, MISSING, errors.StreamNotFound),
+    ],
+)
+def test_a_refusal_for_want_of_room_or_rights_leaves_doubt(
+    repeat: Repeat, error: RpcError, kind: type[Exception]
+) -> None:
+    """It says nothing of an earlier attempt that may have been done."""
+    end = decide(repeat, error, 2, 5.0, doubt=True)
+    assert isinstance(end, Raise)
+    assert type(end.error) is kind
 
 
 def test_a_call_that_broke_is_in_doubt_and_final() -> None:

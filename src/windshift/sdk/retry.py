@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from windshift.rpc import RpcError, StatusCode
 
-from .errors import OutcomeUnknown, WindshiftError, from_rpc, reason_of
+from .errors import Denied, Exhausted, OutcomeUnknown, WindshiftError, from_rpc, reason_of
 
 _INITIAL, _MAXIMUM = 0.05, 2.0  # seconds
 _JITTER = 0.5
@@ -87,9 +87,11 @@ def decide(repeat: Repeat, failure: RpcError, attempt: int, left: float, *, doub
     delay = _delay(attempt)
     if repeated and delay < left:
         return Again(delay)
-    if repeat is not Repeat.READ and (in_doubt(failure) or (doubt and repeated)):
-        return Raise(outcome_unknown(from_rpc(failure)))
-    return Raise(from_rpc(failure))
+    error = from_rpc(failure)
+    silent = repeated or isinstance(error, (Exhausted, Denied))  # says nothing of what was done before
+    if repeat is not Repeat.READ and (in_doubt(failure) or (doubt and silent)):
+        return Raise(outcome_unknown(error))
+    return Raise(error)
 
 
 def _delay(attempt: int) -> float:
