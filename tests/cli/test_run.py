@@ -265,6 +265,41 @@ async def test_reload_starts_anew(run: Run, publish: Publish) -> None:
     assert await run.ended() == 0
 
 
+LAZY = """\
+class Lazy(type(sys)):
+    def __getattr__(self, name):
+        raise RuntimeError("not installed")
+
+
+sys.modules["lazy"] = Lazy("lazy")
+
+
+"""
+
+
+async def test_reload_beside_a_module_that_cannot_be_asked(run: Run) -> None:
+    """One that loads what it stands for when it is asked for its file, and fails, is passed over."""
+    run.write(LAZY + HANDLE)
+    run.start("--reload")
+    await run.until(lambda: "shop runs" in run.log)
+    run.write(LAZY + HANDLE + "# changed\n")
+    await run.until(lambda: run.log.count("shop runs") == 2)
+    assert run.log.count("a file changed; starting anew") == 1
+    run.signal()
+    assert await run.ended() == 0
+
+
+async def test_what_fails_to_say_when_to_stop(run: Run) -> None:
+    """An `until` that raises ends the app, and its error is told; it is no orderly stop."""
+    run.write(
+        HANDLE + "\n\nasync def until():\n    raise LookupError('no such flag')\n\n\n"
+        "app.run(until=until)\nsys.exit(3)\n"
+    )
+    run.start()
+    assert await run.ended() == 1
+    assert run.log.splitlines()[-1] == "LookupError: no such flag"
+
+
 WAIT = """\
 @consumer.on
 async def handle(text: test.StringValue):

@@ -63,6 +63,13 @@ def _files() -> list[Path]:
     paths = {
         Path(file).resolve()
         for module in list(sys.modules.values())
-        if isinstance(file := getattr(module, "__file__", None), str)
+        if isinstance(file := _file(module), str)
     }
     return [path for path in paths if path.is_relative_to(here) and not path.is_relative_to(installed)]
+
+
+def _file(module: object) -> object:
+    try:
+        return getattr(module, "__file__", None)
+    except Exception:  # noqa: BLE001 -- it stands for one that it loads when it is asked, and cannot
+        return None

@@ -257,7 +257,8 @@ class App:
             grace: how long handlers may take to finish.
             concurrency: handlers at once of each consumer, whatever the consumers say.
             health: host and port for `/healthz` and `/readyz`.
-            until: the app stops in good order, too, when this asynchronous function returns.
+            until: the app stops in good order, too, when this asynchronous function returns, or raises; then
+                its error is raised.
 
         Returns:
             Whether a signal came, before the app stopped or meanwhile.

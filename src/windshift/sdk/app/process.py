@@ -39,7 +39,7 @@ def run_until_told(
         name: of the app, for the log.
         running: makes the context in which the app runs.
         health: host and port of the health endpoints.
-        until: stops it in good order when it returns.
+        until: stops it in good order when it returns, or raises; then its error is raised.
 
     Returns:
         Whether a signal came.
@@ -75,6 +75,8 @@ def run_until_told(
                 if watch is not None:
                     watch.cancel()
                 await _leave_nothing_behind(name)
+            if watch is not None and watch.done() and not watch.cancelled():
+                watch.result()
             if not (asked and work.cancelled()):
                 work.result()
 
