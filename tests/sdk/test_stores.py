@@ -161,6 +161,17 @@ async def test_values_expire(client: ws.Client) -> None:
         await store.touch("none", 5)
 
 
+async def test_a_value_lives_no_longer_than_its_store_says(client: ws.Client) -> None:
+    """One that is given longer has no end of its own."""
+    store = await client.stores.ensure("s", StringValue, ttl=60)
+    for ttl in (30, 60, 3600):
+        await store.set(f"for-{ttl}", text(""), ttl=ttl)
+    assert [entry.key for entry in [entry async for entry in store.list()] if entry.expires] == [
+        "for-30",
+        "for-60",
+    ]
+
+
 async def test_no_value_expires_beside_a_history(client: ws.Client) -> None:
     """That is refused first, whatever else a write expects."""
     store = await client.stores.ensure("s", StringValue, history=3)

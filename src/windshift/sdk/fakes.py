@@ -80,7 +80,7 @@ class _FakeStore:
     def put(self, key: str, value: AnyMessage, ttl: timedelta | None) -> int:
         """Write a value, and return its revision."""
         entry = state.Entry(value=value)
-        if ttl:
+        if ttl and (self.ttl is None or ttl <= self.ttl):
             entry.expires.FromDatetime(datetime.now(UTC) + ttl)
         return self.append(key, entry).revision
 
