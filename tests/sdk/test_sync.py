@@ -95,6 +95,24 @@ def test_publish_consume_and_look(client: ws.sync.Client) -> None:
         client.stream("none").info()
 
 
+def test_a_publish_that_failed_tells_where(client: ws.sync.Client) -> None:
+    """Its future has the traceback, each time; the errors at the end of the block have none, or that one."""
+    client.streams.ensure("s", subjects=["s.>"])
+
+    def publish() -> None:
+        with client.publisher() as out:
+            future = out.send("s.x", object())
+            assert isinstance(error := future.exception(60), TypeError)
+            assert error.__traceback__ is None
+            for _ in range(2):
+                with pytest.raises(TypeError) as caught:
+                    future.result()
+                assert "payloads.py" in str(caught.traceback[-1].path)
+
+    with pytest.raises(ExceptionGroup, match="1 events were not published"):
+        publish()
+
+
 def test_iterate_over_deliveries(client: ws.sync.Client) -> None:
     """A delivery is settled by its block, or rejected by an exception; a loop may be left at any time."""
     stream = client.streams.ensure("s", subjects=["s.>"])

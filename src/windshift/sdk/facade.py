@@ -167,8 +167,22 @@ def _same(value: Any) -> Any:
     return value
 
 
+class _Future(Future[Any]):
+    """The future of another thread for one of the loop; its error has the traceback that the loop's keeps."""
+
+    def __init__(self, inside: asyncio.Future[Any]) -> None:
+        super().__init__()
+        self._inside = inside
+
+    def result(self, timeout: float | None = None) -> Any:
+        error = self.exception(timeout)
+        if error is not None and error.__traceback__ is None:
+            self._inside.result()  # which gives it back, once
+        return super().result()
+
+
 def _future(inside: asyncio.Future[Any]) -> Future[Any]:
-    future: Future[Any] = Future()
+    future = _Future(inside)
 
     def done(inside: asyncio.Future[Any]) -> None:
         if inside.cancelled():

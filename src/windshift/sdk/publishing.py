@@ -210,7 +210,7 @@ class Publisher:
     """Publishes in the background; made by `Client.publisher`.
 
     Leaving the block waits for everything that was sent, and raises an `ExceptionGroup` of what failed, with
-    the first 100 errors, without their tracebacks.
+    the first 100 errors, without the tracebacks of those that nobody awaited.
     """
 
     def __init__(self, caller: Caller, in_flight: int, *, without_ids: bool) -> None:
@@ -277,7 +277,7 @@ class Publisher:
 
 
 def _drop_tracebacks(error: BaseException) -> None:
-    """Let go of what an error holds by its tracebacks, as the event. Who awaits the future has its own."""
+    """Let go of what an error holds by its tracebacks, as the event. Who awaits the future has them again."""
     each: BaseException | None = error
     while each is not None and each.__traceback__ is not None:
         each.__traceback__ = None
