@@ -323,6 +323,31 @@ async def test_a_write_that_its_client_is_closed_on_is_in_doubt(key: str | None)
     assert isinstance(read, ws.ClientClosed)
 
 
+async def test_a_refusal_while_its_client_closes_is_told() -> None:
+    """What is answered within `grace` is known, also if it is no."""
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    class Refusing:
+        async def publish(self, request: pb.PublishEventRequest, call: ServerCall) -> Any:
+            asked.set()
+            await answers.wait()
+            raise RpcError(StatusCode.FAILED_PRECONDITION, "no")
+
+    server = Server([Service(pb.DESCRIPTOR.services_by_name["EventsService"], Refusing())])
+    _, port = await server.listen("127.0.0.1", 0)
+    client = ws.connect(f"127.0.0.1:{port}", timeout=LIMIT)
+    publishing = asyncio.create_task(client.publish("a.b", StringValue()))
+    async with asyncio.timeout(LIMIT):
+        await asked.wait()
+        closing = asyncio.create_task(client.close(grace=LIMIT))
+        await until(lambda: caller_of(client).closed)
+        answers.set()
+        with pytest.raises(ws.Refused, match="no"):
+            await publishing
+        await closing
+    server.close()
+
+
 async def test_idle_says_when_the_server_did_not_answer() -> None:
     """Whether all is settled is not known then."""
     app = ws.App("a")

@@ -142,7 +142,8 @@ class Caller:
             if doubt and error.code is gone:
                 return response()
             error = self._note(channel, error)
-            self._check_open(repeat, error, doubt=doubt)
+            if known(error) is not Known.REFUSED:
+                self._check_open(repeat, error, doubt=doubt)
             decision = decide(repeat, error, attempt, deadline - clock(), doubt=doubt)
             if isinstance(decision, Raise):
                 raise decision.error from error
