@@ -154,6 +154,10 @@ func consume(ctx context.Context, client events.EventsServiceClient) error {
 			if err := call.CloseSend(); err != nil {
 				return err
 			}
+		case response.GetRejectConfirmation() != nil:
+			if err := call.CloseSend(); err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -138,6 +138,7 @@ public final class Main {
                                         System.out.println("acknowledged " + ids);
                                         call.get().onCompleted();
                                     }
+                                    case REJECT_CONFIRMATION -> call.get().onCompleted();
                                     default -> {}
                                 }
                             }
@@ -205,7 +206,8 @@ public final class Main {
     public static void main(String[] arguments) throws Exception {
         ManagedChannel channel = connect(System.getenv("WINDSHIFT_ADDRESS"));
         String token = System.getenv("WINDSHIFT_TOKEN");
-        CallCredentials credentials = token == null ? null : new Token(token);
+        boolean plain = System.getenv("WINDSHIFT_TLS_CA") == null;
+        CallCredentials credentials = token == null || plain ? null : new Token(token);
         try {
             publish(EventsServiceGrpc.newBlockingStub(channel).withCallCredentials(credentials));
             consume(EventsServiceGrpc.newStub(channel).withCallCredentials(credentials));
