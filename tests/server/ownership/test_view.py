@@ -228,6 +228,73 @@ async def test_looking_again_for_consumers(view: View, lists: Lists) -> None:
     assert (view.made("ann", "consumers"), view.made("ann", "streams")) == (0, 1)
 
 
+async def test_looking_again_while_others_read(
+    view: View, lists: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that somebody began to read before something was made tells too little: it is read once more."""
+    lists.consumers = {"S": [consumer("a")], "T": [consumer("b")]}
+    lists.streams = [stream(name, consumers=1) for name in lists.consumers]
+    await view.refresh(CONSUMER, soon())
+    monkeypatch.setattr(view_module, "_SHORTEST_PAUSE", 0.0)
+    monkeypatch.setattr(view_module, "_EFFORT_AGAIN", 0)
+    monkeypatch.setattr(view_module, "_KEPT", 0.0)
+    monkeypatch.setattr(view_module, "_EFFORT", 0)
+    lists.may_go_on.clear()
+    lists.read.clear()
+    reading = asyncio.create_task(view.refresh(("S", "of-bob"), soon()))
+    await eventually(lambda: bool(lists.read))
+    lists.consumers["S"] = [consumer(name) for name in ("a", "of another server", "and one more")]
+    view.begin(CONSUMER, Held("ann", {"consumers": 1}))
+    looking = asyncio.create_task(view.refresh(CONSUMER, soon(), "ann", again=True))
+    for _ in range(10):  # until it waits for the other
+        await asyncio.sleep(0)
+    assert lists.read == ["CONSUMER.LIST.S"]
+    lists.may_go_on.set()
+    await asyncio.gather(reading, looking)
+    assert view.total("ann", "consumers") == 5
+    assert view.made("ann", "consumers") == 0
+
+
+async def test_some_lists_are_no_look(view: View, lists: Lists) -> None:
+    """What the others have made may be in any list: it is not known when some were passed over."""
+    lists.consumers = {"S": [consumer("a")], "T": [consumer("b")]}
+    lists.streams = [stream(name, consumers=1) for name in lists.consumers]
+    await view.refresh(CONSUMER, soon())
+    view.begin(CONSUMER, Held("ann", {"consumers": 1}))
+    lists.read.clear()
+    view._read_at["T"] -= 1_000
+    await view.refresh(CONSUMER, soon(), "ann")
+    assert lists.read == ["CONSUMER.LIST.T"]
+    assert view.made("ann", "consumers") == 1
+
+
+@pytest.mark.parametrize(("key", "quota"), [(STREAM, "streams"), (CONSUMER, "consumers")])
+async def test_a_look_that_is_under_way(view: View, lists: Lists, key: tuple[str, str], quota: str) -> None:
+    """What the others have made is not known before the lists are there, nor what is made meanwhile."""
+    lists.consumers = {"S": []}
+    await view.refresh(key, soon())
+    view.begin(key, Held("ann", {quota: 1}))
+    lists.may_go_on.clear()
+    lists.read.clear()
+    looking = asyncio.create_task(view.refresh(key, soon(), "ann", again=True))
+    await eventually(lambda: bool(lists.read))
+    view.begin((f"{key[0]}2", key[1]), Held("ann", {quota: 1}))
+    assert view.made("ann", quota) == 2
+    lists.may_go_on.set()
+    await looking
+    assert view.made("ann", quota) == 1
+
+
+async def test_a_look_that_fails(view: View, lists: Lists) -> None:
+    """Nothing was seen of what the others have made."""
+    await view.refresh(STREAM, soon())
+    view.begin(STREAM, Held("ann", ONE_STREAM))
+    lists.may_go_on.clear()
+    with pytest.raises(BrokerUnavailable):
+        await view.refresh(STREAM, asyncio.get_running_loop().time() + 0.05, "ann", again=True)
+    assert view.made("ann", "streams") == 1
+
+
 async def test_new_lists_do_not_wait_for_others_reading(view: View, lists: Lists) -> None:
     """Whoever needs no list read goes on while one is."""
     await view.refresh(STREAM, soon())

@@ -73,7 +73,8 @@ class View:
         """When each list was read the last time, and for how many seconds."""
         self._with_consumers: frozenset[str] = frozenset()
         self._made: dict[str, Counter[str]] = {}
-        """How much this server has made for each owner since it has looked what the others have made."""
+        self._looked: dict[str, Counter[str]] = {}
+        """How much this server has made for each owner, and had when it looked what the others have made."""
         self._all: asyncio.Task[None] | None = None
         self._all_read_at = -inf
         self._took_all = 0.0
@@ -135,7 +136,7 @@ class View:
 
     def made(self, owner: str, quota: str) -> int:
         """Return how much this server has made for somebody since it has looked what the others have made."""
-        return self._made[owner][quota] if owner in self._made else 0
+        return self._made.get(owner, Counter())[quota] - self._looked.get(owner, Counter())[quota]
 
     def growth(self, key: Key, held: Held) -> dict[str, int]:
         """Return by how much something would take more than now, of each quota of which it would."""
@@ -169,6 +170,7 @@ class View:
         of other streams are read beside.
         """
         now, names = self._loop.time(), self._lists(key, owner)
+        made = {owner: Counter(self._made[owner])} if key[1] and owner in self._made else {}
         took = sum(self._took.get(name, 0.0) for name in names)
         since = now - max(_KEPT if owner is None else _KEPT_NEAR, _EFFORT * took)
         try:
@@ -177,7 +179,9 @@ class View:
                     since = now
                     looked = max(self._read_at.get(name, -inf) for name in names)
                     await asyncio.sleep(max(_SHORTEST_PAUSE, looked + _EFFORT_AGAIN * took - now))
-                await self._refresh(key, owner, names, since)
+                await self._refresh(names, since)
+                if all(self._read_at.get(name, -inf) >= now for name in names):
+                    self._note_looked(made, of_consumers=True)
                 if key[1] and owner is None:
                     await self._others()
         except TimeoutError:
@@ -190,33 +194,24 @@ class View:
             names |= {stream for (stream, name), held in self.held.items() if name and held.owner == owner}
         return names
 
-    async def _refresh(self, key: Key, owner: str | None, names: set[str], since: float) -> None:
-        """Read what was not read since a time, list by list: others read theirs in between.
-
-        What somebody has read while this waited is not read once more: who needs it newer asks again.
-        """
-        is_first = owner is not None or not key[1]
-        for name in names:
-            before = self._read_at.get(name, -inf)
-            if before >= since:
+    async def _refresh(self, names: set[str], since: float) -> None:
+        """Read what was not read since a time, list by list: others read theirs in between."""
+        for name in sorted(names):
+            if self._read_at.get(name, -inf) >= since:
                 continue
             async with self._reading:
-                if self._read_at.get(name, -inf) != before:
-                    continue
-                if is_first:
-                    is_first = False
-                    self._forget_made(owner, key)
-                await self._read(name)
+                if self._read_at.get(name, -inf) < since:  # nor while this waited
+                    await self._read(name)
 
     def _has_made(self, owner: str, key: Key) -> bool:
-        made = self._made.get(owner, Counter())
-        return any(made[quota] for quota in made if (quota in CONSUMER_QUOTAS) == bool(key[1]))
+        quotas = self._made.get(owner, ())
+        return any(self.made(owner, each) for each in quotas if (each in CONSUMER_QUOTAS) == bool(key[1]))
 
-    def _forget_made(self, owner: str | None, key: Key) -> None:
-        """Note that others are looked at now: at one owner's consumers, or at all streams."""
-        for counter in [self._made.get(owner or "", Counter())] if key[1] else self._made.values():
-            for quota in [each for each in counter if (each in CONSUMER_QUOTAS) == bool(key[1])]:
-                del counter[quota]
+    def _note_looked(self, made: Mapping[str, Counter[str]], *, of_consumers: bool) -> None:
+        """Note that lists were read after this server had made so much: they have what others had made."""
+        for owner, counter in made.items():
+            seen = {quota: counter[quota] for quota in counter if (quota in CONSUMER_QUOTAS) == of_consumers}
+            self._looked[owner] = self._looked.get(owner, Counter()) | Counter(seen)
 
     async def _others(self) -> None:
         """Read the lists of all consumers from time to time, beside; wait a little for the first time."""
@@ -242,10 +237,12 @@ class View:
 
     async def _read(self, name: str) -> None:
         began = self._loop.time()
+        made = {owner: Counter(counter) for owner, counter in self._made.items()} if name == _STREAMS else {}
         found = await (self._streams(began) if name == _STREAMS else self._consumers(name, began))
         self._take(name, {key: held for key, held in found.items() if held.owner}, began)
         self._took[name] = self._loop.time() - began
         if name == _STREAMS:
+            self._note_looked(made, of_consumers=False)
             self.on_streams()
 
     async def _streams(self, began: float) -> dict[Key, Held]:
