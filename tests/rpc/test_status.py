@@ -129,6 +129,15 @@ def test_trailers_fit_every_client(text: str) -> None:
     assert error.detail(ErrorInfo) == small
 
 
+@pytest.mark.parametrize("text", ["m", "漢", "é", "mmmmé", "%", "m%", "😀", "m\n"])
+def test_details_have_room_beside_any_message(text: str) -> None:
+    """However it is written, and however long it is."""
+    detail = ErrorInfo(reason="R" * 2_000)
+    error = status_from_trailers(dict(status_trailers(RpcError(StatusCode.ABORTED, text * 10_000, [detail]))))
+    assert error is not None
+    assert error.detail(ErrorInfo) == detail
+
+
 def test_ok_is_no_error() -> None:
     """Status 0 is success."""
     assert status_from_trailers(dict(OK_TRAILERS)) is None

@@ -19,7 +19,8 @@ from google.rpc.status_pb2 import Status
 
 MAX_MESSAGE_LENGTH = 2048
 """Longest ``grpc-message`` sent, in characters: clients refuse header blocks beyond 8 KiB."""
-_MAX_ENCODED_LENGTH = 4092  # the same in bytes as sent, where a character may take twelve
+_MAX_MESSAGE_SIZE = 7 * MAX_MESSAGE_LENGTH
+"""The same in thirds of a byte as sent, which is twice: percent-encoded, and in base64 beside the details."""
 _MAX_TRAILERS = 7680
 """Bytes of message and details as sent, which leaves something for other trailers."""
 
@@ -59,7 +60,7 @@ class RpcError(Exception):
     Attributes:
         code: the status; never OK.
         message: text for people; sent as ``grpc-message``, cut at ``MAX_MESSAGE_LENGTH`` characters, sooner
-            when most of them are beyond ASCII.
+            when some are beyond ASCII.
         details: Protobuf messages of ``google.rpc.Status.details``. Those that are too large are not sent. On
             the client side they are ``google.protobuf.Any``, as received.
         metadata: other trailing metadata.
@@ -138,10 +139,11 @@ def percent_encode(text: str) -> bytes:
 
 
 def _encoded_characters(text: str) -> Iterator[bytes]:
-    room = _MAX_ENCODED_LENGTH
+    room = _MAX_MESSAGE_SIZE
     for character in text:
-        encoded = b"".join(_PERCENT[byte] for byte in character.encode("utf-8", "replace"))
-        room -= len(encoded)
+        data = character.encode("utf-8", "replace")
+        encoded = b"".join(_PERCENT[byte] for byte in data)
+        room -= 3 * len(encoded) + 4 * len(data)
         if room < 0:
             return
         yield encoded

@@ -89,7 +89,11 @@ def test_what_a_client_sees(
     "error",
     [
         SubjectsOverlap([f"subject.{number}" for number in range(4096)], ["s" * 1_000]),
+        SubjectsOverlap(["漢" * 20] * 50, ["字" * 20] * 20),
+        SubjectsOverlap(["événements.reçus"] * 100, ["événements"] * 100),
+        SubjectsOverlap(["%" * 30] * 100, ["😀" * 20] * 100),
         InvalidField("f", "x" * 10_000),
+        InvalidField("f", "xxxxé" * 10_000),
     ],
 )
 def test_a_long_error_keeps_its_reason(error: WindshiftError) -> None:

@@ -29,7 +29,7 @@ DOMAIN = "windshift"
 HINT = "hint"
 """In the metadata: what to do about it, which is also the end of the message."""
 _LONGEST_DETAIL = 768
-"""Characters of a value in the metadata, and of a description: clients take an error of 8 KiB."""
+"""Bytes of a value in the metadata, and of a description: two have room in an error, whatever its message."""
 
 CODES: Mapping[str, StatusCode] = {
     "INVALID_FIELD": StatusCode.INVALID_ARGUMENT,
@@ -114,9 +114,8 @@ def _of_the_domain(error: WindshiftError) -> RpcError:
 
 
 def _bad_request(field: str, description: str) -> BadRequest:
-    return BadRequest(
-        field_violations=[BadRequest.FieldViolation(field=field, description=description[:_LONGEST_DETAIL])]
-    )
+    violation = BadRequest.FieldViolation(field=field, description=_cut(description))
+    return BadRequest(field_violations=[violation])
 
 
 def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
@@ -143,5 +142,9 @@ def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
 def _with_details(
     code: StatusCode, message: str, reason: str, metadata: Mapping[str, str], more: tuple[Message, ...]
 ) -> RpcError:
-    cut = {key: value[:_LONGEST_DETAIL] for key, value in metadata.items()}
+    cut = {key: _cut(value) for key, value in metadata.items()}
     return RpcError(code, message, (ErrorInfo(reason=reason, domain=DOMAIN, metadata=cut), *more))
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:_LONGEST_DETAIL].decode(errors="ignore")
