@@ -151,7 +151,7 @@ def test_fields_that_come_again_and_again_are_not_decoded(event: Callable[[int],
         (PARSE, delimited(1, event(MIB // 4)) * 4),
         (PARSE, delimited(1, event(600)) * 1000),
     ):
-        with pytest.raises(InvalidField, match="too many fields"):
+        with pytest.raises(InvalidField, match=r"^the request has too many fields"):
             parse(data)
 
 

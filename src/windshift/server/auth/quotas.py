@@ -199,6 +199,7 @@ class Usage:
         if (stream, consumer) == ALL_CONSUMERS:
             limit *= OF_ALL_CONSUMERS
             phrase = PHRASES[quota].replace("one consumer", "all its consumers")
+            phrase += f" ({OF_ALL_CONSUMERS} times quotas.{quota})"
         bucket = self._bucket(quota, stream, consumer, now)
         if not bucket.has_some(limit / _MINUTE, limit, now):
             raise exceeded(principal.name, quota, limit, phrase=phrase)

@@ -60,11 +60,11 @@ def _named(name: str) -> Mapping[str, str]:
 class InvalidField(WindshiftError):
     """A field of the request is missing, malformed, reserved or out of range.
 
-    `field` is the path of the Protobuf field, such as ``data.type_url``.
+    `field` is the path of the Protobuf field, such as ``data.type_url``; empty = the request as a whole.
     """
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}", {"field": field})
+        super().__init__(f"{field}: {message}" if field else message, {"field": field})
         self.field = field
         self.description = message
 
