@@ -27,6 +27,7 @@ from windshift.cli.values import (
     show_time,
 )
 from windshift.protos import payload, test
+from windshift.server.auth.quotas import _PASSING, ALL_QUOTAS
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
@@ -194,6 +195,13 @@ def test_payloads(sent: Any, shown: Any) -> None:
 def test_whatever_is_not_allowed_has_its_exit_code(kind: type[ws.WindshiftError]) -> None:
     """Whether the server's rules or the broker's forbid it."""
     assert status_of(kind("no")) == 6
+
+
+@pytest.mark.parametrize(("quota", "passes"), [(name, name in _PASSING) for name in ALL_QUOTAS])
+def test_a_quota_that_passes_is_to_be_waited_for(quota: str, passes: bool) -> None:
+    """Where the server says to wait, the library says retryable, and the exit code is that of such errors."""
+    refused = ws.QuotaExceeded("no", metadata={"quota": quota})
+    assert (refused.retryable, status_of(refused)) == ((True, 5) if passes else (False, 1))
 
 
 @pytest.mark.parametrize(

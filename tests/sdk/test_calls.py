@@ -24,6 +24,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.ports import new_port
 from windshift import protos
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.protos import test
@@ -590,3 +591,59 @@ async def test_a_watch_goes_on_behind_the_last_change(
         await writer
     assert told == list(range(count))
     assert proxy.cuts >= 3
+
+
+class FullServer:
+    """Has room for one watch, and for some time none after it has broken."""
+
+    def __init__(self, refusal: RpcError) -> None:
+        self._refusal = refusal
+        self._watches = 0
+
+    def _take(self) -> None:
+        self._watches += 1
+        if 1 < self._watches <= 4:
+            raise self._refusal
+
+    async def watch(
+        self, request: state_pb.WatchRequest | dead_letters_pb.WatchRequest, call: ServerCall
+    ) -> None:
+        """Break the first, refuse the next ones, and tell something to the last."""
+        self._take()
+        if self._watches == 1:
+            raise RpcError(StatusCode.UNAVAILABLE, "the connection was lost")
+        if isinstance(request, state_pb.WatchRequest):
+            call.send(state_pb.WatchResponse(entry=state_pb.Entry(key="k", revision=7)))
+        else:
+            letter = dead_letters_pb.DeadLetter(id="s.c.7")
+            call.send(dead_letters_pb.WatchResponse(dead_letter=letter, position="7"))
+
+
+@pytest.mark.parametrize("reason", ["QUOTA_EXCEEDED", "CONSUMER_LIMIT"])
+async def test_a_watch_that_broke_waits_for_room(reason: str) -> None:
+    """While the server still counts the broken one, another may be one too many."""
+    info = ErrorInfo(reason=reason, domain="windshift", metadata={"quota": "calls"})
+    refusal = RpcError(StatusCode.RESOURCE_EXHAUSTED, "no room", [info])
+    stores = state_pb.DESCRIPTOR.services_by_name["StateService"]
+    letters = dead_letters_pb.DESCRIPTOR.services_by_name["DeadLettersService"]
+    server = Server([Service(stores, FullServer(refusal)), Service(letters, FullServer(refusal))])
+    _, port = await server.listen("127.0.0.1", 0)
+    async with ws.connect(f"127.0.0.1:{port}") as client, asyncio.timeout(LIMIT):
+        change = await anext(client.store("t", StringValue).watch())
+        assert isinstance(change, ws.Revision)
+        assert change.revision == 7
+        assert (await anext(client.dead_letters.watch())).id == "s.c.7"
+    server.close()
+
+
+async def test_a_first_watch_that_there_is_no_room_for_is_refused() -> None:
+    """Who begins is told: perhaps there will never be room."""
+    info = ErrorInfo(reason="CONSUMER_LIMIT", domain="windshift")
+    store = FullServer(RpcError(StatusCode.RESOURCE_EXHAUSTED, "no room", [info]))
+    store._watches = 1
+    server = Server([Service(state_pb.DESCRIPTOR.services_by_name["StateService"], store)])
+    _, port = await server.listen("127.0.0.1", 0)
+    async with ws.connect(f"127.0.0.1:{port}") as client:
+        with pytest.raises(ws.ConsumerLimit):
+            await anext(client.store("t", StringValue).watch())
+    server.close()

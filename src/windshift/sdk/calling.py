@@ -204,6 +204,8 @@ class Caller:
     async def reopen(self, error: RpcError | TokenUnavailable, attempt: int) -> None:
         """Wait before a long-lived call that reads is opened again, or raise what ended it for good.
 
+        A limit ends only a first attempt: after another the server may still count the call that broke.
+
         Args:
             error: how it ended.
             attempt: how often it has since it last told something, from 1.
@@ -211,6 +213,9 @@ class Caller:
         if isinstance(error, TokenUnavailable):
             if attempt == 1:
                 _log.warning("a call is not opened: %s", error)
+            error = RpcError(StatusCode.UNAVAILABLE, error.message)
+        elif error.code is StatusCode.RESOURCE_EXHAUSTED and attempt > 1 and reason_of(error)[0]:
+            _log.info("a call is not opened again yet: %s", error)
             error = RpcError(StatusCode.UNAVAILABLE, error.message)
         if error.code is StatusCode.UNAUTHENTICATED and self.renewable and attempt == 1:
             return

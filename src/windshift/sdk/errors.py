@@ -15,6 +15,7 @@ from windshift.rpc import RpcError, StatusCode
 DOMAIN = "windshift"
 _HINT = "hint"  # in the metadata of the server: the end of its message, which says what to do
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+_PASSING = frozenset({"calls", "replays", "dead_letters", "dead_letter_bytes", "max_streams", "max_rps"})
 
 
 class WindshiftError(Exception):
@@ -302,7 +303,12 @@ class TooManyInFlight(Exhausted):
 
 
 class QuotaExceeded(Exhausted):
-    """The caller has as much as the rules allow."""
+    """The caller has as much as the rules allow. It is retryable where to wait is enough."""
+
+    @property
+    def retryable(self) -> bool:  # type: ignore[override] # it depends on the quota
+        """Whether the quota is of what passes, such as calls; not of what is stored, such as streams."""
+        return self.quota in _PASSING
 
     @property
     def quota(self) -> str:
