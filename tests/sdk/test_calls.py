@@ -374,6 +374,17 @@ async def test_no_server_is_an_error_at_the_deadline() -> None:
             await client.ready(0.1)
 
 
+@pytest.mark.parametrize("key", ["key", None])
+async def test_a_server_that_does_not_answer_is_not_reached(key: str | None) -> None:
+    """Nothing was sent when the timeout comes before the end of the first attempt to connect."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with ws.connect(f"127.0.0.1:{silent.getsockname()[1]}", timeout=0.2) as client:
+            with pytest.raises(ws.Unreachable, match="cannot be reached: it does not answer"):
+                await client.publish("a.b", StringValue(), key=key)
+            with pytest.raises(ws.Unreachable, match="cannot be reached: it does not answer"):
+                await client.streams.get("a")
+
+
 async def test_an_attempt_that_had_no_time_says_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason for which no server was reached is told, not that the deadline passed meanwhile."""
     ends = [

@@ -28,6 +28,7 @@ BUSY = failure(StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_IN_FLIGHT")
 RATE = failure(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", quota="max_rps", limit="5")
 LOST = failure(StatusCode.UNAVAILABLE)
 LATE = failure(StatusCode.DEADLINE_EXCEEDED)
+WAITED = failure(StatusCode.DEADLINE_EXCEEDED, sent=False)
 UNKNOWN = failure(StatusCode.DEADLINE_EXCEEDED, "OUTCOME_UNKNOWN")
 BROKEN = failure(StatusCode.INTERNAL)
 REFUSED = failure(StatusCode.ABORTED, "WRONG_LAST_ID", expected="1", actual="3")
@@ -99,6 +100,8 @@ def test_a_call_that_broke_is_in_doubt_and_final() -> None:
         (Repeat.SAME, UNSEEN, False, errors.Unreachable),
         (Repeat.SAME, UNSEEN, True, errors.OutcomeUnknown),
         (Repeat.READ, UNSEEN, True, errors.Unreachable),
+        (Repeat.ONCE, WAITED, False, errors.Unreachable),
+        (Repeat.SAME, WAITED, True, errors.OutcomeUnknown),
         (Repeat.ONCE, REASONED, False, errors.BrokerUnavailable),
     ],
 )

@@ -291,7 +291,7 @@ class Channel:
     def _start(self, call: Call) -> None:
         if call.deadline is not None:
             if call.deadline <= self._loop.time():
-                call.expire()
+                call.abandon(RpcError(StatusCode.DEADLINE_EXCEEDED, "there was no time for the call"))
                 return
             end = call.deadline + self.options.deadline_grace
             call.ticket = self._deadlines.add(end, call)
@@ -378,9 +378,15 @@ class Channel:
     def _backing_off(self) -> bool:
         return not self._usable and not self._attempting and self._loop.time() < self._next_attempt_at
 
+    @property
+    def lack(self) -> str:
+        """Why a call that waits has no connection."""
+        if self._usable:
+            return f"the server {self.target} takes no more calls at once from here"
+        return f"the server {self.target} cannot be reached: {self._failure or 'it does not answer'}"
+
     def _unreachable(self) -> RpcError:
-        why = self._failure or "it does not answer"
-        return RpcError(StatusCode.UNAVAILABLE, f"the server {self.target} cannot be reached: {why}")
+        return RpcError(StatusCode.UNAVAILABLE, self.lack)
 
     @property
     def _wanted(self) -> bool:

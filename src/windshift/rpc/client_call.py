@@ -43,6 +43,10 @@ class CallOwner(Protocol):
     def withdraw(self, call: Call) -> None:
         """Forget a call that waits for a connection."""
 
+    @property
+    def lack(self) -> str:
+        """Why a call that waits has no connection."""
+
     def finished(self, call: Call) -> None:
         """Note that a call with a ticket is done."""
 
@@ -183,7 +187,8 @@ class Call:
 
     def expire(self) -> None:
         """End the call at its deadline."""
-        self.abandon(RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline passed"))
+        why = self._owner.lack if self._connection is None else "the deadline passed"
+        self.abandon(RpcError(StatusCode.DEADLINE_EXCEEDED, why))
 
     def cancel(self) -> None:
         """End the call now; the server sees a cancelled call. No effect after the end."""

@@ -334,7 +334,7 @@ class Unavailable(WindshiftError):
 
 
 class Unreachable(Unavailable):
-    """No server could be reached."""
+    """No server could be reached, or none took the call in time."""
 
 
 class BrokerUnavailable(Unavailable):
@@ -489,7 +489,7 @@ def from_rpc(error: RpcError) -> WindshiftError:
     """Return the error of the SDK for a call that ended so."""
     reason, metadata = reason_of(error)
     kind = _BY_REASON.get(reason) or _BY_CODE.get(error.code, WindshiftError)
-    if not error.sent and error.code is StatusCode.UNAVAILABLE:
+    if not error.sent and error.code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED):
         kind = Unreachable
     hint = metadata.get(_HINT, "")
     message = error.message.removesuffix(f"; {hint}") or error.code.name
