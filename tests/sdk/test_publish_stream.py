@@ -210,7 +210,7 @@ async def test_errors_of_events(client: ws.Client, unique: Unique) -> None:
 
 
 async def test_reasons() -> None:
-    """Reasons that are named like their status are kept; a failure of the server has none."""
+    """Reasons that are named like their status are kept; what the server failed on is in doubt."""
 
     async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
         call.begin_response()
@@ -228,7 +228,7 @@ async def test_reasons() -> None:
     assert isinstance(denied, ws.PermissionDenied)
     assert denied.reason == "PERMISSION_DENIED"
     assert isinstance(failed, ws.OutcomeUnknown)
-    assert failed.reason == ""
+    assert failed.reason == "INTERNAL"
 
 
 async def test_cut_off_with_keys() -> None:

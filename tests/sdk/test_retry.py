@@ -31,6 +31,7 @@ LATE = failure(StatusCode.DEADLINE_EXCEEDED)
 WAITED = failure(StatusCode.DEADLINE_EXCEEDED, sent=False)
 UNKNOWN = failure(StatusCode.DEADLINE_EXCEEDED, "OUTCOME_UNKNOWN")
 BROKEN = failure(StatusCode.INTERNAL)
+FAILED = failure(StatusCode.INTERNAL, "INTERNAL")
 REFUSED = failure(StatusCode.ABORTED, "WRONG_LAST_ID", expected="1", actual="3")
 QUOTA = failure(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", quota="streams", limit="5")
 FULL = failure(StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
@@ -84,10 +85,11 @@ def test_a_refusal_for_want_of_room_or_rights_leaves_doubt(
     assert type(end.error) is kind
 
 
-def test_a_call_that_broke_is_in_doubt_and_final() -> None:
-    """INTERNAL without a reason is not repeated; a write may have happened."""
+@pytest.mark.parametrize("error", [BROKEN, FAILED])
+def test_a_call_that_broke_is_in_doubt_and_final(error: RpcError) -> None:
+    """INTERNAL, of whomever, is not repeated; a write may have happened."""
     for repeat, kind in ((Repeat.READ, errors.WindshiftError), (Repeat.SAME, errors.OutcomeUnknown)):
-        end = decide(repeat, BROKEN, 1, 5.0, doubt=False)
+        end = decide(repeat, error, 1, 5.0, doubt=False)
         assert isinstance(end, Raise)
         assert type(end.error) is kind
 

@@ -276,7 +276,5 @@ def _as_error(refused: events.PublishError) -> RpcError:
     """Return the error with which a call of its own would have ended."""
     from google.rpc.error_details_pb2 import ErrorInfo  # noqa: PLC0415 -- most streams have none
 
-    code = StatusCode(refused.code)
     info = ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=refused.metadata)
-    unexpected = code is StatusCode.INTERNAL  # without a reason of ours
-    return RpcError(code, refused.message, () if unexpected else (info,))
+    return RpcError(StatusCode(refused.code), refused.message, (info,))

@@ -37,7 +37,7 @@ class Known(Enum):
     NOTHING_HAPPENED = auto()
     IN_DOUBT = auto()
     BROKEN = auto()
-    """The call ended in a way that no server of ours means: in doubt, and not worth another attempt."""
+    """The call, or the server, failed on the way: in doubt, and not worth another attempt."""
     REFUSED = auto()
 
 
@@ -52,7 +52,7 @@ def known(error: RpcError) -> Known:
         return Known.NOTHING_HAPPENED
     if error.code in _SILENT:
         return Known.IN_DOUBT if error.sent else Known.NOTHING_HAPPENED
-    return Known.BROKEN if error.code in _BROKEN and not reason else Known.REFUSED
+    return Known.BROKEN if error.code in _BROKEN else Known.REFUSED
 
 
 def in_doubt(error: RpcError) -> bool:
