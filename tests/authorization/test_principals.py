@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.authorization.callers import Caller, WithMetadata, bearer
 from tests.authorization.policies import ALL, digest_of, principal, token_of
 from tests.authorization.served import Served, served
 from tests.support.app import running_app
-from tests.support.client import Client, refused
+from tests.support.client import Client, read_refusal, refused
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
 from tests.wire.consuming import subscribed
@@ -37,6 +38,7 @@ POLICY = (
 ).replace(f'["{digest_of("ann")}"]', f'["{digest_of("ann")}", "{digest_of("ann", 2)}"]')
 NUMBERS = count()
 LIMIT = 20.0
+END = "/windshift.admin.v1alpha1.PrincipalsService/EndConnections"
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +153,31 @@ def test_a_connection_of_several(server: Served) -> None:
                 assert refusal.code == "UNAVAILABLE"
 
 
+@pytest.mark.parametrize(
+    "write",
+    [lambda who: who.publish("used.x", timeout=30), lambda who: who.set("kept", "key", timeout=30)],
+    ids=["publish", "set"],
+)
+def test_writes_under_way(
+    own_nats_server: NatsServer, tmp_path: Path, write: Callable[[Client], object]
+) -> None:
+    """The client is told that its write may have been stored, and so it may have been."""
+    rules = ALL + principal("all") + principal("ann", "all")
+    with served(tmp_path, rules, NATS_URL=own_nats_server.url) as server, ThreadPoolExecutor(1) as pool:
+        admin = server.caller("all")
+        admin.ensure_stream("USED", "used.>")
+        admin.ensure_store("kept")
+        own_nats_server.freeze()
+        writing = pool.submit(write, server.caller("ann"))
+        server.process.wait_for(lambda: server.seen().value("windshift_publish_in_flight") == 1)
+        assert ended(admin, "ann") == 1
+        error = writing.exception(LIMIT)
+        own_nats_server.thaw()
+        refusal = read_refusal(error)
+        assert (refusal.code, refusal.reason) == ("DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN")
+        assert refusal.message == "an operator ended this connection before the broker answered"
+
+
 def test_nobody_of_that_name(server: Served) -> None:
     """Whose connections are none of the rules' is not found; who has none has none."""
     with refused("NOT_FOUND", "PRINCIPAL_NOT_FOUND"):
@@ -181,6 +208,23 @@ async def test_by_the_library(server: Served) -> None:
         assert await client.end_connections("idle") == 0
         with pytest.raises(ws.PrincipalNotFound):
             await client.end_connections("nobody")
+
+
+async def test_one_s_own_connection(server: Served) -> None:
+    """The call that ends it is answered, once; other calls on it end, and so does the connection."""
+    before = len(server.records(event="managed", resource="all", method=END))
+    async with ws.connect(server.process.address, token=token_of("all")) as client:
+        assert await client.end_connections("all") >= 1
+    assert len(server.records(event="managed", resource="all", method=END)) == before + 1
+    name, _ = consumer(server)
+    shared = Caller(server.process.address)
+    with subscribed(as_principal(shared, "ann"), "USED", consumer=name) as hers:
+        hers.events(1)
+        assert ended(as_principal(shared, "all"), "ann") >= 1
+        refusal = hers.end(LIMIT)
+        assert refusal is not None
+        assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "CONNECTION_ENDED")
+    wait_for(lambda: listed(server.caller("all"))["ann"].connections == 0)
 
 
 def command(server: Served, *arguments: str, who: str = "all") -> Result:

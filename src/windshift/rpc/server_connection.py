@@ -462,8 +462,10 @@ class ServerConnection(ConnectionHandler):
         """End the calls that did not finish within the drain, and the connection."""
         self.end(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
 
-    def end(self, error: Exception) -> None:
+    def end(self, error: Exception, but: ServerCall | None = None) -> None:
         """End all calls with an error, and the connection once the client has ended their streams, too.
+
+        One call may be left to finish: that which has the connection ended.
 
         A client that sees the socket end right behind a status may make a lost connection of both (grpcio
         does). One that does not end its streams within ``close_timeout`` has had its time.
@@ -471,7 +473,8 @@ class ServerConnection(ConnectionHandler):
         self._draining = self._going_away = True
         self._end_at = inf
         for call in list(self._calls.values()):
-            call.abort(error)
+            if call is not but:
+                call.abort(error)
         self.http2.send_goaway()
         if self._calls:
             timeout = self._owner.options.connection.close_timeout

@@ -17,6 +17,7 @@ from windshift.rpc import NoRoom, RpcError, ServerCall, StatusCode
 from windshift.rpc.service import UNLIMITED
 from windshift.server.api.policies import POLICIES
 from windshift.server.domain.errors import (
+    ConnectionEnded,
     EventTooLarge,
     InvalidField,
     OutcomeUnknown,
@@ -82,6 +83,8 @@ def translate(path: str, error: Exception, max_payload: int) -> RpcError | None:
 
     ``max_payload`` is what the broker takes: a request that the gRPC layer did not even read was larger.
     """
+    if isinstance(error, ConnectionEnded) and _writes(path):
+        return _of_the_domain(OutcomeUnknown("an operator ended this connection before the broker answered"))
     if isinstance(error, WindshiftError):
         return _of_the_domain(error)
     if isinstance(error, NoRoom):
@@ -118,10 +121,14 @@ def _bad_request(field: str, description: str) -> BadRequest:
     return BadRequest(field_violations=[violation])
 
 
+def _writes(path: str) -> bool:
+    policy = POLICIES.get(path)  # none of a method that does not exist
+    return policy is not None and policy.writes
+
+
 def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
     """Give an error of the gRPC layer the reason of the contract that fits it, or its code's name."""
-    policy = POLICIES.get(path)  # none of a method that does not exist
-    writes = policy is not None and policy.writes
+    policy, writes = POLICIES.get(path), _writes(path)
     match error.code:
         case StatusCode.DEADLINE_EXCEEDED if writes:
             return _of_the_domain(OutcomeUnknown())

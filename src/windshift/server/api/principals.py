@@ -101,12 +101,15 @@ class PrincipalsService:
         return response
 
     async def end_connections(
-        self, request: pb.EndConnectionsRequest, _: ServerCall
+        self, request: pb.EndConnectionsRequest, call: ServerCall
     ) -> pb.EndConnectionsResponse:
-        """End those of one principal, on this worker last: the caller's own may be one of them."""
+        """End those of one principal, on this worker last: the caller's own may be one of them.
+
+        This call is answered all the same.
+        """
         name = read_principal(request)
         others = await self._others(_END, request)
-        ended = self._end(name)
+        ended = self._end(name, but=call)
         for answer in others:
             if answer is None:
                 raise OutcomeUnknown("a worker of this server did not answer; try again")
@@ -116,10 +119,10 @@ class PrincipalsService:
             raise PrincipalNotFound(name)
         return pb.EndConnectionsResponse(connections=ended)
 
-    def _end(self, name: str) -> int:
+    def _end(self, name: str, but: ServerCall | None = None) -> int:
         found = [each for each in self._connections() if name in _users(each)]
         for connection in found:
-            connection.end(ConnectionEnded())
+            connection.end(ConnectionEnded(), but)
         return len(found)
 
 
