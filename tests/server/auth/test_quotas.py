@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
+from windshift.server.auth.ledger import Ledger
 from windshift.server.auth.permissions import Permissions
 from windshift.server.auth.policy import Principal, Quotas
 from windshift.server.auth.quotas import Usage
@@ -43,7 +46,7 @@ def test_events_of_one_call() -> None:
     usage, who = Usage(0), principal(rps=20)
     assert usage.pause(principal(), 0) == usage.pause(who, 0) == 0
     usage.begin_call(who, 0)
-    usage.count_calls(99)
+    usage.count_calls(who, 99)
     assert usage.pause(who, 1) == pytest.approx(3.05)
     assert begun(usage, who, 4.04) == 0
     assert begun(usage, who, 4.06) == 1
@@ -80,6 +83,32 @@ def test_a_changed_quota() -> None:
     assert begun(usage, principal(rps=10), 0) == 10
     assert begun(usage, principal(rps=1000), 0.01) == 10
     assert begun(usage, principal(rps=2), 50) == 2
+
+
+def test_a_rate_that_was_lifted_for_a_while() -> None:
+    """What was done without a limit is not held against anybody when there is one again."""
+    usage, who = Usage(0), principal(rps=10)
+    assert begun(usage, who, 0) == 10
+    for second in range(60):
+        assert usage.pause(principal(), second) == 0
+        usage.count_calls(principal(), 1000)
+    assert begun(usage, who, 60) == 10
+
+
+@pytest.mark.parametrize("quota", ["replays", "dead_letters", "dead_letter_bytes"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_a_consumer_did_without_a_limit(quota: str, shared: bool) -> None:
+    """The same for what it does in a minute, also where workers count together."""
+    memory = Ledger.make(1)
+    usage = Usage(0, "ann", Ledger(memory, 1) if shared else None)
+    limited, free = (Principal("ann", Permissions(), quotas=Quotas(**{quota: limit})) for limit in (60, None))
+    usage.require(limited, quota, "S", "c", 1)
+    usage.spend(quota, "S", "c", 60)
+    for second in range(1, 60):
+        usage.require(free, quota, "S", "c", second)
+        usage.spend(quota, "S", "c", 1000)
+    usage.require(limited, quota, "S", "c", 60)
+    os.close(memory)
 
 
 def test_the_error_says_which_quota() -> None:

@@ -138,7 +138,7 @@ class AuthorizedStream:
 
     def count_calls(self, number: int) -> None:
         """Count events as calls, beside the call in which they are."""
-        self._usage.count_calls(number)
+        self._usage.count_calls(self.identity.principal, number)
 
     def delivered(self, number: int) -> None:
         """Count events that the caller was handed."""

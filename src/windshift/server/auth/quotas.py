@@ -185,15 +185,17 @@ class Usage:
         rate = principal.max_rps
         return 0.0 if rate is None else self._calls.pause(rate, max(rate, 1.0), now)
 
-    def count_calls(self, number: int) -> None:
+    def count_calls(self, principal: Principal, number: int) -> None:
         """Count what is as much as so many calls, after `begin_call`; it may be more than there is."""
-        self._calls.take(number)
+        if principal.max_rps is not None:  # else nothing would come in again
+            self._calls.take(number)
         self.calls += number
 
     def require(self, principal: Principal, quota: str, stream: str, consumer: str, now: float) -> None:
         """Raise `QuotaExceeded` when a consumer has done too much in the minute before `now`, in seconds."""
         limit: int | None = getattr(principal.quotas, quota)
         if limit is None:
+            self._buckets.pop((quota, stream, consumer), None)  # nothing would come in again
             return
         phrase = ""
         if (stream, consumer) == ALL_CONSUMERS:
