@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any
@@ -159,6 +160,23 @@ def test_a_drain(nats_server: NatsServer, client: Client, unique: Unique) -> Non
     drained.channel.close()
     assert answered == [1, 2, 3]
     assert client.publish(f"{name}.a") == 4
+
+
+def test_calls_that_last_longer_than_others_may(
+    client: Client, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest deadline of other calls ends none that publishes as long as its client likes."""
+    name = client.ensure_stream(unique())
+    monkeypatch.setattr("windshift.server.api.deadlines.LONGEST", 0.5)
+    requests: SimpleQueue[pb.PublishStreamRequest | None] = SimpleQueue()
+    call = start(client, iter(requests.get, None))
+    for number in range(1, 3):
+        requests.put(pb.PublishStreamRequest(events=[an_event(f"{name}.a")]))
+        response = next(call)
+        assert (list(response.ids), list(response.errors)) == ([number], [])
+        time.sleep(0.6)
+    requests.put(None)
+    assert list(call) == []
 
 
 def test_deadline(client: Client, unique: Unique) -> None:

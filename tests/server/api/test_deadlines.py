@@ -32,6 +32,13 @@ def test_a_little_before_the_deadline(allowed: float | None, answered: float) ->
     assert answer_by(cast("ServerCall", Call(100, deadline))) == pytest.approx(100 + answered)
 
 
+def test_calls_that_stream() -> None:
+    """A call that lasts as long as its client likes has answers until a little before that."""
+    call = cast("ServerCall", Call(100, 100 + 10 * LONGEST))
+    assert answer_by(call, streams=True) == pytest.approx(100 + 10 * LONGEST - LONGEST * 0.01 - 0.1)
+    assert answer_by(cast("ServerCall", Call(100, 110)), streams=True) == pytest.approx(109.8)
+
+
 def test_without_a_deadline() -> None:
     """A call without a deadline counts as one with 15 seconds, as the API says."""
     assert answer_by(cast("ServerCall", Call(100, None))) == 115

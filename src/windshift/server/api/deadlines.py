@@ -18,14 +18,14 @@ _ROUNDED_UP: Final = 0.01
 _LARGEST_SHARE: Final = 0.1
 
 
-def answer_by(call: ServerCall) -> float:
-    """Return the loop time by which a unary call should be answered.
+def answer_by(call: ServerCall, *, streams: bool = False) -> float:
+    """Return the loop time by which a call should be answered: one that streams, for the last time.
 
     It is a little before the client's deadline, so that the client learns why its call failed before its own
-    timer expires.
+    timer expires. A call that streams may last as long as its client lets it.
     """
     if call.deadline is None:
         return call.started + DEFAULT
     allowed = min(call.deadline - call.started, LONGEST)
     margin = min(_MARGIN + allowed * _ROUNDED_UP, allowed * _LARGEST_SHARE)
-    return call.started + allowed - margin
+    return (call.deadline if streams else call.started + allowed) - margin

@@ -141,7 +141,7 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
                 await _wait_for_quota(call, len(events), drained)
                 deadline = loop.time() + DEFAULT
                 if call.deadline is not None:
-                    deadline = min(deadline, answer_by(call))
+                    deadline = min(deadline, answer_by(call, streams=True))
                 items = await read_events(events, trace, call)
                 tell_denied(items, call)
                 number += len(items)
