@@ -312,6 +312,36 @@ def test_calls_that_wait_for_keys(nats_server: NatsServer, usual: Served) -> Non
             assert forbidden(call.end(LIMIT))
 
 
+def test_an_issuer_that_is_away(usual: Served) -> None:
+    """A stream goes on when its token cannot be judged, and ends when the rules know its caller no longer."""
+    signer = Signer("one")
+    with key_server(content(key_set(signer))) as keys, key_server(content(b"", 503)) as broken:
+
+        def known(url: str, sub: str = "ci") -> str:
+            return (
+                f'[[issuers]]\nname = "corp"\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\n'
+                f'jwks = "{url}"\nalgorithms = ["ES256"]\n'
+                '[[principals]]\nname = "ci"\nroles = ["reader"]\n'
+                f'jwt = {{ issuer = "corp", sub = "{sub}" }}\n'
+            )
+
+        usual.put(USUAL + known(keys.url))
+        name = new_consumer(usual)
+        caller = usual.callers.with_token(signer.token(claims(time.time(), sub="ci")))
+        with subscribed(caller, "ORDERS", consumer=name) as call:
+            before = len(usual.records(issuer="corp"))
+            usual.put(USUAL + known(broken.url))
+            usual.process.wait_for(lambda: len(usual.records(issuer="corp")) > before)
+            with refused("UNAVAILABLE", "IDENTITY_UNAVAILABLE"):
+                ensure_consumer(caller, "ORDERS", name="other")
+            event = usual.caller("writer").publish("orders.x")
+            assert [each.id for each in call.events(1)] == [event]
+            usual.put(USUAL + known(broken.url, sub="other"))
+            end = call.end(LIMIT)
+            assert end is not None
+            assert end.code == "UNAUTHENTICATED"
+
+
 def test_background_work_that_fails(
     nats_server: NatsServer,
     tmp_path: Path,

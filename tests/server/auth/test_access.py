@@ -9,12 +9,19 @@ from math import inf
 
 import pytest
 
+from tests.nats.waiting import eventually
 from windshift.server.auth import access as access_module
 from windshift.server.auth.access import ActivePolicy, AuthorizedStream
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.permissions import ListEntry, Permissions, Role
-from windshift.server.auth.policy import Policy, Principal, Quotas
-from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
+from windshift.server.auth.policy import JwtSubject, Policy, Principal, Quotas
+from windshift.server.domain.errors import (
+    IdentityUnavailable,
+    PermissionDenied,
+    QuotaExceeded,
+    Unauthenticated,
+    WindshiftError,
+)
 
 Answer = Identity | Pending | Exception
 GENERATED = "0123456789abcdef01234567"
@@ -187,6 +194,32 @@ async def test_keys_that_come_after_other_rules(access: ActivePolicy) -> None:
         assert more.ended == less.ended == []
         with pytest.raises(PermissionDenied):
             admission.consume("S", "ann-1", durable=True, owner="", subjects={"b"})
+
+
+async def test_keys_that_cannot_be_had(access: ActivePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream goes on as what its caller is in the rules, and is judged again until there are keys."""
+    monkeypatch.setattr(access_module, "_AGAIN", 0.01)
+
+    def named(*subjects: str, sub: str = "ci") -> Principal:
+        permissions = Permissions("ann", [role(*subjects)])
+        return Principal("ann", permissions, jwt=(JwtSubject("corp", sub),))
+
+    who = Identity(named("a.>"), "jwt corp ci", inf)
+    for now, ended in (
+        (named("a.*"), None),
+        (named("b.>"), PermissionDenied),
+        (named("a.>", sub="other"), Unauthenticated),
+        (None, Unauthenticated),
+    ):
+        stream = Stream(access, who)
+        with stream.opened():
+            stream.now = IdentityUnavailable()
+            access.replace(Authenticator(Policy({} if now is None else {"ann": now})), 1)
+            assert [type(error) for error in stream.ended] == ([] if ended is None else [ended])
+            if ended is None:
+                stream.now = Unauthenticated("withdrawn")
+                await eventually(lambda stream=stream: bool(stream.ended))
+                assert [type(error) for error in stream.ended] == [Unauthenticated]
 
 
 async def test_many_streams(access: ActivePolicy, monkeypatch: pytest.MonkeyPatch) -> None:

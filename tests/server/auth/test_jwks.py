@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -428,7 +430,7 @@ async def test_keys_are_fetched_on_demand(source: Source) -> None:
 
 
 async def test_keys_survive_a_new_policy(tmp_path: Path, clock: Clock) -> None:
-    """Issuers that stay as they are keep their keys; changed ones start anew, gone ones are forgotten."""
+    """Issuers keep their keys as long as these are the same; others start anew, gone ones are forgotten."""
     path = write_key_set(tmp_path / "keys.json", Signer("one"))
     corp = issuer(path)
     sets = KeySets(clock)
@@ -438,7 +440,10 @@ async def test_keys_survive_a_new_policy(tmp_path: Path, clock: Clock) -> None:
         await keys.refreshed()
     assert before["corp"].find("one", "ES256") is not None
     after = sets.for_policy(
-        policy(issuer(path), issuer(path, "ES384", name="new", iss="https://new.example"))
+        policy(
+            replace(issuer(path), audiences=("other",), leeway=timedelta(0), max_lifetime=timedelta(1)),
+            issuer(path, "ES384", name="new", iss="https://new.example"),
+        )
     )
     assert after["corp"] is before["corp"]
     assert set(after) == {"corp", "new"}

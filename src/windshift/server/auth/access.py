@@ -20,7 +20,13 @@ from windshift.server.auth.policy import Principal, Quotas
 from windshift.server.auth.quotas import ALL_CONSUMERS, FullStreams, Usage
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.domain import names
-from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
+from windshift.server.domain.errors import (
+    IdentityUnavailable,
+    PermissionDenied,
+    QuotaExceeded,
+    Unauthenticated,
+    WindshiftError,
+)
 from windshift.server.domain.names import EVERYTHING
 
 _INTERVAL: Final = 1.0
@@ -28,6 +34,9 @@ _INTERVAL: Final = 1.0
 
 _SLICE: Final = 0.01
 """Seconds for which open streams are judged before other calls have their turn."""
+
+_AGAIN: Final = 5.0
+"""Seconds after which a stream is judged again, when its issuer's keys cannot be had."""
 
 Identify: TypeAlias = Callable[[Authenticator], Identity | Pending]
 """Says who sent certain credentials, by the rules that it is given. May raise `Unauthenticated`."""
@@ -324,8 +333,25 @@ class ActivePolicy:
                 self._start(self._resolve(admission, identity, self.authenticator))
                 return
             admission.review(identity)
+        except IdentityUnavailable:
+            self._review_unverified(admission)
         except WindshiftError as error:
             admission.end(error)
+
+    def _review_unverified(self, admission: AuthorizedStream) -> None:
+        """Judge a stream whose token cannot be verified now as if it were valid, and again in a while."""
+        rules = self.authenticator
+
+        def again() -> None:
+            if rules is self.authenticator and admission in self.open:
+                self._review(admission)
+
+        try:
+            admission.review(rules.unverified(admission.identity))
+        except WindshiftError as error:
+            admission.end(error)
+        else:
+            asyncio.get_running_loop().call_later(_AGAIN, again)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -338,6 +364,9 @@ class ActivePolicy:
             identity = await pending.resolve()
             if rules is self.authenticator:
                 admission.review(identity)
+        except IdentityUnavailable:
+            if rules is self.authenticator and admission in self.open:
+                self._review_unverified(admission)
         except WindshiftError as error:
             if rules is self.authenticator:
                 admission.end(error)

@@ -99,6 +99,21 @@ class Authenticator:
         """The principals of the policy, by name."""
         return self._policy.principals
 
+    def unverified(self, identity: Identity) -> Identity:
+        """Return who somebody known by a JWT is by this policy, whatever keys his issuer has now.
+
+        Raises:
+            Unauthenticated: it knows nobody of that name with this subject.
+        """
+        name = identity.principal.name
+        principal = self._policy.principals.get(name)
+        jwt = () if principal is None else principal.jwt
+        if principal is None or identity.credential not in [
+            _credential(each.issuer, each.sub) for each in jwt
+        ]:
+            raise Unauthenticated(f"{identity.credential} is not {name!r} any more", about=name)
+        return identity._replace(principal=principal)
+
     def identify(
         self, authorization: bytes | None, certificate_names: Callable[[], tuple[str, ...]]
     ) -> Identity | Pending:
@@ -217,7 +232,7 @@ class Authenticator:
                 f"the JWT of {issuer!r} is about nobody who is known: {subject[:128]!r}",
                 about=f"issuer {issuer}",
             )
-        identity = Identity(principal, f"jwt {issuer} {subject}", token.expires)
+        identity = Identity(principal, _credential(issuer, subject), token.expires)
         return self._add(header, identity, now + _VERIFIED_FOR, now)
 
     def _add(self, header: bytes, identity: Identity, until: float, now: float) -> Identity:
@@ -249,6 +264,10 @@ class Authenticator:
         credential = f"certificate {name}"
         self._uses.of(principal.name, credential).at = now
         return Identity(principal, credential, expires)
+
+
+def _credential(issuer: str, subject: str) -> str:
+    return f"jwt {issuer} {subject}"
 
 
 def _malformed(header: bytes) -> str:

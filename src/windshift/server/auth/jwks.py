@@ -256,17 +256,17 @@ class KeySets:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._sets: dict[Issuer, KeySet] = {}
+        self._sets: dict[Issuer, KeySet] = {}  # by what of an issuer its keys depend on
 
     def for_policy(self, policy: Policy) -> Mapping[str, KeySet]:
         """Return the key sets for a policy, by issuer name.
 
-        Key sets of unchanged issuers are kept; others are dropped.
+        They are kept as long as name, issuer, place and algorithms are the same; others are dropped.
         """
-        self._sets = {
-            issuer: self._sets.get(issuer) or KeySet(issuer, self._clock)
-            for issuer in policy.issuers.values()
-        }
+        sources = [
+            Issuer(each.name, each.issuer, (), each.jwks, each.algorithms) for each in policy.issuers.values()
+        ]
+        self._sets = {issuer: self._sets.get(issuer) or KeySet(issuer, self._clock) for issuer in sources}
         return {issuer.name: keys for issuer, keys in self._sets.items()}
 
     def prefetch(self) -> None:
