@@ -47,6 +47,15 @@ def test_this_server(client: Client) -> None:
     assert server.broker.url.startswith("nats://127.0.0.1:")
 
 
+def test_what_may_be_held(nats_server: NatsServer) -> None:
+    """It is told as it was set."""
+    with running_app(nats_server.url, GRPC_MAX_HELD_MB="1") as address:
+        client = Client(address)
+        limits = {each.name: each.value for each in ask(client, "GetServer").server.limits}
+        assert limits["GRPC_MAX_HELD_MB"] == 1
+        client.channel.close()
+
+
 def test_all_servers(own_nats_server: NatsServer, own_client: Client) -> None:
     """Servers on the same broker know each other; one that hangs is named, and one that stopped is not."""
     own = ask(own_client, "GetServer").server.id

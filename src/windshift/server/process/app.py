@@ -319,7 +319,7 @@ class App:
                 "GRPC_MAX_CONNECTIONS": limits.max_connections,
                 "GRPC_MAX_CONNECTIONS_PER_ADDRESS": limits.max_connections_per_address or 0,
                 "GRPC_MAX_CONCURRENT_STREAMS": limits.max_concurrent_streams,
-                "GRPC_MAX_HELD_MB": (limits.max_held or 0) // 2**20,
+                "GRPC_MAX_HELD_MB": -(-(limits.max_held or 0) // 1_000_000),
                 "NATS_PUBLISH_ASYNC_MAX_PENDING": self._config.nats.max_pending_publishes,
             },
         )
