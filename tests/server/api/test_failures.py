@@ -119,6 +119,15 @@ def test_nothing_is_done_for_a_level_that_is_not_logged(caplog: pytest.LogCaptur
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("reason", ["SHUTTING_DOWN", "CONNECTION_ENDED"])
+def test_what_an_operator_asked_for_is_no_warning(reason: str, records: list[logging.LogRecord]) -> None:
+    """Nor does it keep one from being logged."""
+    log = FailureLog(w3c)
+    log.failed(failure(StatusCode.UNAVAILABLE, reason), 0)
+    log.failed(failure(StatusCode.UNAVAILABLE, "BROKER_UNAVAILABLE"), 1)
+    assert [record.levelname for record in records] == ["DEBUG", "WARNING"]
+
+
 def test_a_broker_that_is_away_is_a_warning_now_and_then(records: list[logging.LogRecord]) -> None:
     """One at once, then one in ten seconds, which says how many there were between."""
     log = FailureLog(w3c, interval=10)

@@ -133,7 +133,7 @@ def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
         case StatusCode.DEADLINE_EXCEEDED if writes:
             return _of_the_domain(OutcomeUnknown())
         case StatusCode.UNAVAILABLE if writes:  # cut off at the end of a drain
-            return _of_the_domain(OutcomeUnknown("the server stopped before the broker answered"))
+            return _of_the_domain(OutcomeUnknown("the server ended this call before the broker answered"))
         case StatusCode.UNAVAILABLE:
             return _of_the_domain(ShuttingDown())
         case StatusCode.INVALID_ARGUMENT:

@@ -19,7 +19,7 @@ from windshift.server.telemetry.tracer import current_span
 _log = logging.getLogger(__name__)
 
 _FAULTS: Final = frozenset({StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DATA_LOSS})
-_EXPECTED: Final = frozenset({"SHUTTING_DOWN"})
+_EXPECTED: Final = frozenset({"SHUTTING_DOWN", "CONNECTION_ENDED"})
 """Reasons of UNAVAILABLE that somebody asked for."""
 
 
