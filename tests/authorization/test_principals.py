@@ -55,7 +55,7 @@ def listed(caller: Caller) -> dict[str, pb.Principal]:
     return {each.name: each for each in response.principals}
 
 
-def ended(caller: Caller, name: str) -> int:
+def ended(caller: Client, name: str) -> int:
     """End the connections of a principal; give how many there were."""
     request = pb.EndConnectionsRequest(principal=name)
     response: pb.EndConnectionsResponse = caller.call(PRINCIPALS.methods_by_name["EndConnections"], request)

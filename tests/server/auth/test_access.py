@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from math import inf
 
 import pytest
@@ -218,7 +219,7 @@ async def test_keys_that_cannot_be_had(access: ActivePolicy, monkeypatch: pytest
             assert [type(error) for error in stream.ended] == ([] if ended is None else [ended])
             if ended is None:
                 stream.now = Unauthenticated("withdrawn")
-                await eventually(lambda stream=stream: bool(stream.ended))
+                await eventually(partial(bool, stream.ended))
                 assert [type(error) for error in stream.ended] == [Unauthenticated]
 
 
