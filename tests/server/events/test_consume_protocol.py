@@ -866,3 +866,18 @@ def test_a_window_never_runs_dry(size: int) -> None:
         call.protocol.next_pull(0.0)
         free = size - len(window)
         assert window.requested or free < size // 4
+
+
+@pytest.mark.parametrize("command", [Limit(0), Reject([StreamSeq(1)], False, 60 * 10**9)])
+def test_a_call_that_is_ending_waits_for_its_confirmations_only(command: Limit | Reject) -> None:
+    """Not for a smaller window to apply, nor to see whether the consumer has room for delayed rejects."""
+    call = Call(PLAIN)
+    call.hold(1)
+    call.hold(2)
+    call.protocol.command(command, 0.0)
+    call.sent()
+    call.protocol.command(Ack([StreamSeq(2)]), 4.0)
+    call.protocol.state.end(None)
+    call.turn(8.0)
+    assert not call.protocol.is_over
+    assert call.protocol.due == 9.0

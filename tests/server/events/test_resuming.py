@@ -112,6 +112,16 @@ def test_what_is_not_gone_on_with() -> None:
     assert sorted(call.protocol.resuming.taken_over.names) == [(4, 1, 1), (7, 2, 1)]
 
 
+def test_nothing_to_go_on_with() -> None:
+    """Then there is nothing to wait for."""
+    call = Call(PLAIN)
+    idle = call.protocol.due
+    call.memory.settled.add(StreamSeq(1), 0.0)
+    call.protocol.resuming.resume([resumed(1)], 7, 0.0)
+    assert not call.protocol.holds_back
+    assert call.protocol.due == idle
+
+
 def test_no_more_than_the_window() -> None:
     """What is gone on with takes places: no more is asked for than what is left."""
     call = resuming(*(resumed(seq) for seq in range(1, 12)))

@@ -214,7 +214,9 @@ class ConsumeProtocol:
             self.resuming.advance(now)
         if not state.is_ending or state.doubts.withheld:
             self._ask(now)
-        if not state.is_ending:
+        if state.is_ending:
+            self._limited_until = self.settling.delayed.due = inf
+        else:
             self.incoming.take_in(now)
 
     def _ask(self, now: float) -> None:

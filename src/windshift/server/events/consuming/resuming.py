@@ -62,6 +62,8 @@ class Resuming:
         for each in sorted(resumed, key=lambda each: -each.attempt):
             if self._state.window.get(each.seq) is None and not self._has_ended(each, now):
                 self._take_over(each, now)
+        if not self.taken_over.pending:
+            self.taken_over.due = inf  # nobody can object
 
     def _has_ended(self, each: Resumed, now: float) -> bool:
         state = self._state
