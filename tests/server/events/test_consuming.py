@@ -37,9 +37,10 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.events.consumers import MAX_ACK_PENDING
 from windshift.server.events.consuming import working
-from windshift.server.events.consuming.commands import Subscribe
-from windshift.server.events.consuming.flow import LARGEST_LIMIT
+from windshift.server.events.consuming.commands import Limit, Subscribe
+from windshift.server.events.consuming.flow import LARGEST_LIMIT, STUCK
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions
+from windshift.server.events.consuming.pauses import LONG
 from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.tokens import key_of
 
@@ -209,6 +210,17 @@ async def test_events_of_any_size_arrive(consuming: Consuming, size: int) -> Non
         assert [len(event.data) for event in await worker.events(15)] == [size] * 12 + [4] * 3
 
 
+async def test_a_larger_window_is_filled_at_once(consuming: Consuming) -> None:
+    """Also when everything was quiet: the call asks for more as soon as it hears of it."""
+    await consuming.publish(3)
+    async with consuming.quick(pull=PATIENT).worker(window=1) as worker:
+        for size in (2, 3):
+            await worker.event(within=AT_ONCE)
+            await asyncio.sleep(2 * STUCK)  # what is timed after a delivery is over
+            worker.say(Limit(size))
+        assert (await worker.event(within=AT_ONCE)).id == 3
+
+
 # Settling
 
 
@@ -235,6 +247,22 @@ async def test_what_is_not_settled_comes_again(broker: Broker, unique: Unique) -
             assert await idle.told() == (CommandKind.ACK, [], [1], [])
             worker.ack(1)
             assert await worker.told() == (CommandKind.ACK, [1], [], [])
+
+
+async def test_an_ack_after_a_pause_of_the_process(consuming: Consuming) -> None:
+    """The call asks at once whether the consumer was moved meanwhile, and settles the event then."""
+    consuming = replace(consuming, shared=dead_lettering(consuming.nats))
+    assert consuming.shared is not None
+    patient = timedelta(seconds=3 * AT_ONCE)
+    async with consuming.quick(pull=PATIENT, confirm_timeout=patient).worker() as worker:
+        for ago in (2 * LONG, 0.0):
+            consuming.shared.pauses.look(in_seconds(-ago))
+        await consuming.publish()
+        await worker.event()
+        await asyncio.sleep(2 * STUCK)  # what is timed after a delivery is over
+        consuming.shared.pauses.look(in_seconds(0))
+        worker.ack(1)
+        assert await worker.told(within=AT_ONCE) == (CommandKind.ACK, [1], [], [])
 
 
 async def test_a_rejected_event_comes_again_at_once(consuming: Consuming) -> None:

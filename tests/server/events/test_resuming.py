@@ -330,6 +330,23 @@ def test_commands_do_not_wait_for_ever() -> None:
     assert not call.protocol.holds_back
 
 
+def test_a_larger_window() -> None:
+    """Later commands wait until the next turn, which asks for more."""
+    call = Call(PLAIN)
+    for seq in range(1, 11):
+        call.arrive(seq)
+    call.turn()
+    assert call.protocol.next_pull(0.0) is None
+    call.protocol.command(Limit(12), 0.0)
+    assert call.protocol.holds_back
+    call.turn()
+    call.protocol.read_so_far(0, 0.0)
+    assert not call.protocol.holds_back
+    pull = call.protocol.next_pull(0.0)
+    assert pull is not None
+    assert pull.batch == 2
+
+
 def test_a_window_that_is_too_large() -> None:
     """It is refused."""
     with pytest.raises(InvalidField):

@@ -488,7 +488,7 @@ class _Attachment:
                     elif number % _COMMANDS == 0 and hinders():
                         await pause()
                 self._act()
-                if protocol.settling.settlements.has_confirmation:
+                if protocol.settling.settlements.has_confirmation or self._state.doubts.withheld:
                     self._wake.set()
                 if self._client.queued >= FLOODED:
                     await self._make_room()

@@ -108,7 +108,7 @@ class ConsumeProtocol:
         self._stall_timeout = options.stall_timeout
         self._wants_inbox, self._wants_drain, self._is_stalled = True, False, False
         self._drain_at = inf  # what was asked for is taken back from a client that does not read
-        self._limited_until = inf  # the window was made smaller, and more is on its way
+        self._limited_until = inf  # the window has another size, and perhaps more is on its way
 
     # --- The client ---------------------------------------------------------------------------------------
 
@@ -132,8 +132,7 @@ class ConsumeProtocol:
         if size > state.window.largest:
             state.doubt()  # the consumer may refuse to be asked for so many
         self._wants_drain |= state.window.resize(size)
-        if not self._has_handed_over:
-            self._limited_until = now + LIMITED_WITHIN
+        self._limited_until = now + LIMITED_WITHIN
 
     @property
     def is_over(self) -> bool:
@@ -145,8 +144,8 @@ class ConsumeProtocol:
         """Whether no more commands should be read now.
 
         Too many wait for the broker, or what they are about is not certain yet: the client goes on with
-        deliveries that others may object to, or has not got all of what was on its way when its window was
-        made smaller.
+        deliveries that others may object to, or has another window since the last turn, or has not got all of
+        what was on its way when that was made smaller.
         """
         is_limited = self._limited_until < inf
         return self.settling.settlements.saturated or is_limited or bool(self.resuming.taken_over.pending)
