@@ -38,6 +38,7 @@ from windshift.server.events.deliveries import Delivery
 from windshift.server.events.latencies import ConsumerLatency
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
+from windshift.server.events.runs import Run
 
 CREATED = "2026-11-24T00:00:00Z"
 PLAIN = RetryPolicy()
@@ -516,6 +517,71 @@ def test_an_event_that_was_stored_just_now_is_not_late() -> None:
     call.protocol.pacer.heard(29.0)
     call.arrive(1, stored_ns=NOW_NS)
     assert len(call.turn(30.0)) == 1
+
+
+def late(call: Call, *seqs: int) -> list[Verify]:
+    """Have another connection take over, and let the first attempts of events arrive that were under way."""
+    call.protocol.replaced(40.0)
+    assert call.protocol.takes_drain()
+    for seq in seqs:
+        call.arrive(seq)
+    call.arrive(90, stored_ns=NOW_NS)
+    assert call.turn(40.0) == []
+    verifies = [each for each in call.work() if isinstance(each, Verify)]
+    assert [each.delivery.id for each in verifies] == list(seqs)
+    return verifies
+
+
+def verified(call: Call, verify: Verify, *, has_ended: bool | None) -> list[int]:
+    """Tell whether an event has ended; return what the client is handed."""
+    call.protocol.incoming.verified(verify, 40.0, 40.0, 41.0, has_ended=has_ended)
+    return [each.id for each in call.turn(41.0)]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_late_deliveries_keep_their_order(first: bool) -> None:
+    """Neither one that was known to be good sooner overtakes another, nor one that was stored later."""
+    call = Call()
+    one, another = late(call, 51, 52)
+    if first:
+        assert verified(call, one, has_ended=False) == [51]
+        assert verified(call, another, has_ended=False) == [52, 90]
+    else:
+        assert verified(call, another, has_ended=False) == []
+        assert verified(call, one, has_ended=False) == [51, 52, 90]
+
+
+@pytest.mark.parametrize("has_ended", [True, None])
+def test_those_behind_a_late_delivery_that_ended(has_ended: bool | None) -> None:
+    """They wait no longer, also when it cannot be told; each is counted once and goes back once."""
+    call = Call()
+    one, another = late(call, 51, 52)
+    assert call.protocol.state.window.waiting == 3
+    assert len(call.protocol.incoming.replies()) == 3
+    assert verified(call, another, has_ended=has_ended) == []
+    assert verified(call, one, has_ended=has_ended) == [90]
+    assert call.protocol.incoming.is_empty is (has_ended is None)  # else they are terminated
+
+
+def test_no_inbox_while_late_deliveries_are_verified() -> None:
+    """What would come meanwhile had to wait for them."""
+    call = Call(PLAIN)
+    (verify,) = late(call, 51)
+    assert not call.protocol.takes_inbox(40.0)
+    assert verified(call, verify, has_ended=False) == [51, 90]
+    assert call.protocol.takes_inbox(41.0)
+
+
+def test_late_deliveries_of_a_consumer_that_is_about_to_be_moved() -> None:
+    """They are forgotten, but for what is decided about them; if nobody moves it, they go on."""
+    for until in (41.0, 50.0):
+        call = Call(PLAIN)
+        (verify,) = late(call, 51)
+        call.protocol.hold_still(Run(CREATED, 1), until)
+        assert call.protocol.is_busy
+        call.turn(41.0)
+        assert verified(call, verify, has_ended=False) == ([51] if until == 41.0 else [])
+        assert not call.protocol.is_busy
 
 
 def test_a_drop_is_reported_when_it_is_stored() -> None:

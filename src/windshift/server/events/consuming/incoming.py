@@ -68,7 +68,7 @@ class Incoming:
         # In the order in which deliveries pass through them
         self._arrived: list[Delivery] = []
         self._undecided: dict[bytes, tuple[Delivery, bool]] = {}  # by reply subject; whether it is a replay
-        self._backlog: list[_Waiting] = []  # those without room
+        self._backlog: dict[bytes, _Waiting] = {}  # those without room, or behind an undecided one
         self.unsent: list[tuple[Delivery, InFlight]] = []
         self._allowed = _NONE  # subjects that the client may have
 
@@ -81,6 +81,11 @@ class Incoming:
     def is_behind(self) -> bool:
         """Whether deliveries wait for the client's room, or for the client to read."""
         return bool(self._backlog or self.unsent)
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether what arrives would have to wait until something is decided about an earlier delivery."""
+        return bool(self._backlog) and next(iter(self._backlog)) in self._undecided
 
     @property
     def is_deciding(self) -> bool:
@@ -98,13 +103,13 @@ class Incoming:
         if self._state.policy.is_beyond(delivery.attempt):
             self._give_up(delivery, replay)
         else:
-            self._backlog.append(_Waiting(delivery, replay, now, -inf))
+            self._backlog[delivery.reply] = _Waiting(delivery, replay, now, -inf)
 
     def take_in(self, now: float) -> None:
         """Hold the deliveries that arrived; those that there is no room for wait: replays took it."""
         state = self._state
-        while self._backlog and state.window.can_hold:
-            waiting = self._backlog.pop(0)
+        while self._backlog and state.window.can_hold and not self.is_held_up:
+            waiting = self._backlog.pop(next(iter(self._backlog)))
             if waiting.since + state.timeout > now:  # it is not with the broker again
                 self._hold(*waiting)
         if state.still_until < inf:
@@ -120,12 +125,14 @@ class Incoming:
             is_plain = not (state.settled.doubted or state.dead or is_late)  # then first attempts pass
             for delivery in arrived:
                 passes = (is_plain and delivery.attempt == 1) or self._passes(
-                    delivery, now, earliest, is_late=is_late
+                    delivery, now, since, earliest, is_late=is_late
                 )
                 if passes and (self._backlog or not self._hold(delivery, None, since, earliest)):
-                    self._backlog.append(_Waiting(delivery, None, since, earliest))
+                    self._backlog[delivery.reply] = _Waiting(delivery, None, since, earliest)
         recency.taken_in()
-        state.window.waiting = len(self._backlog) + len(self._undecided)
+        state.window.waiting = len(self._backlog)
+        if self._undecided:  # some of these are in the backlog
+            state.window.waiting = len(self._backlog.keys() | self._undecided.keys())
 
     def _hold(self, delivery: Delivery, replay: Replay | None, since: float, earliest: float) -> bool:
         """Hand a delivery to the client soon, unless it is too large; false when there is no room."""
@@ -149,7 +156,9 @@ class Incoming:
 
     # --- Deliveries that the client is not to have, or not yet ----------------------------------------------
 
-    def _passes(self, delivery: Delivery, now: float, earliest: float, *, is_late: bool) -> bool:
+    def _passes(
+        self, delivery: Delivery, now: float, since: float, earliest: float, *, is_late: bool
+    ) -> bool:
         """Whether the client is to have a delivery. If not, it is taken care of."""
         state, settled, is_again = self._state, self._state.settled, delivery.attempt > 1
         is_forgotten = settled.doubted and settled.knows(delivery.id, now)  # by the broker
@@ -162,6 +171,8 @@ class Incoming:
             self._give_up(delivery, None)
         elif is_dead or is_late or (is_again and state.policy.dead_letters):
             self._undecided[delivery.reply] = delivery, False
+            if not is_again:  # those that arrive later are not to overtake it
+                self._backlog[delivery.reply] = _Waiting(delivery, None, since, earliest)
             state.effects.work.append(w.Verify(delivery, earliest, is_late))
         else:
             return True
@@ -225,10 +236,11 @@ class Incoming:
         if not self._is_undecided(delivery):
             return
         if has_ended is None and work.is_late:  # to return it might take it from somebody else
-            del self._undecided[delivery.reply]
+            self._drop(delivery)
         elif has_ended is None:
             self._return(delivery)
         elif has_ended or (work.is_late and self._state.settled.lately(delivery.id)):
+            self._backlog.pop(delivery.reply, None)
             self._state.effects.work.append(w.Terminate(delivery.reply))
         else:
             self._pass_on(work, since, begun, now)
@@ -237,24 +249,30 @@ class Incoming:
         """Let the client have a delivery, unless its time was over when it came, or while this slept."""
         state = self._state
         delivery = work.delivery
-        del self._undecided[delivery.reply]
         is_over = max(begun - since, now - state.pauses.arrived(now)) >= state.timeout
         if is_over or state.still_until < inf:
+            self._drop(delivery)
             return
+        del self._undecided[delivery.reply]
         if now - since > state.timeout / 10:  # the client is to have all of it
             state.effects.tells.append((delivery.reply, PROGRESS))
             since = now
-        # It was counted all the while, so there is room.
-        self._backlog.append(_Waiting(delivery, None, since, work.earliest))
+        # It was counted all the while, so there is room. A first attempt keeps its place.
+        self._backlog[delivery.reply] = _Waiting(delivery, None, since, work.earliest)
 
     def _is_undecided(self, delivery: Delivery) -> bool:
         """Whether a delivery that work was done for still counts: the consumer may have been moved."""
         undecided = self._undecided.get(delivery.reply)
         return undecided is not None and undecided[0] is delivery
 
+    def _drop(self, delivery: Delivery) -> None:
+        """Forget a delivery that is undecided."""
+        del self._undecided[delivery.reply]
+        self._backlog.pop(delivery.reply, None)
+
     def _return(self, delivery: Delivery) -> None:
         state = self._state
-        del self._undecided[delivery.reply]
+        self._drop(delivery)
         delay_ns = state.policy.backoff_ns(delivery.attempt, state.rand())
         state.effects.tells.append((delivery.reply, nak(delay_ns)))
 
@@ -358,14 +376,14 @@ class Incoming:
     def forget(self) -> None:
         """Forget the deliveries that the client holds, and those that wait for it, but replays."""
         self._state.window.forget()
-        self._backlog = [waiting for waiting in self._backlog if waiting.replay is not None]
+        self._backlog = {reply: each for reply, each in self._backlog.items() if each.replay is not None}
         self.unsent = [each for each in self.unsent if each[1].replay is not None]
 
     def replies(self) -> list[bytes]:
         """Return the reply subjects of all deliveries that are not held for the client."""
         return [
             *(delivery.reply for delivery in self._arrived),
-            *(waiting.delivery.reply for waiting in self._backlog),
+            *(reply for reply in self._backlog if reply not in self._undecided),
             *self._undecided,
         ]
 
@@ -375,8 +393,7 @@ class Incoming:
 
     def coming(self) -> dict[StreamSeq, int]:
         """Return the deliveries that may reach the client, with their attempts."""
-        replies = {*self._undecided, *(delivery.reply for delivery in self._arrived)}
-        replies.update(each.delivery.reply for each in self._backlog)
+        replies = {*self._undecided, *self._backlog, *(delivery.reply for delivery in self._arrived)}
         named = [name_of(reply) for reply in replies if reply.startswith(b"$JS.ACK.")]  # others are replays
         return {each.seq: each.attempt for each in named}
 

@@ -251,6 +251,8 @@ class ConsumeProtocol:
         knows = state.doubts.dead_letters is Question.ANSWERED and state.still_until == inf
         if not (self._wants_inbox and knows) or state.is_ending or self._is_stalled:
             return False
+        if self.incoming.is_held_up:  # what came meanwhile would lose time
+            return False
         self._wants_inbox = False
         self.pacer.lose()
         state.doubts.opened(now)
