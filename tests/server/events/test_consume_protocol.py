@@ -557,7 +557,7 @@ def test_those_behind_a_late_delivery_that_ended(has_ended: bool | None) -> None
     call = Call()
     one, another = late(call, 51, 52)
     assert call.protocol.state.window.waiting == 3
-    assert len(call.protocol.incoming.replies()) == 3
+    assert len(call.protocol.incoming.replies(41.0)) == 3
     assert verified(call, another, has_ended=has_ended) == []
     assert verified(call, one, has_ended=has_ended) == [90]
     assert call.protocol.incoming.is_empty is (has_ended is None)  # else they are terminated
@@ -642,6 +642,24 @@ def test_what_goes_back_at_the_end() -> None:
     back = {reply.split(b".")[5] for reply in call.protocol.close(0.0).now}
     assert back == {b"2", b"3", b"4", b"5"}
     assert call.memory.counts.released == 2
+
+
+def test_what_is_over_at_the_end_does_not_go_back() -> None:
+    """Somebody else may have it: held, with a ping that is not answered, or waiting for room."""
+    call = Call(PLAIN)
+    for seq in range(1, 11):
+        call.hold(seq)
+    call.arrive(11)
+    call.turn()
+    call.protocol.command(Ping([StreamSeq(2)]), 29.0)
+    (ping,) = call.protocol.state.effects.sends
+    call.protocol.command(Ping([StreamSeq(3)]), 29.0)
+    call.protocol.settling.answered(call.protocol.state.effects.sends.pop(), b"", 29.0)
+    call.protocol.leave()
+    (back,) = call.protocol.close(31.0).now
+    assert back.split(b".")[5] == b"3"
+    assert not ping.answered
+    assert (call.memory.counts.released, call.protocol.state.latency.expired) == (1, 8)
 
 
 def test_an_answer_after_the_end() -> None:

@@ -379,11 +379,13 @@ class Incoming:
         self._backlog = {reply: each for reply, each in self._backlog.items() if each.replay is not None}
         self.unsent = [each for each in self.unsent if each[1].replay is not None]
 
-    def replies(self) -> list[bytes]:
-        """Return the reply subjects of all deliveries that are not held for the client."""
+    def replies(self, now: float) -> list[bytes]:
+        """Return the reply subjects of all deliveries that are not held for the client, and not over."""
+        began = now - self._state.timeout
+        waiting = [reply for reply, each in self._backlog.items() if each.since > began]
         return [
             *(delivery.reply for delivery in self._arrived),
-            *(reply for reply in self._backlog if reply not in self._undecided),
+            *(reply for reply in waiting if reply not in self._undecided),
             *self._undecided,
         ]
 

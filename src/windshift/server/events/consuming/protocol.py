@@ -447,10 +447,19 @@ class ConsumeProtocol:
         return self.linger // timedelta(microseconds=1) * 1000
 
     def close(self, now: float) -> Released:
-        """Return what is released. What the client was handed lingers if the call was cut off."""
+        """Return what is released. What the client was handed lingers if the call was cut off.
+
+        That whose time is over may be with somebody else.
+        """
         state = self.state
+        state.now = now
         self.pacer.leave()
-        released = [each for each in self.settling.settlements.release() if not state.is_forgotten(each[1])]
+        state.window.expire(now)
+        released = [
+            (seq, held)
+            for seq, held in self.settling.settlements.release()
+            if held.deadline > now and not state.is_forgotten(held)
+        ]
         for seq, held in released:
             state.failures.failed(seq, held, now)
         later: list[bytes] = []
@@ -461,7 +470,7 @@ class ConsumeProtocol:
         state.counts.released += len(released) - len(later)
         state.counts.lingered += len(later)
         at_once = [
-            *self.incoming.replies(),
+            *self.incoming.replies(now),
             *(held.reply for _, held in released if held.reply not in lingering),
         ]
         return Released(at_once, later)
