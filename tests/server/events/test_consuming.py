@@ -39,10 +39,13 @@ from windshift.server.events.consumers import MAX_ACK_PENDING
 from windshift.server.events.consuming import working
 from windshift.server.events.consuming.commands import Limit, Subscribe
 from windshift.server.events.consuming.flow import LARGEST_LIMIT, STUCK
+from windshift.server.events.consuming.handover import DeliveryName, name_of
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions
 from windshift.server.events.consuming.pauses import LONG
+from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.tokens import key_of
+from windshift.server.events.model import ConsumerKey, StreamSeq
 
 Unique = Callable[[], str]
 
@@ -408,6 +411,34 @@ async def test_many_idle_subscribers_all_get_an_event(consuming: Consuming) -> N
         for worker in workers:
             worker.call.cancel()
         await asyncio.wait([worker.call for worker in workers])
+
+
+async def test_a_call_has_a_turn_only_for_its_own_deliveries_that_others_take_over(
+    consuming: Consuming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When all clients of a consumer come back at once, each call hears of all of them."""
+    consuming = replace(consuming, shared=dead_lettering(consuming.nats))
+    assert consuming.shared is not None
+    turns: list[float] = []
+    advance = ConsumeProtocol.advance
+
+    def counted(protocol: ConsumeProtocol, now: float) -> None:
+        turns.append(now)
+        advance(protocol, now)
+
+    await consuming.publish()
+    async with consuming.quick(pull=PATIENT).worker() as worker:
+        event = await worker.event()
+        await asyncio.sleep(2 * STUCK)  # what is timed after a delivery is over
+        (call,) = consuming.shared.calls.of(ConsumerKey(consuming.stream, consuming.consumer))
+        monkeypatch.setattr(ConsumeProtocol, "advance", counted)
+        for name in (DeliveryName(StreamSeq(2), 1, 2), name_of(event.reply)):
+            assert not turns
+            assert call.taken(9, [name]) == []
+            call.objected(9, [name.seq])  # to another call
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert turns
 
 
 # The end of a call

@@ -461,14 +461,18 @@ class _Attachment:
 
     def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
         """Let deliveries go that another call takes over; return the events that it is not to have."""
+        window = self._state.window
+        before = len(window)
         kept = self.protocol.resuming.taken(number, deliveries, self._loop.time())
-        self._wake.set()
+        if len(window) < before:  # most have nothing of what a client goes on with
+            self._wake.set()
         return kept
 
     def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
         """Let deliveries go that this call was not to take over."""
-        self.protocol.resuming.objected(number, seqs)
-        self._wake.set()
+        if number == self.protocol.resuming.taken_over.number:
+            self.protocol.resuming.objected(number, seqs)
+            self._wake.set()
 
     # --- The client's commands ----------------------------------------------------------------------------
 

@@ -126,10 +126,13 @@ class Resuming:
         """
         if number == self.taken_over.number:
             return []
-        is_later = self.taken_over.is_later(number, now)
-        kept = [each.seq for each in deliveries if not self._lets_go(each, is_later=is_later)]
-        coming = self._incoming.coming()
-        return kept + [each.seq for each in deliveries if coming.get(each.seq, 0) > each.attempt]
+        is_later, held = self.taken_over.is_later(number, now), self._state.window.held
+        ours = [each for each in deliveries if each.seq in held]
+        kept = [each.seq for each in ours if not self._lets_go(each, is_later=is_later)]
+        if not self._incoming.is_empty:
+            coming = self._incoming.coming()
+            kept += (each.seq for each in deliveries if coming.get(each.seq, 0) > each.attempt)
+        return kept
 
     def _lets_go(self, delivery: DeliveryName, *, is_later: bool) -> bool:
         """Let a delivery go if this call has it; false if somebody else is not to have it."""
