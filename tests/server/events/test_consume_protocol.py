@@ -185,7 +185,7 @@ def test_an_event_that_another_call_has_got_settled() -> None:
     settled = Settled()
     call = Call(settled=settled)
     call.hold(1)
-    settled.add(StreamSeq(1), 0.0)
+    settled.add(StreamSeq(1), STORED_NS, 0.0)
     call.protocol.command(reject(1, Action.DEAD_LETTER), 0.0)
     assert call.work() == []
     assert call.sent() == []
@@ -366,7 +366,7 @@ def test_a_client_that_holds_all_it_may_beside_a_busy_one() -> None:
         call.arrive(seq)
     assert len(call.turn()) == 10
     for now in map(float, range(10, 101, 10)):
-        call.memory.settled.add(StreamSeq(1000 + int(now)), now - 0.5)
+        call.memory.settled.add(StreamSeq(1000 + int(now)), STORED_NS, now - 0.5)
         call.turn(now)
         assert call.work() == [LookUp()]
         call.protocol.consumer_seen(snapshot())
@@ -505,7 +505,7 @@ def test_a_late_delivery_of_what_another_server_has_settled() -> None:
     call.turn(30.0)
     (verify,) = call.work()
     assert isinstance(verify, Verify)
-    settled.add(StreamSeq(1), 30.0)
+    settled.add(StreamSeq(1), STORED_NS, 30.0)
     call.protocol.incoming.verified(verify, 30.0, 30.0, 30.0, has_ended=False)
     assert call.turn(30.0) == []
     assert [type(each) for each in call.work()] == [Terminate]
@@ -695,6 +695,31 @@ def test_a_lost_connection() -> None:
     assert call.protocol.state.effects.sends == [ack]
     call.protocol.learned({})
     assert call.protocol.takes_inbox(0.0)
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_id_that_is_assigned_again(attempt: int, *, answers: bool) -> None:
+    """A broker that was lost has lost its last events, too: another one has the id, and reaches the client.
+
+    Whether or not the acknowledgement of the earlier one was answered. The client may give up on it.
+    """
+    call = Call(PLAIN)
+    call.hold(1)
+    call.protocol.command(Ack([StreamSeq(1)]), 0.0)
+    (group,) = groups(call)
+    if answers:
+        call.protocol.settling.group_answered(group, b"", 0.0)
+    call.protocol.lost(1.0)
+    call.protocol.connected(1.5)
+    call.turn(1.5)
+    call.arrive(1, attempt, stored_ns=NOW_NS)
+    assert [each.stored_ns for each in call.turn(2.0)] == [NOW_NS]
+    assert call.tells() == []
+    call.work()
+    call.protocol.command(reject(1, Action.DEAD_LETTER), 2.0)
+    assert [type(each) for each in call.work()] == [Keep]
+    assert call.tells() == []
 
 
 def test_what_is_learned_during_a_lost_connection_is_learned_again() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +86,39 @@ async def test_confirmed_acks_outlive_a_crash(own_nats_server: NatsServer, own_b
             await own_broker.connection.wait_ready(in_seconds(30))
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
         assert worker.deliveries.empty()
+
+
+async def test_ids_that_a_broker_assigns_again(
+    own_nats_server: NatsServer, own_broker: Broker, tmp_path: Path
+) -> None:
+    """A broker that loses power loses its last events, acknowledged or not; those that get their ids come."""
+    consuming = await prepare(own_broker, "again", storage="file")
+    await consuming.publish(2)
+    async with consuming.worker(window=10) as worker:
+        await worker.events(2)
+        await acknowledge(worker, 1)
+        await acknowledge(worker, 2)
+        await consuming.settled({"num_ack_pending": 0})
+        own_nats_server.stop()
+        await own_broker.lost()
+        shutil.copytree(own_nats_server.store, tmp_path / "before")
+        own_nats_server.start()
+        await own_broker.connection.wait_ready(in_seconds(30))
+        await consuming.publish(3)
+        assert [event.id for event in await worker.events(3)] == [3, 4, 5]
+        await acknowledge(worker, 3)
+        await acknowledge(worker, 4)
+        own_nats_server.kill()
+        await own_broker.lost()
+        shutil.rmtree(own_nats_server.store)
+        shutil.copytree(tmp_path / "before", own_nats_server.store)
+        own_nats_server.start()
+        await own_broker.connection.wait_ready(in_seconds(30))
+        for seq in (3, 4, 5):
+            await consuming.publish(1, b"new")
+            event = await worker.event()
+            assert (event.id, event.attempt, event.data) == (seq, 1, b"new")
+            await acknowledge(worker, seq)
 
 
 async def test_without_a_broker_acks_fail_for_now(own_nats_server: NatsServer, consuming: Consuming) -> None:

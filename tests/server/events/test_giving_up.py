@@ -421,13 +421,13 @@ async def test_an_event_that_is_acknowledged_while_it_comes_again(keeper: Keeper
     consuming = await failing(keeper, unique(), RetryPolicy(), ack_wait=1.0)
     await consuming.publish()
     async with consuming.worker() as worker:
-        await worker.event()
+        event = await worker.event()
         worker.stall()
         worker.ack(1)
         assert await worker.told() == (CommandKind.ACK, [1], [], [])
         attachment = worker.consume_call._attachment
         assert attachment is not None
-        reply = f"$JS.ACK.{consuming.stream}.c.2.1.2.1.0".encode()
+        reply = f"$JS.ACK.{consuming.stream}.c.2.1.2.{event.stored_ns}.0".encode()
         attachment._arrive(Message(0, b"s", reply, b"", b""))
         worker.read_on()
         await worker.nothing()

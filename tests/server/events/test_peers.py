@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from struct import pack, unpack
 
 import pytest
 from hypothesis import given
@@ -14,12 +15,14 @@ from tests.support.broker import connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.events.consuming.handover import DeliveryName, Holder
 from windshift.server.events.consuming.peers import Peers, read_settled, write_settled
-from windshift.server.events.consuming.redelivery import Settled, SettledByConsumer
+from windshift.server.events.consuming.redelivery import ANY_TIME, Settled, SettledByConsumer
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import Notes
 
 CONSUMER = ConsumerKey("S", "c")
 CREATED = "2026-11-24T00:00:00.5Z"
+STORED_NS = 1_700_000_000_000_000_000
+IDS = st.integers(1, 2**63 - 1).map(StreamSeq)
 
 
 @asynccontextmanager
@@ -37,14 +40,28 @@ async def peer(url: str, created: str = CREATED, *calls: Holder) -> AsyncIterato
 async def knows(settled: Settled, seq: int) -> None:
     """Wait until an event is known to be settled."""
     async with asyncio.timeout(30):
-        while not settled.lately(StreamSeq(seq)):  # noqa: ASYNC110 - a note makes it so
+        while not settled.has(StreamSeq(seq)):  # noqa: ASYNC110 - a note makes it so
             await asyncio.sleep(0.01)
 
 
-@given(st.text("0123456789-:.TZ"), st.lists(st.integers(1, 2**64 - 1).map(StreamSeq)))
-def test_ids_arrive_as_they_are(created: str, seqs: list[StreamSeq]) -> None:
+@given(st.text("0123456789-:.TZ"), st.dictionaries(IDS, st.integers(0, 2**64 - 1)))
+def test_events_arrive_as_they_are(created: str, events: dict[StreamSeq, int]) -> None:
     """Together with when the consumer was made."""
-    assert read_settled(write_settled(created, seqs)) == (created, seqs)
+    assert read_settled(write_settled(created, events)) == (created, events)
+
+
+@given(st.lists(IDS, unique=True))
+def test_a_note_of_an_older_server(seqs: list[StreamSeq]) -> None:
+    """It has ids only: when these events were stored is not known."""
+    body = CREATED.encode() + b"\n" + pack(f">{len(seqs)}Q", *seqs)
+    assert read_settled(body) == (CREATED, dict.fromkeys(seqs, ANY_TIME))
+
+
+def test_a_note_to_an_older_server() -> None:
+    """It finds the ids, among numbers that are the id of no event."""
+    _, _, packed = write_settled(CREATED, {StreamSeq(7): STORED_NS, StreamSeq(8): STORED_NS}).partition(b"\n")
+    ids = unpack(f">{len(packed) // 8}Q", packed)
+    assert {seq for seq in ids if seq < STORED_NS} == {7, 8}
 
 
 async def test_a_settled_event(nats_server: NatsServer) -> None:
@@ -54,25 +71,38 @@ async def test_a_settled_event(nats_server: NatsServer) -> None:
         peer(nats_server.url) as (_, settled),
         peer(nats_server.url, "another") as (_, another),
     ):
-        teller.tell_settled(CONSUMER, CREATED, [StreamSeq(7)])
+        teller.tell_settled(CONSUMER, CREATED, {StreamSeq(7): STORED_NS})
         await knows(settled, 7)
-        teller.tell_settled(CONSUMER, "another", [StreamSeq(8)])
+        teller.tell_settled(CONSUMER, "another", {StreamSeq(8): STORED_NS})
         await knows(another, 8)
-        assert not another.lately(StreamSeq(7))
+        assert not another.has(StreamSeq(7))
+        assert settled.lately(StreamSeq(7), STORED_NS)
+        assert not settled.lately(StreamSeq(7), STORED_NS + 1)
 
 
 async def test_what_a_broker_may_have_forgotten(nats_server: NatsServer) -> None:
     """It is told once, when the broker is back, and remembered whatever is settled afterwards."""
     async with peer(nats_server.url) as (teller, own), peer(nats_server.url) as (_, settled):
-        own.add(StreamSeq(1), 0.0)
-        own.lose([StreamSeq(2)])
+        own.add(StreamSeq(1), STORED_NS, 0.0)
+        own.lose({StreamSeq(2): STORED_NS})
         teller.connected()
         await knows(settled, 1)
-        assert not settled.lately(StreamSeq(2))
+        assert not settled.has(StreamSeq(2))
         assert not own.forgettable
         for now in range(30):
-            settled.add(StreamSeq(100 + now), float(now))
-        assert settled.knows(StreamSeq(1), asyncio.get_running_loop().time())
+            settled.add(StreamSeq(100 + now), STORED_NS, float(now))
+        now = asyncio.get_running_loop().time()
+        assert settled.knows(StreamSeq(1), STORED_NS, now)
+        assert not settled.knows(StreamSeq(1), STORED_NS + 1, now)
+
+
+async def test_what_an_older_server_settled_before_a_loss(nats_server: NatsServer) -> None:
+    """It is known by its id, whenever it was stored."""
+    async with connect(nats_server.url) as broker, peer(nats_server.url) as (_, settled):
+        body = CREATED.encode() + b"\n" + pack(">2Q", 1, 2)
+        broker.connection.publish(b"_WS.note.forgettable.S.c", body)
+        await knows(settled, 2)
+        assert settled.knows(StreamSeq(1), STORED_NS, asyncio.get_running_loop().time())
 
 
 async def test_waiting_for_others() -> None:
@@ -87,12 +117,12 @@ async def test_waiting_for_others() -> None:
     await peers.heard(0.2)
 
 
-@pytest.mark.parametrize("body", [b"", b"x", b"2026\n123"])
+@pytest.mark.parametrize("body", [b"", b"x", b"2026\n123", b"2026\n" + pack(">2Q", 2**64 - 1, 1)])
 async def test_notes_that_nobody_wrote(nats_server: NatsServer, body: bytes) -> None:
     """They are logged, and change nothing."""
     async with connect(nats_server.url) as broker, peer(nats_server.url) as (teller, settled):
         broker.connection.publish(b"_WS.note.settled.S.c", body)
-        teller.tell_settled(CONSUMER, CREATED, [StreamSeq(9)])
+        teller.tell_settled(CONSUMER, CREATED, {StreamSeq(9): STORED_NS})
         await knows(settled, 9)
 
 
@@ -124,7 +154,7 @@ async def test_deliveries_change_hands(nats_server: NatsServer) -> None:
         peer(nats_server.url, CREATED, wants) as (asker, _),
         peer(nats_server.url, run, keeps, elsewhere) as (_, settled),
     ):
-        settled.add(StreamSeq(4), 0.0)
+        settled.add(StreamSeq(4), STORED_NS, 0.0)
         asker.tell_taken(CONSUMER, run, 9, names)
         async with asyncio.timeout(30):
             assert await wants.lost.get() == (9, [2, 4])

@@ -106,7 +106,7 @@ def test_what_is_not_gone_on_with() -> None:
     call = Call(replace(PLAIN, max_attempts=3))
     state = call.protocol.state
     state.found = replace(state.found, state=replace(state.found.state, settled_to=3))
-    call.memory.settled.add(StreamSeq(5), 0.0)
+    call.memory.settled.add(StreamSeq(5), STORED_NS, 0.0)
     deliveries = [resumed(3), resumed(4), resumed(5), resumed(6, 4), resumed(7, 1), resumed(7, 2)]
     call.protocol.resuming.resume(deliveries, 7, 0.0)
     assert sorted(call.protocol.resuming.taken_over.names) == [(4, 1, 1), (7, 2, 1)]

@@ -372,7 +372,7 @@ class _Attachment:
         protocol, client, effects = self.protocol, self._client, self._state.effects
         settling, tokens = protocol.settling, protocol.resuming.tokens
         if effects.settled_again:
-            settled, effects.settled_again = effects.settled_again, []
+            settled, effects.settled_again = effects.settled_again, {}
             self._broker.dead_letters.peers.tell_settled(self._state.consumer, self.run_name, settled)
         if settling.settlements.has_confirmation:
             client.confirm(settling.confirmations())

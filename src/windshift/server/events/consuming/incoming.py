@@ -161,8 +161,9 @@ class Incoming:
     ) -> bool:
         """Whether the client is to have a delivery. If not, it is taken care of."""
         state, settled, is_again = self._state, self._state.settled, delivery.attempt > 1
-        is_forgotten = settled.doubted and settled.knows(delivery.id, now)  # by the broker
-        if is_forgotten or (is_again and settled.lately(delivery.id)):
+        event = delivery.id, delivery.stored_ns
+        is_forgotten = settled.doubted and settled.knows(*event, now)  # by the broker
+        if is_forgotten or (is_again and settled.lately(*event)):
             state.effects.tells.append((delivery.reply, ACK))
             return False
         is_late = is_late and self._was_stored_before(delivery, state.timeout)
@@ -239,7 +240,7 @@ class Incoming:
             self._drop(delivery)
         elif has_ended is None:
             self._return(delivery)
-        elif has_ended or (work.is_late and self._state.settled.lately(delivery.id)):
+        elif has_ended or (work.is_late and self._state.settled.lately(delivery.id, delivery.stored_ns)):
             self._backlog.pop(delivery.reply, None)
             self._state.effects.work.append(w.Terminate(delivery.reply))
         else:
@@ -300,8 +301,8 @@ class Incoming:
             taken += 1
             if not state.window.holds(delivery.id, held, now):
                 continue
-            is_doubtful = delivery.attempt > 1 or settled.doubted
-            if is_doubtful and held.replay is None and settled.lately(delivery.id):  # after this had come
+            is_doubtful = (delivery.attempt > 1 or settled.doubted) and held.replay is None
+            if is_doubtful and settled.lately(delivery.id, delivery.stored_ns):  # after this had come
                 state.effects.tells.append((delivery.reply, ACK))
                 state.window.remove(delivery.id, held)
                 continue

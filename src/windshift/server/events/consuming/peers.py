@@ -14,7 +14,7 @@ Notes may be lost, and decide nothing. How an event ends is decided by `DeadLett
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from struct import pack, unpack
 from typing import Final
 
@@ -26,12 +26,15 @@ from windshift.server.events.consuming.handover import (
     write_objection,
     write_taken,
 )
-from windshift.server.events.consuming.redelivery import SettledByConsumer
+from windshift.server.events.consuming.redelivery import ANY_TIME, SettledByConsumer
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import FORGETTABLE, OBJECTED, SETTLED, TAKEN, Notes
 
 _AT_ONCE: Final = 8_192
 """Ids in one note."""
+
+_TIMED: Final = 2**64 - 1
+"""An id that no event has. After it come as many times as ids; older servers take these for ids, too."""
 
 _TOLD_AFTER: Final = (0.0, 0.3, 0.8, 1.6)
 """Seconds after a reconnect: others may be connected a little later."""
@@ -72,25 +75,27 @@ class Peers:
             body = write_taken(number, deliveries[start : start + _AT_ONCE])
             self._notes.send(TAKEN, *consumer, _of(run, body))
 
-    def tell_settled(self, consumer: ConsumerKey, run: str, seqs: Iterable[StreamSeq]) -> None:
-        """Tell of events that may be on their way to others."""
-        self._tell(SETTLED, consumer, run, list(seqs))
+    def tell_settled(self, consumer: ConsumerKey, run: str, events: Mapping[StreamSeq, int]) -> None:
+        """Tell of events that may be on their way to others, and when each was stored."""
+        self._tell(SETTLED, consumer, run, events)
 
     def connected(self) -> None:
         """Tell what was settled just before the broker was lost."""
         loop = asyncio.get_running_loop()
         self._back_at = loop.time()
-        for consumer, run, seqs in self._settled.forgettable():
+        for consumer, run, events in self._settled.forgettable():
             for delay in _TOLD_AFTER:
-                loop.call_later(delay, self._tell, FORGETTABLE, consumer, run, list(seqs))
+                loop.call_later(delay, self._tell, FORGETTABLE, consumer, run, events)
 
     async def heard(self, within: float = HEARD_WITHIN) -> None:
         """Wait until others have had so many seconds since the last reconnect to say what they know."""
         await asyncio.sleep(max(0.0, self._back_at + within - asyncio.get_running_loop().time()))
 
-    def _tell(self, kind: str, consumer: ConsumerKey, run: str, seqs: list[StreamSeq]) -> None:
+    def _tell(self, kind: str, consumer: ConsumerKey, run: str, events: Mapping[StreamSeq, int]) -> None:
+        seqs = list(events)
         for start in range(0, len(seqs), _AT_ONCE):
-            self._notes.send(kind, *consumer, write_settled(run, seqs[start : start + _AT_ONCE]))
+            some = {seq: events[seq] for seq in seqs[start : start + _AT_ONCE]}
+            self._notes.send(kind, *consumer, write_settled(run, some))
 
     def _hear_settled(self, stream: str, consumer: str, body: bytes) -> None:
         self._settled.add(ConsumerKey(stream, consumer), *read_settled(body), self._now())
@@ -132,12 +137,19 @@ def _read_of(body: bytes) -> tuple[str, bytes]:
     return run.decode(), about
 
 
-def write_settled(run: str, seqs: list[StreamSeq]) -> bytes:
-    """Write ids of events that are settled in a run of a consumer."""
-    return _of(run, pack(f">{len(seqs)}Q", *seqs))
+def write_settled(run: str, events: Mapping[StreamSeq, int]) -> bytes:
+    """Write which events are settled in a run of a consumer: their ids, and when each was stored."""
+    return _of(run, pack(f">{1 + 2 * len(events)}Q", _TIMED, *events, *events.values()))
 
 
-def read_settled(body: bytes) -> tuple[str, list[StreamSeq]]:
-    """Read what `write_settled` wrote; raise `ValueError` or `struct.error` for anything else."""
+def read_settled(body: bytes) -> tuple[str, dict[StreamSeq, int]]:
+    """Read what `write_settled` wrote, or an older server, which wrote ids only.
+
+    Raise `ValueError` or `struct.error` for anything else.
+    """
     run, packed = _read_of(body)
-    return run, list(map(StreamSeq, unpack(f">{len(packed) // 8}Q", packed)))
+    numbers = unpack(f">{len(packed) // 8}Q", packed)
+    if numbers[:1] != (_TIMED,):
+        return run, dict.fromkeys(map(StreamSeq, numbers), ANY_TIME)
+    half = len(numbers) // 2 + 1
+    return run, dict(zip(map(StreamSeq, numbers[1:half]), numbers[half:], strict=True))

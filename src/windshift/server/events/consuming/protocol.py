@@ -183,7 +183,7 @@ class ConsumeProtocol:
         """Begin."""
         state = self.state
         state.doubts.asked_at = now
-        state.settled.recover(now, state.timeout)
+        state.settled.begin(now, state.timeout)
         if self.linger:  # what lingers of earlier calls takes places of the consumer
             self.settling.delayed.add(self._linger_ns, now)
 

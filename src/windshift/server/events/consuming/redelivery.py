@@ -11,7 +11,7 @@ ends with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from time import time_ns
@@ -41,9 +41,15 @@ HEARSAY: Final = 60.0
 KEPT_UNUSED: Final = 120.0
 """Seconds for which the settlements of a consumer are remembered after its last call."""
 
+ANY_TIME: Final = 0
+"""In place of when an event was stored, where that is not known."""
+
 
 class Settled:
     """The recently settled events of one consumer.
+
+    Of each it is known when the stream stored it: a broker that has lost its last events assigns their ids
+    again, and nobody has settled the new ones.
 
     Attributes:
         users: how many calls share this.
@@ -55,43 +61,52 @@ class Settled:
 
     def __init__(self) -> None:
         self.users = 0
-        self._latest: set[StreamSeq] = set()
-        self._before: set[StreamSeq] = set()
+        self._latest: dict[StreamSeq, int] = {}
+        self._before: dict[StreamSeq, int] = {}
         self._next = -inf
-        self._lost: set[StreamSeq] = set()
+        self._lost: dict[StreamSeq, int] = {}
         self._until = inf
         self.doubted = False
-        self.forgettable: set[StreamSeq] = set()
+        self.forgettable: dict[StreamSeq, int] = {}
 
-    def add(self, seq: StreamSeq, now: float) -> None:
+    def add(self, seq: StreamSeq, stored_ns: int, now: float) -> None:
         """Note that the broker has confirmed a settlement."""
-        self.add_all((seq,), now)
+        self.latest(now)[seq] = stored_ns
 
-    def add_all(self, seqs: Iterable[StreamSeq], now: float) -> None:
-        """Note that the broker has confirmed settlements."""
+    def latest(self, now: float) -> dict[StreamSeq, int]:
+        """Return where to note what the broker confirms at this moment: when each event was stored."""
         if now >= self._next:
-            self._before = self._latest if now < self._next + GENERATION else set()
-            self._latest = set()
+            self._before = self._latest if now < self._next + GENERATION else {}
+            self._latest = {}
             self._next = now + GENERATION
-        self._latest.update(seqs)
+        return self._latest
 
-    def lose(self, under_way: Iterable[StreamSeq]) -> None:
+    def lose(self, under_way: Mapping[StreamSeq, int]) -> None:
         """Note that the connection ended: the broker may forget recent settlements.
 
         `under_way` are events with an unanswered acknowledgement. It may still arrive or be sent again, so
         nobody else should get them meanwhile.
         """
-        self.forgettable = self._latest | self._before
+        self.forgettable = self._before | self._latest
         self._lost |= self.forgettable
-        self._lost.update(under_way)
+        self._lost |= under_way
         self._until = inf
         self.doubted = bool(self._lost)
 
-    def hear(self, seqs: Iterable[StreamSeq], now: float) -> None:
+    def hear(self, events: Mapping[StreamSeq, int], now: float) -> None:
         """Note what another server has settled, and what the broker may have forgotten, or be about to."""
-        self._lost.update(seqs)
+        self._lost |= events
         self.doubted = bool(self._lost)
-        self._until = max(self._until, now + HEARSAY)
+        self._until = max(self._until, now + HEARSAY) if self.users else inf
+
+    def begin(self, now: float, timeout: float) -> None:
+        """Note that a call begins; those after the first one do not change how long anything is kept."""
+        if self._until == inf:
+            self.recover(now, timeout)
+
+    def was_unused(self, seconds: float) -> None:
+        """Note that no call asked for anything: what the broker has forgotten may yet come."""
+        self._until += seconds
 
     def recover(self, now: float, timeout: float) -> None:
         """Note that the broker is back; `timeout` is the consumer's, in seconds."""
@@ -102,16 +117,22 @@ class Settled:
         if now >= self._next + GENERATION:  # nobody settles anything
             self.recover(now, timeout)
 
-    def lately(self, seq: StreamSeq) -> bool:
+    def lately(self, seq: StreamSeq, stored_ns: int) -> bool:
         """Whether an event was settled recently, whether or not the broker has forgotten it."""
-        return seq in self._latest or seq in self._before or seq in self._lost
+        wanted = stored_ns, ANY_TIME
+        known = self._latest.get(seq), self._before.get(seq), self._lost.get(seq)
+        return known[0] in wanted or known[1] in wanted or known[2] in wanted
 
-    def knows(self, seq: StreamSeq, now: float) -> bool:
+    def knows(self, seq: StreamSeq, stored_ns: int, now: float) -> bool:
         """Whether an event was settled that the broker may have forgotten."""
         if now > self._until:
-            self._lost = set()
+            self._lost = {}
             self.doubted = False
-        return seq in self._lost
+        return self._lost.get(seq) in (stored_ns, ANY_TIME)
+
+    def has(self, seq: StreamSeq) -> bool:
+        """Whether an event that had this id was settled recently."""
+        return seq in self._latest or seq in self._before or seq in self._lost
 
 
 class SettledByConsumer:
@@ -134,7 +155,7 @@ class SettledByConsumer:
         key = consumer, run
         settled = self._known.setdefault(key, Settled())
         settled.users += 1
-        self._unused.pop(key, None)
+        settled.was_unused(now - self._unused.pop(key, now))
         return settled
 
     def detach(self, consumer: ConsumerKey, run: str, now: float) -> None:
@@ -147,29 +168,29 @@ class SettledByConsumer:
             self._unused[key] = now
 
     def lately(self, consumer: ConsumerKey, run: str) -> Callable[[StreamSeq], bool]:
-        """Return what says whether an event of a consumer was settled recently."""
+        """Return what says whether an event of a consumer that had an id was settled recently."""
         settled = self._known.get((consumer, run))
-        return (lambda _: False) if settled is None else settled.lately
+        return (lambda _: False) if settled is None else settled.has
 
     def lose(self) -> None:
         """Note that the connection ended, for all consumers."""
         for settled in self._known.values():
-            settled.lose(())
+            settled.lose({})
 
-    def forgettable(self) -> Iterator[tuple[ConsumerKey, str, set[StreamSeq]]]:
+    def forgettable(self) -> Iterator[tuple[ConsumerKey, str, dict[StreamSeq, int]]]:
         """Yield what the broker had confirmed just before it was lost, by consumer and run."""
         for (consumer, run), settled in self._known.items():
             if settled.forgettable:
                 yield consumer, run, settled.forgettable
-                settled.forgettable = set()
+                settled.forgettable = {}
 
-    def add(self, consumer: ConsumerKey, run: str, seqs: Iterable[StreamSeq], now: float) -> None:
+    def add(self, consumer: ConsumerKey, run: str, events: Mapping[StreamSeq, int], now: float) -> None:
         """Note what a server has settled just now, if that is of interest here."""
         settled = self._known.get((consumer, run))
         if settled is not None:
-            settled.add_all(seqs, now)
+            settled.latest(now).update(events)
 
-    def hear(self, consumer: ConsumerKey, run: str, seqs: Iterable[StreamSeq], now: float) -> None:
+    def hear(self, consumer: ConsumerKey, run: str, events: Mapping[StreamSeq, int], now: float) -> None:
         """Note what another server has settled before the broker was lost.
 
         Clients of that server may come here next, so it is kept for a while also without a call.
@@ -180,7 +201,7 @@ class SettledByConsumer:
         if settled is None:
             settled = self._known[key] = Settled()
             self._unused[key] = now
-        settled.hear(seqs, now)
+        settled.hear(events, now)
 
     def _purge(self, now: float) -> None:
         while self._unused:

@@ -66,11 +66,11 @@ class Resuming:
             self.taken_over.due = inf  # nobody can object
 
     def _has_ended(self, each: Resumed, now: float) -> bool:
-        state = self._state
-        if state.settled.doubted and state.settled.knows(each.seq, now):
+        state, stored_ns = self._state, stored_at(each.reply)
+        if state.settled.doubted and state.settled.knows(each.seq, stored_ns, now):
             state.effects.tells.append((each.reply, ACK))  # the broker has forgotten that it is settled
         return (
-            state.settled.lately(each.seq)
+            state.settled.lately(each.seq, stored_ns)
             or each.seq <= state.found.state.settled_to
             or state.policy.is_beyond(each.attempt)
         )

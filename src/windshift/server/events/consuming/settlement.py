@@ -390,13 +390,13 @@ class Settlements:
         """Return the messages about deliveries of the consumer, not of replays, that are not answered."""
         return [each for each in self._pending if not each.answered and each.held.replay is None]
 
-    def acks_under_way(self) -> list[StreamSeq]:
-        """Return the events whose acknowledgement was sent but not answered."""
-        return [
-            each.seq
+    def acks_under_way(self) -> dict[StreamSeq, int]:
+        """Return the events whose acknowledgement was sent but not answered, and when each was stored."""
+        return {
+            each.seq: each.held.stored_ns
             for each in self._pending
             if not each.answered and each.confirmation.kind is CommandKind.ACK
-        ]
+        }
 
     def tick(self, now: float) -> list[PendingAck]:
         """Advance the time; return the messages that the broker did not answer in time."""

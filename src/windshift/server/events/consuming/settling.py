@@ -99,7 +99,7 @@ class Settling:
     def _give_up_rejected(self, pending: PendingAck, reject: Reject, decision: Decision, now: float) -> None:
         state = self._state
         held = pending.held
-        if held.replay is None and state.settled.lately(pending.seq):
+        if held.replay is None and state.settled.lately(pending.seq, held.stored_ns):
             # Another call of this process has got it settled: after a crash of the broker two may hold it.
             state.effects.tells.append((held.reply, ACK))
             self._refuse(pending, now)
@@ -225,6 +225,7 @@ class Settling:
         state = self._state
         trusted_since, sure, others = state.doubts.trusted_since, [], []
         stored: list[int] = []
+        latest = state.settled.latest(now)
         for pending in acks:
             held = pending.held
             is_sure = now < held.sure_until and held.earliest > trusted_since and held.attempt == 1
@@ -234,18 +235,17 @@ class Settling:
                 and not (pending.answered or held.replay)
             ):
                 sure.append(pending)
-                stored.append(held.stored_ns)
+                latest[pending.seq] = stored_ns = held.stored_ns
+                stored.append(stored_ns)
             else:
                 others.append(pending)
         if sure:
             state.doubts.recency.answered(sure[-1].since)
-            seqs = [pending.seq for pending in sure]
-            state.settled.add_all(seqs, now)
             state.counts.acknowledged += len(sure)
             state.latency.settlement.observe_since(stored, state.unix_ns())
             if state.dead:
-                for seq in seqs:
-                    state.dead.pop(seq, None)
+                for pending in sure:
+                    state.dead.pop(pending.seq, None)
             if state.spans is not None:
                 for pending in sure:
                     end_settlement(pending, b"")
@@ -294,7 +294,7 @@ class Settling:
                 state.failures.over(pending.seq, held, now)
         elif not is_sure and (pending.confirmation.kind is CommandKind.ACK or pending.dropped is not None):
             held.claimant = held.claimant or secrets.token_hex(8).encode()
-            state.settled.add(pending.seq, now)  # nobody here is to begin with it meanwhile
+            state.settled.add(pending.seq, held.stored_ns, now)  # nobody here is to begin with it meanwhile
             return w.Claim(pending, outcome)
         return None
 
@@ -339,10 +339,10 @@ class Settling:
             counts.rejected += 1
         held, ends = pending.held, pending.ends
         if ends and held.replay is None:  # how a replay ends is no other end of the event
-            state.settled.add(pending.seq, now)
+            state.settled.add(pending.seq, held.stored_ns, now)
             state.latency.settlement.observe_since((held.stored_ns,), state.unix_ns())
             if not state.doubts.is_sure(held, now):
-                state.effects.settled_again.append(pending.seq)
+                state.effects.settled_again[pending.seq] = held.stored_ns
             if state.dead:
                 state.dead.pop(pending.seq, None)
         if ends and held.attempt > 1:

@@ -47,8 +47,8 @@ class Effects:
     Attributes:
         sends: acknowledgements to send; `Settling` is told what comes of each.
         tells: reply subjects and what to send there, without an answer.
-        settled_again: events that others may be about to hand out, though they are settled; to be told before
-            their clients are.
+        settled_again: events that others may be about to hand out, though they are settled, and when each was
+            stored; to be told before their clients are.
         work: what else is to be done, in this order.
     """
 
@@ -57,7 +57,7 @@ class Effects:
     def __init__(self) -> None:
         self.sends: list[PendingAck] = []
         self.tells: list[tuple[bytes, bytes]] = []
-        self.settled_again: list[StreamSeq] = []
+        self.settled_again: dict[StreamSeq, int] = {}
         self.work: list[Work] = []
 
 

@@ -328,7 +328,7 @@ class WorkRunner:
         is_replicated = self._state.found.state.is_replicated
         if not is_replicated:
             await self._shared.peers.heard()
-            if not failure.replay_count and self._state.settled.lately(failure.id.seq):
+            if not failure.replay_count and self._state.settled.lately(failure.id.seq, failure.id.stored_ns):
                 return w.EndOutcome.OTHERWISE
         buried = None
         if authorizer is not None:
