@@ -116,7 +116,7 @@ def test_nothing_to_go_on_with() -> None:
     """Then there is nothing to wait for."""
     call = Call(PLAIN)
     idle = call.protocol.due
-    call.memory.settled.add(StreamSeq(1), 0.0)
+    call.memory.settled.add(StreamSeq(1), STORED_NS, 0.0)
     call.protocol.resuming.resume([resumed(1)], 7, 0.0)
     assert not call.protocol.holds_back
     assert call.protocol.due == idle
