@@ -89,8 +89,8 @@ async def test_what_a_broker_may_have_forgotten(nats_server: NatsServer) -> None
         await knows(settled, 1)
         assert not settled.has(StreamSeq(2))
         assert not own.forgettable
-        for now in range(30):
-            settled.add(StreamSeq(100 + now), STORED_NS, float(now))
+        for number in range(30):
+            settled.add(StreamSeq(100 + number), STORED_NS, float(number))
         now = asyncio.get_running_loop().time()
         assert settled.knows(StreamSeq(1), STORED_NS, now)
         assert not settled.knows(StreamSeq(1), STORED_NS + 1, now)
