@@ -338,10 +338,11 @@ def test_a_larger_window() -> None:
     call.turn()
     pulls = [call.protocol.next_pull(0.0)]
     call.protocol.command(Limit(12), 0.0)
-    assert call.protocol.holds_back
+    held_back = [call.protocol.holds_back]
     call.turn()
     call.protocol.read_so_far(0, 0.0)
-    assert not call.protocol.holds_back
+    held_back.append(call.protocol.holds_back)
+    assert held_back == [True, False]
     pulls.append(call.protocol.next_pull(0.0))
     assert [pull and pull.batch for pull in pulls] == [None, 2]
 
