@@ -10,7 +10,7 @@ import pytest
 
 from windshift.nats import NoReply
 from windshift.nats.jetstream.api import ConsumerState
-from windshift.nats.jetstream.pulling import ACK, TERMINATE, Notice
+from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE, Notice
 from windshift.nats.times import Time
 from windshift.server.domain.errors import ConsumerNotFound
 from windshift.server.events.consuming.commands import Ack, Action, Limit, Ping, Reject
@@ -520,7 +520,10 @@ def test_an_event_that_was_stored_just_now_is_not_late() -> None:
 
 
 def late(call: Call, *seqs: int) -> list[Verify]:
-    """Have another connection take over, and let the first attempts of events arrive that were under way."""
+    """Have another connection take over, and let the first attempts of events arrive that were under way.
+
+    The last one is 90, which was stored just now, but has to wait for the others.
+    """
     call.protocol.replaced(40.0)
     assert call.protocol.takes_drain()
     for seq in seqs:
@@ -528,21 +531,22 @@ def late(call: Call, *seqs: int) -> list[Verify]:
     call.arrive(90, stored_ns=NOW_NS)
     assert call.turn(40.0) == []
     verifies = [each for each in call.work() if isinstance(each, Verify)]
-    assert [each.delivery.id for each in verifies] == list(seqs)
+    assert [each.delivery.id for each in verifies] == [*seqs, 90]
     return verifies
 
 
-def verified(call: Call, verify: Verify, *, has_ended: bool | None) -> list[int]:
+def verified(call: Call, verify: Verify, *, has_ended: bool | None, now: float = 41.0) -> list[int]:
     """Tell whether an event has ended; return what the client is handed."""
-    call.protocol.incoming.verified(verify, 40.0, 40.0, 41.0, has_ended=has_ended)
-    return [each.id for each in call.turn(41.0)]
+    call.protocol.incoming.verified(verify, 40.0, 40.0, now, has_ended=has_ended)
+    return [each.id for each in call.turn(now)]
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_late_deliveries_keep_their_order(first: bool) -> None:
     """Neither one that was known to be good sooner overtakes another, nor one that was stored later."""
     call = Call()
-    one, another = late(call, 51, 52)
+    one, another, last = late(call, 51, 52)
+    assert verified(call, last, has_ended=False) == []
     if first:
         assert verified(call, one, has_ended=False) == [51]
         assert verified(call, another, has_ended=False) == [52, 90]
@@ -555,20 +559,35 @@ def test_late_deliveries_keep_their_order(first: bool) -> None:
 def test_those_behind_a_late_delivery_that_ended(has_ended: bool | None) -> None:
     """They wait no longer, also when it cannot be told; each is counted once and goes back once."""
     call = Call()
-    one, another = late(call, 51, 52)
+    one, another, last = late(call, 51, 52)
     assert call.protocol.state.window.waiting == 3
     assert len(call.protocol.incoming.replies(41.0)) == 3
+    assert verified(call, last, has_ended=False) == []
     assert verified(call, another, has_ended=has_ended) == []
     assert verified(call, one, has_ended=has_ended) == [90]
     assert call.protocol.incoming.is_empty is (has_ended is None)  # else they are terminated
 
 
+def test_who_waited_behind_a_late_delivery_has_all_of_its_time() -> None:
+    """However long it took to tell."""
+    call = Call(PLAIN)
+    one, last = late(call, 51)
+    assert verified(call, last, has_ended=False) == []
+    call.tells()
+    assert verified(call, one, has_ended=False, now=60.0) == [51, 90]
+    assert call.tells() == [PROGRESS, PROGRESS]
+    held = call.protocol.state.window.held
+    assert held[StreamSeq(51)].deadline == held[StreamSeq(90)].deadline
+
+
 def test_no_inbox_while_late_deliveries_are_verified() -> None:
     """What would come meanwhile had to wait for them."""
     call = Call(PLAIN)
-    (verify,) = late(call, 51)
+    one, last = late(call, 51)
     assert not call.protocol.takes_inbox(40.0)
-    assert verified(call, verify, has_ended=False) == [51, 90]
+    assert verified(call, one, has_ended=False) == [51]
+    assert not call.protocol.takes_inbox(41.0)
+    assert verified(call, last, has_ended=False) == [90]
     assert call.protocol.takes_inbox(41.0)
 
 
@@ -576,11 +595,12 @@ def test_late_deliveries_of_a_consumer_that_is_about_to_be_moved() -> None:
     """They are forgotten, but for what is decided about them; if nobody moves it, they go on."""
     for until in (41.0, 50.0):
         call = Call(PLAIN)
-        (verify,) = late(call, 51)
+        one, last = late(call, 51)
         call.protocol.hold_still(Run(CREATED, 1), until)
         assert call.protocol.is_busy
         call.turn(41.0)
-        assert verified(call, verify, has_ended=False) == ([51] if until == 41.0 else [])
+        assert verified(call, one, has_ended=False) == ([51] if until == 41.0 else [])
+        assert verified(call, last, has_ended=False) == ([90] if until == 41.0 else [])
         assert not call.protocol.is_busy
 
 

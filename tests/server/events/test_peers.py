@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from itertools import permutations
 from struct import pack, unpack
 
 import pytest
@@ -58,10 +59,21 @@ def test_a_note_of_an_older_server(seqs: list[StreamSeq]) -> None:
 
 
 def test_a_note_to_an_older_server() -> None:
-    """It finds the ids, among numbers that are the id of no event."""
-    _, _, packed = write_settled(CREATED, {StreamSeq(7): STORED_NS, StreamSeq(8): STORED_NS}).partition(b"\n")
-    ids = unpack(f">{len(packed) // 8}Q", packed)
+    """It finds the ids, among numbers that are the id of no event, and what it makes of that is read."""
+    events = {StreamSeq(7): STORED_NS, StreamSeq(8): STORED_NS + 1}
+    run, _, packed = write_settled(CREATED, events).partition(b"\n")
+    ids = set(unpack(f">{len(packed) // 8}Q", packed))
     assert {seq for seq in ids if seq < STORED_NS} == {7, 8}
+    for some in permutations(ids):
+        _, read = read_settled(run + b"\n" + pack(f">{len(some)}Q", *some))
+        assert {read[StreamSeq(7)], read[StreamSeq(8)]} == {ANY_TIME}
+
+
+def test_notes_are_read_as_they_were_written() -> None:
+    """With any number of events, none included."""
+    for count in range(4):
+        events = {StreamSeq(7 + number): STORED_NS - number for number in range(count)}
+        assert read_settled(write_settled(CREATED, events)) == (CREATED, events)
 
 
 async def test_a_settled_event(nats_server: NatsServer) -> None:
@@ -94,6 +106,15 @@ async def test_what_a_broker_may_have_forgotten(nats_server: NatsServer) -> None
         now = asyncio.get_running_loop().time()
         assert settled.knows(StreamSeq(1), STORED_NS, now)
         assert not settled.knows(StreamSeq(1), STORED_NS + 1, now)
+
+
+async def test_what_a_server_that_stops_knows(nats_server: NatsServer) -> None:
+    """Those who stay know it as well, and tell it when they stop."""
+    async with peer(nats_server.url) as (teller, own), peer(nats_server.url) as (_, settled):
+        own.hear({StreamSeq(1): STORED_NS}, asyncio.get_running_loop().time())
+        teller.leave()
+        await knows(settled, 1)
+        assert settled.doubted
 
 
 async def test_what_an_older_server_settled_before_a_loss(nats_server: NatsServer) -> None:

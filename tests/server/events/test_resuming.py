@@ -256,6 +256,16 @@ def test_what_lingers(failure: Exception | None, lingers: bool) -> None:
     assert (call.memory.counts.lingered, call.memory.counts.released) == (lingers, 2 - lingers)
 
 
+def test_what_is_about_to_be_gone_on_with_lingers() -> None:
+    """The call ends before the broker has answered: its client may go on with it on another one."""
+    call = Call(PLAIN)
+    call.protocol.linger = timedelta(seconds=10)
+    call.protocol.resuming.resume([resumed(1)], 7, 0.0)
+    call.protocol.state.end(ShuttingDown())
+    call.protocol.leave()
+    assert call.protocol.close(0.05) == ([], [resumed(1).reply])
+
+
 def test_a_connection_that_broke() -> None:
     """Nobody has ended the call: what the client holds lingers, unless it did not ask for that."""
     for linger in (timedelta(), timedelta(seconds=1)):

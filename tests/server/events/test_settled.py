@@ -106,6 +106,18 @@ def test_calls_of_a_consumer_share_what_they_know() -> None:
     assert shared.attach(key, "today", 400.0) is not first
 
 
+def test_what_may_be_delivered_again() -> None:
+    """It is told others for as long as it counts."""
+    shared, key = SettledByConsumer(), ConsumerKey("S", "c")
+    memory = shared.attach(key, "today", 0.0)
+    memory.add(StreamSeq(1), STORED_NS, 0.0)
+    assert list(shared.doubted(0.0)) == []
+    memory.lose({StreamSeq(2): STORED_NS})
+    memory.recover(1.0, timeout=1.0)
+    assert list(shared.doubted(1.0)) == [(key, "today", {1: STORED_NS, 2: STORED_NS})]
+    assert list(shared.doubted(4.0 + AFTERWARDS)) == []
+
+
 def test_another_consumer_of_the_name_has_settled_nothing() -> None:
     """A consumer that was deleted and made anew does not inherit what is known."""
     shared, key = SettledByConsumer(), ConsumerKey("S", "c")

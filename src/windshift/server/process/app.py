@@ -424,6 +424,7 @@ class App:
             watch.cancel()
         if self._server is not None:
             self._server.close()
+        self._domain.dead_lettering.peers.leave()
         await asyncio.gather(self.connection.close(), self._api.connection.close())
         await self._telemetry.close_spans(self._time_to_flush())
 

@@ -8,6 +8,7 @@ there is room, and handed to it as soon as it reads.
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Sequence
 from math import inf
 from typing import Final, NamedTuple
@@ -68,7 +69,7 @@ class Incoming:
         # In the order in which deliveries pass through them
         self._arrived: list[Delivery] = []
         self._undecided: dict[bytes, tuple[Delivery, bool]] = {}  # by reply subject; whether it is a replay
-        self._backlog: dict[bytes, _Waiting] = {}  # those without room, or behind an undecided one
+        self._backlog = OrderedDict[bytes, _Waiting]()  # those without room, or behind an undecided one
         self.unsent: list[tuple[Delivery, InFlight]] = []
         self._allowed = _NONE  # subjects that the client may have
 
@@ -85,7 +86,7 @@ class Incoming:
     @property
     def is_held_up(self) -> bool:
         """Whether what arrives would have to wait until something is decided about an earlier delivery."""
-        return bool(self._backlog) and next(iter(self._backlog)) in self._undecided
+        return bool(self._undecided) and any(reply in self._undecided for reply in self._backlog)
 
     @property
     def is_deciding(self) -> bool:
@@ -108,10 +109,13 @@ class Incoming:
     def take_in(self, now: float) -> None:
         """Hold the deliveries that arrived; those that there is no room for wait: replays took it."""
         state = self._state
-        while self._backlog and state.window.can_hold and not self.is_held_up:
-            waiting = self._backlog.pop(next(iter(self._backlog)))
+        while self._backlog and state.window.can_hold and next(iter(self._backlog)) not in self._undecided:
+            _, waiting = self._backlog.popitem(last=False)
             if waiting.since + state.timeout > now:  # it is not with the broker again
-                self._hold(*waiting)
+                since = waiting.since
+                if waiting.replay is None:
+                    since = self._prolonged(waiting.delivery, since, now)
+                self._hold(waiting.delivery, waiting.replay, since, waiting.earliest)
         if state.still_until < inf:
             self._arrived.clear()
         recency = state.doubts.recency
@@ -166,7 +170,10 @@ class Incoming:
         if is_forgotten or (is_again and settled.lately(*event)):
             state.effects.tells.append((delivery.reply, ACK))
             return False
-        is_late = is_late and self._was_stored_before(delivery, state.timeout)
+        # What is behind one that is late has to wait, and is not to lose its time meanwhile
+        is_late = is_late and (
+            (self.is_held_up and not is_again) or self._was_stored_before(delivery, state.timeout)
+        )
         is_dead = state.dead.get(delivery.id) == delivery.stored_ns
         if is_again and not is_dead and state.policy.is_beyond(delivery.attempt):
             self._give_up(delivery, None)
@@ -255,11 +262,16 @@ class Incoming:
             self._drop(delivery)
             return
         del self._undecided[delivery.reply]
-        if now - since > state.timeout / 10:  # the client is to have all of it
-            state.effects.tells.append((delivery.reply, PROGRESS))
-            since = now
+        since = self._prolonged(delivery, since, now)
         # It was counted all the while, so there is room. A first attempt keeps its place.
         self._backlog[delivery.reply] = _Waiting(delivery, None, since, work.earliest)
+
+    def _prolonged(self, delivery: Delivery, since: float, now: float) -> float:
+        """Have the time of a delivery that waited begin anew, for the client is to have it; return when."""
+        if now - since <= self._state.timeout / 10:
+            return since
+        self._state.effects.tells.append((delivery.reply, PROGRESS))
+        return now
 
     def _is_undecided(self, delivery: Delivery) -> bool:
         """Whether a delivery that work was done for still counts: the consumer may have been moved."""
@@ -377,7 +389,8 @@ class Incoming:
     def forget(self) -> None:
         """Forget the deliveries that the client holds, and those that wait for it, but replays."""
         self._state.window.forget()
-        self._backlog = {reply: each for reply, each in self._backlog.items() if each.replay is not None}
+        replays = [(reply, each) for reply, each in self._backlog.items() if each.replay is not None]
+        self._backlog = OrderedDict(replays)
         self.unsent = [each for each in self.unsent if each[1].replay is not None]
 
     def replies(self, now: float) -> list[bytes]:

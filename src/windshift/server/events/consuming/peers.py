@@ -34,8 +34,10 @@ _AT_ONCE: Final = 8_192
 """Ids in one note."""
 
 _TIMED: Final = 2**64 - 1
-"""An id that no event has. After it come as many times as ids; older servers take these for ids, too."""
+"""An id that no event has. Between two of them come ids, and as many times: to older servers all are ids."""
 
+_EMPTY: Final = 2
+"""Numbers in a note of no events."""
 _TOLD_AFTER: Final = (0.0, 0.3, 0.8, 1.6)
 """Seconds after a reconnect: others may be connected a little later."""
 
@@ -86,6 +88,11 @@ class Peers:
         for consumer, run, events in self._settled.forgettable():
             for delay in _TOLD_AFTER:
                 loop.call_later(delay, self._tell, FORGETTABLE, consumer, run, events)
+
+    def leave(self) -> None:
+        """Tell those who stay what the broker may have forgotten: this server is about to stop."""
+        for consumer, run, events in self._settled.doubted(self._now()):
+            self._tell(FORGETTABLE, consumer, run, events)
 
     async def heard(self, within: float = HEARD_WITHIN) -> None:
         """Wait until others have had so many seconds since the last reconnect to say what they know."""
@@ -139,17 +146,17 @@ def _read_of(body: bytes) -> tuple[str, bytes]:
 
 def write_settled(run: str, events: Mapping[StreamSeq, int]) -> bytes:
     """Write which events are settled in a run of a consumer: their ids, and when each was stored."""
-    return _of(run, pack(f">{1 + 2 * len(events)}Q", _TIMED, *events, *events.values()))
+    return _of(run, pack(f">{2 + 2 * len(events)}Q", _TIMED, *events, *events.values(), _TIMED))
 
 
 def read_settled(body: bytes) -> tuple[str, dict[StreamSeq, int]]:
-    """Read what `write_settled` wrote, or an older server, which wrote ids only.
+    """Read what `write_settled` wrote, or an older server, which writes ids only, in any order, each once.
 
     Raise `ValueError` or `struct.error` for anything else.
     """
     run, packed = _read_of(body)
     numbers = unpack(f">{len(packed) // 8}Q", packed)
-    if numbers[:1] != (_TIMED,):
+    if len(numbers) < _EMPTY or not numbers[0] == numbers[-1] == _TIMED:
         return run, dict.fromkeys(map(StreamSeq, numbers), ANY_TIME)
-    half = len(numbers) // 2 + 1
-    return run, dict(zip(map(StreamSeq, numbers[1:half]), numbers[half:], strict=True))
+    half = len(numbers) // 2
+    return run, dict(zip(map(StreamSeq, numbers[1:half]), numbers[half:-1], strict=True))

@@ -419,6 +419,7 @@ class ConsumeProtocol:
         self.resuming.taken_over.forget()
         state.run = run
         state.settled = settled
+        settled.begin(now, state.timeout)
         state.failures.begin_run(run.name)
         state.dead.clear()
         self._doubt(Doubt.DELIVERIES, now)
@@ -455,10 +456,11 @@ class ConsumeProtocol:
         state.now = now
         self.pacer.leave()
         state.window.expire(now)
+        taken_over = self.resuming.taken_over  # whose time begins when the broker answers
         released = [
             (seq, held)
             for seq, held in self.settling.settlements.release()
-            if held.deadline > now and not state.is_forgotten(held)
+            if (held.deadline > now or taken_over.has(seq, held)) and not state.is_forgotten(held)
         ]
         for seq, held in released:
             state.failures.failed(seq, held, now)

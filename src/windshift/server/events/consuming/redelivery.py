@@ -130,6 +130,10 @@ class Settled:
             self.doubted = False
         return self._lost.get(seq) in (stored_ns, ANY_TIME)
 
+    def lost_at(self, now: float) -> Mapping[StreamSeq, int]:
+        """Return what the broker may have forgotten, as far as that still counts."""
+        return {} if now > self._until else self._lost
+
     def has(self, seq: StreamSeq) -> bool:
         """Whether an event that had this id was settled recently."""
         return seq in self._latest or seq in self._before or seq in self._lost
@@ -183,6 +187,12 @@ class SettledByConsumer:
             if settled.forgettable:
                 yield consumer, run, settled.forgettable
                 settled.forgettable = {}
+
+    def doubted(self, now: float) -> Iterator[tuple[ConsumerKey, str, Mapping[StreamSeq, int]]]:
+        """Yield what the broker may have forgotten, and may deliver again, by consumer and run."""
+        for (consumer, run), settled in self._known.items():
+            if settled.lost_at(now):
+                yield consumer, run, settled.lost_at(now)
 
     def add(self, consumer: ConsumerKey, run: str, events: Mapping[StreamSeq, int], now: float) -> None:
         """Note what a server has settled just now, if that is of interest here."""

@@ -224,8 +224,7 @@ class Settling:
         """
         state = self._state
         trusted_since, sure, others = state.doubts.trusted_since, [], []
-        stored: list[int] = []
-        latest = state.settled.latest(now)
+        stored: dict[StreamSeq, int] = {}
         for pending in acks:
             held = pending.held
             is_sure = now < held.sure_until and held.earliest > trusted_since and held.attempt == 1
@@ -235,14 +234,14 @@ class Settling:
                 and not (pending.answered or held.replay)
             ):
                 sure.append(pending)
-                latest[pending.seq] = stored_ns = held.stored_ns
-                stored.append(stored_ns)
+                stored[pending.seq] = held.stored_ns
             else:
                 others.append(pending)
         if sure:
             state.doubts.recency.answered(sure[-1].since)
             state.counts.acknowledged += len(sure)
-            state.latency.settlement.observe_since(stored, state.unix_ns())
+            state.settled.latest(now).update(stored)
+            state.latency.settlement.observe_since([*stored.values()], state.unix_ns())
             if state.dead:
                 for pending in sure:
                     state.dead.pop(pending.seq, None)
