@@ -463,21 +463,27 @@ async def test_connections_are_looked_at_in_several_turns(monkeypatch: pytest.Mo
     """Thousands of calls would take too long for one; those that are too slow are ended all the same."""
     monkeypatch.setattr(server_module, "_LOOK_SLICE", 0.0)
     tick, turn, looks = ServerConnection.tick, 0, list[int]()
+    seen = set[ServerConnection]()
 
     def look(connection: ServerConnection, now: float) -> None:
         looks.append(turn)
+        seen.add(connection)
         tick(connection, now)
 
-    async with serving(server_options(first_request_timeout=0.1), unary_call=echo) as running:
-        peers = [await running.peer() for _ in range(5)]
-        await eventually(lambda: running.server.connections == 5)
-        monkeypatch.setattr(ServerConnection, "tick", look)
-        while running.server.connections:
+    async def count_turns() -> None:
+        nonlocal turn
+        while len(seen) < 5 or running.server.connections:
             await asyncio.sleep(0)
             turn += 1
-        assert len(set(looks)) == len(looks) >= 5
+
+    async with serving(server_options(first_request_timeout=0.1), unary_call=echo) as running:
+        monkeypatch.setattr(ServerConnection, "tick", look)
+        counting = asyncio.create_task(count_turns())
+        peers = [await running.peer() for _ in range(5)]
+        await counting
         for peer in peers:
             await peer.closed()
+    assert len(set(looks)) == len(looks)
 
 
 async def test_quiet_calls_hold_nothing_for_nothing() -> None:
