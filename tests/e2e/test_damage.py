@@ -157,10 +157,7 @@ def test_what_is_accepted(tmp_path: Path, data: Path) -> None:
 def test_after_a_crash(tmp_path: Path, data: Path) -> None:
     """What was removed before a crash is no damage; an id that went back is."""
     with windshift(tmp_path) as server:
-        client = Client(server.address)
-        delete_consumer(client, "sound")
-        client.channel.close()
-        crash(server)
+        crash_without_its_consumer(server)
     with windshift(tmp_path) as server:
         assert "damaged" not in server.err
         crash(server)
@@ -175,13 +172,18 @@ def test_a_crash_after_files_were_moved(tmp_path: Path, data: Path) -> None:
     """What was removed between accepting damage and the crash is no damage."""
     harm(data, "config")
     with windshift(tmp_path, WINDSHIFT_NATS_ACCEPT_LOSS="config") as server:
-        client = Client(server.address)
-        delete_consumer(client, "sound")
-        client.channel.close()
-        crash(server)
+        crash_without_its_consumer(server)
     with windshift(tmp_path) as server:
         assert "damaged" not in server.err
         assert server.stop() == 0
+
+
+def crash_without_its_consumer(server: WindshiftProcess) -> None:
+    """Delete the consumer of the sound stream, then kill the server."""
+    client = Client(server.address)
+    delete_consumer(client, "sound")
+    client.channel.close()
+    crash(server)
 
 
 def crash(server: WindshiftProcess) -> None:

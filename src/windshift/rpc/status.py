@@ -20,7 +20,7 @@ from google.rpc.status_pb2 import Status
 MAX_MESSAGE_LENGTH = 2048
 """Longest ``grpc-message`` sent, in characters: clients refuse header blocks beyond 8 KiB."""
 _MAX_MESSAGE_SIZE = 7 * MAX_MESSAGE_LENGTH
-"""The same in thirds of a byte as sent, which is twice: percent-encoded, and in base64 beside the details."""
+"""Its largest size in thirds of a byte. It is sent twice: percent-encoded, and as base64 in the details."""
 _MAX_TRAILERS = 7680
 """Bytes of message and details as sent, which leaves something for other trailers."""
 

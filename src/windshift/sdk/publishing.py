@@ -277,7 +277,7 @@ class Publisher:
 
 
 def _drop_tracebacks(error: BaseException) -> None:
-    """Let go of what an error holds by its tracebacks, as the event. Who awaits the future has them again."""
+    """Drop the tracebacks of an error, which hold the event. Awaiting the future restores them."""
     each: BaseException | None = error
     while each is not None and each.__traceback__ is not None:
         each.__traceback__ = None

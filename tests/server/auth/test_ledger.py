@@ -141,15 +141,15 @@ def test_consumers_make_room(small_memory: int) -> None:
         usage.require(who, "replays", "S", consumer, now)
         usage.spend("replays", "S", consumer)
 
+    def counted_together(first: Usage, other: Usage, name: str, now: float) -> None:
+        for number in range(8):
+            replay(first, f"{name}{number}", now)
+            with pytest.raises(QuotaExceeded):
+                replay(other, f"{name}{number}", now)
+
     for number in range(8):
         replay(one, f"c{number}", 100)
-    for number in range(8):
-        replay(two, f"d{number}", 300)
-        with pytest.raises(QuotaExceeded):
-            replay(one, f"d{number}", 300)
+    counted_together(two, one, "d", 300)
     for number in range(8):
         replay(one, f"c{number}", 300)
-    for number in range(8):
-        replay(one, f"c{number}", 500)
-        with pytest.raises(QuotaExceeded):
-            replay(two, f"c{number}", 500)
+    counted_together(one, two, "c", 500)

@@ -42,7 +42,7 @@ _MOST_ANSWERS: Final = 1_000
 """Questions that are answered at the same time."""
 
 _AND_YOU: Final = b"?"
-"""The word of a server that is there again, and wants to know who else is."""
+"""The word of a server that is connected again: the others tell it that they are there."""
 
 Answer: TypeAlias = Callable[[JsonObject], Iterable[JsonObject | None]]
 
@@ -82,7 +82,7 @@ class Gathering:
         self._heard: dict[str, _Heard] = {}
         self._answering: dict[bytes, asyncio.Task[None]] = {}  # by where the answer goes
         self._unsure_until = -math.inf
-        """Until when others may be there that have not been heard since there is a connection again."""
+        """Until when other servers may be there that were not heard since the reconnect."""
 
     def answer(self, what: str, answer: Answer) -> None:
         """Answer a question from now on; `answer` gets it and returns the entries of this server.

@@ -16,9 +16,9 @@ from windshift.server.background.pacing import paced, pause
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
 _KEPT: Final = 20
-"""Counts are good for so many times as long as it took to find them out,"""
+"""How many times as long as gathering counts took they are used again."""
 _MOST_KEPT: Final = 1.0
-"""and for so many seconds at most."""
+"""The most seconds for which counts are used again."""
 _MOST_CALLS: Final = 1_000_000
 """Calls that one server may have at one consumer: more is odd."""
 

@@ -17,7 +17,7 @@ from windshift.server.domain.errors import InvalidField
 _FIELDS_AT_MOST: Final = 2
 """How many fields a message may have for each element that is allowed."""
 _COUNTED: Final = 64 * 1024
-"""Bytes above which elements are counted first: in fewer there may be as many as that takes longer for."""
+"""Bytes above which elements are counted before a message is parsed; parsing a smaller one is cheaper."""
 _SHORT: Final = 32
 """Bytes of a field that takes as much time as a longer one."""
 IN_SHORT: Final = 512 * 1024

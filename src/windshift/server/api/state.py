@@ -32,7 +32,7 @@ _SHORTEST_TTL: Final = timedelta(seconds=1)
 LONGEST_TTL: Final = timedelta(days=100 * 365)
 """The time at which a value expires must fit into 64 bits of nanoseconds since 1970."""
 _TAGS_OF_ANY: Final = b"\x0a\x12"
-"""With which its two fields begin."""
+"""The tags of the two fields of an `Any`."""
 _MOST_FIELDS: Final = 100
 """Fields of a value that are looked at: each should be there once, and there may be millions."""
 _LARGEST_PAGE: Final = 1_000

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Row: TypeAlias = "list[float] | memoryview[float]"
 
 _ROWS: Final = 16_384
-"""Of what lasts, and as many more of what consumers do."""
+"""Rows for what lasts; there are as many again for what consumers do."""
 _PROBES: Final = 64
 """Rows, from where a key belongs, that are tried."""
 _CELL: Final = 8

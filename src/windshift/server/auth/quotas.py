@@ -88,9 +88,9 @@ _MOST_BUCKETS: Final = 1_000
 
 
 ALL_CONSUMERS: Final = "", ""
-"""In place of a stream and a consumer: all of a principal's, which may together do as much as"""
+"""In place of a stream and a consumer: all consumers of a principal together."""
 OF_ALL_CONSUMERS: Final = 4
-"""of them, whatever their names."""
+"""How many times the quota of one consumer they have, whatever their names."""
 
 
 class Bucket:

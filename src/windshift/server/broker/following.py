@@ -28,9 +28,8 @@ _BATCH: Final = 256
 _TURN: Final = 5.0
 """Seconds to wait for a turn to ask for one large message, before waiting anew."""
 _UNDER_WAY: Final = 1.0
-"""Seconds after which a consumer is deleted once more that nobody waits for: the broker may do what it is
-asked for at the same time in another order.
-"""
+"""Seconds after which a consumer that nobody waits for is deleted once more: the broker may have handled the
+first deletion before the request that makes it."""
 
 
 @dataclass(frozen=True, slots=True)

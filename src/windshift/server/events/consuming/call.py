@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -461,17 +461,21 @@ class _Attachment:
 
     def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
         """Let deliveries go that another call takes over; return the events that it is not to have."""
-        window = self._state.window
-        before = len(window)
-        kept = self.protocol.resuming.taken(number, deliveries, self._loop.time())
-        if len(window) < before:  # most have nothing of what a client goes on with
-            self._wake.set()
-        return kept
+        with self._waking_if_less_is_held():
+            return self.protocol.resuming.taken(number, deliveries, self._loop.time())
 
     def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
         """Let deliveries go that this call was not to take over."""
-        if number == self.protocol.resuming.taken_over.number:
+        with self._waking_if_less_is_held():
             self.protocol.resuming.objected(number, seqs)
+
+    @contextmanager
+    def _waking_if_less_is_held(self) -> Iterator[None]:
+        """Have the call take a turn if it let something go: most have nothing of what others tell of."""
+        window = self._state.window
+        before = len(window)
+        yield
+        if len(window) < before:
             self._wake.set()
 
     # --- The client's commands ----------------------------------------------------------------------------

@@ -267,7 +267,7 @@ class Incoming:
         self._backlog[delivery.reply] = _Waiting(delivery, None, since, work.earliest)
 
     def _prolonged(self, delivery: Delivery, since: float, now: float) -> float:
-        """Have the time of a delivery that waited begin anew, for the client is to have it; return when."""
+        """Restart the time of a delivery that waited: the client has all of it. Return when it began."""
         if now - since <= self._state.timeout / 10:
             return since
         self._state.effects.tells.append((delivery.reply, PROGRESS))

@@ -34,7 +34,7 @@ _AT_ONCE: Final = 8_192
 """Ids in one note."""
 
 _TIMED: Final = 2**64 - 1
-"""An id that no event has. Between two of them come ids, and as many times: to older servers all are ids."""
+"""The id of no event. A note has ids and as many times between two of these; to older servers all are ids."""
 
 _EMPTY: Final = 2
 """Numbers in a note of no events."""

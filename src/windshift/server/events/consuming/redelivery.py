@@ -191,8 +191,8 @@ class SettledByConsumer:
     def doubted(self, now: float) -> Iterator[tuple[ConsumerKey, str, Mapping[StreamSeq, int]]]:
         """Yield what the broker may have forgotten, and may deliver again, by consumer and run."""
         for (consumer, run), settled in self._known.items():
-            if settled.lost_at(now):
-                yield consumer, run, settled.lost_at(now)
+            if events := settled.lost_at(now):
+                yield consumer, run, events
 
     def add(self, consumer: ConsumerKey, run: str, events: Mapping[StreamSeq, int], now: float) -> None:
         """Note what a server has settled just now, if that is of interest here."""
@@ -226,7 +226,7 @@ class SettledByConsumer:
 MOST_REMEMBERED: Final = 20_000
 """The most events whose failed attempts are remembered."""
 _MOST_OF_ONE: Final = 4
-"""The part of these that one run may have at the expense of others."""
+"""One run may have a quarter of these at the expense of others."""
 _QUIET_NS: Final = 3600 * 10**9
 """For how long nothing has failed in a run that makes room for others first."""
 
@@ -290,10 +290,7 @@ class FailedAttempts:
         next_ns: int = 0,
     ) -> None:
         """Note a failed attempt that began at `began_ns`; the next one is due at `next_ns`."""
-        events = self._known.pop(run, None)
-        if events is None:
-            events = {}
-        self._known[run] = events
+        events = self._known[run] = self._known.pop(run, {})
         known = events.pop(event, None)
         if known is None:
             known = Attempts(began_ns, began_ns)
