@@ -370,6 +370,35 @@ async def test_workers_stopped_in_a_row_burn_no_attempt(client: ws.Client) -> No
     assert attempts == {1: 200}
 
 
+async def test_a_stop_before_the_server_has_answered_burns_no_attempt(client: ws.Client) -> None:
+    """Deliveries may be on their way by then: they are waited for, and handled."""
+    consumer = await worker(client)
+    await client.publish_many(texts(20), subject="s.x")
+    attempts: Counter[int] = Counter()
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        attempts[delivery.event.attempt] += 1
+
+    async with asyncio.timeout(LIMIT):
+        for turns in range(10):
+            async with consumer.running(handle):
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+        async with consumer.running(handle):
+            await consumer.idle(LIMIT)
+    assert attempts == {1: 20}
+
+
+async def test_a_stop_does_not_wait_for_a_server_that_is_not_there(unused_address: str) -> None:
+    """A call that no server has seen is cancelled."""
+    async with ws.connect(unused_address) as client:
+        consumer = client.stream("s").consumer("w")
+        async with asyncio.timeout(LIMIT):
+            for pause in (0, 0.2):
+                async with consumer.running(lambda _: None, grace=600):
+                    await asyncio.sleep(pause)
+
+
 async def test_a_cancelled_run_drains(client: ws.Client) -> None:
     """`run` finishes what it holds, acknowledges it, and then is cancelled; beyond its grace it releases."""
     consumer = await worker(client)

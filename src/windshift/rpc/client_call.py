@@ -206,6 +206,11 @@ class Call:
         self._conclude(error, ())
 
     @property
+    def is_sent(self) -> bool:
+        """Whether a connection has taken the call, so that the server may see it."""
+        return self._connection is not None
+
+    @property
     def unacknowledged(self) -> int:
         """Received bytes not yet returned to the server's flow-control window."""
         return 0

@@ -66,6 +66,7 @@ class Session:
         number: its number, from 1.
         subscribed: whether the server answered.
         limits: whether it lets a call change its window, and go on with deliveries of another.
+        answered: set when the server answered, or the call ended.
         quiet: set when nothing more will be delivered.
         timeout: seconds of a lease.
     """
@@ -82,7 +83,7 @@ class Session:
         self._resuming: list[Job] = []
         self.number = number
         self.subscribed = self.limits = False
-        self.quiet = asyncio.Event()
+        self.answered, self.quiet = asyncio.Event(), asyncio.Event()
         self.timeout = 30.0
 
     async def run(self, stream: str, consumer: str, window: int, linger: float) -> None:
@@ -115,6 +116,7 @@ class Session:
                 self._owner.begin()
         finally:
             self._closed = True
+            self.answered.set()
             self.quiet.set()
             for timer in (self._timer, self._flush):
                 if timer is not None:
@@ -124,6 +126,11 @@ class Session:
     def open(self) -> bool:
         """Whether the server delivers on this call."""
         return self.subscribed and not self._closed
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the server may have been asked for deliveries."""
+        return self._call.is_sent
 
     def say(self, job: Job) -> None:
         """Say what became of an event. Acks of one turn of the loop leave in one message."""
@@ -160,6 +167,9 @@ class Session:
         """Say all verdicts and end the call, in one write. What is delivered meanwhile is not begun."""
         if self._closed or self._leaving:
             return
+        if not self.is_sent:
+            self._call.cancel()
+            return
         for job in self._owner.jobs:
             if not job.said:
                 self.say(job)
@@ -193,6 +203,7 @@ class Session:
             self._set_timer()
             self._owner.subscribed()
             self._resume(now)
+            self.answered.set()
         elif kind is not None:
             self._confirm(getattr(response, kind), now)
 

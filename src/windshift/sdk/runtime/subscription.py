@@ -481,8 +481,10 @@ class Subscription:
         is_finished = False
         while not is_finished:
             session = self._session
-            if session is not None and session.limits:
-                await session.quiet.wait()
+            if session is not None and session.is_sent:
+                await session.answered.wait()  # deliveries may be on their way
+                if session.limits:
+                    await session.quiet.wait()
             self._quiet.clear()
             self._quieten()
             await self._quiet.wait()
