@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from math import nan
 from pathlib import Path
 from time import tzset
 from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
 
 import windshift as ws
 from windshift.cli.options import Options
@@ -26,10 +28,17 @@ from windshift.cli.values import (
     show_size,
     show_time,
 )
-from windshift.protos import payload, test
+from windshift.protos import events, payload, test
 from windshift.server.auth.quotas import _PASSING, ALL_QUOTAS
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+def packed(sent: Any) -> AnyMessage:
+    """Return a message as a payload."""
+    result = AnyMessage()
+    result.Pack(sent)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -157,6 +166,8 @@ def test_payloads_that_nobody_can_decode() -> None:
         + b"\x18\x07\x18\x08"
     )
     assert undecoded(outer) == {"2": {"1": "order 7"}, "3": [7, 8]}
+    group = b"\x0b\x10\x07\x10\x08\x18\x09\x0c"
+    assert undecoded(group + group) == {"1": [{"2": [7, 8], "3": 9}] * 2}
     assert undecoded(b"\xff\xff\xff") == "////"
     assert undecoded(b"") == {}
     deep = b""
@@ -182,13 +193,24 @@ def test_payloads_that_nobody_can_decode() -> None:
             AnyMessage(type_url="x/no.Such", value=b"\x08\x07"),
             {"type": "google.protobuf.Any", "data": {"1": "x/no.Such", "2": {"1": 7}}, "undecoded": True},
         ),
+        (
+            events.Headers(timestamp=Timestamp(seconds=10**12)),
+            {"type": "windshift.events.v1alpha1.Headers", "data": {"1": {"1": 10**12}}, "undecoded": True},
+        ),
     ],
 )
 def test_payloads(sent: Any, shown: Any) -> None:
     """A payload is shown as JSON by its type, also where that fails."""
-    packed = AnyMessage()
-    packed.Pack(sent)
-    assert Payloads().show(packed) == shown
+    assert Payloads().show(packed(sent)) == shown
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+def test_payloads_that_json_cannot_hold(times: int) -> None:
+    """A number that is none, or what is too deep, is shown by field numbers wherever it is."""
+    sent: Any = Struct(fields={"price": Value(number_value=nan)})
+    for _ in range(times):
+        sent = events.Event(data=packed(sent))
+    assert Payloads().show(packed(sent))["undecoded"]
 
 
 @pytest.mark.parametrize("kind", [ws.PermissionDenied, ws.Unauthenticated, ws.ForbiddenByBroker])

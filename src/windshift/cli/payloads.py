@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -49,8 +49,8 @@ class Payloads:
             try:
                 message = kind.FromString(payload.value)
                 return {"type": name, "data": _to_json(message, pool)}
-            except (DecodeError, ValueError, TypeError):  # also an `Any` inside whose type is unknown
-                pass
+            except (DecodeError, json_format.Error, ValueError, TypeError, RecursionError):
+                pass  # such as a time out of range, or an `Any` inside whose type is unknown
         return {"type": name, "data": undecoded(payload.value), "undecoded": True}
 
     # In
@@ -144,6 +144,10 @@ def _fields(content: bytes, depth: int) -> dict[str, Any] | None:
         found = list(unknown)
     except (DecodeError, ValueError):
         return None
+    return _by_number(found, depth)
+
+
+def _by_number(found: Iterable[Any], depth: int) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for field in found:
         value = _value(field.data, depth)
@@ -161,7 +165,7 @@ def _value(data: Any, depth: int) -> Any:
     if isinstance(data, int):
         return data if data <= _SAFE_INTEGER else str(data)
     if not isinstance(data, bytes):  # a group
-        return {str(field.field_number): _value(field.data, depth + 1) for field in data if depth < _DEEPEST}
+        return _by_number(data, depth + 1) if depth < _DEEPEST else {}
     try:
         text = data.decode()
     except UnicodeDecodeError:
