@@ -59,11 +59,21 @@ def test_start_keys(start: StartPosition, keys: dict[str, Any]) -> None:
             True,
         ),
         ({"opt_start_time": "2024-01-01T00:00:00Z"}, {"opt_start_time": "2024-01-01T00:00:00.1Z"}, False),
+        (
+            {"opt_start_time": "2024-01-01T00:00:00.123456789Z"},
+            {"opt_start_time": "2024-01-01T00:00:00.123456Z"},
+            True,
+        ),
+        (
+            {"opt_start_time": "2024-01-01T00:00:00.000002Z"},
+            {"opt_start_time": "2024-01-01T00:00:00.000001Z"},
+            False,
+        ),
         ({"opt_start_time": "2024-01-01T00:00:00Z"}, {}, False),
     ],
 )
 def test_same_start(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
-    """Starts are compared by what they mean, not by how they are written."""
+    """Starts are compared by what they mean to a client, not by how they are written."""
     assert is_same_start(one, other) is same
 
 

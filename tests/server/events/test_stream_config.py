@@ -251,11 +251,12 @@ def test_mirror_keeps_its_limits_changeable() -> None:
 def test_stored_source_is_recognized_however_it_is_written() -> None:
     """The order of filters and the way of writing a start make no difference; the stored form stays.
 
-    To the broker another order of filters would be another source, to be copied from its beginning.
+    To the broker another order of filters would be another source, to be copied from its beginning. Clients
+    give times back without their nanoseconds.
     """
     stored = {
         "name": "A",
-        "opt_start_time": "1970-01-01T00:00:01Z",
+        "opt_start_time": "1970-01-01T00:00:01.000000789Z",
         "subject_transforms": [{"src": "b", "dest": "x.b"}, {"src": "a", "dest": ""}],
         "external": {"api": "$JS.other.API"},
     }

@@ -44,11 +44,15 @@ def without_start(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_same_start(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two sources or consumers start at the same event, however that is written."""
+    """Whether two sources start at the same event, however that is written.
+
+    Times are compared to the microsecond: clients whose times have no more give back less than they read.
+    """
     return _position(one) == _position(other)
 
 
 def _position(config: Mapping[str, Any]) -> tuple[str, object]:
     if text := config.get("opt_start_time"):
-        return "time", parse_rfc3339(text) or text
+        time = parse_rfc3339(text)
+        return "time", text if time is None else (time.seconds, time.nanos // 1000)
     return "id", config.get("opt_start_seq") or 1
