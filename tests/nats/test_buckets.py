@@ -110,6 +110,27 @@ async def test_markers(broker: Broker, unique: Unique, name: bytes, value: bytes
     assert (record.sequence, record.value) == (1, None if is_marker else b"v")
 
 
+@pytest.mark.parametrize(
+    ("header", "ttl"),
+    [
+        (b"60", 60),
+        (b"60s", 60),
+        (b"1m0s", 60),
+        (b"1h0m1.999s", 3601),
+        (b"never", None),
+        (b"00", None),
+    ],
+)
+async def test_times_to_live(broker: Broker, unique: Unique, header: bytes, ttl: int | None) -> None:
+    """When a value expires is known, however another client wrote it."""
+    bucket = unique()
+    buckets = await made(broker, bucket)
+    subject = f"$KV.{bucket}.a".encode()
+    await broker.requests.request(subject, b"v", h.block(((h.TTL, header),)), in_seconds(20))
+    record = await buckets.read(bucket, "a", in_seconds(20))
+    assert (record.sequence, record.value, record.ttl) == (1, b"v", ttl)
+
+
 async def test_a_value_that_expires(broker: Broker, unique: Unique) -> None:
     """Where the server removes values in time and leaves markers, those are read as such."""
     bucket = unique()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windshift.nats.times import Time, from_unix_ns, nanoseconds, parse_rfc3339
+from windshift.nats.times import Time, from_unix_ns, nanoseconds, parse_duration, parse_rfc3339
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -76,6 +76,35 @@ def test_any_time_is_read_as_it_was_written(seconds: int, nanos: int, minutes: i
 def test_nanoseconds_before_1970_are_rounded_down() -> None:
     """The nanoseconds of a time are never negative, as Protobuf wants it."""
     assert from_unix_ns(-1) == Time(-1, 999_999_999)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0s", 0),
+        ("1m0s", 60),
+        ("1h2m3.5s", 3723.5),
+        ("+1.5h", 5400),
+        (".5m", 30),
+        ("2.s", 2),
+        ("1500ms", 1.5),
+        ("1us", 1e-6),
+        ("1µs2μs3ns", 3.003e-6),
+        ("2562047h47m16.854775807s", None),
+    ],
+)
+def test_durations_of_go(text: str, seconds: float | None) -> None:
+    """Every unit and any fraction is read, up to what fits into 64 bits of nanoseconds."""
+    assert parse_duration(text) == (2**63 - 1 if seconds is None else round(seconds * 1e9))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "60", "s", ".s", "-1s", "1 s", "1d", "1h30", "1.2.3s", "٣s", "never", "2562047h47m16.854775808s"],
+)
+def test_other_texts_are_no_duration(text: str) -> None:
+    """What Go does not take for a duration is not read, nor what is negative."""
+    assert parse_duration(text) is None
 
 
 @pytest.mark.parametrize(

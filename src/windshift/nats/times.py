@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -18,6 +19,18 @@ _LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z, its last
 _FRACTION_OF_UTC = re.compile(r"(?:\.([0-9]{1,9}))?[Zz]", re.ASCII)
 _TAIL = re.compile(r"(?:\.([0-9]{1,9}))?(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))", re.ASCII)
 _SECOND = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}", re.ASCII)
+_UNITS: Final = {
+    "ns": 1,
+    "us": 1_000,
+    "\N{MICRO SIGN}s": 1_000,
+    "\N{GREEK SMALL LETTER MU}s": 1_000,
+    "ms": 1_000_000,
+    "s": NANOSECONDS,
+    "m": 60 * NANOSECONDS,
+    "h": 3600 * NANOSECONDS,
+}
+_PART: Final = re.compile(rf"([0-9]{{1,19}}(?:\.[0-9]*)?|\.[0-9]+)({'|'.join(_UNITS)})")
+_DURATION: Final = re.compile(rf"\+?(?:{_PART.pattern})+")
 _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 _TO_THE_SECOND = len("2006-01-02T15:04:05")
 
@@ -42,6 +55,17 @@ def from_unix_ns(unix_ns: int) -> Time:
 def nanoseconds(duration: timedelta) -> int:
     """Return a duration in whole nanoseconds, as JetStream takes it."""
     return duration // timedelta(microseconds=1) * 1000
+
+
+def parse_duration(text: str) -> int | None:
+    """Parse a duration as Go writes it, such as `1h30m0s`, to whole nanoseconds; None if it is malformed.
+
+    So are negative ones, and those beyond Go's 64 bits (292 years).
+    """
+    if _DURATION.fullmatch(text) is None:
+        return None
+    total = sum(int(Decimal(number) * _UNITS[unit]) for number, unit in _PART.findall(text))
+    return total if total < 2**63 else None
 
 
 def parse_rfc3339(text: str) -> Time | None:

@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from windshift.nats import headers as h
@@ -34,7 +35,7 @@ from windshift.nats.jetstream.api import (
     last_by_subject,
 )
 from windshift.nats.jetstream.writes import Part, Write, Writes, together
-from windshift.nats.times import NANOSECONDS, Time
+from windshift.nats.times import NANOSECONDS, Time, parse_duration
 
 log = logging.getLogger(__name__)
 
@@ -403,8 +404,18 @@ def record_of(message: StoredMessage) -> Record:
     is_marker = h.get(message.block, _OPERATION) in _MARKERS
     if is_marker or h.get(message.block, _MARKER_REASON) is not None:
         return Record(message.sequence, None, message.time)
-    ttl = h.get(message.block, h.TTL) or b""
-    return Record(message.sequence, message.body, message.time, int(ttl) if ttl.isdigit() else None)
+    ttl = h.get(message.block, h.TTL)
+    return Record(message.sequence, message.body, message.time, None if ttl is None else _seconds(ttl))
+
+
+@lru_cache(maxsize=64)
+def _seconds(ttl: bytes) -> int | None:
+    """Read a time to live as the server does, cut to whole seconds; None = the message stays.
+
+    Cached, since the values of a bucket mostly share it.
+    """
+    text = ttl.decode(errors="replace")
+    return (parse_duration(f"{text}s" if ttl.isdigit() else text) or 0) // NANOSECONDS or None
 
 
 def _unless_missing(error: JetStreamError, bucket: str) -> Exception:
