@@ -140,7 +140,7 @@ def read_lines(lines: h.HeaderLines) -> EventHeaders:
     return (
         found.get(DATA_TYPE, b"").decode(errors="replace"),
         parse_rfc3339(found.get(PUBLISHED_TIME, b"").decode(errors="replace")),
-        None if key is None else given_key(key).decode(errors="replace"),
+        given_key(key).decode(errors="replace") if key else None,  # to the broker an empty one is none, too
         None if parent is None else parent.decode(errors="replace"),
         None if state is None else state.decode(errors="replace"),
     )

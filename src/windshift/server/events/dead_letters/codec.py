@@ -22,7 +22,7 @@ from urllib.parse import quote, quote_from_bytes, unquote, unquote_to_bytes
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream.api import StoredMessage
-from windshift.nats.times import Time, from_unix_ns, parse_rfc3339
+from windshift.nats.times import Time, from_unix_ns
 from windshift.server.events import headers
 from windshift.server.events.dead_letters.model import BEGINNING, Cause, DeadLetter, DeadLetterId, Failure
 
@@ -223,16 +223,18 @@ def _own_headers(event: EventCopy, failure: Failure, writer: str) -> dict[bytes,
 
 
 def _event_headers(lines: HeaderLines) -> dict[bytes, bytes]:
-    """Return an event's headers as a dead letter has them."""
+    """Return an event's headers as a dead letter has them; those of one name keep their order."""
     kept: dict[bytes, bytes] = {}
     others = []
+    seen: set[bytes] = set()
     for name, value in lines:
         if name == h.MESSAGE_ID:
             kept[MESSAGE_ID] = _outer_spaces(quote_from_bytes(value, _SAFE))
-        elif _is_plain(name, value) and name not in kept:
+        elif name not in seen and _is_plain(name, value):
             kept[name] = value
         else:
             others.append((name, value))
+        seen.add(name)
     if others:
         kept[HEADERS] = b64encode(_join_lines(others))
     return kept
@@ -302,29 +304,24 @@ def join_overflow(event: EventCopy, overflow: bytes) -> EventCopy:
 
 def dead_letter(entry: StoredDeadLetter, event: EventCopy, *, with_data: bool) -> DeadLetter:
     """Make a dead letter of an entry and its event, reassembled or as in the entry."""
-    known: dict[bytes, str] = {}
+    type_name, published, idempotency_key, trace_parent, trace_state = headers.read_lines(event.headers)
     others: dict[str, str] = {}
     for name, value in event.headers:
-        key, text = name.decode("utf-8", "replace"), value.decode("utf-8", "replace")
-        if name == h.MESSAGE_ID:
-            known[name] = headers.given_key(value).decode("utf-8", "replace")
-        elif name in _OF_EVENTS:
-            known[name] = text
-        else:
+        if name != h.MESSAGE_ID and name not in _OF_EVENTS:
+            key, text = name.decode("utf-8", "replace"), value.decode("utf-8", "replace")
             others[key] = f"{others[key]}, {text}" if key in others else text
-    published = parse_rfc3339(known.get(headers.PUBLISHED_TIME, ""))
     return DeadLetter(
         entry.failure,
         entry.time,
         entry.position,
         event.subject,
-        known.get(headers.DATA_TYPE, ""),
+        type_name,
         event.data if with_data else b"",
         entry.data_size,
         from_unix_ns(entry.failure.id.stored_ns) if published is None else published,
-        known.get(h.MESSAGE_ID),
-        known.get(headers.TRACE_PARENT),
-        known.get(headers.TRACE_STATE),
+        idempotency_key,
+        trace_parent,
+        trace_state,
         others,
     )
 
