@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from windshift.server.domain.pages import PageCut, cut_page
+from windshift.server.domain.pages import PageCut, cut_page, read_token, write_token
 
 KEYS = [(float(number % 5), f"n{number}") for number in range(23)]
 
@@ -25,6 +25,14 @@ def test_pages_that_come_some_at_a_time(descending: bool, some: int) -> None:
             break
         after = last
     assert found == sorted(KEYS, reverse=descending)
+
+
+@pytest.mark.parametrize("character", ["a", "ж", "🙂", '"', "\x01", "\N{REPLACEMENT CHARACTER}"])
+def test_tokens_of_the_longest_subjects(character: str) -> None:
+    """A page may end with any subject that the broker takes: 4,096 bytes, and what is no text is replaced."""
+    size = 1 if character == "\N{REPLACEMENT CHARACTER}" else len(character.encode())
+    subject = character * (4096 // size)
+    assert read_token("page_token", write_token([subject], "S", ">"), (str,), "S", ">") == [subject]
 
 
 def test_no_keys() -> None:
