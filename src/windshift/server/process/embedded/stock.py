@@ -101,7 +101,8 @@ def damage(
 def _unreadable(now: Stock, on_disk: Collection[str], said: Sequence[str]) -> Iterator[Damage]:
     """Find streams and consumers that nats-server cannot read."""
     for name in sorted(set(on_disk) - now.streams.keys()):
-        about = re.compile(rf"/streams/{name}/|> {name}'|> {name} >|\"{name}\"")
+        exactly = re.escape(name)
+        about = re.compile(rf"/streams/{exactly}/|> {exactly}'|> {exactly} >|\"{exactly}\"")
         reasons = [each for each in said if about.search(each)]
         yield Damage(name, f"cannot be read: {'; '.join(reasons) or 'nats-server does not say why'}", ".")
     for each in said:
