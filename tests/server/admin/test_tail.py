@@ -17,7 +17,7 @@ from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.times import NANOSECONDS
 from windshift.server.admin import tail
 from windshift.server.admin.events import Selection
-from windshift.server.admin.tail import Tails
+from windshift.server.admin.tail import Tail
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import StreamNotFound
 from windshift.server.events.specs import AtEnd
@@ -62,7 +62,7 @@ class Viewer:
 async def running(broker: Broker, stream: str, viewer: Viewer) -> AsyncIterator[asyncio.Task[None]]:
     """Tail what is new for the length of the block, which begins when the tail stands."""
     which = Selection(stream, (), frozenset())
-    task = asyncio.create_task(Tails(broker.api, PullRoom()).tail(which, viewer, 0).run(AtEnd()))
+    task = asyncio.create_task(Tail(broker.api, PullRoom(), which, viewer, 0).run(AtEnd()))
     try:
         async with asyncio.timeout(30):
             await viewer.began.wait()
@@ -120,7 +120,7 @@ async def test_a_tail_that_ends_while_its_consumer_is_made(
     monkeypatch.setattr(api, "_FOLLOWED_FOR", 3_600 * NANOSECONDS)
     stream = await broker.stream(unique())
     task = asyncio.create_task(
-        Tails(broker.api, PullRoom()).tail(Selection(stream, (), frozenset()), Viewer(), 0).run(AtEnd())
+        Tail(broker.api, PullRoom(), Selection(stream, (), frozenset()), Viewer(), 0).run(AtEnd())
     )
     with on_create(broker.connection, task.cancel):
         await asyncio.wait([task], timeout=30)

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import InvalidField
 from windshift.server.state import watching
 from windshift.server.state.model import KeyRevision, Revision
-from windshift.server.state.watching import Watch, Watches
+from windshift.server.state.watching import WATCHES_AT_ONCE, Watch, WatchClient
 
 Unique = Callable[[], str]
 
@@ -49,10 +50,11 @@ class Watcher:
         """Do nothing."""
 
 
-def watches_on(broker: Broker, asking: Broker | None = None) -> Watches:
+def watches_on(broker: Broker, asking: Broker | None = None) -> Callable[[str, str, WatchClient], Watch]:
     """Make what begins watches; it may ask for consumers on another connection."""
     writes, api = Writes(broker.connection, broker.requests, broker.api), (asking or broker).api
-    return Watches(broker.connection, Buckets(api, writes), PullRoom())
+    turns = asyncio.Semaphore(WATCHES_AT_ONCE)
+    return partial(Watch, broker.connection, Buckets(api, writes), PullRoom(), turns)
 
 
 @asynccontextmanager
@@ -74,12 +76,12 @@ async def test_those_that_wait_for_revisions_hold_nobody_up(
     monkeypatch.setattr(watching, "_ASKING", 60.0)
     store = unique()
     await broker.stream(f"KV_{store}", f"$KV.{store}.>")
-    watches, watcher = watches_on(broker), Watcher()
+    watch, watcher = watches_on(broker), Watcher()
     waiting = [
-        asyncio.create_task(watches.watch(store, ">", Watcher()).run(Revision(1_000), existing=False))
+        asyncio.create_task(watch(store, ">", Watcher()).run(Revision(1_000), existing=False))
         for _ in range(100)
     ]
-    async with running(watches.watch(store, ">", watcher)), asyncio.timeout(30):
+    async with running(watch(store, ">", watcher)), asyncio.timeout(30):
         await watcher.began.wait()
         await broker.publish(f"$KV.{store}.a", b"1")
         assert (await watcher.changes.get()).key == "a"
@@ -102,7 +104,7 @@ async def test_revisions_that_the_broker_has_lost(
     own_nats_server.start()
     await own_broker.connection.wait_ready(in_seconds(30))
     watcher = Watcher()
-    async with running(watches_on(own_broker).watch("s", ">", watcher), 1) as task:
+    async with running(watches_on(own_broker)("s", ">", watcher), 1) as task:
         await own_broker.publish("$KV.s.a", b"2")
         async with asyncio.timeout(30):
             assert [(await watcher.changes.get()).revision for _ in range(2)] == [1, 2]
@@ -123,7 +125,7 @@ async def test_a_watch_that_ends_while_its_consumer_is_made(
     store = unique()
     await broker.stream(f"KV_{store}", f"$KV.{store}.>")
     async with connect(nats_server.url) as asking:
-        watch = watches_on(broker, asking).watch(store, ">", Watcher())
+        watch = watches_on(broker, asking)(store, ">", Watcher())
         task = asyncio.create_task(watch.run(Revision(0), existing=False))
         with on_create(asking.connection, task.cancel):
             await asyncio.wait([task], timeout=30)

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, following_config
 from windshift.server.admin.events import Selection
 from windshift.server.background.pacing import pause
-from windshift.server.broker.following import Follower
+from windshift.server.broker.following import Follower, StreamClient
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import PASSING, follower_errors
@@ -30,21 +30,8 @@ _LOST: Final = 10.0
 """Seconds after which what a tail has seen counts as lost by the broker: a new leader may lag a little."""
 
 
-class TailClient(Protocol):
-    """The client's end of a tail. Sending never blocks: it collects, until `flush`."""
-
-    @property
-    def queued(self) -> int:
-        """Bytes sent that the client has not read."""
-        ...
-
-    async def ready(self) -> None:
-        """Wait until the client has read most of what it was sent."""
-        ...
-
-    def begin(self) -> None:
-        """Signal that from now on nothing is missed."""
-        ...
+class TailClient(StreamClient, Protocol):
+    """The client's end of a tail. What is sent is collected, until `flush`."""
 
     def send(self, message: StoredMessage) -> None:
         """Send an event."""
@@ -67,25 +54,8 @@ class TailClient(Protocol):
         ...
 
 
-class Tails:
-    """Makes tails.
-
-    Args:
-        api: makes consumers; events come by its connection, and delay nothing but other reads.
-        room: what may be asked for on that connection.
-    """
-
-    def __init__(self, api: JetStream, room: PullRoom) -> None:
-        self._api = api
-        self._room = room
-
-    def tail(self, which: Selection, client: TailClient, max_rate: int) -> Tail:
-        """Make a tail; see there for the arguments. Call this in a running event loop."""
-        return Tail(self._api, self._room, which, client, max_rate)
-
-
 class Tail:
-    """One tail. `Tails` makes it.
+    """One tail. Create it in a running event loop.
 
     Args:
         api: makes consumers; events come by its connection, and delay nothing but other reads.

@@ -30,7 +30,7 @@ from windshift.server.admin.seeking import ConsumerSeek
 from windshift.server.admin.servers import ServerEntry, Servers
 from windshift.server.admin.streams import StreamAdmin, StreamEntry, StreamOrder, StreamQuery
 from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
-from windshift.server.admin.tail import Tails
+from windshift.server.admin.tail import Tail, TailClient
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import caller_of
 from windshift.server.api.consume import write_event
@@ -86,7 +86,7 @@ class Administration:
         subscriptions: the calls that consume.
         events: reads events.
         explainer: explains what becomes of events.
-        tails: follow streams.
+        tail: follows a stream.
         history: the last hour in numbers.
     """
 
@@ -99,7 +99,7 @@ class Administration:
     subscriptions: Subscriptions
     events: EventReader
     explainer: EventExplainer
-    tails: Tails
+    tail: Callable[[Selection, TailClient, int], Tail]
     history: History
 
 
@@ -251,7 +251,7 @@ class AdminService:
         which = read_selection(request)
         begin = read_pointer("from", getattr(request, "from"), AtEnd())
         client = CallTail(call, with_data=not request.without_data)
-        await self._admin.tails.tail(which, client, number("max_rate", request.max_rate)).run(begin)
+        await self._admin.tail(which, client, number("max_rate", request.max_rate)).run(begin)
 
     async def delete_event(self, request: pb.DeleteEventRequest, call: ServerCall) -> pb.DeleteEventResponse:
         """Delete one event."""

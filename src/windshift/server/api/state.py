@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
@@ -24,7 +25,7 @@ from windshift.server.domain.names import EVERYTHING
 from windshift.server.domain.pages import cut_page, read_token, write_token
 from windshift.server.state.model import Check, Entry, KeyRevision, Revision, StoreInfo, Write
 from windshift.server.state.stores import Stores
-from windshift.server.state.watching import Watches
+from windshift.server.state.watching import Watch, WatchClient
 
 _MOST_HISTORY: Final = 64
 """The most that NATS clients let a bucket keep."""
@@ -46,12 +47,12 @@ class StateService:
 
     Args:
         stores: reads and writes.
-        watches: follow keys.
+        watch: follows keys of a store: its name, a pattern, and where to send changes.
     """
 
-    def __init__(self, stores: Stores, watches: Watches) -> None:
+    def __init__(self, stores: Stores, watch: Callable[[str, str, WatchClient], Watch]) -> None:
         self._stores = stores
-        self._watches = watches
+        self._watch = watch
         self._set_response = pb.SetResponse()
 
     async def ensure_store(self, request: pb.EnsureStoreRequest, call: ServerCall) -> pb.EnsureStoreResponse:
@@ -184,7 +185,7 @@ class StateService:
         if begin and request.existing:
             raise InvalidField("existing", "cannot be combined with from_revision; set one of them")
         pattern = request.filter or EVERYTHING
-        watch = self._watches.watch(request.store, pattern, CallWatch(call))
+        watch = self._watch(request.store, pattern, CallWatch(call))
         await watch.run(begin, existing=request.existing)
 
 

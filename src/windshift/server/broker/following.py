@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from windshift.nats.connection import Connection
 from windshift.nats.errors import NotConnected, Unavailable
@@ -30,6 +30,23 @@ _TURN: Final = 5.0
 _UNDER_WAY: Final = 1.0
 """Seconds after which a consumer that nobody waits for is deleted once more: the broker may have handled the
 first deletion before the request that makes it."""
+
+
+class StreamClient(Protocol):
+    """The client's end of a call that follows a stream. Sending queues and never blocks."""
+
+    @property
+    def queued(self) -> int:
+        """Bytes sent that the client has not read."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until the client has read most of what it was sent."""
+        ...
+
+    def begin(self) -> None:
+        """Signal that from now on nothing is missed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import windshift
@@ -45,7 +46,7 @@ from windshift.server.admin.seeking import ConsumerSeek
 from windshift.server.admin.servers import ServerLoad, Servers, ServerView
 from windshift.server.admin.streams import StreamAdmin
 from windshift.server.admin.subscriptions import Subscriptions
-from windshift.server.admin.tail import Tails
+from windshift.server.admin.tail import Tail
 from windshift.server.api.admin import ADMIN, Administration, AdminService
 from windshift.server.api.asking import AskingInterceptor
 from windshift.server.api.auditing import AuditInterceptor
@@ -93,7 +94,8 @@ from windshift.server.process.metrics import Metrics
 from windshift.server.process.readiness import NO_JETSTREAM, Readiness
 from windshift.server.process.tls import api_tls, broker_credentials_expiry
 from windshift.server.state.stores import Stores
-from windshift.server.state.watching import Watches
+from windshift.server.state.watching import WATCHES_AT_ONCE, Watch
+from windshift.server.telemetry import instruments
 from windshift.server.telemetry.propagation import extractor
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Tracer
@@ -229,10 +231,10 @@ class App:
         metrics.add_broker(nats.budget, nats.room)
         metrics.add_denials(audit.denials, audit.exceeded)
         metrics.add_reloads(self.reloaders)
-        tls = self._tls
-        metrics.add_certificate(lambda: math.inf if tls is None else tls.not_after)
-        metrics.add_broker_credentials(lambda: broker_credentials_expiry(self._config.nats))
-        metrics.add_copies(self._copies)
+        tls, copies, add_number = self._tls, self._copies, metrics.registry.add_number
+        add_number(instruments.CERTIFICATE_EXPIRY, lambda: math.inf if tls is None else tls.not_after)
+        add_number(instruments.NATS_CREDENTIALS_EXPIRY, lambda: broker_credentials_expiry(self._config.nats))
+        add_number(instruments.DENIED_COPIES, lambda: 0 if copies is None else len(copies.denied))
         metrics.add_principals(None if self.authorization is None else self.authorization.access)
         return metrics
 
@@ -532,7 +534,8 @@ class _Domain:
         )
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
         buckets = Buckets(api, writes, config.nats.default_replicas, asking.get)
-        self.state = StateService(Stores(buckets, ownership), Watches(connection, buckets, nats.room))
+        watch = partial(Watch, connection, buckets, nats.room, asyncio.Semaphore(WATCHES_AT_ONCE))
+        self.state = StateService(Stores(buckets, ownership), watch)
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
         self.administration = _administration(
@@ -562,7 +565,7 @@ def _administration(
         subscriptions=subscriptions,
         events=EventReader(api, look),
         explainer=EventExplainer(api, look, gathering, subscriptions, dead_lettering),
-        tails=Tails(api, PullRoom(lambda: connection.max_payload, _TAILS_PART)),
+        tail=partial(Tail, api, PullRoom(lambda: connection.max_payload, _TAILS_PART)),
         history=History(look, letters, gathering),
     )
 

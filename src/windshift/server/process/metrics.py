@@ -1,4 +1,4 @@
-"""Connects each instrument of `windshift.server.telemetry.instruments` to what it reads."""
+"""Connects the instruments of `windshift.server.telemetry.instruments` to what they read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ from windshift.server.background.reloading import Watched
 from windshift.server.background.threads import in_thread
 from windshift.server.broker.budget import Budget
 from windshift.server.broker.room import PullRoom
-from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.latencies import Latencies
 from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot
 from windshift.server.monitoring.snapshot_cache import SnapshotCache
-from windshift.server.process.watchdog import Watchdog
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.exporter import Exporter
@@ -150,10 +148,6 @@ class Metrics:
         self.registry.add(i.PRINCIPAL_DELIVERIES, lambda: _by_principal(access, "delivered"))
         self.registry.add(i.TOKEN_EXPIRY, lambda: _token_expiries(access))
 
-    def add_copies(self, copies: Copies | None) -> None:
-        """Show how much is copied that may not be; nothing without rules."""
-        self.registry.add_number(i.DENIED_COPIES, lambda: 0 if copies is None else len(copies.denied))
-
     def add_reloads(self, watched: Sequence[Watched[Any]]) -> None:
         """Show how often files were reloaded, and whether their current version is refused."""
         self.registry.add(i.RELOADS, lambda: _reloads(watched))
@@ -165,18 +159,6 @@ class Metrics:
         self.registry.add_number(i.NATS_READS_WAITING, lambda: reads.waiting)
         self.registry.add_number(i.NATS_DELIVERIES, lambda: room.used + room.whole.used)
         self.registry.add_number(i.NATS_DELIVERIES_WAITING, lambda: room.whole.waiting)
-
-    def add_stalls(self, watchdog: Watchdog) -> None:
-        """Show how often the event loop was blocked."""
-        self.registry.add_number(i.LOOP_STALLS, lambda: watchdog.stalls)
-
-    def add_certificate(self, expiry: Callable[[], float]) -> None:
-        """Show when the certificate of the API expires."""
-        self.registry.add_number(i.CERTIFICATE_EXPIRY, expiry)
-
-    def add_broker_credentials(self, expiry: Callable[[], float]) -> None:
-        """Show when what NATS is shown expires."""
-        self.registry.add_number(i.NATS_CREDENTIALS_EXPIRY, expiry)
 
     def start(self, server: Server) -> None:
         """Start observing the event loop and a gRPC server."""

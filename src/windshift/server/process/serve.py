@@ -186,7 +186,7 @@ class Process:
         stack.push_async_callback(app.close)
         await _start_app(app, self._config)
         if app.metrics is not None:
-            app.metrics.add_stalls(self._watchdog)
+            app.metrics.registry.add_number(instruments.LOOP_STALLS, lambda: self._watchdog.stalls)
         self._app = app
         spare_collector()
 

@@ -36,7 +36,6 @@ from windshift.server.process.channel import (
 )
 from windshift.server.process.metrics import Outlet
 from windshift.server.process.readiness import Readiness
-from windshift.server.process.watchdog import Watchdog
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.merging import lasting, merged
 from windshift.server.telemetry.process import add_process
@@ -200,10 +199,6 @@ class WorkersMetrics:
         add_process(self.registry)
         self.outlet = Outlet(self._collect, telemetry)
         self.registry.add_number(i.PUSH_FAILURES, lambda: self.outlet.failures)
-
-    def add_stalls(self, watchdog: Watchdog) -> None:
-        """Show how often the event loop of this process was blocked."""
-        self.registry.add_number(i.LOOP_STALLS, lambda: watchdog.stalls)
 
     async def _collect(self) -> list[Family]:
         return merged([await self.registry.collect(), *await self._ask()])

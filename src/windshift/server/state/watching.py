@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from windshift.nats import Connection, retry
 from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.jetstream.kv import BucketInfo, Buckets, read_message, stream_of
-from windshift.server.broker.following import Follower
+from windshift.server.broker.following import Follower, StreamClient
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import PASSING, follower_errors
@@ -22,31 +22,16 @@ _MAX_QUEUED: Final = 64 * 1024
 """Bytes queued for the client above which sending pauses."""
 _ASKING: Final = 15.0
 """Seconds that the broker may take to make a consumer, before it is asked again."""
-_AT_ONCE: Final = 16
-"""Consumers that a server has made at once: after a restart of the broker all watches need another one."""
-
-
+WATCHES_AT_ONCE: Final = 16
+"""Watches that a server makes consumers for at once: after a restart of the broker all need another one."""
 _LAGGING: Final = 2.0
 """Seconds that a new leader may take to know all that the one before had."""
 _LOST: Final = 10.0
 """Seconds after which what a watch has sent counts as lost by the broker."""
 
 
-class WatchClient(Protocol):
-    """The client's end of a watch. Sending queues and never blocks."""
-
-    @property
-    def queued(self) -> int:
-        """Bytes sent that the client has not read."""
-        ...
-
-    async def ready(self) -> None:
-        """Wait until the client has read most of what it was sent."""
-        ...
-
-    def begin(self) -> None:
-        """Signal that from now on nothing is missed."""
-        ...
+class WatchClient(StreamClient, Protocol):
+    """The client's end of a watch."""
 
     def send(self, change: KeyRevision) -> None:
         """Send a change."""
@@ -58,7 +43,7 @@ class WatchClient(Protocol):
 
 
 class Watch:
-    """One watch of a store. `Watches` makes it.
+    """One watch of a store. Create it in a running event loop.
 
     Args:
         connection: the connection to NATS.
@@ -180,23 +165,3 @@ class Watch:
         if not self._is_up_to_date:
             self._is_up_to_date = True
             self._client.up_to_date(Revision((self._next or 1) - 1))
-
-
-class Watches:
-    """Begins watches.
-
-    Args:
-        connection: the connection to NATS.
-        buckets: makes consumers.
-        room: what may be asked for on the connection.
-    """
-
-    def __init__(self, connection: Connection, buckets: Buckets, room: PullRoom) -> None:
-        self._connection = connection
-        self._buckets = buckets
-        self._room = room
-        self._turns = asyncio.Semaphore(_AT_ONCE)
-
-    def watch(self, store: str, pattern: str, client: WatchClient) -> Watch:
-        """Return a watch of the keys of a store that match."""
-        return Watch(self._connection, self._buckets, self._room, self._turns, store, pattern, client)

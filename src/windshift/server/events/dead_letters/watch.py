@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
+from windshift.server.broker.following import StreamClient
 from windshift.server.domain.errors import BrokerUnavailable, InvalidField, OutcomeUnknown
 from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter
 from windshift.server.events.dead_letters.store import DeadLetterStore
@@ -51,21 +52,8 @@ def read_position(field: str, text: str) -> WatchPosition:
     return WatchPosition(int(found[1]), int(found[2]))
 
 
-class Watcher(Protocol):
-    """The client's end of a watch. Sending queues and never blocks."""
-
-    @property
-    def queued(self) -> int:
-        """Bytes sent that the client has not read."""
-        ...
-
-    async def ready(self) -> None:
-        """Wait until the client has read most of what it was sent."""
-        ...
-
-    def begin(self) -> None:
-        """Signal that from now on nothing is missed."""
-        ...
+class Watcher(StreamClient, Protocol):
+    """The client's end of a watch."""
 
     def send(self, dead_letter: DeadLetter) -> None:
         """Send a dead letter."""
