@@ -154,7 +154,7 @@ def test_throttle_counts_what_it_skips() -> None:
     """What was skipped is told once."""
     throttle = LogThrottle(1)
     assert [throttle.passes(now) for now in (0, 0.5, 1, 1.5)] == [True, False, True, False]
-    assert [throttle.take_skipped(), throttle.take_skipped()] == [2, 0]
+    assert [throttle.more(), throttle.more()] == [{"more": 2}, {}]
 
 
 async def test_an_unknown_exception_is_one_record(caplog: pytest.LogCaptureFixture) -> None:

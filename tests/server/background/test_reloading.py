@@ -17,7 +17,6 @@ import pytest
 from windshift.server.background.reloading import (
     Changes,
     NotUsable,
-    Signature,
     State,
     Watched,
     refuse_pipes,
@@ -29,9 +28,7 @@ LIMIT = 30.0
 
 def state(*versions: int | None) -> State:
     """Make what a poll sees of files; None for one that is not there."""
-    return tuple(
-        None if version is None else Signature(1, version, 10, version, version) for version in versions
-    )
+    return tuple(None if version is None else (1, version, 10, version, version) for version in versions)
 
 
 # When to load

@@ -84,7 +84,7 @@ def test_large_events_come_one_after_the_other() -> None:
     assert [pull is not None and pull.no_wait for pull in pulls] == [True, True, False, False]  # half of all
     assert [pacer.wants_room for pacer, _ in pacers] == [False, False, True, True]
     first, window = pacers[0]
-    window.end_request(1)
+    window.forget_requested(1)
     first.pause()
     share = room.whole.take_now(room.largest)
     assert share is not None

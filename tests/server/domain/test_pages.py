@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from windshift.server.domain.pages import PageCut, cut_page, read_token, write_token
+from windshift.server.domain.pages import PageCut, read_token, write_token
 
 KEYS = [(float(number % 5), f"n{number}") for number in range(23)]
+
+
+def cut_page(
+    after: tuple[float, str] | None, some: int, *, descending: bool = False
+) -> tuple[list[tuple[float, str]], tuple[float, str] | None]:
+    """Cut a page of four out of keys that come some at a time."""
+    cut = PageCut[tuple[float, str]](4, after, descending=descending)
+    for begin in range(0, len(KEYS), some):
+        cut.add(KEYS[begin : begin + some])
+    return cut.page()
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -15,11 +25,8 @@ def test_pages_that_come_some_at_a_time(descending: bool, some: int) -> None:
     """Page after page has each key once and in order, however many come at a time."""
     after, found = None, []
     while True:
-        cut = PageCut[tuple[float, str]](4, after, descending=descending)
-        for begin in range(0, len(KEYS), some):
-            cut.add(KEYS[begin : begin + some])
-        page, last = cut.page()
-        assert (page, last) == cut_page(KEYS, 4, after, descending=descending)
+        page, last = cut_page(after, some, descending=descending)
+        assert (page, last) == cut_page(after, len(KEYS), descending=descending)
         found += page
         if last is None:
             break
@@ -37,4 +44,4 @@ def test_tokens_of_the_longest_subjects(character: str) -> None:
 
 def test_no_keys() -> None:
     """A list without entries has one page, which is empty."""
-    assert cut_page([], 4, None) == ([], None)
+    assert PageCut[tuple[str]](4, None).page() == ([], None)

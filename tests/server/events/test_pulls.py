@@ -42,7 +42,7 @@ def take(some: PullPacer, window: Window, *deliveries: Delivery, now: float = 0.
     """Let deliveries arrive, and the client settle them at once."""
     some.arrived(deliveries, now)
     for each in deliveries:
-        window.arrive(1)
+        window.forget_requested(1)
         some.delivered(each)
 
 
@@ -124,7 +124,7 @@ def test_nothing_more_is_nothing_to_wait_for() -> None:
     full, window = pulls(1)
     full.next(0.0, busy=False)
     full.arrived([delivery(10, pending=5)], 1.0)
-    window.arrive(1)
+    window.forget_requested(1)
     window.admit(StreamSeq(1), b"reply", 1, 1.0)
     assert not full.stuck(1.0 + STUCK)
 
@@ -198,7 +198,7 @@ def test_silence_is_told_without_a_request_too() -> None:
     """With a full window nothing is asked for, and only a look at the consumer tells whether it is there."""
     some, window = pulls(1)
     some.next(0.0, busy=False)
-    window.arrive(1)
+    window.forget_requested(1)
     window.admit(StreamSeq(1), b"reply", 1, 0.0)
     assert some.due == SILENCE
     assert some.tick(SILENCE)

@@ -65,7 +65,7 @@ class ConsumeCall(RuleBasedStateMachine):
             self.pulls.heard(self.now)
             self.attempts[seq] = self.attempts.get(seq, 0) + 1
             reply = b"%d.%d" % (seq, self.attempts[seq])
-            self.window.arrive(1)
+            self.window.forget_requested(1)
             held = self.window.admit(StreamSeq(seq), reply, self.attempts[seq], self.now)
             assert held is not None, "what was asked for has room"
 

@@ -34,7 +34,7 @@ def test_a_timeout_that_is_shortened() -> None:
 
 def admit(window: Window, seq: int, now: float = 0.0, attempt: int = 1) -> InFlight:
     """Let a delivery in."""
-    window.arrive(1)
+    window.forget_requested(1)
     held = window.admit(StreamSeq(seq), b"reply.%d.%d" % (seq, attempt), attempt, now)
     assert held is not None
     return held
@@ -62,7 +62,7 @@ def test_waits_for_a_quarter() -> None:
     eight = window(8)
     eight.requested += 7
     assert eight.wanted(MANY, busy=False) == 0
-    eight.end_request(1)
+    eight.forget_requested(1)
     assert eight.wanted(MANY, busy=False) == 2
 
 

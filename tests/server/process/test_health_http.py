@@ -20,7 +20,7 @@ import pytest
 from windshift.server.process import health_http
 from windshift.server.process.health_http import HealthApplication, HealthServer, Scrape
 from windshift.server.process.readiness import Readiness
-from windshift.server.telemetry.exposition import Exposition
+from windshift.server.telemetry.registry import Exposition
 
 
 @pytest.mark.parametrize(

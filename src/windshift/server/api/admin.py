@@ -36,7 +36,7 @@ from windshift.server.api.callers import caller_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
-from windshift.server.api.fields import known, members, number, unix_ns, wire_time
+from windshift.server.api.fields import few, known, members, number, unix_ns, wire_time
 from windshift.server.api.policies import MOST_FILTERS
 from windshift.server.api.streams import read_pointer, write_stream
 from windshift.server.auth.actions import Action
@@ -129,9 +129,8 @@ class AdminService:
 
     async def who_am_i(self, request: pb.WhoAmIRequest, call: ServerCall) -> pb.WhoAmIResponse:
         """Say who calls, and what it may do."""
-        if len(request.checks) > _MOST_CHECKS:
-            raise InvalidField("checks", f"must have at most {_MOST_CHECKS} elements")
-        actions = [_check(f"checks[{position}]", check) for position, check in enumerate(request.checks)]
+        checks = few("checks", request.checks, _MOST_CHECKS)
+        actions = [_check(f"checks[{position}]", check) for position, check in enumerate(checks)]
         identity = call.state
         if not isinstance(identity, Identity):
             return pb.WhoAmIResponse(checks=[pb.WhoAmIResponse.Decision(allowed=True)] * len(actions))
@@ -438,9 +437,8 @@ def _page_size(size: int) -> int:
 def read_selection(request: pb.ReadEventsRequest | pb.TailEventsRequest) -> Selection:
     """Read which events of which stream are meant; raise `InvalidField`."""
     names.stream_name("stream", request.stream)
-    for field, values in (("subjects", request.subjects), ("types", request.types)):
-        if len(values) > MOST_FILTERS:
-            raise InvalidField(field, f"must have at most {MOST_FILTERS} elements")
+    few("subjects", request.subjects, MOST_FILTERS)
+    few("types", request.types, MOST_FILTERS)
     for position, subject in enumerate(request.subjects):
         names.filter_subject(f"subjects[{position}]", subject)
     for position, name in enumerate(request.types):
@@ -456,9 +454,8 @@ def read_names(request: pb.GetHistoryRequest) -> tuple[list[str], list[ConsumerK
     """Read which streams and consumers are meant, each once; raise `InvalidField`."""
     if not (request.streams or request.consumers):
         raise InvalidField("streams", "name streams or consumers")
-    for field, values in (("streams", request.streams), ("consumers", request.consumers)):
-        if len(values) > MOST_NAMES:
-            raise InvalidField(field, f"must have at most {MOST_NAMES} elements")
+    few("streams", request.streams, MOST_NAMES)
+    few("consumers", request.consumers, MOST_NAMES)
     for position, name in enumerate(request.streams):
         names.stream_name(f"streams[{position}]", name)
     consumers: list[ConsumerKey] = []

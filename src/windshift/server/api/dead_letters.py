@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias
 
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift.nats.times import from_unix_ns
@@ -12,7 +11,7 @@ from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
-from windshift.server.api.fields import known, members, number, unix_ns, wire_time
+from windshift.server.api.fields import few, known, members, number, unix_ns, wire_time
 from windshift.server.background.batches import spread
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
@@ -31,8 +30,6 @@ from windshift.server.events.dead_letters.watch import Watch, WatchOptions, read
 from windshift.server.events.notes import Notes
 
 DEAD_LETTERS = pb.DESCRIPTOR.services_by_name["DeadLettersService"]
-
-T = TypeVar("T")
 
 MOST_IDS: Final = 1_000
 """Ids in one request. A message has room for ten thousands, and reading them takes a while."""
@@ -274,8 +271,7 @@ def _read_filter_if_any(request: _ByIdsOrFilter) -> DeadLetterFilter | None:
             raise InvalidField("ids", "set either ids or filter; an empty filter means all")
         if request.page_token:
             raise InvalidField("page_token", "is only allowed with a filter")
-        if len(request.ids) > MOST_IDS:
-            raise InvalidField("ids", f"must have at most {MOST_IDS} elements")
+        few("ids", request.ids, MOST_IDS)
         return None
     if request.ids:
         raise InvalidField("filter", "must not be set together with ids")
@@ -321,17 +317,11 @@ def read_filter(filter_: pb.Filter) -> DeadLetterFilter:
         filter_.type,
         unix_ns("filter.since", filter_.since) if filter_.HasField("since") else None,
         unix_ns("filter.until", filter_.until) if filter_.HasField("until") else None,
-        frozenset(_few("filter.error_types", filter_.error_types)),
+        frozenset(few("filter.error_types", filter_.error_types, _MOST_VALUES)),
         _text(filter_.text),
         _subjects(filter_),
-        frozenset(_few("filter.event_ids", filter_.event_ids, MOST_IDS)),
+        frozenset(few("filter.event_ids", filter_.event_ids, MOST_IDS)),
     )
-
-
-def _few(field: str, values: Sequence[T], most: int = _MOST_VALUES) -> Sequence[T]:
-    if len(values) > most:
-        raise InvalidField(field, f"must have at most {most} elements")
-    return values
 
 
 def _text(text: str) -> str:
@@ -341,7 +331,7 @@ def _text(text: str) -> str:
 
 
 def _subjects(filter_: pb.Filter) -> tuple[str, ...]:
-    for position, subject in enumerate(_few("filter.subjects", filter_.subjects)):
+    for position, subject in enumerate(few("filter.subjects", filter_.subjects, _MOST_VALUES)):
         names.filter_subject(f"filter.subjects[{position}]", subject)
     return tuple(sorted(set(filter_.subjects)))
 
@@ -349,13 +339,14 @@ def _subjects(filter_: pb.Filter) -> tuple[str, ...]:
 def _causes(filter_: pb.Filter) -> frozenset[Cause]:
     causes = [
         known(f"filter.causes[{position}]", cause, _CAUSES)
-        for position, cause in enumerate(_few("filter.causes", filter_.causes))
+        for position, cause in enumerate(few("filter.causes", filter_.causes, _MOST_VALUES))
     ]
     return frozenset(filter(None, causes))
 
 
 def _by(request: pb.SummarizeRequest) -> list[By]:
-    by = [known(f"by[{position}]", each, _BY) for position, each in enumerate(_few("by", request.by))]
+    values = few("by", request.by, _MOST_VALUES)
+    by = [known(f"by[{position}]", each, _BY) for position, each in enumerate(values)]
     if not by:
         raise InvalidField("by", "must not be empty")
     if len(set(by)) < len(by):

@@ -54,8 +54,7 @@ class FailureLog:
             return logging.DEBUG, {}
         if not self._unavailable.passes(now):
             return logging.DEBUG, {}
-        skipped = self._unavailable.take_skipped()
-        return logging.WARNING, {"more": skipped} if skipped else {}
+        return logging.WARNING, self._unavailable.more()
 
     def _trace(self, failure: Failure) -> dict[str, str]:
         """Say which trace a call belongs to: by its own span, or as its caller said."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
 from typing import Final, TypeVar, overload
@@ -37,6 +37,13 @@ def real(field: str, value: float, smallest: float, largest: float) -> float:
     if not smallest <= value <= largest:
         raise InvalidField(field, f"must be from {smallest:g} to {largest:g}")
     return value
+
+
+def few(field: str, values: Sequence[T], most: int) -> Sequence[T]:
+    """Return a list that is not longer than it may be."""
+    if len(values) > most:
+        raise InvalidField(field, f"must have at most {most} elements")
+    return values
 
 
 def known(field: str, value: int, values: Mapping[int, T]) -> T:

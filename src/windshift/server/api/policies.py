@@ -18,6 +18,7 @@ from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.rpc.service import UNLIMITED
 from windshift.server.api.dead_letters import MOST_IDS, check_ids_or_filter, read_filter, read_id
+from windshift.server.api.fields import few
 from windshift.server.api.principals import read_principal
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.auth.actions import (
@@ -300,9 +301,7 @@ _OfDeadLetters: TypeAlias = Callable[[str, str], Action]
 def _of_ids_or_filter(action: _OfDeadLetters, request: Any) -> Iterator[Action]:
     if request.HasField("filter"):
         yield action(request.filter.stream, request.filter.consumer)
-    if len(request.ids) > MOST_IDS:
-        raise InvalidField("ids", f"must have at most {MOST_IDS} elements")
-    yield from _of_ids(action, request.ids)
+    yield from _of_ids(action, few("ids", request.ids, MOST_IDS))
 
 
 def _of_ids(action: _OfDeadLetters, ids: Any) -> Iterator[Action]:
@@ -349,9 +348,7 @@ def _get_event(request: admin_pb.GetEventRequest) -> Iterator[Action]:
 
 
 def _read_events(request: admin_pb.ReadEventsRequest | admin_pb.TailEventsRequest) -> Iterator[Action]:
-    if len(request.subjects) > MOST_FILTERS:
-        raise InvalidField("subjects", f"must have at most {MOST_FILTERS} elements")
-    for subject in request.subjects or (EVERYTHING,):
+    for subject in few("subjects", request.subjects, MOST_FILTERS) or (EVERYTHING,):
         yield Consume(request.stream, subject, None)
 
 

@@ -16,7 +16,7 @@ from windshift.rpc import ServerCall, StatusCode
 from windshift.server.api.callers import admission_of, caller_of
 from windshift.server.api.deadlines import DEFAULT, answer_by
 from windshift.server.api.errors import translate
-from windshift.server.api.fields import timestamp
+from windshift.server.api.fields import few, timestamp
 from windshift.server.api.policies import MOST_EVENTS
 from windshift.server.auth.access import AuthorizedStream
 from windshift.server.auth.policy import Principal
@@ -178,9 +178,7 @@ def _gathered(requests: Sequence[pb.PublishStreamRequest]) -> Iterator[list[pb.P
     """Put the events of requests together, as many as one request may have."""
     events: list[pb.PublishEventRequest] = []
     for request in requests:
-        number = len(request.events)
-        if number > MOST_EVENTS:
-            raise InvalidField("events", f"must have at most {MOST_EVENTS} elements")
+        number = len(few("events", request.events, MOST_EVENTS))
         if len(events) + number > MOST_EVENTS:
             yield events
             events = []

@@ -22,7 +22,7 @@ from windshift.server.auth.actions import ViewStore
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField, ValueNotAny
 from windshift.server.domain.names import EVERYTHING
-from windshift.server.domain.pages import cut_page, read_token, write_token
+from windshift.server.domain.pages import PageCut, read_token, write_token
 from windshift.server.state.model import Check, Entry, KeyRevision, Revision, StoreInfo, Write
 from windshift.server.state.stores import Stores
 from windshift.server.state.watching import Watch, WatchClient
@@ -135,8 +135,9 @@ class StateService:
         size = number("page_size", request.page_size, _LARGEST_PAGE) or _PAGE
         after = read_token("page_token", request.page_token, (str,))
         found = {each.name: each for each in await self._stores.all(answer_by(call))}
-        visible = [(name,) for name in found if _may_view(call, name)]
-        page, more = cut_page(visible, size, None if after is None else (after[0],))
+        cut = PageCut[tuple[str]](size, None if after is None else (after[0],))
+        cut.add((name,) for name in found if _may_view(call, name))
+        page, more = cut.page()
         return pb.ListStoresResponse(
             stores=[_store_entry(found[name]) for (name,) in page],
             next_page_token="" if more is None else write_token([*more]),

@@ -15,7 +15,7 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
 )
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import RetryPolicy as PolicyMessage
 from windshift.nats.times import nanoseconds
-from windshift.server.api.fields import duration, duration_ns, known, number, real, unix_ns
+from windshift.server.api.fields import duration, duration_ns, few, known, number, real, unix_ns
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.retries import (
@@ -116,7 +116,7 @@ def _input(request: EnsureStreamRequest) -> StreamInput:
         case "mirror":
             return FromMirror(_source("mirror", request.mirror, request.name))
         case "aggregate":
-            sources = _limited("aggregate.sources", request.aggregate.sources)
+            sources = few("aggregate.sources", request.aggregate.sources, MOST_IN_A_LIST)
             return FromAggregate(
                 _some(
                     "aggregate.sources",
@@ -211,15 +211,9 @@ def _replicas(value: int) -> int:
 
 
 def _each(field: str, values: Sequence[str], check: Callable[[str, str], None]) -> tuple[str, ...]:
-    for position, value in enumerate(_limited(field, values)):
+    for position, value in enumerate(few(field, values, MOST_IN_A_LIST)):
         check(f"{field}[{position}]", value)
     return tuple(values)
-
-
-def _limited(field: str, values: Sequence[T]) -> Sequence[T]:
-    if len(values) > MOST_IN_A_LIST:
-        raise InvalidField(field, f"must have at most {MOST_IN_A_LIST} elements")
-    return values
 
 
 def _some(field: str, values: tuple[T, ...]) -> tuple[T, ...]:

@@ -9,28 +9,17 @@ belong to the traces of their events.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from windshift import conventions as c
-from windshift.rpc import Method, ServerCall, StatusCode
+from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
 from windshift.server.api.errors import code_of
 from windshift.server.api.policies import Trace, policy_of
 from windshift.server.domain.errors import InvalidField, StoreNotFound
+from windshift.server.telemetry.calls import FAULTS
 from windshift.server.telemetry.propagation import Extract
 from windshift.server.telemetry.tracer import Span, Tracer, current_span, error_type
-
-_FAULTS: Final = frozenset(
-    {
-        StatusCode.UNKNOWN,
-        StatusCode.DEADLINE_EXCEEDED,
-        StatusCode.UNIMPLEMENTED,
-        StatusCode.INTERNAL,
-        StatusCode.UNAVAILABLE,
-        StatusCode.DATA_LOSS,
-    }
-)
-"""Codes that are errors of the server by the conventions; with the others it did its work."""
 
 
 class TracingInterceptor:
@@ -106,5 +95,5 @@ def _describe_call(span: Span, path: str, call: ServerCall, failure: BaseExcepti
     if port.isdigit():
         span.attributes[c.NETWORK_PEER_ADDRESS] = host.strip("[]")
         span.attributes[c.NETWORK_PEER_PORT] = int(port)
-    if code in _FAULTS:
+    if code.name in FAULTS:
         span.fail(code.name)

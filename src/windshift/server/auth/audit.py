@@ -89,7 +89,7 @@ class Audit:
             return  # they come by the thousand
         text = error.why if isinstance(error, Unauthenticated) else error.message
         fields = {"event": "denied", "reason": error.reason} | caller.fields() | _details(error)
-        _log.warning("denied: %s", text, extra=fields | _more(throttle))
+        _log.warning("denied: %s", text, extra=fields | throttle.more())
 
     def managed(self, caller: Caller, resource: str, code: str, now: float) -> None:
         """Record a call that manages something, and the status code that it ended with at `now`."""
@@ -97,14 +97,14 @@ class Audit:
         throttle = self._throttle(what, caller.name, most)
         if throttle.passes(now):
             fields = {"event": "managed", "resource": resource, "code": code} | caller.fields()
-            _log.info("managed: %s", caller.method.rpartition("/")[2], extra=fields | _more(throttle))
+            _log.info("managed: %s", caller.method.rpartition("/")[2], extra=fields | throttle.more())
 
     def read(self, caller: Caller, resource: str, now: float) -> None:
         """Record a call that begins to read events without a consumer."""
         throttle = self._throttle("read", caller.name, _MOST_MANAGED)
         if throttle.passes(now):
             fields = {"event": "read", "resource": resource} | caller.fields()
-            _log.info("read: %s", caller.method.rpartition("/")[2], extra=fields | _more(throttle))
+            _log.info("read: %s", caller.method.rpartition("/")[2], extra=fields | throttle.more())
 
     def copying(self, stream: str, error: PermissionDenied, now: float) -> None:
         """Record that a stream copies what the principal that had it do so may not copy any more."""
@@ -112,7 +112,7 @@ class Audit:
         if throttle.passes(now):
             fields = {"event": "copying", "principal": error.principal, "stream": stream} | _details(error)
             text = "copying: stream %r goes on, though %s"
-            _log.warning(text, stream, error.message, extra=fields | _more(throttle))
+            _log.warning(text, stream, error.message, extra=fields | throttle.more())
 
     def _throttle(self, what: str, whom: str, most: int) -> LogThrottle:
         """Return what counts records of one kind: who makes many of them hides none of other kinds."""
@@ -120,12 +120,6 @@ class Audit:
         if throttle is None:
             throttle = self._throttles[what, whom] = LogThrottle(_INTERVAL, most)
         return throttle
-
-
-def _more(throttle: LogThrottle) -> dict[str, Any]:
-    """Say how many records were left out before this one."""
-    skipped = throttle.take_skipped()
-    return {"more": skipped} if skipped else {}
 
 
 def _details(error: Unauthenticated | PermissionDenied | QuotaExceeded) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import logging
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from windshift.server.background.threads import in_thread
 
@@ -47,17 +47,10 @@ def refuse_pipes(paths: Iterable[Path]) -> None:
             raise NotUsable(f"{path}: not a file that can be read again and again")
 
 
-class Signature(NamedTuple):
-    """Identifies a version of a file without reading it."""
+Signature: TypeAlias = tuple[int, ...]
+"""Tells versions of a file apart without reading it: device, inode, size, times of the last changes."""
 
-    device: int
-    inode: int
-    size: int
-    changed_ns: int
-    modified_ns: int
-
-
-State = tuple[Signature | None, ...]
+State: TypeAlias = tuple[Signature | None, ...]
 """The signatures of a group of files; None for a missing one."""
 
 _UNKNOWN: Final[State] = ()
@@ -74,7 +67,7 @@ def _signature(path: Path) -> Signature | None:
         found = path.stat()
     except OSError:
         return None
-    return Signature(found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns, found.st_mtime_ns)
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns, found.st_mtime_ns
 
 
 class Changes:

@@ -134,7 +134,6 @@ class KeyNotFound(WindshiftError):
 
     def __init__(self, key: str) -> None:
         super().__init__(f"key {key!r} does not exist", {"name": key}, hint="set it")
-        self.key = key
 
 
 class DeadLetterNotFound(WindshiftError):
@@ -145,7 +144,6 @@ class DeadLetterNotFound(WindshiftError):
             f"dead letter {letter!r} does not exist; it was replayed, purged, or expired",
             {"name": letter},
         )
-        self.letter = letter
 
 
 class EventNotFound(WindshiftError):
@@ -153,7 +151,6 @@ class EventNotFound(WindshiftError):
 
     def __init__(self, stream: str) -> None:
         super().__init__(f"stream {stream!r} holds no such event, or not any more", {"stream": stream})
-        self.stream = stream
 
 
 class UnboundSubject(WindshiftError):
@@ -163,7 +160,6 @@ class UnboundSubject(WindshiftError):
         super().__init__(
             f"no stream is bound to subject {subject!r}", {"subject": subject}, hint="ensure one that is"
         )
-        self.subject = subject
 
 
 # Conflicts with what is stored
@@ -201,7 +197,6 @@ class RevisionMismatch(WindshiftError):
             metadata | {"key": key} if key else metadata,
             hint="get the key and try again",
         )
-        self.key = key
         self.expected = expected
         self.actual = actual
 
@@ -214,14 +209,12 @@ class KeyExists(WindshiftError):
             f"key {key!r} exists already, at revision {revision}",
             {"name": key, "actual": str(revision)},
         )
-        self.key = key
-        self.revision = revision
 
 
 class DuplicateEvent(WindshiftError):
     """An event of several that are stored all or none was stored before, by its key; none was stored now.
 
-    `id` is 0 if another principal may have stored it, and the caller may not see the stream.
+    Its id is given as 0 if another principal may have stored it, and the caller may not see the stream.
     """
 
     def __init__(self, event_id: int) -> None:
@@ -230,7 +223,6 @@ class DuplicateEvent(WindshiftError):
             {"id": str(event_id)},
             hint="leave it out, or give it another key",
         )
-        self.id = event_id
 
 
 # Changes that the broker cannot make
@@ -301,7 +293,6 @@ class TtlNotSupported(WindshiftError):
             {"name": store},
             hint="make another store, with a history of 1",
         )
-        self.store = store
 
 
 class TransactionsNotSupported(WindshiftError):
@@ -313,7 +304,6 @@ class TransactionsNotSupported(WindshiftError):
             {"name": store},
             hint="ensure it again, with nats-server 2.12 or later",
         )
-        self.store = store
 
 
 class ValueNotAny(WindshiftError):
@@ -321,7 +311,6 @@ class ValueNotAny(WindshiftError):
 
     def __init__(self, key: str) -> None:
         super().__init__(f"the value of key {key!r} is not a google.protobuf.Any; another program wrote it")
-        self.key = key
 
 
 # Limits

@@ -60,21 +60,15 @@ def _digest(request: tuple[object, ...]) -> str:
     return blake2b(repr(request).encode(), digest_size=8).hexdigest()
 
 
-def cut_page(
-    keys: Iterable[Key], size: int, after: Key | None, *, descending: bool = False
-) -> tuple[list[Key], Key | None]:
-    """Return the keys of one page in their order, and the last of them if there is another page.
-
-    `after` is the last key of the page before. It need not exist any more: nothing is skipped when
-    entries are deleted between pages.
-    """
-    cut = PageCut(size, after, descending=descending)
-    cut.add(keys)
-    return cut.page()
-
-
 class PageCut(Generic[Key]):
-    """Cuts a page as `cut_page` does, out of keys that come some at a time: others can run in between."""
+    """Cuts one page of a list out of its keys, which come some at a time: others can run in between.
+
+    Args:
+        size: keys on a page.
+        after: the last key of the page before. It need not exist any more: nothing is skipped when entries
+            are deleted between pages.
+        descending: whether the list begins with the largest key.
+    """
 
     def __init__(self, size: int, after: Key | None, *, descending: bool = False) -> None:
         self._size = size
@@ -90,6 +84,6 @@ class PageCut(Generic[Key]):
         self._first = sorted((*self._first, *keys), reverse=descending)[: self._size + 1]
 
     def page(self) -> tuple[list[Key], Key | None]:
-        """Return what `cut_page` does."""
+        """Return the keys of the page in their order, and the last of them if there is another page."""
         page = self._first[: self._size]
         return page, page[-1] if page and len(page) < len(self._first) else None

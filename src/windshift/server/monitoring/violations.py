@@ -36,10 +36,9 @@ class ViolationLog:
         key = (violation.kind, kind[0] if kind else "")
         throttle = self._throttles.setdefault(key, LogThrottle(self._interval))
         if throttle.passes(time.monotonic()):
-            skipped = throttle.take_skipped()
             log.error(
                 'NATS: this user may not %s "%s"; what needs it fails',
                 "publish to" if violation.kind is ErrorKind.PUBLISH_FORBIDDEN else "subscribe to",
                 self._inbox_prefix + ">" if subject.startswith(self._inbox_prefix) else subject,
-                extra={"more": skipped} if skipped else None,
+                extra=throttle.more(),
             )

@@ -27,8 +27,9 @@ from windshift.nats.jetstream.api import JetStream, JsonObject
 from windshift.nats.jetstream.snapshots import PIECE, Snapshots
 from windshift.server.config import ServerConfig
 from windshift.server.process.app import connection_options
-from windshift.server.process.embedded import EmbeddedError, EmbeddedNats
+from windshift.server.process.embedded import EmbeddedNats
 from windshift.server.process.embedded.stock import shrinks
+from windshift.server.process.errors import EmbeddedError
 
 _DESCRIPTION: Final = "backup.json"
 _ARCHIVE: Final = "stream.tar.s2"

@@ -28,3 +28,7 @@ class StartError(Exception):
         change = self.setting and words.get(self.setting, f"set another {self.setting}")
         advice = ", or ".join(filter(None, (self.remedy, change)))
         return f"{self.what}; {advice}" if advice else self.what
+
+
+class EmbeddedError(StartError):
+    """The embedded server cannot run. The text is one line for the operator, and says what to change."""

@@ -23,7 +23,7 @@ import h11
 from windshift.rpc import LOOPBACK, includes, open_sockets
 from windshift.server.background.pacing import Pacing
 from windshift.server.process.readiness import Readiness
-from windshift.server.telemetry.exposition import Exposition
+from windshift.server.telemetry.registry import Exposition
 
 log = logging.getLogger(__name__)
 

@@ -28,9 +28,8 @@ from windshift.server.monitoring.snapshot_cache import SnapshotCache
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.exporter import Exporter
-from windshift.server.telemetry.exposition import Exposition
 from windshift.server.telemetry.process import LoopLag, add_process
-from windshift.server.telemetry.registry import Collect, Family, Point, Registry
+from windshift.server.telemetry.registry import Collect, Exposition, Family, Point, Registry
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Span
 

@@ -35,8 +35,7 @@ from windshift.server.process.tls import TlsNotUsable
 from windshift.server.process.watchdog import Watchdog
 from windshift.server.process.workers import WorkerFailed, Workers
 from windshift.server.telemetry import instruments
-from windshift.server.telemetry.exposition import Exposition
-from windshift.server.telemetry.registry import Registry
+from windshift.server.telemetry.registry import Exposition, Registry
 from windshift.server.telemetry.signals import Telemetry
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ _CODES: Final = 17
 
 _SYSTEM: Final = "grpc"
 
-_FAULTS: Final = frozenset(
+FAULTS: Final = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
-"""The codes that count as server errors, by the conventions for gRPC."""
+"""The codes that are errors of the server by the conventions for gRPC; with the others it did its work."""
 
 
 class FinishedCall(Protocol):
@@ -52,9 +52,7 @@ class CallDurations:
 
     def finished(self, call: FinishedCall, code: IntEnum) -> None:
         """Count a finished call. Costs about 0.4 µs."""
-        histogram = self._series[call.method][code]
-        if histogram is None:
-            histogram = self._open(call.method, code)
+        histogram = self._series[call.method][code] or self._open(call.method, code)
         histogram.observe(perf_counter() - call.begun)
 
     def refused(self, method: str | None, code: IntEnum) -> None:
@@ -74,5 +72,5 @@ class CallDurations:
             for number, histogram in enumerate(series):
                 if histogram is not None:
                     code = self._codes[number]
-                    error = code if code in _FAULTS else ""
+                    error = code if code in FAULTS else ""
                     yield (_SYSTEM, method, code, error), histogram.read()

@@ -31,7 +31,7 @@ class LogThrottle:
         self._passed += 1
         return True
 
-    def take_skipped(self) -> int:
-        """Return how many records were skipped since the last call."""
+    def more(self) -> dict[str, int]:
+        """Say how many records were skipped since the last call, as a field of a record; none: no field."""
         skipped, self._skipped = self._skipped, 0
-        return skipped
+        return {"more": skipped} if skipped else {}

@@ -15,9 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from windshift.server.telemetry.exposition import Exposition
 from windshift.server.telemetry.instruments import Instrument, InstrumentKind
-from windshift.server.telemetry.registry import Distribution, Family, Point
+from windshift.server.telemetry.registry import Distribution, Exposition, Family, Point
 
 _PIECE: Final = 100
 """Lines written without a pause: about 0.5 ms."""

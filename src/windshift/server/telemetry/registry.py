@@ -44,6 +44,13 @@ class Family(NamedTuple):
     points: Sequence[Point]
 
 
+class Exposition(NamedTuple):
+    """The body of a response to a scrape, and its type."""
+
+    content_type: str
+    body: bytes
+
+
 Readings = Sequence[Family]
 Collect = Callable[[], Coroutine[Any, Any, Readings]]
 

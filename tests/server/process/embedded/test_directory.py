@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.process.embedded import DataDirectory, EmbeddedError
+from windshift.server.process.embedded import DataDirectory
+from windshift.server.process.errors import EmbeddedError
 
 
 def mode(path: Path) -> int:

@@ -102,27 +102,28 @@ class Recency:
     This holds while the same server of a cluster speaks: hence `distrust`, and `heard`.
     """
 
-    __slots__ = ("_answered", "_asked", "_is_asked_for", "_is_open", "_latest", "_opened")
+    __slots__ = ("_answered", "_asked", "_is_asked_for", "_latest", "_opened")
 
     def __init__(self) -> None:
-        self._opened = self._asked = self._answered = self._latest = -inf
-        self._is_open = False
+        self._opened = inf  # not yet
+        self._asked = self._answered = self._latest = -inf
         self._is_asked_for = False
 
     def distrust(self) -> None:
         """Note that another server of the broker may speak: nothing is known before the next `opened`."""
-        self._opened = self._asked = self._answered = -inf
-        self._is_open = False
+        self._opened = inf
+        self._asked = self._answered = -inf
+        self._is_asked_for = False
 
     def opened(self, now: float) -> None:
         """Note that deliveries come by way of another inbox, and were all asked for from now on."""
         self._opened = self._asked = now
         self._answered = -inf
-        self._is_open = self._is_asked_for = True
+        self._is_asked_for = True
 
     def asked(self, now: float) -> None:
         """Note a request while the broker had no other."""
-        if self._is_open and self._is_asked_for:
+        if self._is_asked_for:
             self._asked = now
 
     def refused(self) -> None:
@@ -138,7 +139,7 @@ class Recency:
 
     def taken_in(self) -> None:
         """Note that everything that has arrived was taken in."""
-        if self._is_open and self._latest > self._answered and self._latest >= self._opened:
+        if self._latest > self._answered and self._latest >= self._opened:
             self._answered = self._latest
 
     def earliest(self, heard: float) -> float:

@@ -176,8 +176,8 @@ class Window:
             return free
         return 0
 
-    def end_request(self, count: int) -> None:
-        """Forget `count` deliveries that a pull request had left when it ended."""
+    def forget_requested(self, count: int) -> None:
+        """Forget `count` deliveries that were asked for: they have come, or a pull request ended before."""
         self.requested = max(0, self.requested - count)
 
     def lose_requests(self) -> None:
@@ -193,10 +193,6 @@ class Window:
     def can_hold(self) -> bool:
         """Whether the client may hold one more delivery that is here already."""
         return len(self.held) < self.largest
-
-    def arrive(self, count: int) -> None:
-        """Count deliveries that the broker sent: so many less are asked for."""
-        self.requested = max(0, self.requested - count)
 
     def admit(
         self, seq: StreamSeq, reply: bytes, attempt: int, now: float, replay: Replay | None = None
@@ -459,7 +455,7 @@ class PullPacer:
 
     def unsent(self, pull: Pull) -> None:
         """Take back a request that could not be sent."""
-        self._window.end_request(pull.batch)
+        self._window.forget_requested(pull.batch)
         if pull.no_wait:
             self._part.end_whole()
         else:
@@ -510,7 +506,7 @@ class PullPacer:
 
     def ended(self, end: PullEnded) -> None:
         """Note that the broker ended a request. If it does so at once, again and again, ask it less often."""
-        self._window.end_request(end.left)
+        self._window.forget_requested(end.left)
         self.fruitless()
         if self._part.whole is not None:
             self._part.end_whole()

@@ -125,7 +125,7 @@ class Incoming:
             earliest = recency.earliest(self._pacer.last_heard)
             is_late = now - earliest >= state.window.lifetime
             self._pacer.arrived(arrived, now)
-            state.window.arrive(len(arrived))
+            state.window.forget_requested(len(arrived))
             is_plain = not (state.settled.doubted or state.dead or is_late)  # then first attempts pass
             for delivery in arrived:
                 passes = (is_plain and delivery.attempt == 1) or self._passes(

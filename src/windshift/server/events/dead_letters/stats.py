@@ -89,9 +89,8 @@ class DeadLetterStats:
         """Log what became of an event, unless there are too many of the kind."""
         throttle = self._throttle(text, failure.id.stream)
         if throttle.passes(monotonic()):
-            skipped = throttle.take_skipped()
-            more = {"more": skipped} if skipped else {}
-            _log.warning(text, extra=_fields(failure) | _event(subject, type_name, trace_parent) | more)
+            event = _event(subject, type_name, trace_parent)
+            _log.warning(text, extra=_fields(failure) | event | throttle.more())
 
     def _throttle(self, text: str, stream: str) -> LogThrottle:
         """Return what counts records of one kind about a stream: those of others are not hidden by them."""
@@ -106,9 +105,8 @@ class DeadLetterStats:
         """Report a dead letter that could not be written; the event will be redelivered."""
         self.failures += 1
         if self._failed.passes(monotonic()):
-            skipped = self._failed.take_skipped()
-            more = {"error": _reason(error)} | ({"more": skipped} if skipped else {})
-            _log.warning("a dead letter cannot be written; the event stays", extra=_fields(failure) | more)
+            fields = _fields(failure) | {"error": _reason(error)} | self._failed.more()
+            _log.warning("a dead letter cannot be written; the event stays", extra=fields)
 
     def used(self, size: int, limit: int, *, is_nearly_full: bool) -> None:
         """Report how many bytes of dead letters there are, and how many there may be."""

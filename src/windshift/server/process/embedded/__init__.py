@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from windshift.server.process.embedded.directory import DataDirectory
 from windshift.server.process.embedded.disk import Disk
-from windshift.server.process.embedded.errors import EmbeddedError
 from windshift.server.process.embedded.nats import EmbeddedNats, EmbeddedTimers
 from windshift.server.process.embedded.stock import Damage
 
-__all__ = ["Damage", "DataDirectory", "Disk", "EmbeddedError", "EmbeddedNats", "EmbeddedTimers"]
+__all__ = ["Damage", "DataDirectory", "Disk", "EmbeddedNats", "EmbeddedTimers"]

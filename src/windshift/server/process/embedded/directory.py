@@ -11,7 +11,7 @@ import stat
 import time
 from pathlib import Path
 
-from windshift.server.process.embedded.errors import EmbeddedError
+from windshift.server.process.errors import EmbeddedError
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from windshift.nats import NatsError, ServerAddress
 from windshift.server.process.embedded import stock
 from windshift.server.process.embedded.directory import DataDirectory
-from windshift.server.process.embedded.errors import EmbeddedError
 from windshift.server.process.embedded.stock import Damage, Stock, damage
+from windshift.server.process.errors import EmbeddedError
 
 log = logging.getLogger(__name__)
 

