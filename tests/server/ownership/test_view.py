@@ -68,7 +68,7 @@ async def lists() -> Lists:
 @pytest.fixture
 async def view(lists: Lists) -> View:
     """Look at it."""
-    return View(lists)  # type: ignore[arg-type] # what it needs of JetStream
+    return View(lists, lambda: None)  # type: ignore[arg-type] # what it needs of JetStream
 
 
 def soon() -> float:

@@ -17,7 +17,7 @@ from windshift.server.background.batches import for_each
 from windshift.server.background.pacing import paced, pause
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
-from windshift.server.domain.names import INTERNAL
+from windshift.server.domain.names import INTERNAL, RESERVED_STREAMS
 from windshift.server.events.consumers import is_durable
 from windshift.server.events.model import ConsumerKey
 from windshift.server.ownership.amounts import owner_of
@@ -32,7 +32,6 @@ _TIMEOUT: Final = 10.0
 """Seconds that a look may take."""
 _AT_ONCE: Final = 16
 """Streams whose consumers are asked for at once."""
-_RESERVED: Final = ("WS_", "KV_", "OBJ_")
 
 
 class StreamRow(NamedTuple):
@@ -193,7 +192,7 @@ class Look:
         with broker_errors():
             async for info in self._api.listed("STREAM.LIST", "streams", deadline):
                 name = info["config"]["name"]
-                if not name.startswith(_RESERVED):
+                if not name.startswith(RESERVED_STREAMS):
                     row = rows[name] = _stream_row(info, seen.get(name), then, now)
                     mirrored.add(row.origin)
                 await pause()

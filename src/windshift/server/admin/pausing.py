@@ -12,11 +12,12 @@ from windshift.server.auth.access import require_of
 from windshift.server.auth.actions import ControlConsumer
 from windshift.server.auth.policy import Principal
 from windshift.server.domain.broker_errors import broker_errors
-from windshift.server.domain.errors import BrokerUnavailable, ConsumerNotFound
+from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consumers import name_in_rules
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
 from windshift.server.events.positions import rfc3339
+from windshift.server.events.streams import existing_consumer
 
 _SOON: Final = 1.0
 """Seconds in which a consumer's leader learns of a pause."""
@@ -44,7 +45,7 @@ class ConsumerPause:
         request: JsonObject = {} if until is None else {"pause_until": until}
         wanted = None if until is None else parse_rfc3339(until)
         with broker_errors(stream=consumer.stream, consumer=consumer.name):
-            state = await self._state(consumer, deadline)
+            state = await existing_consumer(self._api, consumer, deadline)
             require_control(caller, consumer, state)
             before = pause_of(state)
             async for _ in retry(deadline):
@@ -62,16 +63,10 @@ class ConsumerPause:
     ) -> bool:
         """Wait until the consumer's leader knows; false if nothing has changed for a while."""
         async for _ in retry(min(deadline, asyncio.get_running_loop().time() + _SOON)):
-            present = pause_of(await self._state(consumer, deadline))
+            present = pause_of(await existing_consumer(self._api, consumer, deadline))
             if present == wanted or present != before:  # somebody else may have changed it since
                 return True
         return False
-
-    async def _state(self, consumer: ConsumerKey, deadline: float) -> ConsumerState:
-        state = await self._api.consumer(*consumer, deadline)
-        if state is None:
-            raise ConsumerNotFound(consumer.name)
-        return state
 
 
 def require_control(caller: Principal | None, consumer: ConsumerKey, state: ConsumerState) -> None:

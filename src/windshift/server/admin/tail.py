@@ -15,8 +15,8 @@ from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import PASSING, follower_errors
 from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
-from windshift.server.events.positions import start_keys
-from windshift.server.events.specs import AtEnd, AtStart, AtTime, StartPosition
+from windshift.server.events.positions import start_config
+from windshift.server.events.specs import AtEnd, StartPosition
 
 _MAX_QUEUED: Final = 64 * 1024
 """Bytes queued for the client above which sending pauses."""
@@ -199,15 +199,9 @@ class Tail:
 
 
 def _start(begin: StartPosition | int) -> JsonObject:
-    match begin:
-        case int():
-            return {"deliver_policy": "by_start_sequence", "opt_start_seq": begin}
-        case AtStart():
-            return {"deliver_policy": "all"}
-        case AtTime():
-            return {"deliver_policy": "by_start_time"} | start_keys(begin, 0)
-        case _:
-            return {"deliver_policy": "by_start_sequence"} | start_keys(begin, 0)
+    if isinstance(begin, int):
+        return {"deliver_policy": "by_start_sequence", "opt_start_seq": begin}
+    return start_config(begin, 0)
 
 
 class _Rate:

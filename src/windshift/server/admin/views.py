@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from windshift.nats.times import Time, parse_rfc3339
+from windshift.server.domain.names import EVERYTHING
+from windshift.server.events.losses import source_filters
 from windshift.server.events.specs import (
     AtId,
     AtStart,
@@ -159,9 +161,8 @@ def _input(config: Mapping[str, Any]) -> StreamInput:
 
 
 def _source(source: Mapping[str, Any]) -> SourceSpec:
-    transforms = source.get("subject_transforms") or ()
-    filters = [each.get("src") or ">" for each in transforms] or [source.get("filter_subject") or ">"]
-    return SourceSpec(source["name"], _start(source), () if filters == [">"] else tuple(filters))
+    filters = source_filters(source)
+    return SourceSpec(source["name"], _start(source), () if filters == [EVERYTHING] else tuple(filters))
 
 
 def _start(config: Mapping[str, Any]) -> StartPosition:

@@ -38,7 +38,7 @@ from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
 from windshift.server.api.fields import few, known, members, number, unix_ns, wire_time
 from windshift.server.api.policies import MOST_FILTERS
-from windshift.server.api.streams import read_pointer, write_stream
+from windshift.server.api.streams import read_consumer_key, read_pointer, write_stream
 from windshift.server.auth.actions import Action
 from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.questions import read_action
@@ -329,10 +329,8 @@ class AdminService:
         self, request: pb.PauseConsumerRequest, call: ServerCall
     ) -> pb.PauseConsumerResponse:
         """Pause a consumer, or resume it."""
-        names.stream_name("stream", request.stream)
-        names.consumer_name("consumer", request.consumer)
+        consumer = read_consumer_key(request)
         until = unix_ns("until", request.until) if request.HasField("until") else None
-        consumer = ConsumerKey(request.stream, request.consumer)
         paused = await self._admin.pauses.set(consumer, until, answer_by(call), caller_of(call))
         return pb.PauseConsumerResponse(paused_until=wire_time(paused))
 
@@ -340,17 +338,12 @@ class AdminService:
         self, request: pb.SeekConsumerRequest, call: ServerCall
     ) -> pb.SeekConsumerResponse:
         """Move a consumer to another event."""
-        names.stream_name("stream", request.stream)
-        names.consumer_name("consumer", request.consumer)
+        consumer = read_consumer_key(request)
         if request.to.WhichOneof("pointer") is None:
             raise InvalidField("to", "set one of start, end, time and offset")
         to = read_pointer("to", request.to, AtEnd())
         sought = await self._admin.seeks.seek(
-            ConsumerKey(request.stream, request.consumer),
-            to,
-            caller_of(call),
-            answer_by(call),
-            dry_run=request.dry_run,
+            consumer, to, caller_of(call), answer_by(call), dry_run=request.dry_run
         )
         return pb.SeekConsumerResponse(next_id=sought.next_id, was=sought.was, pending=sought.pending)
 

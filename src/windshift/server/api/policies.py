@@ -20,7 +20,7 @@ from windshift.rpc.service import UNLIMITED
 from windshift.server.api.dead_letters import MOST_IDS, check_ids_or_filter, read_filter, read_id
 from windshift.server.api.fields import few
 from windshift.server.api.principals import read_principal
-from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
+from windshift.server.api.streams import read_consumer, read_consumer_key, read_stream, read_which_consumer
 from windshift.server.auth.actions import (
     Action,
     Bind,
@@ -414,11 +414,6 @@ def _check_of_stream(request: Any) -> None:
     names.stream_name("stream", request.stream)
 
 
-def _check_of_consumer(request: admin_pb.PauseConsumerRequest | admin_pb.SeekConsumerRequest) -> None:
-    names.stream_name("stream", request.stream)
-    names.consumer_name("consumer", request.consumer)
-
-
 # --- The table --------------------------------------------------------------------------------------------
 
 _PUBLISH: Final = MethodPolicy(
@@ -552,8 +547,8 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _ADMIN + "ExplainEvent": MethodPolicy(rule=_explain_event, check=_check_of_stream, weight=Weight.LIST),
     _ADMIN + "ListConsumers": MethodPolicy(rule=_view_of, weight=Weight.LIST),
     _ADMIN + "ListSubscriptions": MethodPolicy(rule=_observe, weight=Weight.LIST),
-    _ADMIN + "PauseConsumer": _changes(_control, _check_of_consumer),
-    _ADMIN + "SeekConsumer": _changes(_control, _check_of_consumer),
+    _ADMIN + "PauseConsumer": _changes(_control, read_consumer_key),
+    _ADMIN + "SeekConsumer": _changes(_control, read_consumer_key),
     _ADMIN + "GetHistory": MethodPolicy(rule=None, weight=Weight.LIST),
     _PRINCIPALS + "ListPrincipals": MethodPolicy(rule=_observe, weight=Weight.LIST),
     _PRINCIPALS + "EndConnections": _changes(_end_connections, read_principal),

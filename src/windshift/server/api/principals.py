@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from math import inf
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,19 +16,18 @@ from windshift.rpc.server_connection import ServerConnection
 from windshift.server.api.callers import identity_of, peer_of
 from windshift.server.auth.authorization import Authorization
 from windshift.server.auth.last_use import NEVER
-from windshift.server.auth.policy import Principal
+from windshift.server.auth.policy import NAME, NAME_RULE, Principal
 from windshift.server.domain.errors import ConnectionEnded, InvalidField, OutcomeUnknown, PrincipalNotFound
 
 PRINCIPALS = pb.DESCRIPTOR.services_by_name["PrincipalsService"]
 
 _LIST, _END = "ListPrincipals", "EndConnections"
-_NAME: Final = re.compile("[A-Za-z0-9_-]{1,64}")
 
 
 def read_principal(request: pb.EndConnectionsRequest) -> str:
     """Read whose connections are meant; raise `InvalidField`."""
-    if _NAME.fullmatch(request.principal) is None:
-        raise InvalidField("principal", "use 1 to 64 characters of A-Z a-z 0-9 _ -")
+    if NAME.fullmatch(request.principal) is None:
+        raise InvalidField("principal", NAME_RULE)
     return request.principal
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final, TypeVar
 
+from windshift._gen.windshift.admin.v1alpha1.service_pb2 import PauseConsumerRequest, SeekConsumerRequest
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
     DeleteConsumerRequest,
     EnsureConsumerRequest,
@@ -18,6 +19,7 @@ from windshift.nats.times import nanoseconds
 from windshift.server.api.fields import duration, duration_ns, few, known, number, real, unix_ns
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
+from windshift.server.events.model import ConsumerKey
 from windshift.server.events.retries import (
     DEFAULT_INITIAL_BACKOFF,
     DEFAULT_JITTER,
@@ -99,6 +101,13 @@ def read_consumer(request: EnsureConsumerRequest) -> ConsumerSpec:
         timeout or DEFAULT_PROCESSING_TIMEOUT,
         _retry_policy(request.retry_policy) if request.HasField("retry_policy") else None,
     )
+
+
+def read_consumer_key(request: PauseConsumerRequest | SeekConsumerRequest) -> ConsumerKey:
+    """Read which consumer is to be paused or moved; raise `InvalidField`."""
+    names.stream_name("stream", request.stream)
+    names.consumer_name("consumer", request.consumer)
+    return ConsumerKey(request.stream, request.consumer)
 
 
 def read_which_consumer(request: DeleteConsumerRequest | GetConsumerRequest) -> tuple[str, str]:

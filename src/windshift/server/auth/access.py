@@ -233,21 +233,14 @@ class ActivePolicy:
 
     Args:
         authenticator: the rules.
-        clock: gives the Unix time in seconds.
         ledger: where the workers of this server count together; None = this process is alone.
     """
 
-    def __init__(
-        self,
-        authenticator: Authenticator,
-        clock: Callable[[], float] = time.time,
-        ledger: Ledger | None = None,
-    ) -> None:
+    def __init__(self, authenticator: Authenticator, ledger: Ledger | None = None) -> None:
         self.authenticator = authenticator
         self.replaced_at = -inf
         self.on_replaced: list[Callable[[], None]] = []
         self.full: FullStreams | None = None
-        self._clock = clock
         self._ledger = ledger
         self._usage: dict[str, Usage] = {}
         self.open: set[AuthorizedStream] = set()
@@ -293,7 +286,7 @@ class ActivePolicy:
         """End streams whose credentials expire, until cancelled."""
         while True:
             await asyncio.sleep(_INTERVAL)
-            self.expire(self._clock())
+            self.expire(time.time())
 
     def expire(self, now: float) -> None:
         """End the streams whose credentials have expired by `now`, a Unix time in seconds."""

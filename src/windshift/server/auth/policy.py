@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -27,6 +28,10 @@ ALGORITHMS: Final[Mapping[str, tuple[str, str | None]]] = {
 }
 """The signature algorithms that may be accepted: those for which nobody but the issuer has a secret. Each has
 the type and the curve of the keys that fit."""
+
+NAME: Final = re.compile("[A-Za-z0-9_-]{1,64}")
+"""What principals, issuers and roles are called."""
+NAME_RULE: Final = "use 1 to 64 characters of A-Z a-z 0-9 _ -"
 
 _MIB: Final = 1024**2
 _GIB: Final = 1024 * _MIB

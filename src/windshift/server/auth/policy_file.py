@@ -18,6 +18,8 @@ from windshift.server.auth.document import PolicyError, Value, read_document, sh
 from windshift.server.auth.permissions import LISTS, ListEntry, PatternKind, Permissions, Role
 from windshift.server.auth.policy import (
     ALGORITHMS,
+    NAME,
+    NAME_RULE,
     QUOTAS,
     QUOTAS_IN_BYTES,
     Issuer,
@@ -37,8 +39,6 @@ __all__ = ["LARGEST", "PolicyError", "parse_policy", "read_policy"]
 LARGEST: Final = 1024 * 1024
 """The largest file, in bytes."""
 
-_NAME: Final = re.compile("[A-Za-z0-9_-]{1,64}")
-_NAME_RULE: Final = "use 1 to 64 characters of A-Z a-z 0-9 _ -"
 _NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]+\*?|\*")
 _DIGEST: Final = re.compile("[0-9A-Fa-f]{64}")
 _TOKEN: Final = re.compile(r"\s*(?:bearer\s+)?(?:ws_|eyJ)", re.IGNORECASE)
@@ -173,8 +173,8 @@ def _name(value: Value) -> str:
     name = value.text()
     if name is None:
         return ""
-    if _NAME.fullmatch(name) is None:
-        value.wrong(f"{shown(name)}: {_NAME_RULE}")
+    if NAME.fullmatch(name) is None:
+        value.wrong(f"{shown(name)}: {NAME_RULE}")
     elif principal_of(name) is not None:
         value.wrong("this looks like a token, which does not belong here; make a new one")
     else:
@@ -189,8 +189,8 @@ def _roles(section: Value) -> dict[str, Role]:
     roles = {}
     for name in section.keys:
         table = section[name].table()
-        if _NAME.fullmatch(name) is None:
-            table.wrong(f"not a name for a role: {_NAME_RULE}")
+        if NAME.fullmatch(name) is None:
+            table.wrong(f"not a name for a role: {NAME_RULE}")
         roles[name] = _role(name, table)
     return roles
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final
 
-from windshift.server.auth.policy import StaticToken
+from windshift.server.auth.policy import NAME, StaticToken
 
 PREFIX: Final = "ws_"
 SECRET_BYTES: Final = 32
@@ -22,13 +22,12 @@ SECRET_LENGTH: Final = 43
 EXPIRED: Final = ("the token has expired", "get a new one")
 """What a client with an expired token of any kind is told, and what to do."""
 
-_PRINCIPAL: Final = re.compile("[A-Za-z0-9_-]{1,64}")
-_TOKEN: Final = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{1,64}})_[A-Za-z0-9_-]{{{SECRET_LENGTH}}}")
+_TOKEN: Final = re.compile(rf"{PREFIX}({NAME.pattern})_[A-Za-z0-9_-]{{{SECRET_LENGTH}}}")
 
 
 def make_token(principal: str) -> str:
     """Return a new token for a principal. Raise `ValueError` if its name does not fit into a token."""
-    if _PRINCIPAL.fullmatch(principal) is None:
+    if NAME.fullmatch(principal) is None:
         raise ValueError("the name of a principal has 1 to 64 letters, digits, _ or -")
     return f"{PREFIX}{principal}_{secrets.token_urlsafe(SECRET_BYTES)}"
 

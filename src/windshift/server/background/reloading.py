@@ -73,13 +73,12 @@ def _signature(path: Path) -> Signature | None:
 class Changes:
     """Decides when to load files, from what polls see of them.
 
-    A change counts when it has been stable for `steady` seconds, so that files are not read while they are
-    being written. Refused files are tried again after `retry` seconds, since the reason may be elsewhere.
+    A change counts when it has been stable for a second, so that files are not read while they are being
+    written. Refused files are tried again after `retry` seconds, since the reason may be elsewhere.
     """
 
-    def __init__(self, retry: float = _RETRY, steady: float = _STEADY) -> None:
+    def __init__(self, retry: float = _RETRY) -> None:
         self._retry = retry
-        self._steady = steady
         self._loaded: State | None = None
         self._seen: State | None = None
         self._seen_at = 0.0
@@ -89,7 +88,7 @@ class Changes:
         """Note what a poll saw at `now` (seconds), and return whether to load it."""
         if state != self._seen:
             self._seen, self._seen_at = state, now
-        steady = now - self._seen_at >= self._steady
+        steady = now - self._seen_at >= _STEADY
         return steady and (state != self._loaded or (self._try_at is not None and now >= self._try_at))
 
     def loaded(self, state: State, now: float, *, refused: bool) -> bool:

@@ -21,6 +21,8 @@ EVERYTHING: Final = ">"
 INTERNAL = "windshift.internal"
 """A key in the metadata of consumers that the server made for itself. Lists and metrics leave them out."""
 
+RESERVED_STREAMS = ("KV_", "OBJ_", "WS_")
+"""How names of streams begin that are no streams of events: stores, and what the server keeps."""
 RESERVED_STORES = ("WS_",)
 """How names of stores begin that nobody may use."""
 MAX_LENGTH = 255
@@ -47,7 +49,7 @@ def stream_name(field: str, value: str) -> None:
     """Check the name of a stream."""
     _check(
         field,
-        _name_problem(value) or _reserved_name_problem(value, ("KV_", "OBJ_", "WS_")),
+        _name_problem(value) or _reserved_name_problem(value, RESERVED_STREAMS),
     )
 
 

@@ -36,11 +36,11 @@ from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.consuming.tokens import with_key
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER
-from windshift.server.events.positions import start_keys
+from windshift.server.events.positions import start_config
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.runs import Run, with_run
-from windshift.server.events.specs import AtStart, AtTime, ConsumerSpec
-from windshift.server.events.streams import OVERTAKEN_BACKOFF, existing_stream
+from windshift.server.events.specs import ConsumerSpec
+from windshift.server.events.streams import OVERTAKEN_BACKOFF, existing_consumer, existing_stream
 from windshift.server.ownership.amounts import owner_of
 from windshift.server.ownership.ownership import Ownership
 
@@ -62,10 +62,6 @@ and the number of a consumer cannot be changed later."""
 
 MAX_ACK_PENDING: Final = 20_000
 """Events that may be with subscribers at once, all of them together. Delayed rejects count too."""
-
-"""The filter that chooses all. An existing consumer is given it in place of none: left without any filter,
-it is no longer told of new events by nats-server (2.15), and pulls that wait stay unanswered."""
-
 
 _FRESH: Final = 5.0
 """Seconds for which what was read of a consumer is written back."""
@@ -288,12 +284,7 @@ class Consumers:
 
     async def get(self, stream: str, name: str, deadline: float) -> ConsumerView:
         """Say what a consumer is and how far it has come. Raise `ConsumerNotFound` or `StreamNotFound`."""
-        try:
-            state = await self._api.consumer(stream, name, deadline)
-        except NatsError as refusal:
-            raise domain_error(refusal, stream=stream, consumer=name) from refusal
-        if state is None:
-            raise ConsumerNotFound(name)
+        state = await existing_consumer(self._api, ConsumerKey(stream, name), deadline)
         return view(stream, name, state, await self._dead_letters.count(stream, name, deadline))
 
     async def delete(self, stream: str, name: str, deadline: float) -> None:
@@ -341,7 +332,8 @@ def new_config(name: str, spec: ConsumerSpec, stream: StreamState) -> JsonObject
     if not spec.name:
         config["metadata"] = {KEPT_UNUSED_KEY: str(config["inactive_threshold"])}
     config["max_ack_pending"] = _within(MAX_ACK_PENDING, limits.get("max_ack_pending"))
-    return config | _start(spec, stream) | _subjects(spec) | _metadata(config, spec)
+    start = start_config(spec.start, stream.last_sequence)
+    return config | start | _subjects(spec) | _metadata(config, spec)
 
 
 def is_durable(stored: JsonObject) -> bool:
@@ -430,24 +422,14 @@ def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
         config["max_deliver"] = -1
     if is_same_choice:
         return config
+    # Left without any filter, it would no longer be told of new events by nats-server (2.15), and pulls that
+    # wait would stay unanswered.
     return config | (_subjects(spec) or {"filter_subject": EVERYTHING})
 
 
 def _within(value: int, limit: int | None) -> int:
     """Keep to the limit that the stream sets for its consumers, where it sets one."""
     return min(value, limit) if limit and limit > 0 else value
-
-
-def _start(spec: ConsumerSpec, stream: StreamState) -> JsonObject:
-    """Return where a new consumer starts. The end becomes an id: what starts at "new" cannot be reset."""
-    keys = start_keys(spec.start, stream.last_sequence)
-    match spec.start:
-        case AtStart():
-            return {"deliver_policy": "all"}
-        case AtTime():
-            return {"deliver_policy": "by_start_time"} | keys
-        case _:
-            return {"deliver_policy": "by_start_sequence"} | keys
 
 
 def _subjects(spec: ConsumerSpec) -> JsonObject:

@@ -6,9 +6,9 @@ receive fewer of them, it needs the same rights as purging them or binding their
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from windshift.nats.jetstream.api import JsonObject
 from windshift.server.auth.access import require_of
@@ -103,7 +103,7 @@ def copied(config: JsonObject) -> Iterator[Copied]:
     """Yield what a mirror or aggregate copies."""
     for source in [config.get("mirror"), *(config.get("sources") or ())]:
         if source is not None:
-            yield from (Copied(source["name"], subject) for subject in _filters(source))
+            yield from (Copied(source["name"], subject) for subject in source_filters(source))
 
 
 def no_longer_copied(before: JsonObject, after: JsonObject) -> Iterator[Copied]:
@@ -125,7 +125,8 @@ def _discards_new(config: JsonObject) -> bool:
     return config.get("discard") == "new"
 
 
-def _filters(source: JsonObject) -> list[str]:
+def source_filters(source: Mapping[str, Any]) -> list[str]:
+    """Return the filters of a stored source; `EVERYTHING` where there are none."""
     transforms = source.get("subject_transforms") or ()
     if transforms:
         return [transform.get("src") or EVERYTHING for transform in transforms]

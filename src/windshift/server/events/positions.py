@@ -38,6 +38,18 @@ def start_keys(start: StartPosition, last_id: int) -> dict[str, Any]:
             return {"opt_start_time": rfc3339(unix_ns)}
 
 
+def start_config(start: StartPosition, last_id: int) -> dict[str, Any]:
+    """Return where a new consumer starts; `AtEnd` is an id, too: what starts at "new" cannot be reset."""
+    match start:
+        case AtStart():
+            policy = "all"
+        case AtTime():
+            policy = "by_start_time"
+        case _:
+            policy = "by_start_sequence"
+    return {"deliver_policy": policy} | start_keys(start, last_id)
+
+
 def without_start(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored source without the keys that say where it starts."""
     return {key: value for key, value in config.items() if key not in _START_KEYS}

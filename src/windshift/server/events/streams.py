@@ -15,12 +15,13 @@ from typing import Any, Final, TypeAlias
 
 from windshift.nats import Backoff, NatsError, retry
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import JetStream, JsonObject, StreamState
+from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StreamState
 from windshift.nats.times import nanoseconds
 from windshift.server.auth.policy import Principal
-from windshift.server.domain.broker_errors import domain_error, is_invalid
+from windshift.server.domain.broker_errors import broker_errors, domain_error, is_invalid
 from windshift.server.domain.errors import (
     BrokerUnavailable,
+    ConsumerNotFound,
     InvalidField,
     MirrorChange,
     NotSupportedByBroker,
@@ -34,7 +35,8 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.events.atomic import OLDEST_BROKER, SETTING
 from windshift.server.events.copies import with_copier
-from windshift.server.events.losses import require_rights
+from windshift.server.events.losses import require_rights, source_filters
+from windshift.server.events.model import ConsumerKey
 from windshift.server.events.positions import is_same_start, start_keys, without_start
 from windshift.server.events.specs import (
     DEFAULT_DEDUPLICATION_WINDOW,
@@ -170,6 +172,15 @@ async def existing_stream(api: JetStream, name: str, deadline: float) -> StreamS
     if stream is None:
         raise StreamNotFound(name)
     return stream
+
+
+async def existing_consumer(api: JetStream, consumer: ConsumerKey, deadline: float) -> ConsumerState:
+    """Look a consumer up; raise `ConsumerNotFound` or `StreamNotFound`."""
+    with broker_errors(stream=consumer.stream, consumer=consumer.name):
+        state = await api.consumer(*consumer, deadline)
+    if state is None:
+        raise ConsumerNotFound(consumer.name)
+    return state
 
 
 # --- Deciding -----------------------------------------------------------------------------------------------
@@ -355,10 +366,7 @@ def _copied_by(spec: SourceSpec) -> _Copied:
 
 
 def _copied(stored: JsonObject) -> _Copied:
-    transforms = stored.get("subject_transforms") or []
-    if transforms:
-        return stored.get("name"), frozenset(transform.get("src") or ">" for transform in transforms)
-    return stored.get("name"), frozenset((stored.get("filter_subject") or ">",))
+    return stored.get("name"), frozenset(source_filters(stored))
 
 
 def _sources(spec: StreamSpec) -> tuple[SourceSpec, ...]:

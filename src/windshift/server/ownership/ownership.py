@@ -76,8 +76,7 @@ class Ownership:
 
     def __init__(self, api: JetStream, access: ActivePolicy) -> None:
         self._access = access
-        self._view = View(api)
-        self._view.on_streams = self._find_full
+        self._view = View(api, self._find_full)
 
     @asynccontextmanager
     async def stream(

@@ -13,6 +13,7 @@ from windshift.nats import JetStreamError, NatsError
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream
 from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.domain.names import RESERVED_STREAMS
 from windshift.server.ownership.amounts import (
     CONSUMER_QUOTAS,
     GROWING,
@@ -45,8 +46,6 @@ _SHORTEST_PAUSE: Final = 0.001
 
 _STREAMS: Final = ""
 """The list of streams. Those of consumers have the names of their streams."""
-_WITHOUT_OWNERS: Final = ("KV_", "OBJ_", "WS_")
-"""How the names of streams begin that have no consumers with an owner."""
 
 
 class View:
@@ -54,15 +53,18 @@ class View:
 
     Attributes:
         held: everything that has an owner.
+
+    Args:
+        api: asks the broker.
         on_streams: called when the list of streams was read.
     """
 
-    def __init__(self, api: JetStream) -> None:
+    def __init__(self, api: JetStream, on_streams: Callable[[], None]) -> None:
         self._api = api
+        self._on_streams = on_streams
         self._loop = asyncio.get_running_loop()
         self._reading = asyncio.Lock()
         self.held: dict[Key, Held] = {}
-        self.on_streams: Callable[[], None] = _nothing
         self._totals: dict[str, Counter[str]] = {}
         self._keys: dict[str, set[Key]] = {}
         """What of all that is in which list."""
@@ -243,7 +245,7 @@ class View:
         self._took[name] = self._loop.time() - began
         if name == _STREAMS:
             self._note_looked(made, of_consumers=False)
-            self.on_streams()
+            self._on_streams()
 
     async def _streams(self, began: float) -> dict[Key, Held]:
         found, with_consumers = {}, set()
@@ -252,7 +254,7 @@ class View:
             name = config["name"]
             amounts = of_stream(config, state["bytes"] * replicas(config))
             found[name, ""] = Held(owner_of(config), amounts, endless(config))
-            if state.get("consumer_count") and not name.startswith(_WITHOUT_OWNERS):
+            if state.get("consumer_count") and not name.startswith(RESERVED_STREAMS):
                 with_consumers.add(name)
         self._with_consumers = frozenset(with_consumers)
         for name in self._read_at.keys() - {_STREAMS, *with_consumers}:
@@ -286,10 +288,6 @@ class View:
         for key, held in found.items():
             if key not in newer:
                 self._set(key, held)
-
-
-def _nothing() -> None:
-    """Do nothing."""
 
 
 def list_of(key: Key) -> str:

@@ -168,7 +168,8 @@ class Stores:
         async for _ in retry(deadline, _OTHER_WRITER):
             record = await self._read(store, key, deadline)
             if create_only:
-                _require_absent(key, record)
+                if record.value is not None:
+                    raise KeyExists(key, record.sequence)
             else:
                 _require_revision(last_revision, record)
             try:
@@ -470,23 +471,14 @@ def _check(store: str, key: str) -> None:
     names.key("key", key)
 
 
-def _revision(record: Record) -> Revision:
-    return ABSENT if record.value is None else Revision(record.sequence)
-
-
 def _entry(record: Record) -> Entry | None:
     if record.value is None:
         return None
     return _new(Entry, (record.value, record.sequence, record.time))
 
 
-def _require_absent(key: str, record: Record) -> None:
-    if record.value is not None:
-        raise KeyExists(key, record.sequence)
-
-
 def _require_revision(expected: int | None, record: Record, key: str = "") -> None:
     """Raise `RevisionMismatch` if the caller expects another revision."""
-    actual = _revision(record)
+    actual = ABSENT if record.value is None else Revision(record.sequence)
     if expected is not None and expected != actual:
         raise RevisionMismatch(expected, actual, key)

@@ -114,7 +114,7 @@ class ConsumeCall:
         if self._authorizer is not None:
             self._authorizer.use_consumer(*consumer)
         deadline = asyncio.get_running_loop().time() + self._options.lookup_timeout.total_seconds()
-        found = await find_consumer(self._broker.api, *consumer, size, deadline)
+        found = await find_consumer(self._broker.api, consumer, size, deadline)
         shared = self._broker.dead_letters
         if command.linger is not None:
             if self._authorizer is not None:  # before anything of the consumer is changed

@@ -17,8 +17,7 @@ from typing import Final
 from windshift.nats import NatsError, OutcomeUnknown
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject
 from windshift.nats.jetstream.pulling import PullOptions
-from windshift.server.domain.broker_errors import domain_error
-from windshift.server.domain.errors import ConsumerNotFound, UnsupportedCombination
+from windshift.server.domain.errors import UnsupportedCombination
 from windshift.server.events.consumers import (
     MAX_ACK_PENDING,
     ack_wait,
@@ -32,6 +31,7 @@ from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
 from windshift.server.events.retries import RetryPolicy, stored_policy
 from windshift.server.events.runs import Run
+from windshift.server.events.streams import existing_consumer
 from windshift.server.ownership.amounts import owner_of
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class ConsumerSnapshot:
 
 
 async def find_consumer(
-    api: JetStream, stream: str, consumer: str, window: int, deadline: float
+    api: JetStream, consumer: ConsumerKey, window: int, deadline: float
 ) -> ConsumerSnapshot:
     """Look up a consumer, and check that a call with a window of this size can consume from it.
 
@@ -85,14 +85,9 @@ async def find_consumer(
         UnsupportedCombination: no call can consume from a consumer of this kind.
         BrokerUnavailable: the broker did not answer by `deadline`, a time of the running loop.
     """
-    try:
-        state = await api.consumer(stream, consumer, deadline)
-    except NatsError as refusal:
-        raise domain_error(refusal, stream=stream, consumer=consumer) from refusal
-    if state is None:
-        raise ConsumerNotFound(consumer)
-    refuse_limits(consumer, state.config, window)
-    require_consumable(consumer, state.config)
+    state = await existing_consumer(api, consumer, deadline)
+    refuse_limits(consumer.name, state.config, window)
+    require_consumable(consumer.name, state.config)
     return ConsumerSnapshot(ack_wait(state.config), stored_policy(state.config), state)
 
 

@@ -330,18 +330,14 @@ class Failures:
         attempts: the earlier attempts.
         consumer: the consumer.
         run: the name of its run.
-        unix_ns: the wall clock, in nanoseconds since 1970.
     """
 
-    __slots__ = ("_attempts", "_consumer", "_run", "_unix_ns")
+    __slots__ = ("_attempts", "_consumer", "_run")
 
-    def __init__(
-        self, attempts: FailedAttempts, consumer: ConsumerKey, run: str, unix_ns: Callable[[], int] = time_ns
-    ) -> None:
+    def __init__(self, attempts: FailedAttempts, consumer: ConsumerKey, run: str) -> None:
         self._attempts = attempts
         self._consumer = consumer
         self._run: RunKey = consumer, run
-        self._unix_ns = unix_ns
 
     def rejected(
         self,
@@ -385,7 +381,7 @@ class Failures:
     ) -> Failure:
         """Return the record of an event that is given up on before a client has this attempt."""
         known = self._attempts.get(self._run, (letter_id.seq, letter_id.stored_ns))
-        now = self._unix_ns()
+        now = time_ns()
         first = known.first_ns if known else now
         return Failure(letter_id, attempt, first, now, Cause.REJECTED, reason, error_type, replay_count)
 
@@ -407,7 +403,7 @@ class Failures:
             reason,
             error_type,
             attempt=held.attempt,
-            next_ns=self._unix_ns() + delay_ns,
+            next_ns=time_ns() + delay_ns,
         )
 
     def over(self, seq: StreamSeq, held: InFlight, now: float) -> None:
@@ -440,7 +436,7 @@ class Failures:
         return DeadLetterId(*self._consumer, seq, stored_at(reply))
 
     def _began(self, held: InFlight, now: float) -> int:
-        return self._unix_ns() - round((now - held.since) * 1e9)
+        return time_ns() - round((now - held.since) * 1e9)
 
 
 def _key(seq: StreamSeq, reply: bytes) -> EventKey:

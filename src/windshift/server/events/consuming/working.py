@@ -203,7 +203,7 @@ class WorkRunner:
         """Look the consumer up, and follow what was changed."""
         deadline = self._deadline(self._options.lookup_timeout)
         size = self._state.window.size
-        found = await find_consumer(self._broker.api, *self._state.consumer, size, deadline)
+        found = await find_consumer(self._broker.api, self._state.consumer, size, deadline)
         found = self._shared.calls.share(self._state.consumer, found)
         if found.run.follows(self._state.run):
             self._begin_run(found.run)

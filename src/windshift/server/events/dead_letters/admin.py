@@ -13,10 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream
 from windshift.server.background.batches import batches, for_each, together
-from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
@@ -35,6 +33,7 @@ from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.dead_letters.summaries import By, Summary
 from windshift.server.events.model import ConsumerKey
+from windshift.server.events.streams import existing_consumer
 
 T = TypeVar("T")
 
@@ -486,13 +485,10 @@ class _ReplayCall:
 
     async def _look_up(self, consumer: ConsumerKey) -> WindshiftError | None:
         try:
-            found = await self._api.consumer(*consumer, self._deadline)
-        except NatsError as refusal:
-            error = domain_error(refusal, stream=consumer.stream, consumer=consumer.name)
-            if isinstance(error, StreamNotFound | ConsumerNotFound):
-                return error
-            raise error from refusal
-        return ConsumerNotFound(consumer.name) if found is None else None
+            await existing_consumer(self._api, consumer, self._deadline)
+        except (StreamNotFound, ConsumerNotFound) as error:
+            return error
+        return None
 
 
 def _selected(which: DeadLetterFilter) -> ConsumerKey:

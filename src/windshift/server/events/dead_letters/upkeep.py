@@ -15,7 +15,6 @@ from typing import Final
 
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream
-from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
@@ -28,6 +27,7 @@ from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import REPLAY, Notes
+from windshift.server.events.streams import existing_consumer
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +118,7 @@ class DeadLetterUpkeep:
 
     async def _is_gone(self, consumer: ConsumerKey, deadline: float) -> bool:
         try:
-            return await self._api.consumer(*consumer, deadline) is None
-        except NatsError as refusal:
-            error = domain_error(refusal, stream=consumer.stream, consumer=consumer.name)
-            if isinstance(error, StreamNotFound | ConsumerNotFound):
-                return True
-            raise
+            await existing_consumer(self._api, consumer, deadline)
+        except (StreamNotFound, ConsumerNotFound):
+            return True
+        return False
