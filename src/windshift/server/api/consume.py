@@ -49,6 +49,8 @@ _ACTIONS = {
     EventsRequest.REJECT_ACTION_DEAD_LETTER: Action.DEAD_LETTER,
     EventsRequest.REJECT_ACTION_DROP: Action.DROP,
 }
+_CONFIRMED = {kind: f"{kind.value}_confirmation" for kind in CommandKind}
+"""In which field of a response commands are confirmed."""
 
 
 async def consume(
@@ -273,25 +275,11 @@ def write_event(event: Event, delivery: Delivery, token: bytes = b"") -> None:
 def confirmation_response(confirmation: Confirmation) -> EventsResponse:
     """Convert the confirmation of a command to a response."""
     response = EventsResponse()
-    match confirmation.kind:
-        case CommandKind.ACK:
-            _fill(response.ack_confirmation, confirmation)
-        case CommandKind.REJECT:
-            _fill(response.reject_confirmation, confirmation)
-        case CommandKind.PING:
-            _fill(response.ping_confirmation, confirmation)
-    return response
-
-
-def _fill(
-    message: EventsResponse.AckConfirmation
-    | EventsResponse.RejectConfirmation
-    | EventsResponse.PingConfirmation,
-    confirmation: Confirmation,
-) -> None:
+    message = getattr(response, _CONFIRMED[confirmation.kind])
     message.SetInParent()  # an empty confirmation must be there too
     message.ids.extend(confirmation.ids)
     if confirmation.invalid_ids:
         message.invalid_ids.extend(confirmation.invalid_ids)
     if confirmation.temporary_failed_ids:
         message.temporary_failed_ids.extend(confirmation.temporary_failed_ids)
+    return response
