@@ -21,25 +21,25 @@ SPECIAL_MESSAGE = "\t\ntest with whitespace\r\nand Unicode BMP â˜º and non-BMP ð
 
 OutputCall = ClientCall[messages_pb2.StreamingOutputCallResponse]
 
-_METHODS = TEST_SERVICE.methods_by_name
+_PATH = f"/{TEST_SERVICE.full_name}/"
 
 
 async def empty_unary(channel: Channel) -> None:
     """Call with an empty message."""
-    assert await channel.unary(_METHODS["EmptyCall"], empty_pb2.Empty()) == empty_pb2.Empty()
+    empty = empty_pb2.Empty()
+    assert await channel.unary(_PATH + "EmptyCall", empty, empty_pb2.Empty) == empty
 
 
 async def large_unary(channel: Channel) -> None:
     """Send and receive more than a stream's window."""
-    response = await channel.unary(_METHODS["UnaryCall"], _simple(LARGE_REQUEST, LARGE_RESPONSE))
+    request = _simple(LARGE_REQUEST, LARGE_RESPONSE)
+    response = await channel.unary(_PATH + "UnaryCall", request, messages_pb2.SimpleResponse)
     assert response.payload.body == bytes(LARGE_RESPONSE)
 
 
 async def client_streaming(channel: Channel) -> None:
     """Send several messages for one."""
-    call = channel.stream(
-        "/grpc.testing.TestService/StreamingInputCall", messages_pb2.StreamingInputCallResponse
-    )
+    call = channel.stream(_PATH + "StreamingInputCall", messages_pb2.StreamingInputCallResponse)
     for size in REQUEST_SIZES:
         call.send(messages_pb2.StreamingInputCallRequest(payload=_payload(size)))
         await call.ready()
@@ -52,7 +52,7 @@ async def client_streaming(channel: Channel) -> None:
 
 async def server_streaming(channel: Channel) -> None:
     """Receive several messages for one."""
-    call = channel.stream(_METHODS["StreamingOutputCall"])
+    call = channel.stream(_PATH + "StreamingOutputCall", messages_pb2.StreamingOutputCallResponse)
     call.send(_output_request(0, *RESPONSE_SIZES))
     call.close_send()
     assert tuple([len(message.payload.body) async for message in call]) == RESPONSE_SIZES
@@ -84,7 +84,7 @@ async def timeout_on_sleeping_server(channel: Channel) -> None:
 
 async def cancel_after_begin(channel: Channel) -> None:
     """Cancel before anything is sent but the headers."""
-    call = channel.stream(_METHODS["StreamingInputCall"])
+    call = channel.stream(_PATH + "StreamingInputCall", messages_pb2.StreamingInputCallResponse)
     call.cancel()
     assert (await _error(call)).code is StatusCode.CANCELLED
 
@@ -100,7 +100,7 @@ async def cancel_after_first_response(channel: Channel) -> None:
 
 async def custom_metadata(channel: Channel) -> None:
     """Get text and binary metadata back, before and after the messages."""
-    unary = channel.stream(_METHODS["UnaryCall"], messages_pb2.SimpleResponse, metadata=METADATA)
+    unary = channel.stream(_PATH + "UnaryCall", messages_pb2.SimpleResponse, metadata=METADATA)
     unary.send(_simple(LARGE_REQUEST, LARGE_RESPONSE))
     unary.close_send()
     response = await unary.receive()
@@ -181,7 +181,7 @@ def _output_request(size: int, *wanted: int) -> messages_pb2.StreamingOutputCall
 
 def _full_duplex(channel: Channel, *, timeout: float | None = None, metadata: bool = False) -> OutputCall:
     return channel.stream(
-        _METHODS["FullDuplexCall"],
+        _PATH + "FullDuplexCall",
         messages_pb2.StreamingOutputCallResponse,
         timeout=timeout,
         metadata=METADATA if metadata else (),
@@ -194,7 +194,7 @@ async def _size(call: OutputCall) -> int:
     return len(response.payload.body)
 
 
-async def _error(call: ClientCall[messages_pb2.StreamingOutputCallResponse]) -> RpcError:
+async def _error(call: ClientCall[messages_pb2.StreamingInputCallResponse] | OutputCall) -> RpcError:
     try:
         while await call.receive() is not None:
             pass
@@ -211,7 +211,7 @@ async def _check_echo(call: ClientCall[messages_pb2.SimpleResponse] | OutputCall
 async def _check_status(channel: Channel, message: str) -> None:
     request = messages_pb2.SimpleRequest()
     request.response_status.code, request.response_status.message = 2, message
-    error = await _failure(channel.unary(_METHODS["UnaryCall"], request))
+    error = await _failure(channel.unary(_PATH + "UnaryCall", request, messages_pb2.SimpleResponse))
     assert (error.code, error.message) == (StatusCode.UNKNOWN, message)
 
 

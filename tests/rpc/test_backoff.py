@@ -9,7 +9,7 @@ from windshift.rpc.backoff import Backoff
 
 def delays(spread: float, count: int = 14) -> list[float]:
     """Return the first delays with gRPC's numbers and a jitter that is always the same."""
-    backoff = Backoff(1.0, 1.6, 0.2, 120.0, lambda: spread)
+    backoff = Backoff(1.0, 120.0, lambda: spread)
     return [backoff.next() for _ in range(count)]
 
 
@@ -30,12 +30,12 @@ def test_jitter_makes_them_longer_or_shorter_by_a_fifth() -> None:
 
 def test_jitter_is_random() -> None:
     """Two clients that lost the same server do not come back together."""
-    assert Backoff(1.0, 1.6, 0.2, 120.0).next() != Backoff(1.0, 1.6, 0.2, 120.0).next()
+    assert Backoff(1.0, 120.0).next() != Backoff(1.0, 120.0).next()
 
 
 def test_a_connection_starts_the_delays_anew() -> None:
     """After a success the next failure waits as little as the first one did."""
-    backoff = Backoff(1.0, 1.6, 0.2, 120.0, lambda: 0.0)
+    backoff = Backoff(1.0, 120.0, lambda: 0.0)
     for _ in range(5):
         backoff.next()
     backoff.reset()

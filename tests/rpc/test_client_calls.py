@@ -16,7 +16,6 @@ from windshift.rpc import ChannelClosed, RpcError, ServerCall, StatusCode
 from .calling import calling, channel_options, duplex, failure, message, simple_request, unary
 from .serving import (
     DOWNLOAD,
-    SERVICE,
     UNARY,
     UPLOAD,
     Steps,
@@ -95,25 +94,6 @@ async def test_receiving_all_that_has_arrived() -> None:
             batches.append(len(batch))
         assert sum(batches) == 50
         assert len(batches) < 50
-
-
-async def test_a_method_may_be_given_by_its_descriptor() -> None:
-    """It knows the path and the type of the response."""
-    async with serving(unary_call=echo, full_duplex_call=reflect) as server, calling(server) as channel:
-        response = await channel.unary(SERVICE.methods_by_name["UnaryCall"], simple_request(b"x"))
-        assert response.payload.body == b"x"
-        call = channel.stream(SERVICE.methods_by_name["FullDuplexCall"])
-        call.send(message(b"y"))
-        answer = await call.receive()
-        assert isinstance(answer, messages_pb2.StreamingOutputCallResponse)
-        call.cancel()
-
-
-async def test_a_path_needs_a_response_type() -> None:
-    """Nothing else says what to parse the response as."""
-    async with serving() as server, calling(server) as channel:
-        with pytest.raises(TypeError, match="response_type"):
-            channel.stream(UNARY)  # type: ignore[call-overload]
 
 
 async def test_hundreds_of_calls_share_one_connection() -> None:

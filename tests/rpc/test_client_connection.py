@@ -89,31 +89,9 @@ async def test_calls_fail_without_an_attempt_until_the_next_is_due() -> None:
         assert loop.time() - started < 30
 
 
-async def test_calls_that_wait_for_ready_survive_a_server_that_is_not_there_yet() -> None:
-    """They wait through failed attempts, by option of the call or of the channel."""
-    port = unused_port()
-    async with (
-        serving(unary_call=echo, full_duplex_call=reflect) as server,
-        calling(f"127.0.0.1:{port}") as channel,
-        calling(f"127.0.0.1:{port}", channel_options(wait_for_ready=True)) as patient,
-    ):
-        call = duplex(channel, wait_for_ready=True)
-        call.send(message(b"a"))
-        waiting = [task(unary(channel, b"b", wait_for_ready=True)), task(unary(patient, b"c"))]
-        await failure(unary(channel))
-        assert (await failure(unary(patient, wait_for_ready=False))).code is StatusCode.UNAVAILABLE
-        await server.server.listen("127.0.0.1", port)
-        assert await asyncio.gather(*waiting) == [b"b", b"c"]
-        response = await call.receive()
-        assert response is not None
-        assert response.payload.body == b"a"
-        call.cancel()
-
-
 async def test_a_waiting_call_ends_at_its_deadline_or_when_it_is_cancelled() -> None:
     """Although there is no connection, and the channel has then nothing left to wait for."""
-    options = channel_options(wait_for_ready=True)
-    async with calling(f"127.0.0.1:{unused_port()}", options) as channel:
+    async with raw_server() as server, calling(server.target) as channel:  # it says nothing
         late = await failure(unary(channel, timeout=0.05))
         assert (late.code, late.sent) == (StatusCode.DEADLINE_EXCEEDED, False)
         assert "cannot be reached" in late.message
@@ -415,7 +393,8 @@ async def test_a_draining_server_loses_no_call(streams: int) -> None:
             async def caller() -> None:
                 nonlocal done
                 while not stop:
-                    assert await unary(channel, b"x", wait_for_ready=True) == b"x"
+                    await channel.wait_ready()
+                    assert await unary(channel, b"x") == b"x"
                     done += 1
 
             callers = [task(caller()) for _ in range(streams)]
@@ -534,7 +513,7 @@ async def test_closing_with_grace_lets_calls_finish() -> None:
 
 async def test_closing_ends_what_waits() -> None:
     """Calls and ``wait_ready`` that have no connection yet."""
-    async with calling(f"127.0.0.1:{unused_port()}", channel_options(wait_for_ready=True)) as channel:
+    async with calling(f"127.0.0.1:{unused_port()}") as channel:
         waiting = [task(failure(unary(channel))), task(failure(channel.wait_ready()))]
         await asyncio.sleep(0)
         await channel.close()

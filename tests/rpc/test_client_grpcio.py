@@ -194,7 +194,8 @@ async def test_connections_that_the_server_ages_out() -> None:
     async with grpcio(**ages) as (_, target), calling(target) as channel:
         connections: set[int] = set()
         for number in range(CALLS):
-            assert await unary(channel, b"%d" % number, wait_for_ready=True) == b"%d" % number
+            await channel.wait_ready()
+            assert await unary(channel, b"%d" % number) == b"%d" % number
             connections.update(map(id, channel._usable))
             await asyncio.sleep(0.001)
         assert len(connections) > 1

@@ -20,7 +20,7 @@ from .serving import eventually
 
 SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
-METHODS = HEALTH.methods_by_name
+CHECK, LIST, WATCH = (f"/{HEALTH.full_name}/{name}" for name in ("Check", "List", "Watch"))
 
 
 @dataclass
@@ -34,13 +34,14 @@ class Probed:
 
     async def check(self, service: str = "") -> int:
         """Ask once."""
-        response = await self.channel.unary(METHODS["Check"], pb.HealthCheckRequest(service=service))
+        request = pb.HealthCheckRequest(service=service)
+        response = await self.channel.unary(CHECK, request, pb.HealthCheckResponse)
         return int(response.status)
 
     @asynccontextmanager
     async def watching(self, service: str = "") -> AsyncIterator[AsyncIterator[int]]:
         """Ask for the status and its changes."""
-        async with self.channel.stream(METHODS["Watch"], pb.HealthCheckResponse) as call:
+        async with self.channel.stream(WATCH, pb.HealthCheckResponse) as call:
             call.send(pb.HealthCheckRequest(service=service))
             call.close_send()
             yield (int(response.status) async for response in call)
@@ -89,7 +90,7 @@ async def test_all_statuses_at_once() -> None:
     """List has every service that was set."""
     async with probed() as it:
         it.health.set("a.B", serving=False)
-        response = await it.channel.unary(METHODS["List"], pb.HealthListRequest())
+        response = await it.channel.unary(LIST, pb.HealthListRequest(), pb.HealthListResponse)
         assert {name: each.status for name, each in response.statuses.items()} == {
             "": SERVING,
             "a.B": NOT_SERVING,

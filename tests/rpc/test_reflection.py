@@ -63,8 +63,11 @@ async def asking(pb: ModuleType) -> AsyncIterator[Asked]:
     services = [interop_service(), HealthService()]
     server = Server([*services, *reflection_services(services)])
     host, port = await server.listen("127.0.0.1", 0)
-    method = pb.DESCRIPTOR.services_by_name["ServerReflection"].methods_by_name["ServerReflectionInfo"]
-    async with calling(f"{host}:{port}") as channel, channel.stream(method) as call:
+    method = f"/{pb.DESCRIPTOR.package}.ServerReflection/ServerReflectionInfo"
+    async with (
+        calling(f"{host}:{port}") as channel,
+        channel.stream(method, pb.ServerReflectionResponse) as call,
+    ):
         yield Asked(pb, call)
     server.close()
 
@@ -130,8 +133,11 @@ async def test_payloads_that_no_method_names() -> None:
     services = [HealthService()]
     server = Server([*services, *reflection_services(services, [messages_in_a_pool_of_their_own()])])
     host, port = await server.listen("127.0.0.1", 0)
-    method = v1.DESCRIPTOR.services_by_name["ServerReflection"].methods_by_name["ServerReflectionInfo"]
-    async with calling(f"{host}:{port}") as channel, channel.stream(method) as call:
+    method = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+    async with (
+        calling(f"{host}:{port}") as channel,
+        channel.stream(method, v1.ServerReflectionResponse) as call,
+    ):
         assert await Asked(v1, call).files(file_containing_symbol="far.Away") == ["far.proto"]
     server.close()
 

@@ -7,6 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Final
+
+_MULTIPLIER: Final = 1.6
+"""Growth from one failure to the next."""
+
+_JITTER: Final = 0.2
+"""Share by which each delay varies, so that clients do not all reconnect at once."""
 
 
 class Backoff:
@@ -14,8 +21,6 @@ class Backoff:
 
     Args:
         initial: seconds after the first failure.
-        multiplier: growth from one failure to the next.
-        jitter: share by which each delay varies, so that clients do not all reconnect at once.
         maximum: longest delay, in seconds, before jitter.
         spread: returns a number from -1 to 1; random except in tests.
     """
@@ -23,14 +28,10 @@ class Backoff:
     def __init__(
         self,
         initial: float,
-        multiplier: float,
-        jitter: float,
         maximum: float,
         spread: Callable[[], float] = lambda: random.uniform(-1.0, 1.0),
     ) -> None:
         self._initial = initial
-        self._multiplier = multiplier
-        self._jitter = jitter
         self._maximum = maximum
         self._spread = spread
         self._delay = initial
@@ -38,8 +39,8 @@ class Backoff:
     def next(self) -> float:
         """Return the seconds from the start of the failed attempt to the start of the next."""
         delay = min(self._delay, self._maximum)
-        self._delay = min(delay * self._multiplier, self._maximum)
-        return delay * (1.0 + self._jitter * self._spread())
+        self._delay = min(delay * _MULTIPLIER, self._maximum)
+        return delay * (1.0 + _JITTER * self._spread())
 
     def reset(self) -> None:
         """Start over: a connection is up."""

@@ -3,15 +3,15 @@
 ::
 
     async with Channel("localhost:50051") as channel:
-        response = await channel.unary(METHOD, request, timeout=5.0)
-        async with channel.stream(OTHER_METHOD) as call:
+        response = await channel.unary("/package.Service/Method", request, Response, timeout=5.0)
+        async with channel.stream("/package.Service/OtherMethod", Answer) as call:
             call.send(message)
             async for answer in call:
                 ...
 
 A channel holds one connection, or more where ``max_connections`` allows it and the first is full. It is made
 when the first call needs it and made anew when it is gone: then calls wait for the outcome of one attempt,
-and until the next attempt is due they fail at once (``wait_for_ready`` makes them wait instead).
+and until the next attempt is due they fail at once (``Channel.wait_ready`` waits instead).
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar, overload
+from typing import Self, TypeVar
 
-from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 
 from .backoff import Backoff
 from .channel_options import ChannelOptions
@@ -49,11 +47,6 @@ MetadataPairs = Iterable[tuple[str, MetadataValue]]
 _ELSEWHERE = "a channel belongs to the event loop and the process of its first call"
 _PARSE = Direction.RESPONSE.parse
 _TIMER_RESOLUTION = 0.001  # uvloop's clock and timers count milliseconds
-
-
-class _Method(NamedTuple):
-    headers: HeaderList
-    response_type: type[Message] | None
 
 
 class ChannelState(Enum):
@@ -102,19 +95,14 @@ class Channel:
         self._on_state = on_state
         self._metadata: MetadataPairs = ()
         self._encoded: HeaderList = []
-        self._methods: dict[str | MethodDescriptor, _Method] = {}
+        self._methods: dict[str, HeaderList] = {}  # what all calls of a method share
         self._usable: list[ClientConnection] = []  # those that take calls
         self._connections: set[ClientConnection] = set()
         self._waiting: deque[Call] = deque()
         self._ready_waiters: set[asyncio.Future[None]] = set()
         self._connector: asyncio.Task[None] | None = None
         self._attempting = False
-        self._backoff = Backoff(
-            self.options.backoff_initial,
-            self.options.backoff_multiplier,
-            self.options.backoff_jitter,
-            self.options.backoff_maximum,
-        )
+        self._backoff = Backoff(self.options.backoff_initial, self.options.backoff_maximum)
         self._next_attempt_at = 0.0
         self._failure = ""
         self._deadlines: Deadlines[Call] = Deadlines()
@@ -154,51 +142,25 @@ class Channel:
 
     # -- calls ---------------------------------------------------------------------------------------
 
-    @overload
     async def unary(
         self,
-        method: str | MethodDescriptor,
+        method: str,
         request: Message,
         response_type: type[M],
         *,
         timeout: float | None = None,
         metadata: MetadataPairs = (),
-        wait_for_ready: bool | None = None,
-    ) -> M: ...
-
-    @overload
-    async def unary(
-        self,
-        method: MethodDescriptor,
-        request: Message,
-        response_type: None = None,
-        *,
-        timeout: float | None = None,
-        metadata: MetadataPairs = (),
-        wait_for_ready: bool | None = None,
-    ) -> Any: ...
-
-    async def unary(
-        self,
-        method: str | MethodDescriptor,
-        request: Message,
-        response_type: type[Message] | None = None,
-        *,
-        timeout: float | None = None,
-        metadata: MetadataPairs = (),
-        wait_for_ready: bool | None = None,
-    ) -> Any:
+    ) -> M:
         """Send one message and return the response.
 
         Cancelling the task cancels the call. Use ``stream`` to get the metadata of the response.
 
         Args:
-            method: the path ``/package.Service/Method``, or the method's descriptor.
+            method: its path, ``/package.Service/Method``.
             request: the message.
-            response_type: class of the response; may be left out with a descriptor.
+            response_type: class of the response.
             timeout: seconds until the call ends with DEADLINE_EXCEEDED, here and at the server; None = never.
             metadata: pairs to send along. The same tuple in many calls is encoded once.
-            wait_for_ready: wait while the server is unreachable; None = as in the channel's options.
 
         Raises:
             RpcError: the call did not end with OK.
@@ -206,87 +168,48 @@ class Channel:
             RuntimeError: this is not the event loop of the first call.
         """
         loop = self._bound()
-        known = self._methods.get(method) or self._learn(method)
-        call = UnaryCall(
-            self,
-            known.headers + self._encode(metadata) if metadata else known.headers,
-            request.SerializeToString(),
-            timeout,
-            self.options.wait_for_ready if wait_for_ready is None else wait_for_ready,
-            loop,
-        )
+        headers = self._headers(method, metadata)
+        call = UnaryCall(self, headers, request.SerializeToString(), timeout, loop)
         self._start(call)
         try:
             payload = await call.future
         except asyncio.CancelledError:
             call.cancel()
             raise
-        return _PARSE(response_type or _response_type(known), payload)
+        return _PARSE(response_type, payload)
 
-    @overload
     def stream(
         self,
-        method: str | MethodDescriptor,
+        method: str,
         response_type: type[M],
         *,
         timeout: float | None = None,
         metadata: MetadataPairs = (),
-        wait_for_ready: bool | None = None,
-    ) -> ClientCall[M]: ...
-
-    @overload
-    def stream(
-        self,
-        method: MethodDescriptor,
-        response_type: None = None,
-        *,
-        timeout: float | None = None,
-        metadata: MetadataPairs = (),
-        wait_for_ready: bool | None = None,
-    ) -> ClientCall[Any]: ...
-
-    def stream(
-        self,
-        method: str | MethodDescriptor,
-        response_type: type[Message] | None = None,
-        *,
-        timeout: float | None = None,
-        metadata: MetadataPairs = (),
-        wait_for_ready: bool | None = None,
-    ) -> ClientCall[Any]:
+    ) -> ClientCall[M]:
         """Start a call of any kind and return it; see ``unary`` for the arguments.
 
         The call starts at once, connected or not; failures appear when receiving.
         """
         loop = self._bound()
-        known = self._methods.get(method) or self._learn(method)
-        call: ClientCall[Any] = ClientCall(
-            self,
-            known.headers + self._encode(metadata) if metadata else known.headers,
-            response_type or _response_type(known),
-            timeout,
-            self.options.wait_for_ready if wait_for_ready is None else wait_for_ready,
-            loop,
-        )
+        call = ClientCall(self, self._headers(method, metadata), response_type, timeout, loop)
         self._start(call)
         return call
+
+    def _headers(self, method: str, metadata: MetadataPairs) -> HeaderList:
+        headers = self._methods.get(method) or self._learn(method)
+        return headers + self._encode(metadata) if metadata else headers
 
     def _encode(self, metadata: MetadataPairs) -> HeaderList:
         if metadata is not self._metadata or not isinstance(metadata, tuple):
             self._metadata, self._encoded = metadata, encode_metadata(metadata)
         return self._encoded
 
-    def _learn(self, method: str | MethodDescriptor) -> _Method:
-        if isinstance(method, str):
-            path, response_type = method, None
-        else:
-            path = f"/{method.containing_service.full_name}/{method.name}"
-            response_type = GetMessageClass(method.output_type)
+    def _learn(self, method: str) -> HeaderList:
         authority = self.options.server_name or self.target
         scheme = "http" if self._ssl is None else "https"
-        known = _Method(request_headers(authority, scheme, path, self.options.user_agent), response_type)
-        self._methods[method] = known
-        return known
+        headers = request_headers(authority, scheme, method, self.options.user_agent)
+        self._methods[method] = headers
+        return headers
 
     def _start(self, call: Call) -> None:
         if call.deadline is not None:
@@ -326,7 +249,7 @@ class Channel:
                 return
         if self._closing:
             call.abandon(ChannelClosed())
-        elif not call.wait_for_ready and self._backing_off:
+        elif self._backing_off:
             call.abandon(self._unreachable())
         else:
             self._waiting.append(call)
@@ -446,7 +369,7 @@ class Channel:
         self._note(ChannelState.FAILED)
         if self._usable:
             return  # calls wait for room
-        for call in [call for call in self._waiting if not call.wait_for_ready]:
+        for call in list(self._waiting):
             call.abandon(self._unreachable())
 
     def _tick(self) -> None:
@@ -463,10 +386,6 @@ class Channel:
             self._usable.remove(connection)
             self._note(ChannelState.LEAVING)
             self._connect_if_needed()
-
-    def connection_lost(self, connection: ClientConnection) -> None:
-        """Forget a connection; called by the connection."""
-        self.connection_leaving(connection)
 
     # -- the end -------------------------------------------------------------------------------------
 
@@ -536,9 +455,3 @@ class Channel:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _response_type(method: _Method) -> type[Message]:
-    if method.response_type is None:
-        raise TypeError("a method given by its path needs a response_type")
-    return method.response_type

@@ -19,14 +19,11 @@ class ChannelOptions:
         connection: limits of each connection. Many servers close connections that are pinged more often than
             every five minutes, so the default interval is longer.
         max_message_size: bytes of one response message, also after decompression.
-        wait_for_ready: the default of calls: True = wait while the server is unreachable.
         deadline_grace: seconds that a call waits beyond its deadline for the server's status, which tells
             more than our own.
         connect_timeout: seconds for one attempt over all addresses, up to the server's SETTINGS.
-        backoff_initial: seconds between the starts of the first two attempts.
-        backoff_multiplier: its growth with each failure.
-        backoff_jitter: share by which it varies.
-        backoff_maximum: its upper bound, in seconds.
+        backoff_initial: seconds between the starts of the first two attempts; they grow with each failure.
+        backoff_maximum: their upper bound.
         max_connections: connections to the server at most. Another one is made while calls wait because the
             server takes no more on those that there are.
         retry_buffer: bytes of a streaming call's requests that are kept until the response begins, to start
@@ -39,12 +36,9 @@ class ChannelOptions:
 
     connection: ConnectionOptions = field(default_factory=_client_connection_options)
     max_message_size: int = 4 * 1024 * 1024
-    wait_for_ready: bool = False
     deadline_grace: float = 0.0
     connect_timeout: float = 20.0
     backoff_initial: float = 1.0
-    backoff_multiplier: float = 1.6
-    backoff_jitter: float = 0.2
     backoff_maximum: float = 120.0
     max_connections: int = 1
     retry_buffer: int = 262_144

@@ -31,11 +31,13 @@ _PLAIN = b"identity"
 
 
 class CallOwner(Protocol):
-    """What a call needs of its channel."""
+    """What a call needs of its channel.
 
-    @property
-    def options(self) -> ChannelOptions:
-        """Its limits."""
+    Attributes:
+        options: its limits.
+    """
+
+    options: ChannelOptions
 
     def submit(self, call: Call) -> None:
         """Give the call to a connection, now or as soon as there is one."""
@@ -58,7 +60,6 @@ class Call:
         done: whether the outcome is known.
         deadline: loop time at which the server ends the call with DEADLINE_EXCEEDED, or None; we do so
             ``deadline_grace`` later.
-        wait_for_ready: whether the call waits while the server is unreachable, instead of failing.
         stream_id: its HTTP/2 stream once a connection took it.
         ticket: the channel's handle of the deadline.
     """
@@ -74,7 +75,6 @@ class Call:
         "done",
         "stream_id",
         "ticket",
-        "wait_for_ready",
     )
 
     def __init__(
@@ -82,7 +82,6 @@ class Call:
         owner: CallOwner,
         headers: HeaderList,
         timeout: float | None,
-        wait_for_ready: bool,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._owner = owner
@@ -95,7 +94,6 @@ class Call:
         self.deadline = None if timeout is None else loop.time() + timeout
         self.stream_id = 0
         self.ticket: list[Call] | None = None
-        self.wait_for_ready = wait_for_ready
 
     # -- driven by the channel and the connection ----------------------------------------------------
 
@@ -254,10 +252,9 @@ class UnaryCall(Call):
         headers: HeaderList,
         payload: bytes,
         timeout: float | None,
-        wait_for_ready: bool,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(owner, headers, timeout, wait_for_ready, loop)
+        super().__init__(owner, headers, timeout, loop)
         self._body = encode_message(payload)
         self._payload: bytes | None = None
         self._decoder: MessageDecoder | None = None
@@ -322,13 +319,13 @@ class ClientCall(Call, Generic[M]):
     """
 
     __slots__ = (
+        "_changed",
         "_closing",
         "_initial",
         "_outbox",
         "_outbox_size",
         "_responses",
         "_trailing",
-        "_waiters",
         "entered",
     )
 
@@ -338,16 +335,15 @@ class ClientCall(Call, Generic[M]):
         headers: HeaderList,
         response_type: type[M],
         timeout: float | None,
-        wait_for_ready: bool,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(owner, headers, timeout, wait_for_ready, loop)
+        super().__init__(owner, headers, timeout, loop)
         self._outbox: list[bytes] | None = []  # what was sent, while it may have to be sent again
         self._outbox_size = 0
         self._closing = False
         decoder = MessageDecoder(self._options.max_message_size)
         self._responses = MessageStream(response_type, decoder, Direction.RESPONSE, loop)
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._changed = asyncio.Event()  # a connection, the headers, or the end
         self._initial: HeaderPairs | None = None
         self._trailing: HeaderPairs = ()
         self.entered = False
@@ -401,7 +397,7 @@ class ClientCall(Call, Generic[M]):
     async def ready(self) -> None:
         """Wait until few sent bytes are still queued, so that a slow server does not fill the memory."""
         while self._connection is None and not self.done and self._outbox_size > _SEND_QUEUE_MARK:
-            await self._change()
+            await self._changed.wait()
         connection = self._connection
         if connection is not None and not self.done and connection.queued(self.stream_id):
             await connection.writable(self.stream_id)
@@ -452,7 +448,7 @@ class ClientCall(Call, Generic[M]):
         Empty if the call ends without any.
         """
         while self._initial is None and not self.done:
-            await self._change()
+            await self._changed.wait()
         return Metadata(self._initial or ())
 
     @property
@@ -476,20 +472,9 @@ class ClientCall(Call, Generic[M]):
     ) -> None:
         self.cancel()
 
-    async def _change(self) -> None:
-        """Wait for a connection, the headers, or the end."""
-        waiter = self._loop.create_future()
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-
     def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
+        self._changed.set()
+        self._changed.clear()
 
     # -- driven by the connection --------------------------------------------------------------------
 

@@ -15,24 +15,21 @@ _log = logging.getLogger(__name__)
 
 
 class ConnectionOwner(Protocol):
-    """What a connection needs of its channel."""
+    """What a connection needs of its channel.
 
-    @property
-    def target(self) -> str:
-        """Its server."""
+    Attributes:
+        target: its server.
+        options: its limits and timers.
+    """
 
-    @property
-    def options(self) -> ChannelOptions:
-        """Its limits and timers."""
+    target: str
+    options: ChannelOptions
 
     def connection_free(self, connection: ClientConnection) -> None:
         """Give waiting calls to the connection: it has room."""
 
     def connection_leaving(self, connection: ClientConnection) -> None:
         """Give no more calls to the connection."""
-
-    def connection_lost(self, connection: ClientConnection) -> None:
-        """Forget the connection."""
 
 
 class ClientConnection(ConnectionHandler):
@@ -88,8 +85,7 @@ class ClientConnection(ConnectionHandler):
         A connection dropped while it is being made may never get ``on_lost``.
         """
         self.http2.abort()
-        if not self.closed.done():
-            self.closed.set_result(None)
+        self.on_socket_closed()
 
     def shut(self, error: RpcError) -> None:
         """Take no more calls, end running ones with ``error``, and close."""
@@ -144,7 +140,7 @@ class ClientConnection(ConnectionHandler):
             call.closed(error_code)
         if not self._leaving:
             self._owner.connection_free(self)
-        elif not self.calls:
+        else:
             self._close_when_unused()
 
     def on_goaway(self, last_stream_id: int, error_code: int, debug: bytes) -> None:
@@ -168,7 +164,7 @@ class ClientConnection(ConnectionHandler):
                 ConnectionError(f"it closed the connection before HTTP/2 began{why}; {guess}")
             )
             self.ready.exception()  # nobody may be waiting any more
-        self._owner.connection_lost(self)
+        self._owner.connection_leaving(self)
         calls = list(self.calls.items())
         self.calls.clear()
         for stream_id, call in calls:

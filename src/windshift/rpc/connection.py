@@ -136,9 +136,10 @@ def engine_configuration(options: ConnectionOptions) -> ngh2.Configuration:
     """Return the engine's part of the options."""
     return ngh2.Configuration(
         auto_window_update=False,
-        stream_reset_rate_limit=options.reset_rate_limit,
+        # A burst, and frames per second: honest clients with short deadlines reset many streams.
+        stream_reset_rate_limit=(10_000, 1_000),
         max_inbound_header_list_size=2 * options.max_header_list_size,
-        max_inbound_header_count=options.max_header_count,
+        max_inbound_header_count=128,
     )
 
 
@@ -464,9 +465,7 @@ class Connection(asyncio.Protocol):
 
     def _wake_senders(self) -> None:
         for stream_id in [s for s in self._senders if self.queued(s) <= SEND_QUEUE_MARK]:
-            waiter = self._senders.pop(stream_id)
-            if not waiter.done():
-                waiter.set_result(None)
+            self._release_sender(stream_id)
 
     def queued(self, stream_id: int | None = None) -> int:
         """Return the bytes of a stream's body, or of all, that wait for the peer or the transport."""
@@ -699,10 +698,8 @@ class Connection(asyncio.Protocol):
         self._over = True
         self._rest = b""
         self._received_at_end = self.received
-        for waiter in self._senders.values():
-            if not waiter.done():
-                waiter.set_result(None)
-        self._senders.clear()
+        for stream_id in tuple(self._senders):
+            self._release_sender(stream_id)
         self._handler.on_lost(error)
 
     def abort(self) -> None:

@@ -20,9 +20,6 @@ class ConnectionOptions:
         connection_window: the same over all streams; None = ``2 * max_concurrent_streams * stream_window``.
             With less, stalled uploads block all others (libnghttp2 withholds up to half the window).
         max_header_list_size: bytes of one header block, by the counting rule of RFC 9113, section 6.5.2.
-        max_header_count: fields in one header block.
-        reset_rate_limit: (burst, per second) of the peer's RST_STREAM frames; honest clients with short
-            deadlines send many.
         keepalive_interval: seconds without a received byte after which a PING is sent; 0 = never.
         keepalive_timeout: seconds in which its answer must come.
         handshake_timeout: seconds from the connection to the peer's SETTINGS, and to its acknowledgement of
@@ -35,8 +32,6 @@ class ConnectionOptions:
     stream_window: int = 65_536
     connection_window: int | None = None
     max_header_list_size: int = 16_384
-    max_header_count: int = 128
-    reset_rate_limit: tuple[int, int] = (10_000, 1_000)
     keepalive_interval: float = 30.0
     keepalive_timeout: float = 10.0
     handshake_timeout: float = 10.0

@@ -16,6 +16,9 @@ from typing import Any, Final
 
 _log = logging.getLogger(__name__)
 
+_BACKLOG: Final = 1024
+"""Connections that may wait to be accepted."""
+
 _RETRY: Final = 0.5
 """Seconds until another attempt after the process, or the system, had no files left."""
 
@@ -31,23 +34,20 @@ Returns the seconds for which no other is to be accepted.
 """
 
 
-async def open_sockets(
-    host: str, port: int, *, reuse_port: bool = False, backlog: int = 1024
-) -> list[socket.socket]:
+async def open_sockets(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
     """Listen on every address that ``host`` means and that this machine has.
 
     Args:
         host: an address or name.
         port: a TCP port; 0 = one that is free, the same for all addresses.
         reuse_port: share the port with other processes.
-        backlog: connections that may wait to be accepted.
 
     Raises:
         OSError: no address worked, or one failed with anything but EADDRNOTAVAIL.
     """
 
     def listening(family: int, address: tuple[Any, ...]) -> socket.socket:
-        return socket.create_server(address, family=family, reuse_port=reuse_port, backlog=backlog)
+        return socket.create_server(address, family=family, reuse_port=reuse_port, backlog=_BACKLOG)
 
     return await _on_every_address(host, port, listening)
 

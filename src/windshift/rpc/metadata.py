@@ -56,10 +56,6 @@ class Metadata:
         """Return the first value of ``name``, or None."""
         return next((value for key, value in self.items() if key == name), None)
 
-    def get_all(self, name: str) -> list[MetadataValue]:
-        """Return every value of ``name`` in the order received."""
-        return [value for key, value in self.items() if key == name]
-
 
 def _pairs(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, MetadataValue]]:
     for key, value in headers:

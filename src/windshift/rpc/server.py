@@ -114,7 +114,6 @@ class Server:
         *,
         ssl: tls.SSLContext | None = None,
         reuse_port: bool = False,
-        backlog: int = 1024,
     ) -> tuple[str, int]:
         """Accept connections on an address and return it, with the port that 0 became.
 
@@ -123,12 +122,11 @@ class Server:
             port: a TCP port; 0 = one that is free.
             ssl: a context from ``windshift.rpc.server_tls``; None = plaintext.
             reuse_port: share the port with other processes (SO_REUSEPORT), for a hand-over or workers.
-            backlog: connections that may wait to be accepted.
 
         Raises:
             OSError: the address cannot be listened on.
         """
-        sockets = await open_sockets(host, port, reuse_port=reuse_port, backlog=backlog)
+        sockets = await open_sockets(host, port, reuse_port=reuse_port)
         name = sockets[0].getsockname()
         self._listeners.append(
             Listener(sockets, lambda sock, address: self._accepted(sock, address, ssl), self._loop)
