@@ -6,7 +6,6 @@ connections make is counted for their address, so that a new connection does not
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -296,12 +295,5 @@ def _parsed(address: str) -> IPv4Address | IPv6Address | None:
 
 
 def _network(address: str) -> bytes | str:
-    if ":" not in address:
-        return address
-    try:
-        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
-    except OSError:
-        return address
-    if packed.startswith(bytes(10) + b"\xff\xff"):  # IPv4, written as IPv6
-        return socket.inet_ntoa(packed[12:])
-    return packed[:_IPV6_NETWORK]
+    found = _parsed(address)
+    return address if found is None else found.packed[:_IPV6_NETWORK]

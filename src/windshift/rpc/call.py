@@ -248,9 +248,7 @@ class ServerCall:
     def send(self, message: Message) -> None:
         """Queue a response message; never blocks. After the end of the call nothing happens."""
         if not self._done:
-            if not self._headers_sent:
-                self._send_headers()
-            self.connection.send_data(self._stream_id, encode_message(message.SerializeToString()))
+            self.send_bytes(message.SerializeToString())
 
     def send_bytes(self, *payloads: bytes) -> None:
         """Queue response messages that are serialized already."""
@@ -353,11 +351,8 @@ class ServerCall:
             self._fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         else:
             self._owner.call_admitted()
-            self._begin_admitted()
-
-    def _begin_admitted(self) -> None:
-        if self._requests is not None and not self._done:
-            self._begin(self._requests)
+            if self._requests is not None and not self._done:
+                self._begin(self._requests)
 
     def begin(self, ended: bool) -> None:
         """Take the call up: handlers of streaming requests start now, others with their message."""
@@ -437,8 +432,6 @@ class ServerCall:
 
     def closed(self) -> None:
         """Let go of the stream: the client cancelled, or everything was sent."""
-        if self._timer is not None:
-            self._timer.cancel()
         self.on_drain = None  # it mostly holds what holds this call: a cycle, left to the collector
         if not self._done:
             self._finished(StatusCode.CANCELLED)
@@ -623,7 +616,7 @@ class ServerCall:
     def _finish_with(self, error: RpcError) -> None:
         """Send the status; headers that were not sent go with it."""
         try:
-            trailers = _error_trailers(error)
+            trailers = status_trailers(error) + encode_metadata(error.metadata)
         except Exception as unsendable:  # noqa: BLE001 -- the client must not wait because of our mistake
             error = self._owner.translate(self._method.path, unsendable)
             trailers = status_trailers(error)
@@ -648,8 +641,3 @@ class ServerCall:
 def _has_begun(task: asyncio.Task[None]) -> bool:
     """Tell whether a handler ran at all: one that is cancelled before it began never settles its call."""
     return getcoroutinestate(cast("Coroutine[Any, Any, None]", task.get_coro())) != CORO_CREATED
-
-
-def _error_trailers(error: RpcError) -> HeaderList:
-    trailers = status_trailers(error)
-    return trailers + encode_metadata(error.metadata) if error.metadata else trailers

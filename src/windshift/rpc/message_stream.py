@@ -182,19 +182,7 @@ class MessageStream(Generic[M]):
         Raises:
             RpcError: a message cannot be parsed, or the call ended with an error.
         """
-        self.handed = 0
-        try:
-            while not self._messages:
-                if not self._take_chunk() and not await self._more():
-                    return None
-            payload = self.decoder.unpack(self._messages.pop(0))
-            self.handed = len(payload)
-            return self._from_string(payload)
-        except DecodeError as error:
-            raise self._failed(self._direction.invalid(self._message_type)) from error
-        except RpcError as error:
-            self._failed(error)
-            raise
+        return next(iter(await self.receive_many(1)), None)
 
     async def receive_many(self, limit: int = MANY) -> list[M]:
         """Return the messages that have arrived, at least one; an empty list after the last.

@@ -41,38 +41,28 @@ _CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
 
 
 class ConnectionOwner(Protocol):
-    """What a connection needs of its server."""
+    """What a connection needs of its server.
 
-    @property
-    def options(self) -> ServerOptions:
-        """Its limits and timers."""
+    Attributes:
+        options: its limits and timers.
+        methods: what it answers, by path.
+        places: the places of its connections.
+        turns: when what connections received is parsed.
+        holding: what is held for all clients.
+        rejections: where connections are logged that were refused.
+        endings: where connections are logged that were ended.
+    """
 
-    @property
-    def methods(self) -> Mapping[bytes, Method]:
-        """What it answers, by path."""
-
-    @property
-    def places(self) -> Places:
-        """The places of its connections."""
-
-    @property
-    def turns(self) -> Turns:
-        """When what connections received is parsed."""
-
-    @property
-    def holding(self) -> Holding:
-        """What is held for all clients."""
+    options: ServerOptions
+    methods: dict[bytes, Method]
+    places: Places
+    turns: Turns
+    holding: Holding
+    rejections: RejectionLog
+    endings: RejectionLog
 
     def answered(self, size: int) -> None:
         """Take note of a large answer."""
-
-    @property
-    def rejections(self) -> RejectionLog:
-        """Where connections are logged that were refused."""
-
-    @property
-    def endings(self) -> RejectionLog:
-        """Where connections are logged that were ended."""
 
     def connection_opened(self, connection: ServerConnection) -> None:
         """Keep a new connection."""
