@@ -5,7 +5,7 @@ From below: `protocol` turns bytes into events and back, without I/O; `wire` run
 one rule for trying again, `semaphore` the one for who is next.
 """
 
-from .connection import Connection, Subscription
+from .connection import Connection
 from .errors import (
     Busy,
     ConnectFailed,
@@ -54,7 +54,6 @@ __all__ = [
     "Requests",
     "ServerAddress",
     "StorageFull",
-    "Subscription",
     "Superseded",
     "TooManyInFlight",
     "Unanswered",

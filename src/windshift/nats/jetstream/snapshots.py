@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from typing import Final
 
 from windshift.nats.connection import Connection
@@ -20,6 +19,9 @@ from windshift.nats.requests import NoReply, Requests
 
 PIECE: Final = 128 * 1024
 """Bytes of one piece, at most."""
+_STEP: Final = 120.0
+"""Seconds that the server may take over each step: the beginning, one piece, and the end of a restore, in
+which it reads the whole stream."""
 _GOOD_END: Final = b"NATS/1.0 204"
 """How the header of the last message begins, if it has one, and all went well."""
 
@@ -29,23 +31,12 @@ class SnapshotFailed(NatsError):
 
 
 class Snapshots:
-    """Takes snapshots of streams, and makes streams of them.
+    """Takes snapshots of streams, and makes streams of them."""
 
-    `step_timeout` is how long the server may take over each step: the beginning, one piece, and the end of a
-    restore, in which it reads the whole stream.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        requests: Requests,
-        api: JetStream,
-        step_timeout: timedelta = timedelta(minutes=2),
-    ) -> None:
+    def __init__(self, connection: Connection, requests: Requests, api: JetStream) -> None:
         self._connection = connection
         self._requests = requests
         self._api = api
-        self._step_timeout = step_timeout.total_seconds()
 
     async def take(self, stream: str, write: Callable[[bytes], object]) -> JsonObject:
         """Take a snapshot; `write` is called with each piece, in order.
@@ -80,7 +71,7 @@ class Snapshots:
     async def _read(self, pieces: asyncio.Queue[Message | None], write: Callable[[bytes], object]) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._step_timeout):
+                async with asyncio.timeout(_STEP):
                     piece = await pieces.get()
             except TimeoutError:
                 raise SnapshotFailed("the server sent nothing more") from None
@@ -119,4 +110,4 @@ class Snapshots:
         raise Unavailable
 
     def _deadline(self) -> float:
-        return self._requests.loop.time() + self._step_timeout
+        return self._requests.loop.time() + _STEP
