@@ -349,11 +349,15 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 async def pages(
-    caller: Caller, request: Message, response: type[M], items: Callable[[M], Any]
+    caller: Caller,
+    request: Message,
+    response: type[M],
+    items: Callable[[M], Any],
+    repeat: Repeat = Repeat.READ,
 ) -> AsyncIterator[Any]:
-    """Make a call that reads, page after page, and yield what is on them. `request` is changed."""
+    """Make a call page after page, and yield what is on them. `request` is changed."""
     while True:
-        page: Any = await caller.call(request, response, Repeat.READ)
+        page: Any = await caller.call(request, response, repeat)
         for item in items(page):
             yield item
         if not page.next_page_token:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import ipaddress
 import json
 import ssl
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import SplitResult, quote_plus, urlencode, urlsplit
 
-from .credentials import Token
+from .credentials import Token, is_loopback
 from .errors import SettingsError, TokenUnavailable
 
 _SIZE_LIMIT = 1 << 20  # bytes of an answer
@@ -130,16 +129,9 @@ def _checked(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc or parts.fragment:
         raise ValueError("is not the URL of a web server")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError("begins with http, which is for this machine only; use https")
     return parts
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _object(content: bytes) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -42,7 +43,7 @@ class Pydantic:
         import pydantic.dataclasses  # noqa: PLC0415 -- the same
 
         self._pydantic = pydantic
-        self._adapters: dict[type, pydantic.TypeAdapter[Any]] = {}
+        self._adapter: Callable[[type], Any] = functools.cache(pydantic.TypeAdapter)
 
     def name(self, kind: type) -> str | None:
         """Return the name that payloads of this class have."""
@@ -64,12 +65,6 @@ class Pydantic:
                 "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems[:5])
             ) from None
         return model
-
-    def _adapter(self, kind: type) -> Any:
-        adapter = self._adapters.get(kind)
-        if adapter is None:
-            adapter = self._adapters[kind] = self._pydantic.TypeAdapter(kind)
-        return adapter
 
 
 class Msgspec:

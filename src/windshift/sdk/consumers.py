@@ -74,14 +74,7 @@ class Sought(NamedTuple):
     pending: int
 
 
-def _info(
-    proto: events.GetConsumerResponse,
-    names: Names,
-    paused_until: datetime | None = None,
-    oldest_unsettled: datetime | None = None,
-    waiting_replays: int = 0,
-    subscriptions: int = 0,
-) -> ConsumerInfo:
+def _info(proto: events.GetConsumerResponse, names: Names) -> ConsumerInfo:
     return ConsumerInfo(
         stream=names.bare_name(proto.stream),
         name=proto.id,
@@ -93,10 +86,6 @@ def _info(
         unsettled=proto.unsettled,
         settled_to=proto.settled_to,
         dead_letters=proto.dead_letters,
-        paused_until=paused_until,
-        oldest_unsettled=oldest_unsettled,
-        waiting_replays=waiting_replays,
-        subscriptions=subscriptions,
     )
 
 
@@ -397,13 +386,11 @@ class Consumers:
         async for info in pages(
             self._caller, request, admin.ListConsumersResponse, lambda page: page.consumers
         ):
-            yield _info(
-                info.consumer,
-                names,
-                moment_of(info, "paused_until"),
-                moment_of(info, "oldest_unsettled"),
-                info.waiting_replays,
-                info.subscriptions,
+            yield _info(info.consumer, names)._replace(
+                paused_until=moment_of(info, "paused_until"),
+                oldest_unsettled=moment_of(info, "oldest_unsettled"),
+                waiting_replays=info.waiting_replays,
+                subscriptions=info.subscriptions,
             )
 
     async def delete(self, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import ipaddress
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -134,6 +135,14 @@ class Credentials:
         if self._valid_until == _NOW:
             raise TokenUnavailable(f"the token was refused, and {path} cannot be read") from error
         _log.warning("the token is used further, because %s cannot be read: %s", path, type(error).__name__)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host is this machine, to which a secret may go in plain text."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 async def _fetch(function: TokenFunction) -> object:

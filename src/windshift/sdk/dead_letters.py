@@ -377,13 +377,8 @@ class DeadLetters:
                     progress(total)
         return total
 
-    async def _pages(self, request: Any, response: Any) -> AsyncIterator[Any]:
-        while True:
-            page = await self._caller.call(request, response, Repeat.SAME)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+    def _pages(self, request: Message, response: type[Message]) -> AsyncIterator[Any]:
+        return pages(self._caller, request, response, lambda page: [page], Repeat.SAME)
 
 
 class _Selection:

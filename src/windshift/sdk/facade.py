@@ -35,9 +35,6 @@ _END = object()
 _CHUNK = 100  # objects taken from an iterable at once,
 _CHUNK_TIME = 0.005  # or what it gives in so many seconds
 
-_facades: dict[type, type[Facade]] = {}
-_asynchronous_classes: dict[type, bool] = {}
-
 
 class Facade:
     """An object of the asynchronous client, without `await`.
@@ -65,36 +62,28 @@ class Facade:
         raise TypeError(NOT_SENT)
 
 
+@functools.cache
 def facade_of(kind: type) -> type[Facade]:
     """Return the facade of an asynchronous class."""
-    facade = _facades.get(kind)
-    if facade is None:
-        names: dict[str, Any] = {
-            "__slots__": (),
-            "__doc__": kind.__doc__,
-            "__module__": "windshift.sync",
-            "__qualname__": kind.__name__,
-        }
-        for name, member in inspect.getmembers(kind, inspect.isfunction):
-            if not name.startswith("_"):
-                names[name] = _method(name, member)
-        if hasattr(kind, "__aenter__"):
-            names["__enter__"], names["__exit__"] = _method("__aenter__"), _method("__aexit__")
-        if hasattr(kind, "__class_getitem__"):
-            names["__class_getitem__"] = classmethod(GenericAlias)
-        facade = _facades[kind] = type(kind.__name__, (Facade,), names)
-    return facade
+    names: dict[str, Any] = {
+        "__slots__": (),
+        "__doc__": kind.__doc__,
+        "__module__": "windshift.sync",
+        "__qualname__": kind.__name__,
+    }
+    for name, member in inspect.getmembers(kind, inspect.isfunction):
+        if not name.startswith("_"):
+            names[name] = _method(name, member)
+    if hasattr(kind, "__aenter__"):
+        names["__enter__"], names["__exit__"] = _method("__aenter__"), _method("__aexit__")
+    if hasattr(kind, "__class_getitem__"):
+        names["__class_getitem__"] = classmethod(GenericAlias)
+    return type(kind.__name__, (Facade,), names)
 
 
+@functools.cache
 def is_asynchronous(kind: type) -> bool:
     """Say whether a class of the client has methods that must be awaited, or return what is asynchronous."""
-    known = _asynchronous_classes.get(kind)
-    if known is None:
-        known = _asynchronous_classes[kind] = _is_asynchronous(kind)
-    return known
-
-
-def _is_asynchronous(kind: type) -> bool:
     return kind.__module__.startswith(_SDK) and any(
         inspect.iscoroutinefunction(inspect.unwrap(member))
         or inspect.isasyncgenfunction(inspect.unwrap(member))
@@ -118,8 +107,9 @@ def find(name: str) -> type[Facade]:
 
 def outside(value: Any, where: Portal) -> Any:
     """Return what another thread may have of a value: its facade, or itself."""
-    if is_asynchronous(type(value)):
-        return facade_of(type(value))(value)
+    kind: type = type(value)
+    if is_asynchronous(kind):
+        return facade_of(kind)(value)
     if isinstance(value, AsyncIterator):
         return _Iterator(value, where)
     if isinstance(value, AbstractAsyncContextManager):
@@ -207,8 +197,9 @@ def _handler(handler: Any) -> Callable[[Any], object]:
         raise TypeError("a handler of the synchronous client is a plain function")
 
     def handle(delivery: Any) -> object:
+        kind: type = type(delivery)
         try:
-            return handler(facade_of(type(delivery))(delivery))
+            return handler(facade_of(kind)(delivery))
         except SystemExit as error:
             raise RuntimeError("the handler called sys.exit") from error
 

@@ -258,8 +258,7 @@ class FakeCaller(Caller):
     # -- stores ------------------------------------------------------------------------------------------
 
     def _ensure_store(self, request: state.EnsureStoreRequest) -> Message:
-        ttl = request.ttl.ToTimedelta() if request.HasField("ttl") else None
-        self._stores.setdefault(request.store, _FakeStore(request.history or 1, ttl))
+        self._stores.setdefault(request.store, _FakeStore(request.history or 1, _ttl(request)))
         return state.EnsureStoreResponse()
 
     def _list_stores(self, _: state.ListStoresRequest) -> Message:
@@ -353,7 +352,9 @@ class FakeCaller(Caller):
         return state.HistoryResponse(entries=self._store(request.store).keys.get(request.key, []))
 
 
-def _ttl(request: state.SetRequest | state.TouchRequest | state.TransactRequest.Set) -> timedelta | None:
+def _ttl(
+    request: state.EnsureStoreRequest | state.SetRequest | state.TouchRequest | state.TransactRequest.Set,
+) -> timedelta | None:
     return request.ttl.ToTimedelta() if request.HasField("ttl") else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import ssl
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from windshift.rpc import client_tls
 
 from .contexts import Context, contexts_path, read_context
-from .credentials import Credentials, TokenSource
+from .credentials import Credentials, TokenSource, is_loopback
 from .errors import SettingsError
 from .names import NAMESPACE, Names
 from .payloads import Codec, Payloads
@@ -98,7 +97,7 @@ def read_settings(
 
 def _plaintext_hint(targets: Sequence[str], problems: list[str]) -> str:
     """Add where a token would go in plain text; return what to do about it, empty where it would not."""
-    remote = [target for target in targets if not _is_loopback(target)]
+    remote = [target for target in targets if not is_loopback(target.rpartition(":")[0].strip("[]"))]
     problems += [f"the token would go to {target} in plain text" for target in remote]
     return "use tls, or allow it with plaintext_token=True" if remote else ""
 
@@ -172,13 +171,3 @@ def _credentials(
     except SettingsError as error:
         problems.append(error.message)
         return Credentials(None)
-
-
-def _is_loopback(target: str) -> bool:
-    host = target.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

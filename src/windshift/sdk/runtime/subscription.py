@@ -180,7 +180,7 @@ class Subscription:
                 _log.warning("subscription to %s of %s: %s", self._consumer, self._stream, error)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             finally:
-                self._ended(number)
+                self.released(self.jobs.call_ended(number, self._loop.time()))
             if self._stopping.is_set() and not self.busy:
                 return
             if failure is None:
@@ -206,9 +206,6 @@ class Subscription:
     def is_open(self) -> bool:
         """Whether the server delivers to this subscription now."""
         return self._session is not None and self._session.open
-
-    def _ended(self, number: int) -> None:
-        self.released(self.jobs.call_ended(number, self._loop.time()))
 
     def released(self, jobs: Sequence[Job]) -> None:
         """Note that events were released, so that their jobs are over."""
