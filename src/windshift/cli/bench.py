@@ -12,7 +12,7 @@ import click
 
 import windshift as ws
 from windshift.cli.failing import CONFLICT, Failure
-from windshift.cli.options import Group
+from windshift.cli.options import Group, takes
 from windshift.cli.session import Session, with_session
 
 _STREAM = "windshift-bench"
@@ -23,16 +23,11 @@ def bench() -> None:
     """Measure publishing, consuming and latency, on a stream that is made for it and deleted."""
 
 
-def _takes(function: Any) -> Any:
-    for option in (
-        click.option("--storage", type=click.Choice(["file", "memory"]), default="file", show_default=True),
-        click.option(
-            "--size", type=click.IntRange(0, 900_000), default=128, show_default=True, help="Bytes."
-        ),
-        click.option("--count", type=click.IntRange(1, 10_000_000), default=100_000, show_default=True),
-    ):
-        function = option(function)
-    return function
+_takes_load = takes(
+    click.option("--count", type=click.IntRange(1, 10_000_000), default=100_000, show_default=True),
+    click.option("--size", type=click.IntRange(0, 900_000), default=128, show_default=True, help="Bytes."),
+    click.option("--storage", type=click.Choice(["file", "memory"]), default="file", show_default=True),
+)
 
 
 @asynccontextmanager
@@ -101,7 +96,7 @@ def _tell(session: Session, verb: str, count: int, seconds: float, times: Sequen
 
 
 @bench.command(examples=["windshift bench publish --count 1000"])
-@_takes
+@_takes_load
 @click.option("--in-flight", type=click.IntRange(1, 200), default=128, show_default=True, help="At once.")
 @with_session
 async def publish(session: Session, count: int, size: int, storage: str, in_flight: int) -> None:
@@ -113,7 +108,7 @@ async def publish(session: Session, count: int, size: int, storage: str, in_flig
 
 
 @bench.command(examples=["windshift bench consume --count 1000 --storage memory"])
-@_takes
+@_takes_load
 @click.option(
     "--concurrency", type=click.IntRange(1, 10_000), default=256, show_default=True, help="At once."
 )
@@ -150,7 +145,7 @@ async def consume(session: Session, count: int, size: int, storage: str, concurr
 
 
 @bench.command(examples=["windshift bench latency --count 100"])
-@_takes
+@_takes_load
 @with_session
 async def latency(session: Session, count: int, size: int, storage: str) -> None:
     """Publish one event after the other, and measure each from its publisher to a handler."""

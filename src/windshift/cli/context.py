@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from windshift.cli.failing import NOT_FOUND, USAGE, Failure, report
-from windshift.cli.options import Group, Options, options_of
+from windshift.cli.options import Group, Options, options_of, takes
 from windshift.cli.output import Output
 
 Document = dict[str, Any]
@@ -32,11 +32,6 @@ def descriptors_of(options: Options) -> tuple[Path, ...]:
     if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
         raise Failure(f"descriptors in {path} are no list of files", USAGE)
     return tuple(path.parent / Path(file).expanduser() for file in files)
-
-
-def context_names() -> list[str]:
-    """Return the names of all contexts."""
-    return sorted(_read()[0].get("contexts", {}))
 
 
 def _read() -> tuple[Document, Path]:
@@ -158,7 +153,7 @@ def _failing(work: Any) -> Any:
 def complete_context(*_: Any) -> list[str]:
     """Return the names that may stand for a context; none where the file cannot be read."""
     try:
-        return context_names()
+        return sorted(_read()[0].get("contexts", {}))
     except Failure:
         return []
 
@@ -172,22 +167,19 @@ def context() -> None:
     """
 
 
-def _settings(function: Any) -> Any:
-    """Add the options of `add` and `edit`. Those for the connection are the shared ones."""
-    for option in (
-        click.option("--token-env", metavar="VARIABLE", help="Variable that has the token."),
-        click.option("--token-command", metavar="COMMAND", help="Program that prints the token."),
-        click.option(
-            "--oidc",
-            metavar="KEY=VALUE",
-            multiple=True,
-            help="Have an OpenID Connect issuer make tokens: issuer, client_id, and client_secret_file or "
-            "client_secret_env; audience, scope and ca if it wants them.",
-        ),
-        click.option("--select", is_flag=True, help="Select it."),
-    ):
-        function = option(function)
-    return function
+_takes_settings = takes(
+    click.option("--select", is_flag=True, help="Select it."),
+    click.option(
+        "--oidc",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Have an OpenID Connect issuer make tokens: issuer, client_id, and client_secret_file or "
+        "client_secret_env; audience, scope and ca if it wants them.",
+    ),
+    click.option("--token-command", metavar="COMMAND", help="Program that prints the token."),
+    click.option("--token-env", metavar="VARIABLE", help="Variable that has the token."),
+)
+"""Adds the options of `add` and `edit`. Those for the connection are the shared ones."""
 
 
 def _oidc(pairs: Sequence[str]) -> Document:
@@ -240,7 +232,7 @@ def _store(
     examples=["windshift context add dev --address 127.0.0.1:8080 --select"],
 )
 @click.argument("name")
-@_settings
+@_takes_settings
 @_failing
 def add(out: Output, name: str, *, select: bool, **token: Any) -> None:
     """Add the context NAME, with --address, --tls…, --token-file, --namespace and --descriptors of this line.
@@ -260,7 +252,7 @@ def add(out: Output, name: str, *, select: bool, **token: Any) -> None:
 
 @context.command(examples=["windshift context edit dev --namespace me"])
 @click.argument("name", shell_complete=complete_context)
-@_settings
+@_takes_settings
 @_failing
 def edit(out: Output, name: str, *, select: bool, **token: Any) -> None:
     """Change what this line says of the context NAME. Comments in the file are lost."""

@@ -13,7 +13,7 @@ import click
 import windshift as ws
 from windshift.cli import naming
 from windshift.cli.failing import USAGE, Failure
-from windshift.cli.options import Group
+from windshift.cli.options import Group, takes
 from windshift.cli.session import Session, with_session
 from windshift.cli.values import TIME, json_time, show_age
 
@@ -30,36 +30,29 @@ def dead_letters() -> None:
     """List, show, replay and purge what consumers gave up on."""
 
 
-def _takes_filter(function: Any) -> Any:
-    for option in (
-        click.option("--until", type=TIME, metavar="TIME", help="Given up before then."),
-        click.option("--since", type=TIME, metavar="TIME", help="Given up since then: 1h (ago), or a time."),
-        click.option("--type", "kind", metavar="TYPE", help="Full name of the payload's type."),
-        click.option(
-            "--cause",
-            "causes",
-            multiple=True,
-            type=click.Choice(["max_attempts", "rejected"]),
-            help="Why it was given up.",
-        ),
-        click.option("--event", "event_ids", multiple=True, type=click.IntRange(1), help="The event's id."),
-        click.option("--subject", "subjects", multiple=True, help="The event's subject matches."),
-        click.option("--text", help="This is in the reason, the error type or the subject."),
-        click.option("--error-type", "error_types", multiple=True, help="Of this kind of failure."),
-        click.option("--consumer", metavar="NAME", help="Of this consumer.", **naming.CONSUMER),
-        click.option("--stream", metavar="NAME", help="Of this stream.", **naming.STREAM),
-    ):
-        function = option(function)
-    return function
-
-
-def _takes_choice(function: Any) -> Any:
-    """Take ids, or a filter with --all."""
-    function = _takes_filter(function)
-    function = click.option("--all", "everything", is_flag=True, help="All that the filter lets through.")(
-        function
-    )
-    return click.argument("ids", nargs=-1)(function)
+_takes_filter = takes(
+    click.option("--stream", metavar="NAME", help="Of this stream.", **naming.STREAM),
+    click.option("--consumer", metavar="NAME", help="Of this consumer.", **naming.CONSUMER),
+    click.option("--error-type", "error_types", multiple=True, help="Of this kind of failure."),
+    click.option("--text", help="This is in the reason, the error type or the subject."),
+    click.option("--subject", "subjects", multiple=True, help="The event's subject matches."),
+    click.option("--event", "event_ids", multiple=True, type=click.IntRange(1), help="The event's id."),
+    click.option(
+        "--cause",
+        "causes",
+        multiple=True,
+        type=click.Choice(["max_attempts", "rejected"]),
+        help="Why it was given up.",
+    ),
+    click.option("--type", "kind", metavar="TYPE", help="Full name of the payload's type."),
+    click.option("--since", type=TIME, metavar="TIME", help="Given up since then: 1h (ago), or a time."),
+    click.option("--until", type=TIME, metavar="TIME", help="Given up before then."),
+)
+_takes_choice = takes(
+    click.argument("ids", nargs=-1),
+    click.option("--all", "everything", is_flag=True, help="All that the filter lets through."),
+    _takes_filter,
+)
 
 
 def _filter(options: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from windshift.cli.failing import USAGE, Failure
+from windshift.cli.options import takes
 
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
@@ -25,15 +26,12 @@ _LONGEST_LINE = 64 << 20
 """Bytes; NATS takes no larger events."""
 
 
-def takes_payload(function: Any) -> Any:
-    """Add the options that say what a payload is."""
-    for option in (
-        click.option("--raw", is_flag=True, help="The payload is bytes of --type, not JSON."),
-        click.option("--json-type", metavar="NAME", help="Send the JSON as it is, under this name."),
-        click.option("--type", "kind", metavar="TYPE", help="Full name of the Protobuf message of the JSON."),
-    ):
-        function = option(function)
-    return function
+takes_payload = takes(
+    click.option("--type", "kind", metavar="TYPE", help="Full name of the Protobuf message of the JSON."),
+    click.option("--json-type", metavar="NAME", help="Send the JSON as it is, under this name."),
+    click.option("--raw", is_flag=True, help="The payload is bytes of --type, not JSON."),
+)
+"""Adds the options that say what a payload is."""
 
 
 class Encoder:

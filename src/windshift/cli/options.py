@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -111,6 +111,17 @@ def shared_options(*, hidden: bool) -> Sequence[click.Parameter]:
         click.Option(names, expose_value=False, callback=_keep, hidden=hidden, **settings)
         for names, settings in _OPTIONS
     ]
+
+
+def takes(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Add these options to a command, in this order."""
+
+    def add(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
 
 
 class Command(click.Command):

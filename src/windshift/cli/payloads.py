@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from google.protobuf import descriptor_pool, empty_pb2, json_format, message_factory, unknown_fields
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError, Message
 
 from windshift.cli.failing import NOT_FOUND, USAGE, Failure
@@ -48,7 +49,7 @@ class Payloads:
             kind, pool = found
             try:
                 message = kind.FromString(payload.value)
-                return {"type": name, "data": _to_json(message, pool)}
+                return {"type": name, "data": json_format.MessageToDict(message, descriptor_pool=pool)}
             except (DecodeError, json_format.Error, ValueError, TypeError, RecursionError):
                 pass  # such as a time out of range, or an `Any` inside whose type is unknown
         return {"type": name, "data": undecoded(payload.value), "undecoded": True}
@@ -113,10 +114,6 @@ _check: Final = json.JSONDecoder(parse_constant=_refuse).decode
 def raw(content: bytes, name: str) -> AnyMessage:
     """Return bytes as the payload of a type."""
     return AnyMessage(type_url=_PREFIX + name.rpartition("/")[2], value=content)
-
-
-def _to_json(message: Message, pool: Any) -> Any:
-    return json_format.MessageToDict(message, descriptor_pool=pool)
 
 
 def _show_json(value: bytes) -> dict[str, Any]:
@@ -207,21 +204,11 @@ def _add(pool: Any, name: str, left: dict[str, Any]) -> None:
                 pool.FindFileByName(needed)
             except KeyError:
                 known = descriptor_pool.Default().FindFileByName(needed)
-                _add(pool, needed, {needed: _proto_of(known)})
+                _add(pool, needed, {needed: FileDescriptorProto.FromString(known.serialized_pb)})
     pool.Add(file)
 
 
-def _proto_of(file: Any) -> Any:
-    from google.protobuf.descriptor_pb2 import FileDescriptorProto
-
-    proto = FileDescriptorProto()
-    file.CopyToProto(proto)
-    return proto
-
-
 def _import(module: str) -> None:
-    import sys
-
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:

@@ -126,7 +126,7 @@ def _load(target: str, *, reload: bool) -> Any:
 
             traceback.print_exception(error)
             reloading.wait_and_start_anew(module)
-        if isinstance(error, ModuleNotFoundError) and (error.name or "") in _parents(module):
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             fail(USAGE, f"there is no module {error.name!r} here or among the installed packages")
         if isinstance(error, AttributeError) and module in sys.modules:
             fail(USAGE, f"{target}: {error}")
@@ -136,11 +136,6 @@ def _load(target: str, *, reload: bool) -> Any:
     if not isinstance(found, windshift.App):
         fail(USAGE, f"{target} is a {type(found).__name__}, not a windshift.App")
     return found
-
-
-def _parents(module: str) -> set[str]:
-    parts = module.split(".")
-    return {".".join(parts[: number + 1]) for number in range(len(parts))}
 
 
 def _set_up_logging(level: str) -> None:

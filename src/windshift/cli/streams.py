@@ -13,7 +13,7 @@ import click
 import windshift as ws
 from windshift.cli import naming
 from windshift.cli.failing import USAGE, Failure
-from windshift.cli.options import Group
+from windshift.cli.options import Group, takes
 from windshift.cli.session import Session, with_session
 from windshift.cli.values import DURATION, SIZE, json_time, show_age, show_size, show_time
 
@@ -117,7 +117,7 @@ async def subjects(session: Session, stream: str, filter: str) -> None:  # noqa:
     )
 
 
-_SPEC = (
+_takes_spec = takes(
     click.option("--subject", "subjects", multiple=True, metavar="SUBJECT", help="A subject that it takes."),
     click.option("--mirror", metavar="STREAM", help="The stream that it is a copy of."),
     click.option("--aggregate", multiple=True, metavar="STREAM", help="A stream that it is made of."),
@@ -131,12 +131,6 @@ _SPEC = (
     click.option("--replicas", type=click.IntRange(1, 5), help="Copies in a cluster."),
     click.option("--deduplication-window", type=DURATION, help="How long keys are remembered."),
 )
-
-
-def _takes_spec(function: Any) -> Any:
-    for option in reversed(_SPEC):
-        function = option(function)
-    return function
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
