@@ -16,7 +16,9 @@ from typing import Any, Final, NamedTuple, Protocol
 _IDS = r"(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 # Version 00 ends after the flags; later ones may continue after a dash; ff is not a version.
 _PARENT = re.compile(rf"00-{_IDS}|(?!00|ff)[0-9a-f]{{2}}-{_IDS}(?:-[!-~]*)?")
-_MEMBER = r"[ \t]*(?:[a-z0-9][a-z0-9_\-*/@]{0,255}=[ !-+\--<>-~]{0,255}[!-+\--<>-~])?[ \t]*"
+# Level 1 of the standard, as OpenTelemetry reads it: it would log a warning of other keys with each span.
+_KEY = r"(?:[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
+_MEMBER = rf"[ \t]*(?:{_KEY}=[ !-+\--<>-~]{{0,255}}[!-+\--<>-~])?[ \t]*"
 _STATE = re.compile(rf"{_MEMBER}(?:,{_MEMBER}){{0,31}}")
 _MAX_LENGTH = 512
 
