@@ -9,17 +9,20 @@ belong to the traces of their events.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from windshift import conventions as c
 from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
 from windshift.server.api.errors import code_of
 from windshift.server.api.policies import Trace, policy_of
-from windshift.server.domain.errors import InvalidField, StoreNotFound
+from windshift.server.domain.errors import KeyExists, KeyNotFound, RevisionMismatch, ValueNotAny
 from windshift.server.telemetry.calls import FAULTS
 from windshift.server.telemetry.propagation import Extract
 from windshift.server.telemetry.tracer import Span, Tracer, current_span, error_type
+
+_OF_STORED: Final = (KeyExists, KeyNotFound, RevisionMismatch, ValueNotAny)
+"""Failures that tell that a store is there: by what it holds."""
 
 
 class TracingInterceptor:
@@ -71,10 +74,13 @@ def _traced(method: Method, trace: Trace, tracer: Tracer, extract: Extract) -> H
 
 
 def _describe_operation(span: Span, path: str, store: str, failure: BaseException | None) -> None:
-    """Describe an operation on a store. Its key may be anything: it is nowhere."""
+    """Describe an operation on a store. Its key may be anything: it is nowhere.
+
+    So may the name of a store be, unless it is sure that there is one.
+    """
     operation = path.rpartition("/")[2]
     span.attributes = {c.DB_SYSTEM_NAME: c.NATS, c.DB_OPERATION_NAME: operation}
-    exists = not isinstance(failure, InvalidField | StoreNotFound)
+    exists = failure is None or isinstance(failure, _OF_STORED)
     if exists:
         span.attributes[c.DB_COLLECTION_NAME] = store
     span.name = c.span_name(operation, store if exists else None)
