@@ -88,11 +88,6 @@ class Histogram:
             total += seconds
         self._total = total
 
-    def add(self, other: Histogram) -> None:
-        """Count what another one with the same bounds has counted, too."""
-        self._counts = [mine + theirs for mine, theirs in zip(self._counts, other._counts, strict=True)]
-        self._total += other._total
-
     def read(self) -> Distribution:
         """Return the observations so far."""
         return Distribution(tuple(self._counts), self._total)

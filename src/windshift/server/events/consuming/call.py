@@ -142,7 +142,7 @@ class ConsumeCall:
             await keep_used(self._broker.api, consumer, found.state, deadline)
             await self._attachment.run(commands, resumed)
         finally:
-            self._detach(state, found)
+            self._detach(state)
             if is_used:
                 notes, kept = shared.notes, self._options.ephemeral_kept
                 await leave(self._broker.api, notes, consumer, state.settled, found.state, kept)
@@ -159,13 +159,12 @@ class ConsumeCall:
         """Share what the calls of this process remember together."""
         broker, shared = self._broker, self._broker.dead_letters
         settled = shared.settled.attach(consumer, found.run.name, asyncio.get_running_loop().time())
-        latency = broker.counts.latencies.attach(consumer, durable=found.durable)
+        latency = broker.counts.latencies.of(consumer, durable=found.durable)
         return Memory(settled, shared.attempts, shared.pauses, broker.counts, latency)
 
-    def _detach(self, state: CallState, found: ConsumerSnapshot) -> None:
+    def _detach(self, state: CallState) -> None:
         now = asyncio.get_running_loop().time()
         self._broker.dead_letters.settled.detach(state.consumer, state.run.name, now)
-        state.counts.latencies.detach(state.consumer, state.latency, durable=found.durable)
 
     @property
     def window(self) -> tuple[ConsumerKey, int, int] | None:
