@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -46,6 +47,15 @@ class StuckCollector(Collector):
 
     def close(self) -> None:
         pass
+
+
+class SlowCollector(Collector):
+    """A collector that takes one batch each time that it is let to."""
+
+    def send(self, batch: Sequence[int]) -> bool:
+        sent = super().send(batch)
+        self.free.clear()
+        return sent
 
 
 @contextmanager
@@ -127,6 +137,29 @@ def test_closing_sends_what_waits() -> None:
     with exporting(Collector(), LATE) as queue:
         add(queue, 7)
     assert (queue.exported, queue.dropped) == (7, 0)
+
+
+def test_closing_waits_for_a_slow_collector() -> None:
+    """What waits is sent to a collector that takes it, though some was lost because it is slow."""
+    collector = SlowCollector()
+    collector.free.clear()
+    with ThreadPoolExecutor() as pool, exporting(collector) as queue:
+        add(queue, 10)
+        collector.entered.wait(20)
+        add(queue, 500)
+        lost = queue.dropped
+        assert lost >= 400
+        collector.free.set()
+        wait_for(lambda: queue.failing)
+        closing = pool.submit(queue.close, 60)
+
+        def let_go() -> bool:
+            collector.free.set()
+            return closing.done()
+
+        wait_for(let_go)
+        assert closing.result()
+        assert (queue.exported, queue.dropped) == (510 - lost, lost)
 
 
 def test_closing_waits_no_longer_than_it_may(caplog: pytest.LogCaptureFixture) -> None:

@@ -76,7 +76,7 @@ class Exporter(Generic[T]):
         self._messages = messages
         self._items: deque[T] = deque()
         self._wake = threading.Event()
-        self._sending = self._closing = self._closed = False
+        self._sending = self._closing = self._closed = self._refused = False
         self._overflown = self._failed = self._reported = 0
         self.exported = 0
         self.failing = False
@@ -105,7 +105,7 @@ class Exporter(Generic[T]):
     def close(self, timeout: float) -> bool:
         """Send waiting items for up to `timeout` seconds, and return whether all were sent in time. Blocks.
 
-        Does not wait for a failing collector.
+        Does not wait for a collector that did not take the last batch.
         """
         self._closing = True
         self._wake.set()
@@ -126,7 +126,7 @@ class Exporter(Generic[T]):
         return in_time
 
     def _is_hopeless(self) -> bool:
-        return self.failing or bool(self._sender.trouble)
+        return self._refused or bool(self._sender.trouble)
 
     # --- In the thread -------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class Exporter(Generic[T]):
         while not self._closed:
             self._wake.wait(self._delay)
             self._wake.clear()
-            if self._items and not (self._closing and self.failing):
+            if self._items and not (self._closing and self._refused):
                 self._send()
             while self._is_ready():
                 self._send()
@@ -142,7 +142,7 @@ class Exporter(Generic[T]):
     def _is_ready(self) -> bool:
         """Tell whether to send now rather than wait for more items."""
         if self._closing:
-            return bool(self._items) and not self.failing
+            return bool(self._items) and not self._refused
         return len(self._items) >= self._batch_size
 
     def _send(self) -> None:
@@ -153,6 +153,7 @@ class Exporter(Generic[T]):
             while len(batch) < self._batch_size:
                 batch.append(self._items.popleft())
         sent = self._sender.send(batch)
+        self._refused = not sent
         if sent:
             self.exported += len(batch)
         else:
