@@ -132,6 +132,27 @@ def test_a_share_of_the_new_traces(nats_server: NatsServer, unique: Unique) -> N
     assert shown == sends
 
 
+def test_a_share_of_the_batches(nats_server: NatsServer, unique: Unique) -> None:
+    """Of a batch all events are recorded or none: those of one that is not begin no traces of their own."""
+    settings = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+    method = EVENTS.methods_by_name["PublishBatch"]
+    with traced(nats_server, **settings) as (client, collector):
+        stream = client.ensure_stream(unique())
+        event = events_pb.PublishEventRequest(subject=f"{stream}.x", data=any_of("text"))
+        for _ in range(20):
+            client.call(method, events_pb.PublishBatchRequest(events=[event] * 3))
+            client.call(method, events_pb.PublishBatchRequest(events=[event], atomic=True))
+        ensure_consumer(client, stream)
+        with subscribed(client, stream, 80) as call:
+            events = call.events(80)
+    batches = {span.span_id for span in collector.spans if span.name.endswith("/PublishBatch")}
+    sends = [span for span in collector.spans if span.name == f"send {stream}"]
+    assert {send.parent_id for send in sends} == batches
+    assert 0 < len(batches) < 40
+    shown = [event.headers.trace_parent for event in events if event.headers.HasField("trace_parent")]
+    assert sorted(shown) == sorted(f"00-{send.trace_id}-{send.span_id}-03" for send in sends)
+
+
 @pytest.mark.parametrize("propagators", ["none", "baggage"])
 def test_propagators_that_carry_no_trace(nats_server: NatsServer, unique: Unique, propagators: str) -> None:
     """With other propagators the W3C's headers of calls mean nothing."""

@@ -7,7 +7,7 @@ import pytest
 from windshift.conventions import SpanKind
 from windshift.server.config import SamplerConfig
 from windshift.server.domain.errors import UnboundSubject
-from windshift.server.telemetry.propagation import TraceContext, read_trace_context
+from windshift.server.telemetry.propagation import UNRECORDED, TraceContext, read_trace_context
 from windshift.server.telemetry.tracer import Sampler, Span, Tracer, current_span
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -59,6 +59,12 @@ def test_unsampled_is_nothing() -> None:
     """A caller's trace that is not sampled makes no span."""
     assert Recorded().tracer().start(SpanKind.SERVER, parent("00")) is None
     assert Recorded().tracer().start(SpanKind.SERVER, parent("02")) is None
+
+
+@pytest.mark.parametrize("parent_based", [True, False])
+def test_a_part_of_what_is_not_recorded(*, parent_based: bool) -> None:
+    """It is not recorded either, though there is no trace that says so."""
+    assert Recorded().tracer(parent_based=parent_based).start(SpanKind.PRODUCER, UNRECORDED) is None
 
 
 def test_a_later_versions_parent() -> None:

@@ -28,7 +28,7 @@ from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.model import PublishReceipt
 from windshift.server.events.publishing import Publishing
 from windshift.server.events.streams import Streams
-from windshift.server.telemetry.propagation import Extract, w3c
+from windshift.server.telemetry.propagation import UNRECORDED, Extract, w3c
 from windshift.server.telemetry.tracer import current_span
 
 EVENTS = pb.DESCRIPTOR.services_by_name["EventsService"]
@@ -120,7 +120,7 @@ class EventsService:
     ) -> pb.PublishBatchResponse:
         """Store several events: each for itself, or all or none."""
         events, span = request.events, current_span.get()
-        trace = self._extract(call) if span is None else span.context
+        trace = (self._extract(call) or UNRECORDED) if span is None else span.context
         if not 1 <= len(events) <= MOST_EVENTS:
             raise InvalidField("events", f"must have 1 to {MOST_EVENTS} elements")
         admission = admission_of(call)

@@ -29,6 +29,7 @@ from windshift.server.domain.errors import (
 from windshift.server.events import headers
 from windshift.server.events.counts import Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest, Results
+from windshift.server.telemetry.propagation import UNRECORDED
 from windshift.server.telemetry.tracer import Span, Tracer, bounded
 
 MAX_SEQUENCE: Final = 2**63 - 1
@@ -345,7 +346,7 @@ def write_of(request: PublishRequest, deadline: float, now: bytes) -> Write:
         if expected > MAX_SEQUENCE:
             raise InvalidField("expected_last_id", f"must be at most {MAX_SEQUENCE}")
         block += h.line(h.EXPECTED_LAST_SEQUENCE, b"%d" % expected)
-    if trace is not None:
+    if trace is not None and trace is not UNRECORDED:
         block += h.line(headers.TRACE_PARENT, trace.parent.encode())
         if trace.state:
             block += h.line(headers.TRACE_STATE, trace.state.encode())

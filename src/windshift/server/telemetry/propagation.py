@@ -30,6 +30,10 @@ class TraceContext(NamedTuple):
     state: str = ""
 
 
+UNRECORDED: Final = TraceContext("")
+"""That of a call without a context that is not recorded: nor is what belongs to it."""
+
+
 def read_trace_context(parent: str, state: str) -> TraceContext | None:
     """Check both headers. Return None without a valid parent; drop a malformed state."""
     if len(parent) > _MAX_LENGTH or _PARENT.fullmatch(parent) is None:

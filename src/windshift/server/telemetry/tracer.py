@@ -16,7 +16,7 @@ from typing import Final, Self
 from windshift.conventions import ERROR_TYPE, SpanKind
 from windshift.server.config import SamplerConfig
 from windshift.server.domain.errors import WindshiftError
-from windshift.server.telemetry.propagation import TraceContext, read_trace_context
+from windshift.server.telemetry.propagation import UNRECORDED, TraceContext, read_trace_context
 
 Attributes = dict[str, str | int | bool]
 
@@ -167,6 +167,8 @@ class Tracer:
 
     def start(self, kind: SpanKind, parent: TraceContext | None) -> Span | None:
         """Start the span of a call; None = not recorded."""
+        if parent is UNRECORDED:
+            return None
         if parent is not None:
             return self._continue(kind, parent) if self._sampler.continues(parent.parent) else None
         trace_id = self._sampler.begins()
