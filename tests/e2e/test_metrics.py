@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 
-from tests.support.client import Client, any_of, refused
+from tests.support.client import EVENTS, Client, any_of, refused
 from tests.support.collector import grpc_collector, http_collector
 from tests.support.exposition import (
     OPENMETRICS,
@@ -129,6 +129,26 @@ def test_numbers(served: Served) -> None:
     assert seen.value("windshift_stream_messages_limit", stream="LIMITED", discard="new") == 100
     assert seen.value("windshift_consumer_pending", stream=stream, consumer="idle") == 6
     assert seen.value("windshift_consumer_oldest_age_seconds", stream=stream, consumer="idle") > 0
+
+
+def test_malformed_events(tmp_path: Path) -> None:
+    """They are publishes that fail, alone as in a batch; of one that is all or none, all its events are."""
+    with windshift(tmp_path) as process:
+        client = Client(process.address)
+        stream = client.ensure_stream("S")
+        good = events_pb.PublishEventRequest(subject=f"{stream}.x", data=any_of("text"))
+        bad = events_pb.PublishEventRequest(subject=f"{stream}.x")
+        publish, batch = (EVENTS.methods_by_name[name] for name in ("PublishEvent", "PublishBatch"))
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+            client.call(publish, bad)
+        client.call(batch, events_pb.PublishBatchRequest(events=[good, bad]))
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+            client.call(batch, events_pb.PublishBatchRequest(events=[good, bad], atomic=True))
+        client.channel.close()
+        seen = scrape(process.health_port)
+    assert seen.value("windshift_publish_failures_total", reason="INVALID_FIELD") == 4
+    assert seen.value("windshift_publish_failures_total") == 4
+    assert seen.value("windshift_events_published_total") == 1
 
 
 def test_events_that_were_given_up_on(served: Served) -> None:

@@ -29,6 +29,17 @@ def test_failures(error: BaseException, reason: str) -> None:
     assert counts.failures == {**dict.fromkeys(PUBLISH_FAILURES, 0), reason: 1}
 
 
+@pytest.mark.parametrize(
+    "error",
+    [errors.PermissionDenied("ann", "publish", "publish", "a", "none"), errors.QuotaExceeded("max_rps", 1)],
+)
+def test_denials(error: BaseException) -> None:
+    """A publish that was denied is counted there, as it is where it never gets here."""
+    counts = Counts()
+    counts.publish_failed(error)
+    assert counts.failures == dict.fromkeys(PUBLISH_FAILURES, 0)
+
+
 def test_holdings() -> None:
     """What clients hold is added up; what expired stays counted when they are gone."""
     counts, first, second = Counts(), window(timeout=1), window(timeout=1)

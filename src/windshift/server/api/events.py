@@ -103,7 +103,11 @@ class EventsService:
 
     def publish_event(self, request: pb.PublishEventRequest, call: ServerCall) -> None:
         """Store an event; in a task only where more is to be done than to send it and take the answer."""
-        event = read_publish(request, self._extract(call), caller_of(call), call.peer)
+        try:
+            event = read_publish(request, self._extract(call), caller_of(call), call.peer)
+        except InvalidField as error:
+            self._publisher.failed(error)
+            raise
         now = headers.at(call.connection.received_ns)
         call.on_cancel = self._publisher.begin(event, now, answer_by(call), call, self._published)
 

@@ -223,6 +223,7 @@ async def publish_atomic(
     requests: list[PublishRequest] = []
     for place, item in enumerate(await read_events(events, trace, call)):
         if isinstance(item, WindshiftError):
+            publisher.failed(len(events), item)
             raise at_index(item, place)
         requests.append(item)
     response = pb.PublishBatchResponse()

@@ -77,9 +77,13 @@ class AtomicPublisher:
         try:
             return await self._publish(requests, deadline)
         except BaseException as error:
-            for _ in requests:
-                self._publisher.failed(error)
+            self.failed(len(requests), error)
             raise
+
+    def failed(self, events: int, error: BaseException) -> None:
+        """Count so many events that ended with an error, which one of them was the reason for."""
+        for _ in range(events):
+            self._publisher.failed(error)
 
     async def _publish_one(self, request: PublishRequest, deadline: float) -> Results:
         try:

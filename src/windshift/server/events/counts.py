@@ -47,7 +47,8 @@ class Counts:
     Attributes:
         published: events that JetStream stored; without ids, also those that it had stored before.
         duplicates: publishes whose key had been stored before.
-        failures: publishes that failed, by reason: one of the domain's, `CANCELLED` or `UNEXPECTED`.
+        failures: publishes that failed, not denied ones, by reason: one of the domain's, `CANCELLED` or
+            `UNEXPECTED`.
         delivered: deliveries handed to clients.
         redelivered: those among them that were not the first of their event.
         acknowledged: deliveries whose settlement JetStream has stored.
@@ -75,7 +76,9 @@ class Counts:
         self._expired = 0
 
     def publish_failed(self, error: BaseException) -> None:
-        """Count a publish that ended with an error."""
+        """Count a publish that ended with an error, unless it was denied: that is counted where it is."""
+        if isinstance(error, errors.PermissionDenied | errors.QuotaExceeded):
+            return
         if isinstance(error, errors.WindshiftError):
             reason = error.reason
         else:

@@ -179,7 +179,8 @@ PUBLISH_FAILURES: Final = Instrument(
     "windshift.publish.failures",
     _C,
     "{publish}",
-    "Publishes that failed, by the reason that the client got; CANCELLED: the caller went away",
+    "Publishes that failed, by the reason that the client got, but for denied ones; CANCELLED: the caller "
+    "went away",
     ("reason",),
 )
 PUBLISHES_IN_FLIGHT: Final = Instrument(
@@ -449,7 +450,10 @@ BUILD_INFO: Final = Instrument(
     "windshift.build.info", _G, "", "Always 1; the labels show the version", ("version", "python_version")
 )
 SPANS_EXPORTED: Final = Instrument(
-    "windshift.spans.exported", _C, "{span}", "Spans that the collector accepted"
+    "windshift.spans.exported",
+    _C,
+    "{span}",
+    "Spans that the collector accepted",
 )
 SPANS_DROPPED: Final = Instrument(
     "windshift.spans.dropped",
