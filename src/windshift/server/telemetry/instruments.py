@@ -453,7 +453,7 @@ SPANS_EXPORTED: Final = Instrument(
     "windshift.spans.exported",
     _C,
     "{span}",
-    "Spans that the collector accepted",
+    "Spans in batches that the collector accepted; it may have dropped some of them",
 )
 SPANS_DROPPED: Final = Instrument(
     "windshift.spans.dropped",
