@@ -15,6 +15,7 @@ from tests.authorization.served import Served, records, served
 from tests.support.client import any_of
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import windshift
+from tests.wire.burying import watching
 from tests.wire.consuming import subscribed
 from tests.wire.looking import tail
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
@@ -183,7 +184,7 @@ def test_managed(server: Served) -> None:
 
 
 def test_read(server: Served) -> None:
-    """Each call that reads events without a consumer is one record; a stream has it as it begins."""
+    """Each call that reads events without a consumer, or dead letters, is one record, as it begins."""
     admin = server.caller("all")
     admin.ensure_stream("READ", "read.>")
     admin.publish("read.a")
@@ -197,6 +198,8 @@ def test_read(server: Served) -> None:
             "NOT_FOUND",
         ),
         ("AdminService/ReadEvents", both, "READ read.a (ephemeral), READ read.b (ephemeral)", "OK"),
+        ("DeadLettersService/List", dead_letters_pb.ListRequest(filter={"stream": "READ"}), "READ *", "OK"),
+        ("DeadLettersService/Get", dead_letters_pb.GetRequest(id="READ.c.1.1"), "READ c", "NOT_FOUND"),
     ]
     for name, request, resource, code in calls:
         since = Since(server)
@@ -207,6 +210,9 @@ def test_read(server: Served) -> None:
     assert next(responses).event.event.id == 1
     assert since.records() == [read("AdminService/TailEvents", "READ read.a (ephemeral)")]
     responses.cancel()
+    since = Since(server)
+    with watching(admin, "READ"):
+        assert since.records() == [read("DeadLettersService/Watch", "READ *")]
 
 
 def read(name: str, resource: str) -> Record:
@@ -223,7 +229,7 @@ def read(name: str, resource: str) -> Record:
 
 
 def test_allowed_calls_leave_no_trace(server: Served) -> None:
-    """Events, keys and looking are not recorded when they are allowed."""
+    """Events, keys and looking at what holds no events are not recorded when they are allowed."""
     admin = server.caller("all")
     admin.ensure_stream("AUDIT", "audit.>")
     store = admin.ensure_store("audit")
@@ -237,7 +243,7 @@ def test_allowed_calls_leave_no_trace(server: Served) -> None:
     admin.set(store, "a")
     admin.get(store, "a")
     invoke(admin, method_of("EventsService/GetConsumer"), pb.GetConsumerRequest(stream="AUDIT", id="t"))
-    invoke(admin, method_of("DeadLettersService/List"), dead_letters_pb.ListRequest())
+    invoke(admin, method_of("DeadLettersService/Summarize"), dead_letters_pb.SummarizeRequest())
     delete = pb.DeleteConsumerRequest(stream="AUDIT", id="t")
     invoke(admin, method_of("EventsService/DeleteConsumer"), delete)
     assert [record["event"] for record in since.records()] == ["managed"]  # the last one

@@ -153,7 +153,7 @@ class MethodPolicy:
         writes: whether the outcome is unknown if the call is cut off.
         stores: whether the request has a payload, whose size the broker limits.
         managed: whether each call has a record in the audit log, of what it managed.
-        reads: whether each call has one of what it reads: what others have in a stream, without a consumer.
+        reads: whether each call has one of what it reads: events of others, without a consumer.
         lasting: whether a call may take up to an hour.
         each: whether the handler checks the rights to each thing in a request, and reports on it alone.
     """
@@ -459,6 +459,7 @@ def _dead_letters(
         max_size=LARGEST_OF_DEAD_LETTERS,
         writes=changes,
         managed=changes,
+        reads=not changes,
         lasting=changes,
     )
 
@@ -525,7 +526,9 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _DEAD_LETTERS + "Get": _dead_letters(_read_one, read_id),
     _DEAD_LETTERS + "Replay": _dead_letters(_replay, check_ids_or_filter, changes=True),
     _DEAD_LETTERS + "CancelReplay": _dead_letters(_replay, check_ids_or_filter, changes=True),
-    _DEAD_LETTERS + "Summarize": replace(_dead_letters(_read_matching, _check_filter), weight=Weight.BULK),
+    _DEAD_LETTERS + "Summarize": replace(
+        _dead_letters(_read_matching, _check_filter), weight=Weight.BULK, reads=False
+    ),
     _DEAD_LETTERS + "Purge": _dead_letters(_purge, check_ids_or_filter, changes=True),
     _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, _check_filter, Quota.STREAMS),
     _ADMIN + "GetServer": MethodPolicy(rule=None),
