@@ -130,6 +130,32 @@ async def test_a_client_that_leaves_while_an_inbox_is_closed(
         assert {(await second.event(within=AT_ONCE)).id for _ in range(2)} == {1, 2}
 
 
+async def test_a_delivery_whose_time_ends_while_its_call_does(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted as expired."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=2.0)
+    closing, may_close, drain = asyncio.Event(), asyncio.Event(), Subscription.drain
+
+    async def drain_later(inbox: Subscription, timeout: float) -> None:
+        closing.set()
+        await may_close.wait()
+        await drain(inbox, timeout)
+
+    worker = consuming.open()
+    worker.subscribe(consuming.stream, consuming.consumer)
+    await consuming.publish()
+    await worker.event()
+    monkeypatch.setattr(Subscription, "drain", drain_later)
+    worker.say(None)
+    await asyncio.wait_for(closing.wait(), 30)
+    await asyncio.sleep(2.0)  # its time
+    may_close.set()
+    await asyncio.wait([worker.call])
+    counts = worker.consume_call._broker.counts
+    assert (counts.in_flight, counts.expired) == (0, 1)
+
+
 async def test_a_client_that_leaves_while_a_replay_is_given_back(
     keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
 ) -> None:

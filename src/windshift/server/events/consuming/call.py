@@ -272,8 +272,8 @@ class _Attachment:
         Raises:
             Exception: what the call was ended with.
         """
-        counts, shared = self._broker.counts, self._broker.dead_letters
-        counts.attach(self._state.window)
+        shared = self._broker.dead_letters
+        self._broker.counts.attach(self._state.window)
         self.protocol.begin(self._loop.time())
         shared.calls.attach(self._state.consumer, self, self._state.found)
         shared.moves.tell(self._state.consumer, self)
@@ -284,7 +284,6 @@ class _Attachment:
             await self._serve()
         finally:
             self.protocol.leave()
-            counts.detach(self._state.window)
             try:
                 await self._runner.stop()
             finally:  # also when the client goes away meanwhile
@@ -319,6 +318,7 @@ class _Attachment:
         finally:
             self._broker.dead_letters.calls.detach(self._state.consumer, self)
             replies, later = self.protocol.close(self._loop.time())
+            self._broker.counts.detach(self._state.window)
             self._tell_all(later, self.protocol.lingering)
             self._tell_all([reply for reply in replies if not self._feed.tell(reply, NAK)], NAK)
             await self._feed.close()
