@@ -43,7 +43,7 @@ an object on stderr. Durations are in seconds there, times in UTC. What goes on 
 | 3 | something does not exist |
 | 4 | a conflict: it exists, or has another revision, another last id, or overlapping subjects |
 | 5 | the server could not be reached, or was too slow; nothing happened |
-| 6 | not allowed, or not known to the server |
+| 6 | not allowed, or no valid credentials |
 | 7 | it may have happened or not |
 | 130 | Ctrl-C |
 | 143 | SIGTERM: it stopped in good order, as after Ctrl-C |
@@ -55,6 +55,10 @@ an object on stderr. Durations are in seconds there, times in UTC. What goes on 
 Options of the line win over the environment (`WINDSHIFT_ADDRESS`, `WINDSHIFT_TOKEN`,
 `WINDSHIFT_TOKEN_FILE`, `WINDSHIFT_TLS_CA`, `WINDSHIFT_TLS_CERT`, `WINDSHIFT_TLS_KEY`,
 `WINDSHIFT_NAMESPACE`), and this over the [context](sdk.md#contexts).
+
+`auth check`, `auth token`, `backup`, `health`, `restore` and `serve` take none of the options of all commands
+and refuse them; what they need of the environment is in [settings](settings.md). `run` takes those about the
+server (`-c` to `--namespace`, and `--timeout`).
 
 ## Payloads
 
@@ -91,14 +95,13 @@ def _commands(context: click.Context) -> Iterator[click.Context]:
 
 def _described(context: click.Context) -> list[str]:
     command = context.command
-    if not isinstance(command, Command):  # what has a page of its own
-        return [f"{command.get_short_help_str(200)} See `{context.command_path} --help`.\n"]
     formatter = click.HelpFormatter(width=_WIDTH)
     command.format_usage(context, formatter)
     command.format_help_text(context, formatter)
     command.format_options(context, formatter)
     shown = [_block(formatter.getvalue())]
-    return [*shown, "```sh\n" + "\n".join(command.examples) + "\n```\n"] if command.examples else shown
+    examples = command.examples if isinstance(command, Command) else ()  # others have them in their text
+    return [*shown, "```sh\n" + "\n".join(examples) + "\n```\n"] if examples else shown
 
 
 def _usage(command: click.Command, context: click.Context, section: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -52,6 +53,43 @@ def test_unknown_command() -> None:
     assert result.exit_code == 2
     assert "No such command 'fly'" in result.output
     assert "Did you mean 'streams'?" in CliRunner().invoke(main, ["stream", "ls"]).output
+
+
+@pytest.mark.parametrize("option", [("--address", "127.0.0.1:1"), ("-q",)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("serve",),
+        ("backup", "there"),
+        ("restore", "there"),
+        ("health",),
+        ("auth", "token", "billing"),
+        ("auth", "check"),
+    ],
+)
+def test_options_that_would_do_nothing(option: tuple[str, ...], command: tuple[str, ...]) -> None:
+    """A command that does not go by a shared option refuses it, and does nothing."""
+    result = CliRunner().invoke(main, [*option, *command])
+    assert result.exit_code == 2
+    assert f" does not take {option[0].replace('-q', '--quiet')}. Leave it out: `" in result.output
+
+
+def test_options_in_the_wrong_place() -> None:
+    """One that the command has itself is wanted behind it; where programs read, the refusal is JSON."""
+    result = CliRunner().invoke(main, ["--timeout", "1s", "health"])
+    assert result.exit_code == 2
+    assert "Write --timeout behind `" in result.output
+    programs = CliRunner().invoke(main, ["-o", "json", "health"])
+    assert programs.exit_code == 2
+    assert "Write --output behind `" in json.loads(programs.stderr)["error"]["message"]
+
+
+def test_variables_are_no_options() -> None:
+    """What the environment says of the server does not keep commands from their work that do not need it."""
+    result = CliRunner().invoke(
+        main, ["auth", "token", "billing"], env={"WINDSHIFT_ADDRESS": "a:1", "WINDSHIFT_NAMESPACE": "n"}
+    )
+    assert result.exit_code == 0
 
 
 def test_serve_help_lists_variables() -> None:

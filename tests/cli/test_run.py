@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -72,11 +72,11 @@ class Run:
         """Write the app."""
         (self.directory / "shop.py").write_text(APP + code)
 
-    def start(self, *options: str, target: str = "shop:app") -> None:
-        """Start it."""
+    def start(self, *options: str, target: str = "shop:app", before: Sequence[str] = ()) -> None:
+        """Start it, with options behind `run` and before it."""
         with (self.directory / "err").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "windshift", "run", target, *options],
+                [sys.executable, "-m", "windshift", *before, "run", target, *options],
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -380,6 +380,34 @@ async def test_it_waits_for_a_server(run: Run, nats_server: NatsServer) -> None:
     assert await run.ended() == 0
 
 
+async def test_options_say_which_server(run: Run, server: str, publish: Publish) -> None:
+    """They win over the environment, before `run` and behind it, in each worker."""
+    run.write(HANDLE)
+    run.environment |= {"WINDSHIFT_ADDRESS": "127.0.0.1:1", "WINDSHIFT_NAMESPACE": "elsewhere"}
+    run.start("--workers", "2", "--address", server, before=("--namespace", run.namespace))
+    await run.until(lambda: run.log.count("shop runs") == 2)
+    await publish("1")
+    await run.until(lambda: run.notes)
+    run.signal()
+    assert await run.ended() == 0
+
+
+async def test_a_context_says_which_server(run: Run, server: str, publish: Publish) -> None:
+    """The one of the line, and not the selected one."""
+    run.write(HANDLE)
+    (run.directory / "windshift").mkdir()
+    (run.directory / "windshift" / "contexts.toml").write_text(
+        f'selected = "prod"\n[contexts.prod]\naddress = "127.0.0.1:1"\n[contexts.dev]\naddress = "{server}"\n'
+    )
+    run.environment["XDG_CONFIG_HOME"] = str(run.directory)
+    del run.environment["WINDSHIFT_ADDRESS"]
+    run.start(before=("--context", "dev"))
+    await publish("1")
+    await run.until(lambda: run.notes)
+    run.signal()
+    assert await run.ended() == 0
+
+
 @pytest.mark.parametrize(
     ("target", "options", "status", "text"),
     [
@@ -388,6 +416,7 @@ async def test_it_waits_for_a_server(run: Run, nats_server: NatsServer) -> None:
         ("shop:other", (), 2, "shop:other: module 'shop' has no attribute 'other'"),
         ("shop:consumer", (), 2, "shop:consumer is a AppConsumer, not a windshift.App"),
         ("shop:app", ("--reload", "--workers", "2"), 2, "--reload goes with one worker"),
+        ("shop:app", ("--address", "nowhere"), 2, "the address 'nowhere' is not right"),
         ("shop:app", (), 1, "ValueError: the consumer 'w' has no handler"),
     ],
 )

@@ -16,7 +16,7 @@ from typing import Final, NoReturn, TypeAlias
 import click
 
 from windshift.cli.failing import USAGE, fail
-from windshift.cli.options import Command
+from windshift.cli.options import Command, PlainCommand
 from windshift.server.auth.actions import Action
 from windshift.server.auth.permissions import LISTS, Role
 from windshift.server.auth.policy import Issuer, Policy, Principal, Quotas
@@ -46,7 +46,7 @@ def auth() -> None:
     """Make tokens, verify the authorization file, and ask it who may do what."""
 
 
-@auth.command()
+@auth.command(cls=PlainCommand)
 @click.argument("name")
 @click.option(
     "--expires",
@@ -79,7 +79,7 @@ def token(name: str, expires: str | None) -> None:
     click.echo(made)
 
 
-@auth.command()
+@auth.command(cls=PlainCommand)
 @click.option(
     "--file",
     "given",

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from windshift.cli.failing import FAILED, fail
+from windshift.cli.options import PlainCommand
 from windshift.cli.serve import import_server, read_config
 
 _DIRECTORY: Final = click.argument("directory", type=click.Path(path_type=Path))
@@ -19,7 +20,7 @@ _STREAMS: Final = click.option(
 )
 
 
-@click.command()
+@click.command(cls=PlainCommand)
 @_DIRECTORY
 @_STREAMS
 def backup(directory: Path, streams: tuple[str, ...]) -> None:
@@ -37,7 +38,7 @@ def backup(directory: Path, streams: tuple[str, ...]) -> None:
     _run(lambda module, config: module.back_up(config, directory, streams, click.echo))
 
 
-@click.command()
+@click.command(cls=PlainCommand)
 @_DIRECTORY
 @_STREAMS
 @click.option(

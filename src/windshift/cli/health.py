@@ -12,6 +12,7 @@ from http.client import HTTPConnection, HTTPException
 import click
 
 from windshift.cli.failing import USAGE, fail
+from windshift.cli.options import PlainCommand
 from windshift.server.config import ConfigurationError, ListenConfig, health_address
 
 _NOT_READY = 1
@@ -27,7 +28,7 @@ class Health:
     said: Mapping[str, object] = field(default_factory=dict)
 
 
-@click.command()
+@click.command(cls=PlainCommand)
 @click.option(
     "--live", is_flag=True, help="Ask only whether the process is alive (/healthz), not whether it is ready."
 )

@@ -154,9 +154,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 def main() -> None:
     """Events and state for services, over gRPC and NATS JetStream.
 
-    The options below may stand anywhere on the line, but for auth check, auth token, backup, health, restore,
-    run and serve. What they leave open comes from the environment (WINDSHIFT_ADDRESS, WINDSHIFT_TOKEN, …),
-    then from the context.
+    The options below may stand anywhere on the line. auth check, auth token, backup, health, restore and
+    serve take none of them; run takes those about the server: -c to --namespace, and --timeout. What they
+    leave open comes from the environment (WINDSHIFT_ADDRESS, WINDSHIFT_TOKEN, …), then from the context.
 
     Exits with 0 when it is done, 1 if it failed, 2 for wrong usage, 3 if something does not exist, 4 for a
     conflict, 5 if nothing happened since the server cannot be reached, was too slow or has no room for now, 6

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import click
+from click.core import ParameterSource
 
 from windshift.cli.values import DURATION
 
@@ -122,6 +123,40 @@ def takes(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return function
 
     return add
+
+
+CONNECTION: Final = frozenset(
+    ("context", "address", "token_file", "tls", "tls_ca", "tls_cert", "tls_key", "namespace", "timeout")
+)
+"""Those that say where the server is, who we are to it, and how long it may take."""
+
+
+class PlainCommand(click.Command):
+    """A command that takes none of the shared options, or some, and refuses the others.
+
+    Attributes:
+        takes: names of those that it takes.
+    """
+
+    def __init__(self, *args: Any, takes: Collection[str] = (), **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.takes = takes
+        self.params += [option for option in shared_options(hidden=False) if option.name in takes]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it, unless the line has an option before it that would do nothing."""
+        root = ctx.find_root()
+        for option in shared_options(hidden=False):
+            name = option.name or ""
+            if name in self.takes or root.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+                continue
+            said, command = option.opts[-1], ctx.command_path
+            if any(own.name == name for own in self.params):
+                raise click.UsageError(f"Write {said} behind `{command}`, not before it.", ctx)
+            raise click.UsageError(
+                f"`{command}` does not take {said}. Leave it out: `{command} --help` says what there is.", ctx
+            )
+        return super().invoke(ctx)
 
 
 class Command(click.Command):

@@ -8,14 +8,18 @@ import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from windshift.cli.failing import FAILED, USAGE, fail
+from windshift.cli.options import CONNECTION, PlainCommand, options_of
+
+if TYPE_CHECKING:  # help needs none of it
+    import windshift as ws
 
 
-@click.command()
+@click.command(cls=PlainCommand, takes=CONNECTION)
 @click.argument("target", metavar="MODULE:APP")
 @click.option(
     "--reload", is_flag=True, help="Start anew when a file of the app, below this directory, changes."
@@ -67,10 +71,10 @@ def run(
 ) -> None:
     """Run the app APP of the module MODULE, such as `shop.main:app`, until SIGTERM or Ctrl-C.
 
-    A first signal finishes what is being handled, a second one ends the process at once. The server is that
-    of WINDSHIFT_ADDRESS and the other variables of the Python library; one that cannot be reached is waited
-    for. Exits with 0 after an orderly stop, 1 if the app failed or its handlers did not end, 2 if there is no
-    such app.
+    A first signal finishes what is being handled, a second one ends the process at once. What the options
+    leave open about the server comes from WINDSHIFT_ADDRESS and the other variables, then from the context. A
+    server that cannot be reached is waited for. Exits with 0 after an orderly stop, 1 if the app failed or
+    its handlers did not end, 2 if there is no such app or what is said of the server is wrong.
 
     \b
     Examples:
@@ -90,7 +94,10 @@ def run(
     try:
         app = _load(target, reload=reload)
         _set_up_logging(log_level)
-        signalled = _run(partial(app.run, grace=grace, concurrency=concurrency, health=health, until=until))
+        client = _client()
+        signalled = _run(
+            partial(app.run, client=client, grace=grace, concurrency=concurrency, health=health, until=until)
+        )
     except OSError as error:  # the app's, which has nothing to do with our output
         traceback.print_exception(error)
         fail(FAILED)
@@ -136,6 +143,17 @@ def _load(target: str, *, reload: bool) -> Any:
     if not isinstance(found, windshift.App):
         fail(USAGE, f"{target} is a {type(found).__name__}, not a windshift.App")
     return found
+
+
+def _client() -> ws.Client:
+    """Return a client of the server that the line, the environment and the context name."""
+    from windshift.cli.session import Session
+    from windshift.sdk.errors import SettingsError
+
+    try:
+        return Session(options_of(click.get_current_context())).client
+    except SettingsError as error:
+        fail(USAGE, str(error))
 
 
 def _set_up_logging(level: str) -> None:

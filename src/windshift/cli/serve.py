@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from windshift.cli.failing import FAILED, USAGE, fail
+from windshift.cli.options import PlainCommand
 from windshift.server.config import (
     SETTINGS,
     ConfigurationError,
@@ -26,7 +27,7 @@ _EXTRA = frozenset({"h11", "nkeys", "pythonjsonlogger", "uvloop"})
 """The packages of the extra `server`, by import name."""
 
 
-class CommandWithVariables(click.Command):
+class CommandWithVariables(PlainCommand):
     """A command whose help lists the environment variables."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

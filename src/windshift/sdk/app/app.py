@@ -243,6 +243,7 @@ class App:
     def run(
         self,
         *,
+        client: Client | None = None,
         grace: Seconds = 30.0,
         concurrency: int | None = None,
         health: tuple[str, int] | None = None,
@@ -254,6 +255,8 @@ class App:
         threads do not end, that is logged and the process ends with status 1.
 
         Args:
+            client: a client that has made no call yet; it is closed at the end. None = one that the
+                environment configures.
             grace: how long handlers may take to finish.
             concurrency: handlers at once of each consumer, whatever the consumers say.
             health: host and port for `/healthz` and `/readyz`.
@@ -266,12 +269,16 @@ class App:
         Raises:
             WindshiftError: an error that ended a consumer, or that waiting will not mend.
         """
-        return run_until_told(
-            self.name,
-            lambda: self.running(grace=grace, concurrency=concurrency, patient=True),
-            health=health,
-            until=until,
-        )
+
+        @asynccontextmanager
+        async def running() -> AsyncIterator[Running]:
+            async with (
+                client or connect() as used,
+                self.running(used, grace=grace, concurrency=concurrency, patient=True) as run,
+            ):
+                yield run
+
+        return run_until_told(self.name, running, health=health, until=until)
 
     @contextmanager
     def test(self, *, provide: Iterable[object] = ()) -> Iterator[Trial]:
