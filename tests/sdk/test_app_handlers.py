@@ -408,6 +408,22 @@ async def test_the_short_form_makes_a_consumer_of_its_subjects() -> None:
         await trial.deliver("s.placed", Text())
 
 
+def test_the_short_form_says_where_its_consumer_begins() -> None:
+    """The first handler decides, another one may say the same; nobody says anything: at the end."""
+    app = ws.App("a")
+    stream = app.stream("s", subjects=["s.>"])
+
+    async def handle(text: Text) -> None: ...
+
+    app.on("s.a", stream=stream, consumer="mail", start=ws.from_id(7))(handle)
+    app.on("s.b", stream=stream, consumer="mail", start=ws.from_id(7))(handle)
+    app.on("s.c", stream=stream, consumer="mail")(handle)
+    app.on("s.a", stream=stream, consumer="more")(handle)
+    assert [consumer.spec.start for consumer in app.consumers] == [ws.from_id(7), ws.END]
+    with pytest.raises(ValueError, match="the consumer 'more' begins elsewhere"):
+        app.on("s.b", stream=stream, consumer="more", start=ws.START)
+
+
 async def test_a_trial_has_stores_and_no_server() -> None:
     """The client of a trial has stores in memory; what needs a server says so."""
     app, consumer = make()

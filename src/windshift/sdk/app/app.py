@@ -9,6 +9,7 @@ from typing import Any, TypeVar, Unpack
 from windshift.sdk.client import Client, caller_of, connect
 from windshift.sdk.fakes import FakeCaller
 from windshift.sdk.payloads import Codec, checked
+from windshift.sdk.pointers import END, Position
 from windshift.sdk.runtime.subscription import Handling
 from windshift.sdk.specs import ConsumerFields, ConsumerSpec, StreamFields, StreamSpec
 from windshift.sdk.times import Seconds, seconds
@@ -133,7 +134,12 @@ class App:
         )
 
     def on(
-        self, subject: str, *types: type, stream: AppStream, consumer: str | AppConsumer
+        self,
+        subject: str,
+        *types: type,
+        stream: AppStream,
+        consumer: str | AppConsumer,
+        start: Position | None = None,
     ) -> Callable[[F], F]:
         """Handle events on a subject: `@app.on("orders.placed", stream=orders, consumer="mail")`.
 
@@ -145,13 +151,19 @@ class App:
             types: classes of payloads; none = the one that the function is annotated with.
             stream: the stream.
             consumer: the consumer, or its name.
+            start: where a consumer that is made begins; None = at the end: it gets what is published later.
 
         Raises:
             TypeError: an annotation is wrong, or another handler could take the same event.
+            ValueError: the app has the consumer already, and it begins elsewhere.
         """
         if isinstance(consumer, str):
             consumer = self._find(stream, consumer) or self._add_consumer(
-                stream, consumer, ConsumerSpec(), narrowed=True
+                stream, consumer, ConsumerSpec(start=start or END), narrowed=True
+            )
+        if start is not None and start != consumer.spec.start:
+            raise ValueError(
+                f"the consumer {consumer.name!r} begins elsewhere: say `start` where it is first named"
             )
         decorate: Callable[[F], F] = consumer.on(*types, subject=subject)
         return decorate
