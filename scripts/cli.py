@@ -6,14 +6,18 @@ cli.py --check   exit 1 when it is not what the commands give
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
+import windshift as ws
 from windshift.cli import main
 from windshift.cli.options import Command
+from windshift.sdk.stores import Stores
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "cli.md"
@@ -72,11 +76,30 @@ Published, a payload is JSON: with `--type` it becomes that message, without it 
 
 """
 
+_FILES = """\
+## Files of streams
+
+What `windshift streams ensure -f` takes, as TOML. Durations are texts such as `"30s"` or `"7d"`, or seconds;
+sizes texts such as `"10M"`, or bytes; positions texts: `"start"`, `"end"`, an id, a time, or how long ago.
+A stream that is copied may be its name alone. What is left out is as the table says of None.
+"""
+_TABLES: dict[str, Callable[..., object]] = {
+    "[streams.NAME]": ws.StreamSpec,
+    "mirror = {…}, aggregate = [{…}, …]": ws.Source,
+    "[streams.NAME.consumers.NAME]": ws.ConsumerSpec,
+    "retry = {…}": ws.RetryPolicy,
+    "[stores.NAME]": Stores.ensure,
+}
+"""The tables of such a file, and whose docstring says what is in them."""
+_BESIDES = {"[stores.NAME]": ("name", "kind")}
+"""What these docstrings say of other things."""
+
 
 def document() -> str:
     """Return the page."""
     root = click.Context(main, info_name="windshift")
-    parts = [_HEAD, "## Options of all commands\n", _block(_usage(main, root, "Options")), "## Commands\n"]
+    parts = [_HEAD, "## Options of all commands\n", _block(_usage(main, root, "Options"))]
+    parts += [_FILES, *(_keys(table, what) for table, what in _TABLES.items()), "## Commands\n"]
     for context in _commands(root):
         parts += [f"### {context.command_path}\n", *_described(context)]
     return "\n".join(parts)
@@ -102,6 +125,14 @@ def _described(context: click.Context) -> list[str]:
     shown = [_block(formatter.getvalue())]
     examples = command.examples if isinstance(command, Command) else ()  # others have them in their text
     return [*shown, "```sh\n" + "\n".join(examples) + "\n```\n"] if examples else shown
+
+
+def _keys(table: str, documented: Callable[..., object]) -> str:
+    """Return a table of a file, with its keys as the docstring of what they become has them."""
+    text = inspect.cleandoc(documented.__doc__ or "")
+    told = re.findall(r"^    (\w+): (.+(?:\n     .+)*)", text, re.MULTILINE)
+    rows = [(key, re.sub(r"\s+", " ", what)) for key, what in told if key not in _BESIDES.get(table, ())]
+    return "\n".join([f"| `{table}` | |", "|---|---|", *(f"| `{key}` | {what} |" for key, what in rows), ""])
 
 
 def _usage(command: click.Command, context: click.Context, section: str) -> str:

@@ -75,8 +75,12 @@ def test_streams(orders: Cli) -> None:
     assert orders("streams", "edit", "orders", "--max-age", "60d").out == "orders: max_age 30d → 60d\n"
     changed = orders("streams", "edit", "orders", "--unset", "max-age", "--dry-run", "-o", "json").json
     assert changed[0]["changed"] == {"max_age": {"was": 5_184_000, "is": None}}
+    fast = orders("streams", "edit", "orders", "--fast-ingest").out
+    assert fast == "orders: fast_ingest false → true\n"
     line = orders("streams", "ensure", "orders", "--subject", "orders.>", "--max-age", "60d").out
     assert line == "orders: as it was\n"
+    slow = orders("streams", "ensure", "orders", "--subject", "orders.>", "--no-fast-ingest", "--dry-run").out
+    assert slow == "orders: max_age 60d → any\norders: fast_ingest true → false\n"
     assert orders("streams", "purge", "orders", "--keep", "1", "--dry-run", "-o", "json").json["purged"] == 2
     refused = orders("streams", "purge", "orders", "--keep", "1", code=2)
     assert refused.err == "windshift: would remove 2 events of orders: there is nobody to ask; say --yes\n"

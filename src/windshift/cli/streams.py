@@ -130,6 +130,11 @@ _takes_spec = takes(
     click.option("--storage", type=click.Choice(["file", "memory"]), help="Where it is kept."),
     click.option("--replicas", type=click.IntRange(1, 5), help="Copies in a cluster."),
     click.option("--deduplication-window", type=DURATION, help="How long keys are remembered."),
+    click.option(
+        "--fast-ingest/--no-fast-ingest",
+        default=None,
+        help="Whether publishers without ids may hand over many events at a time.",
+    ),
 )
 
 
@@ -162,8 +167,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 async def ensure(session: Session, stream: str | None, file: Path | None, dry_run: bool, **spec: Any) -> None:
     """Make a stream, or change it to what this line or a file says.
 
-    What is left out becomes the default, on a stream that exists too; `edit` leaves it as it is. A file has
-    tables such as these:
+    What is left out becomes the default, on a stream that exists too, but for replicas and fast ingest, which
+    stay; `edit` leaves all of it as it is. A file has tables such as these; docs/cli.md lists all keys:
 
     \b
       [streams.orders]

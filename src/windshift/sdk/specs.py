@@ -44,7 +44,7 @@ class StreamSpec:
         max_bytes: bytes kept, headers counted; None = any.
         discard: what a full stream does: drop the `old` events, or refuse the `new` one.
         discard_new_per_subject: refuse also what is beyond `max_events_per_subject`.
-        storage: on disk or in memory; fixed when the stream is made.
+        storage: on disk (`file`) or in `memory`; fixed when the stream is made.
         replicas: copies in a cluster; None = as it is, or as the server is set up.
         deduplication_window: how long keys are remembered; None = 2 minutes.
         max_event_size: bytes of the largest event; None = what the broker takes.
@@ -221,7 +221,8 @@ class ConsumerSpec:
 
     Attributes:
         subjects: filters; none = everything.
-        start: where it begins. It counts only when the consumer is made.
+        start: where it begins: at the end, unless something else is said. It counts only when the consumer is
+            made.
         timeout: how long a subscriber may take over an event before it is delivered again. A running
             handler has it prolonged.
         retry: what happens to events that are not acknowledged; None = as it is; a new consumer retries for

@@ -184,7 +184,10 @@ class Streams:
         spec: StreamSpec | None = None,
         **fields: Unpack[StreamFields],
     ) -> Stream:
-        """Make a stream, or change it to this. What is left out becomes the default, on an old stream too.
+        """Make a stream, or change it to this.
+
+        What is left out becomes the default, on an old stream too; only `replicas`, `fast_ingest` and atomic
+        batches stay as they are.
 
         Args:
             name: its name.

@@ -109,7 +109,7 @@ class Client:
 class Streams:
     """The streams of a server."""
     def ensure(self, name: str, spec: StreamSpec | None = None, **fields: Unpack[StreamFields]) -> Stream:
-        """Make a stream, or change it to this. What is left out becomes the default, on an old stream too."""
+        """Make a stream, or change it to this."""
     def get(self, name: str) -> StreamInfo:
         """Describe a stream."""
     def list(self, find: str = "") -> Iterator[StreamInfo]:
