@@ -28,13 +28,16 @@ async def test_parcels():
 
 
 def write(directory: Path, document: str, module: str) -> None:
-    """Write the Python of a document: a block that begins with a file's name there, others to `module`."""
+    """Write the code of a document: a block that begins with a file's name there, others to `module`.
+
+    What is TOML is for `pyproject.toml`.
+    """
     files = defaultdict(list)
-    for block in re.findall(
-        r"^```python\n(.*?)^```", (DOCS / document).read_text(), re.DOTALL | re.MULTILINE
+    for language, block in re.findall(
+        r"^```(python|toml)\n(.*?)^```", (DOCS / document).read_text(), re.DOTALL | re.MULTILINE
     ):
         found = re.match(r"# (\w+\.py)\n", block)
-        files[found[1] if found else module].append(block)
+        files["pyproject.toml" if language == "toml" else found[1] if found else module].append(block)
     for name, blocks in files.items():
         (directory / name).write_text("\n".join(blocks))
 
@@ -46,7 +49,7 @@ def test_examples(tmp_path: Path) -> None:
     write(tmp_path, "testing.md", "test_shop.py")
     (tmp_path / "test_parcels.py").write_text(TEST_PARCELS)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"],
+        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"],
         cwd=tmp_path,
         env={"PATH": "", "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
