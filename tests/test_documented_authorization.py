@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 from dataclasses import asdict
@@ -9,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
+import windshift as ws
+from tests.support.app import running_app
 from tests.support.command_line import windshift_command
+from tests.support.nats_server import NatsServer
 from tests.support.patterns import covers, covers_name, overlaps, overlaps_name
+from windshift.protos import test
 from windshift.server.api.policies import POLICIES
 from windshift.server.auth import policy_file
 from windshift.server.auth.permissions import LISTS, NEEDS, PatternKind
 from windshift.server.auth.policy import ALGORITHMS, QUOTAS_IN_BYTES, Quotas
 from windshift.server.auth.policy_file import parse_policy
+from windshift.server.auth.tokens import make_token, token_digest
 
 TEXT = (Path(__file__).parent.parent / "docs" / "authorization.md").read_text()
 
@@ -33,9 +39,9 @@ def table(kind: str, name: str) -> list[list[str]]:
     return [[cell.strip().strip("`") for cell in row.split("|")] for row in rows]
 
 
-def example() -> str:
-    """Return the example of a file."""
-    (text,) = re.findall(r"```toml\n(.*?)```", part("example", "file"), re.DOTALL)
+def example(name: str = "file") -> str:
+    """Return an example of a file, or of a part of one."""
+    (text,) = re.findall(r"```toml\n(.*?)```", part("example", name), re.DOTALL)
     assert isinstance(text, str)
     return text
 
@@ -85,8 +91,7 @@ def test_documented_keys() -> None:
 
 def test_documented_quotas() -> None:
     """The example of quotas gives what its comments say."""
-    (text,) = re.findall(r"```toml\n(.*?)```", part("example", "quotas"), re.DOTALL)
-    (batch,) = parse_policy(text).principals.values()
+    (batch,) = parse_policy(example("quotas")).principals.values()
     assert batch.quotas == Quotas(streams=50, reserved_bytes=100 << 30, stores=20, ephemeral_consumers=None)
 
 
@@ -129,3 +134,66 @@ def test_documented_questions(
     assert f"decision   {answer}\n" in done.stdout
     if "orders.internal.x" in command:
         assert f"```\n{done.stdout}```" in TEXT
+
+
+async def test_the_roles_to_begin_with(tmp_path: Path, own_nats_server: NatsServer) -> None:
+    """An app runs with the worker's, and gives up events; the operator sees all of it, and repairs it."""
+    tokens = {role: make_token(role) for role in ("orders-worker", "operator")}
+    principals = [
+        f'[[principals]]\nname = "{role}"\ntoken_sha256 = ["{token_digest(token).hex()}"]\n'
+        f'roles = ["{role}"]\n'
+        for role, token in tokens.items()
+    ]
+    file = tmp_path / "auth.toml"
+    file.touch(0o600)
+    file.write_text("\n".join([*principals, example("ready")]))
+    app = ws.App("shop")
+    billing = app.consumer(app.stream("orders", subjects=["orders.>"]), "billing", start=ws.START)
+    handled = asyncio.Event()
+
+    @billing.on
+    async def bill(order: test.StringValue, client: ws.Client) -> None:
+        if not order.value:
+            raise ws.GiveUp("empty")
+        totals = await client.stores.ensure("billing", test.StringValue)
+        await totals.set("total", order)
+        handled.set()
+
+    with running_app(own_nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address:
+        async with ws.connect(address, token=tokens["orders-worker"]) as worker, app.running(worker):
+            for value in ("", "1"):
+                await worker.publish("orders.placed", test.StringValue(value=value))
+            await asyncio.wait_for(handled.wait(), 30)
+            with pytest.raises(ws.PermissionDenied):
+                await worker.stream("orders").delete()
+        async with ws.connect(address, token=tokens["operator"]) as operator:
+            assert await look(operator) == ["orders", "empty"]
+            await repair(operator)
+
+
+async def look(operator: ws.Client) -> list[str]:
+    """Look at everything; return the names of streams, and the reasons of dead letters."""
+    orders = operator.stream("orders")
+    assert len((await orders.events.explain(2)).consumers) == 1
+    assert (await orders.events.get(2)).event.subject == "orders.placed"
+    assert len((await operator.servers()).servers) == 1
+    assert len((await operator.principals()).principals) == 2
+    streams = [info.name async for info in operator.streams.list()]
+    return [*streams, *[letter.reason async for letter in operator.dead_letters.list()]]
+
+
+async def repair(operator: ws.Client) -> None:
+    """Do all that an operator does to streams, consumers, stores and dead letters."""
+    orders = operator.stream("orders")
+    consumer = orders.consumer("billing")
+    assert (await operator.dead_letters.replay(everything=True)).replayed == 1
+    assert (await operator.dead_letters.cancel_replay(everything=True)).cancelled == 1
+    assert (await operator.dead_letters.purge(everything=True)).purged == 1
+    await consumer.pause(60)
+    await consumer.resume()
+    await consumer.seek(ws.START)
+    assert await orders.purge(keep=1) == 1
+    await operator.store("billing", test.StringValue).delete("total")
+    await operator.end_connections("orders-worker")
+    await consumer.delete()
+    await orders.delete()

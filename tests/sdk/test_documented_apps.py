@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from collections import defaultdict
@@ -10,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import windshift as ws
 from tests.support.web_service import web_service
+from windshift.cli.run import run
 from windshift.protos import test
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -74,3 +78,25 @@ async def test_the_app_within_a_web_service(tmp_path: Path, server: str, unique:
             entry = await client.store("accounting", test.StringValue).get("total")
             assert entry is not None
             assert entry.value.value == "3"
+
+
+def test_an_app_in_production() -> None:
+    """What the image and the unit run is what `windshift run` takes, and both have time enough to stop."""
+    blocks = dict(
+        re.findall(
+            r"^```(dockerfile|yaml|ini)\n(.*?)^```",
+            (DOCS / "apps.md").read_text(),
+            re.DOTALL | re.MULTILINE,
+        )
+    )
+    (in_image,) = re.findall(r"(?m)^CMD (.*)$", blocks["dockerfile"])
+    (in_unit,) = re.findall(r"(?m)^ExecStart=(.*)$", blocks["ini"])
+    pod = yaml.safe_load(blocks["yaml"])["spec"]["template"]["spec"]
+    (waits,) = re.findall(r"(?m)^TimeoutStopSec=(\d+)$", blocks["ini"])
+    for words in (json.loads(in_image), shlex.split(in_unit)):
+        told = run.make_context("run", words[2:]).params
+        assert told["target"] == "shop:app"
+        assert pod["terminationGracePeriodSeconds"] == int(waits) == told["grace"] + 15
+    (port,) = pod["containers"][0]["ports"]
+    image = run.make_context("run", json.loads(in_image)[2:]).params
+    assert (image["health_host"], image["health_port"]) == ("0.0.0.0", port["containerPort"])  # noqa: S104
