@@ -221,6 +221,30 @@ async def test_sent_again(own_broker: Broker, own_nats_server: NatsServer, *, in
     assert await own_broker.messages(stream) == 0
 
 
+async def test_others_wait_for_those_that_wait(broker: Broker, unique: Unique) -> None:
+    """What is sent again needs nothing of what is sent for the first time: that is settled after it."""
+    name, quiet, steady = unique(), unique(), asyncio.Event()
+    steady.set()
+    writes = writes_on(broker, WriteOptions(max_in_flight=8))
+    sent = await writes.send_all(numbered(name, 2), steady)
+    assert await writes.answered(sent) == [None, None]
+    assert writes.repeatable(sent) == {0, 1}
+    listening = broker.connection.subscribe(f"{quiet}.a".encode(), lambda _: None)
+    held = [await writes.send_all(numbered(quiet, 2), steady) for _ in range(4)]
+    waiting = asyncio.ensure_future(writes.send_all(numbered(quiet, 2), steady))
+    while not writes.waiting:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0)
+    await broker.stream(name)
+    async with asyncio.timeout(20):
+        again = await writes.send_again(sent, [0, 1], steady)
+    assert await writes.answered(again) == [PubAck(name, 1), PubAck(name, 2)]
+    for each in held:
+        writes.abandon_all(each)
+    writes.abandon_all(await waiting)
+    assert writes.in_flight == 0
+    listening.unsubscribe()
+
+
 async def test_cancelled(own_broker: Broker, own_nats_server: NatsServer) -> None:
     """Who does not wait any more gives back what was taken."""
     stream = await stream_for(own_broker, "s")

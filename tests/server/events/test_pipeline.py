@@ -1,12 +1,14 @@
-"""Which events go by fast ingest: those whose receipts have no ids."""
+"""Many events: which go by fast ingest, and what becomes of several portions when the broker is away."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from tests.support.broker import Broker, in_seconds
+from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.writes import Writes
 from windshift.server.events.model import PublishRequest, Results
 from windshift.server.events.pipeline import Feed, Pipeline
@@ -69,3 +71,35 @@ async def test_neither(
     name = await broker.stream(unique(), **config)
     outcomes = await publish(broker, Targets(broker.api), event(f"{name}.a"), without_ids=without_ids)
     assert outcomes != [0]
+
+
+# --- Several portions under way ---------------------------------------------------------------------------
+
+
+async def test_portions_that_wait_when_the_broker_dies(
+    own_broker: Broker, own_nats_server: NatsServer
+) -> None:
+    """They and those under way are all stored once it is back, long before their deadline, in their order."""
+    await own_broker.stream("s", storage="file")
+    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api)
+    pipeline = Pipeline(Publisher(own_broker.api, writes), writes, Targets(own_broker.api))
+    ids: list[int] = []
+
+    async def feed() -> Feed:
+        for some in range(8):  # of 256 slots five portions have 236, and the sixth wants 64
+            count = 100 if some else 36
+            yield [event("s.a", f"{some}-{number}") for number in range(count)], in_seconds(600)
+
+    async def take(some: Results) -> None:
+        assert not some.errors
+        ids.extend(some.ids)
+
+    own_nats_server.freeze()
+    publishing = asyncio.ensure_future(pipeline.publish(feed(), take))
+    while not writes.waiting:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0.005)
+    own_nats_server.kill()
+    own_nats_server.start()
+    await asyncio.wait_for(publishing, 60)
+    assert ids == list(range(1, 737))
+    assert (writes.in_flight, writes.waiting) == (0, 0)

@@ -49,7 +49,8 @@ class WriteOptions:
 
     max_in_flight: int = 256
     """Of small writes, each of which counts once. There is as much room for larger ones, a quarter for each
-    asker, and for several that are sent together: these count once more for each 16 KiB."""
+    asker, and for several that are sent together: these count once more for each 16 KiB. And as much again
+    for those of several that are sent again."""
     max_waiting: int = 10_000
     doubt_after: timedelta = timedelta(seconds=1)
     """How long to wait for an answer before looking up whether any stream takes the subject."""
@@ -137,6 +138,8 @@ class Sent(NamedTuple):
 
     writes: Sequence[Write]
     burst: Burst
+    taken: FairSemaphore | None = None
+    """Where they have slots."""
     slots: int = 0
     until: float = 0
     """When to wait no longer, in loop time."""
@@ -208,6 +211,10 @@ class Writes:
         slots_of_large = FairSemaphore(size, lambda _: max(1, size // 4), max_waiting=waiting)
         self._large = Lane(slots_of_large, requests if large is None else large)
         self._together = Lane(FairSemaphore(size, max_waiting=waiting), requests)
+        # Who has these waits for nothing but the server: slots of `_together` are kept until what was sent
+        # before is settled, for which some of it may have to be sent again.
+        self._again = FairSemaphore(size, max_waiting=waiting)
+        self._all_slots = (self._small.slots, slots_of_large, self._together.slots, self._again)
         self._bursts = Bursts(connection)
         self._patient = 0
         self._found: dict[bytes, _Found] = {}
@@ -216,12 +223,12 @@ class Writes:
     @property
     def in_flight(self) -> int:
         """How many slots are taken by writes that wait for an answer; a large one takes several."""
-        return sum(lane.slots.used for lane in (self._small, self._large, self._together))
+        return sum(slots.used for slots in self._all_slots)
 
     @property
     def waiting(self) -> int:
         """How many writes wait for a slot."""
-        return sum(lane.slots.waiting for lane in (self._small, self._large, self._together))
+        return sum(slots.waiting for slots in self._all_slots)
 
     async def write(self, write: Write) -> PubAck:
         """Store a message, and return the acknowledgement.
@@ -292,12 +299,21 @@ class Writes:
             stream: stores them all and lets them be sent as a batch of fast ingest, which they are then:
                 sequences and duplicates are not told, and `untaken` says which ones are to be sent again.
         """
-        deadline = writes[0].deadline
         if stream:
-            slots = 1 + sum(len(write.body) + len(write.headers) for write in writes) // _SLOT
+            count = 1 + sum(len(write.body) + len(write.headers) for write in writes) // _SLOT
         else:
-            slots = sum([1 + len(write.body) // _SLOT for write in writes])
-        slots = min(slots, self._options.max_in_flight)
+            count = self._count(writes)
+        slots = (self._small if count == 1 else self._together).slots
+        return await self._send_many(writes, steady, stream, slots, count)
+
+    def _count(self, writes: Sequence[Write]) -> int:
+        return sum([1 + len(write.body) // _SLOT for write in writes])
+
+    async def _send_many(
+        self, writes: Sequence[Write], steady: asyncio.Event, stream: str, slots: FairSemaphore, count: int
+    ) -> Sent:
+        asker, deadline = writes[0].asker, writes[0].deadline
+        count = min(count, self._options.max_in_flight)
         try:
             if self._api.refusal:
                 self._api.refuse_if_full()
@@ -306,11 +322,10 @@ class Writes:
                 await steady.wait()
                 if self._bursts.behind:
                     await self._bursts.catch_up(deadline)
-                await self._slots_of_many(slots).take(writes[0].asker, deadline, slots)
+                await slots.take(asker, deadline, count)
                 if steady.is_set() and not self._bursts.behind:
                     break
-                # There is trouble, which may need them.
-                self._slots_of_many(slots).give_back(writes[0].asker, slots)
+                slots.give_back(asker, count)  # there is trouble, which may need them
         except NatsError as error:
             return self._unsent(writes, TooManyInFlight() if isinstance(error, Busy) else error)
         now = self._requests.loop.time()
@@ -319,12 +334,12 @@ class Writes:
                 raise Unavailable
             burst = self._bursts.ingest(writes, stream) if stream else self._bursts.send(writes)
         except NatsError as error:
-            self._slots_of_many(slots).give_back(writes[0].asker, slots)
+            slots.give_back(asker, count)
             return self._unsent(writes, error)
         until, doubt_at = deadline, now + min(self._doubt_after, (deadline - now) / 2)
         if all(write.repeatable for write in writes):
             until = min(deadline, now + self._attempt_timeout)
-        return Sent(writes, burst, slots, until, min(until, doubt_at))
+        return Sent(writes, burst, slots, count, until, min(until, doubt_at))
 
     def _unsent(self, writes: Sequence[Write], error: NatsError) -> Sent:
         burst = Burst(b"", [write.subject for write in writes], self._requests.loop)
@@ -333,8 +348,8 @@ class Writes:
 
     def abandon_all(self, sent: Sent) -> None:
         """Let go of writes that were sent. What was let go already stays so."""
-        if self._bursts.forget(sent.burst):
-            self._slots_of_many(sent.slots).give_back(sent.writes[0].asker, sent.slots)
+        if self._bursts.forget(sent.burst) and sent.taken is not None:
+            sent.taken.give_back(sent.writes[0].asker, sent.slots)
 
     async def answered(self, sent: Sent) -> Sequence[PubAck | None]:
         """Wait for the answers to what was sent; return the acknowledgements.
@@ -367,9 +382,13 @@ class Writes:
         }
 
     async def send_again(self, sent: Sent, places: Sequence[int], steady: asyncio.Event) -> Sent:
-        """Send some of the writes again, as `send_all` does, when there is somebody to take them."""
+        """Send some of the writes again, as `send_all` does, when there is somebody to take them.
+
+        `answered` must follow at once, or `abandon_all`.
+        """
         in_doubt = sent.in_doubt or any(sent.burst.answers[place] in _LOST for place in places)
-        again = await self.send_all([sent.writes[place] for place in places], steady)
+        writes = [sent.writes[place] for place in places]
+        again = await self._send_many(writes, steady, "", self._again, self._count(writes))
         return again._replace(in_doubt=in_doubt)
 
     async def conclude(self, sent: Sent, place: int) -> PubAck:
@@ -413,10 +432,6 @@ class Writes:
         for part in write.before:
             size += len(part.body)
         return 1 if size < _SLOT else min(1 + size // _SLOT, self._options.max_in_flight)
-
-    def _slots_of_many(self, slots: int) -> FairSemaphore:
-        """Return where writes that are sent together take so many slots."""
-        return (self._small if slots == 1 else self._together).slots
 
     def _send(self, lane: Lane, write: Write, slots: int, handler: Handler) -> Attempt:
         """Send with slots, which are free again if it could not be sent."""
