@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.nats.test_writes import bodies
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats.jetstream.writes import Writes
+from windshift.nats.jetstream.writes import WriteOptions, Writes
 from windshift.server.events.model import PublishRequest, Results
 from windshift.server.events.pipeline import Feed, Pipeline
 from windshift.server.events.publish import Publisher
@@ -74,6 +75,76 @@ async def test_neither(
 
 
 # --- Several portions under way ---------------------------------------------------------------------------
+
+
+class Client:
+    """Publishes events with one call, and reads results when it likes."""
+
+    def __init__(self, broker: Broker, writes: Writes) -> None:
+        self.sends: asyncio.Queue[PublishRequest | None] = asyncio.Queue()
+        self.reads = asyncio.Event()
+        pipeline = Pipeline(Publisher(broker.api, writes), writes, Targets(broker.api))
+        self.publishing = asyncio.ensure_future(pipeline.publish(self._feed(), self._take))
+
+    async def _feed(self) -> Feed:
+        while (request := await self.sends.get()) is not None:
+            yield [request, request._replace(idempotency_key=f"{request.idempotency_key}2")], in_seconds(60)
+
+    async def _take(self, some: Results) -> None:
+        assert not some.errors
+        await self.reads.wait()
+
+
+async def under_way(writes: Writes) -> None:
+    """Wait until something was sent."""
+    async with asyncio.timeout(30):
+        while not writes.in_flight:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.005)
+
+
+async def test_order_while_results_are_not_read(own_broker: Broker, own_nats_server: NatsServer) -> None:
+    """Nothing overtakes what has to be sent again, also while the client reads none of its results."""
+    await own_broker.stream("s", storage="file")
+    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api)
+    client = Client(own_broker, writes)
+    client.sends.put_nowait(event("s.a", "1")._replace(body=b"1"))
+    async with asyncio.timeout(30):
+        while await own_broker.messages("s") < 2:  # noqa: ASYNC110 - only the server knows
+            await asyncio.sleep(0.005)
+    own_nats_server.freeze()
+    client.sends.put_nowait(event("s.a", "2")._replace(body=b"2"))
+    await under_way(writes)
+    own_nats_server.kill()
+    await own_broker.lost()
+    own_nats_server.start()
+    await own_broker.connection.wait_ready(in_seconds(30))
+    client.sends.put_nowait(event("s.a", "3")._replace(body=b"3"))
+    for _ in range(10):
+        await own_broker.messages("s")
+    client.reads.set()
+    client.sends.put_nowait(None)
+    await asyncio.wait_for(client.publishing, 60)
+    assert await bodies(own_broker, "s") == [b"1", b"1", b"2", b"2", b"3", b"3"]
+
+
+async def test_results_that_are_not_read_hold_up_nobody(broker: Broker, unique: Unique) -> None:
+    """What is stored has no slots any more, whether or not its results are read."""
+    name = await broker.stream(unique())
+    writes = Writes(broker.connection, broker.requests, broker.api, WriteOptions(max_in_flight=8))
+    idle, busy = Client(broker, writes), Client(broker, writes)
+    for number in range(8):
+        idle.sends.put_nowait(event(f"{name}.a", f"{number}"))
+    async with asyncio.timeout(30):
+        while await broker.messages(name) < 8:  # noqa: ASYNC110 - only the server knows
+            await asyncio.sleep(0.005)
+    busy.sends.put_nowait(event(f"{name}.a", "busy"))
+    busy.sends.put_nowait(None)
+    busy.reads.set()
+    await asyncio.wait_for(busy.publishing, 30)
+    idle.sends.put_nowait(None)
+    idle.reads.set()
+    await asyncio.wait_for(idle.publishing, 30)
+    assert (writes.in_flight, writes.waiting) == (0, 0)
 
 
 async def test_portions_that_wait_when_the_broker_dies(

@@ -211,8 +211,8 @@ class Writes:
         slots_of_large = FairSemaphore(size, lambda _: max(1, size // 4), max_waiting=waiting)
         self._large = Lane(slots_of_large, requests if large is None else large)
         self._together = Lane(FairSemaphore(size, max_waiting=waiting), requests)
-        # Who has these waits for nothing but the server: slots of `_together` are kept until what was sent
-        # before is settled, for which some of it may have to be sent again.
+        # Who has these waits for nothing but the server. Who has slots of `_together`, and no answers, has
+        # them until what was sent before is settled: some of it may have to be sent again for that.
         self._again = FairSemaphore(size, max_waiting=waiting)
         self._all_slots = (self._small.slots, slots_of_large, self._together.slots, self._again)
         self._bursts = Bursts(connection)
@@ -339,7 +339,9 @@ class Writes:
         until, doubt_at = deadline, now + min(self._doubt_after, (deadline - now) / 2)
         if all(write.repeatable for write in writes):
             until = min(deadline, now + self._attempt_timeout)
-        return Sent(writes, burst, slots, count, until, min(until, doubt_at))
+        sent = Sent(writes, burst, slots, count, until, min(until, doubt_at))
+        burst.done.add_done_callback(lambda _: self.abandon_all(sent))  # it may be long until `answered`
+        return sent
 
     def _unsent(self, writes: Sequence[Write], error: NatsError) -> Sent:
         burst = Burst(b"", [write.subject for write in writes], self._requests.loop)
@@ -365,6 +367,13 @@ class Writes:
         finally:
             self.abandon_all(sent)
         return plain_acks(burst.answers) or list(map(_acknowledged, burst.answers))
+
+    def are_stored(self, sent: Sent) -> bool:
+        """Tell, when all have answers, whether these look like acknowledgements: `answered` reads them."""
+        return all(
+            b'"error"' not in answer if isinstance(answer, bytes) else isinstance(answer, PubAck)
+            for answer in sent.burst.answers
+        )
 
     def untaken(self, sent: Sent) -> set[int]:
         """Return the places of writes that a batch did not take; they are certainly not stored."""

@@ -136,7 +136,9 @@ class Pipeline:
                 stream = _ingesting(items, target)
                 for some in self._portions(items, stream):
                     await room.acquire()
-                    ahead.put_nowait(await self._send_some(first, some, deadline, steady, stream))
+                    portion = await self._send_some(first, some, deadline, steady, stream)
+                    ahead.put_nowait(portion)
+                    self._watch(portion, ahead, steady)
                     first += len(some)
         except Exception as error:  # noqa: BLE001 - it is raised where results are taken
             ahead.put_nowait(error)
@@ -189,6 +191,22 @@ class Pipeline:
         if stream:
             steady.clear()  # until it is known what is stored of these
         return _Portion(first, requests, sent, spans, errors)
+
+    def _watch(self, portion: _Portion, ahead: _Ahead, steady: asyncio.Event) -> None:
+        """Have no others sent when this is in trouble, also while results of those before are not taken."""
+        sent = portion.sent
+        if sent is None:
+            return
+
+        def look(_: asyncio.Future[None]) -> None:
+            # Without any ahead, it is being settled, or was, and what waits for it may go on.
+            if not ahead.empty() and not self._writes.are_stored(sent):
+                steady.clear()
+
+        if sent.burst.done.done():
+            look(sent.burst.done)
+        else:
+            sent.burst.done.add_done_callback(look)
 
     # --- Results ------------------------------------------------------------------------------------------
 
