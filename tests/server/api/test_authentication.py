@@ -17,6 +17,7 @@ from windshift.rpc import Service
 from windshift.rpc.service import snake_case
 from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
+from windshift.server.api.callers import admission_of
 from windshift.server.api.dead_letters import DEAD_LETTERS
 from windshift.server.api.events import EVENTS
 from windshift.server.api.policies import MOST_ACTIONS
@@ -28,6 +29,7 @@ from windshift.server.domain.errors import InvalidField, PermissionDenied, Quota
 
 PURGE = "/windshift.deadletters.v1alpha1.DeadLettersService/Purge"
 PUBLISH = "/windshift.events.v1alpha1.EventsService/PublishEvent"
+PUBLISH_BATCH = "/windshift.events.v1alpha1.EventsService/PublishBatch"
 ENSURE_CONSUMER = "/windshift.events.v1alpha1.EventsService/EnsureConsumer"
 ENSURE_STREAM = "/windshift.events.v1alpha1.EventsService/EnsureStream"
 
@@ -187,6 +189,31 @@ async def test_a_call_judged_by_rules_that_are_replaced_before_it_begins() -> No
     with pytest.raises(PermissionDenied):
         await call.work()
     assert behind.handled == 0
+
+
+async def test_a_batch_whose_caller_is_gone_meanwhile() -> None:
+    """It is answered all the same: its events may be stored, and an error would say that none is."""
+    behind, stored = Behind(), asyncio.Event()
+
+    async def handle(request: pb.PublishBatchRequest, call: Any) -> pb.PublishBatchResponse:
+        assert admission_of(call) is not None
+        await stored.wait()
+        return pb.PublishBatchResponse(ids=[1])
+
+    handlers = dict.fromkeys(map(snake_case, EVENTS.methods_by_name), handle)
+    batch = Service(EVENTS, SimpleNamespace(**handlers)).methods[PUBLISH_BATCH]
+    batch = AuthInterceptor(behind.access, behind.audit).intercept(batch)
+    call: Any = Call(PUBLISH_BATCH, started=asyncio.get_running_loop().time())
+    assert batch.on_headers is not None
+    assert batch.on_headers(call) is None
+    batch.handler(pb.PublishBatchRequest(), call)
+    work = asyncio.ensure_future(call.work())
+    while not behind.access.open:  # noqa: ASYNC110 - it tells nobody
+        await asyncio.sleep(0)
+    behind.access.replace(Authenticator(parse_policy(principal("bob", "bob") + "[role.bob]\n")), call.started)
+    stored.set()
+    assert await work == pb.PublishBatchResponse(ids=[1])
+    assert not any(behind.audit.denials.values())
 
 
 # What the audit log names

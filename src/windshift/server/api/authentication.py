@@ -145,7 +145,7 @@ class AuthInterceptor:
         handler, rule, weight = method.handler, policy.rule or _nothing, int(policy.weight)
         access, stores, shortcut = self._access, policy.stores, method.shortcut
         if policy.lasting or policy.each:
-            handler = self._lasting(handler, rule)
+            handler = self._lasting(handler, rule, is_followed=policy.lasting)
 
         def begin(request: Any, call: ServerCall) -> None:
             identity = call.state
@@ -181,8 +181,11 @@ class AuthInterceptor:
 
         return begin
 
-    def _lasting(self, handler: Handler, rule: Rule) -> Handler:
-        """Judge a call again when the rules change, and what it does one by one: it may last for an hour."""
+    def _lasting(self, handler: Handler, rule: Rule, *, is_followed: bool) -> Handler:
+        """Have what a call does judged one by one, and all of it again when the rules change if it lasts.
+
+        Others are not followed: what they were allowed is under way, and would be told to have failed.
+        """
 
         async def lasting(request: Any, call: ServerCall) -> Any:
             identity = call.state
@@ -191,7 +194,9 @@ class AuthInterceptor:
             usage = self._access.usage(identity.principal, call.started)
             with self._access.followed(identity, partial(_identify, call), usage) as admission:
                 call.state = admission
-                self._follow(call, admission, actions(rule, request))
+                admission.on_denied = partial(self._deny, call, identity)
+                if is_followed:
+                    self._follow(call, admission, actions(rule, request))
                 return await handler(request, call)
 
         return lasting
@@ -208,6 +213,7 @@ class AuthInterceptor:
                 _require(call, identity, asked, arguments[0])
                 with self._access.admitted(identity, partial(_identify, call), usage) as admission:
                     call.state = admission
+                    admission.on_denied = partial(self._deny, call, identity)
                     self._follow(call, admission, asked)
                     return await handler(*arguments)
             except _DENIALS as error:
@@ -277,7 +283,6 @@ class AuthInterceptor:
 
     def _follow(self, call: ServerCall, admission: AuthorizedStream, asked: list[Action]) -> None:
         """End a call when the rules allow it no longer."""
-        admission.on_denied = partial(self._deny, call, admission.identity)
         admission.follow(
             partial(_require_all, admission, asked), partial(self._cut_off, call, admission.identity)
         )
