@@ -11,6 +11,7 @@ from tests.nats.test_writes import bodies
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.writes import WriteOptions, Writes
+from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.model import PublishRequest, Results
 from windshift.server.events.pipeline import Feed, Pipeline
 from windshift.server.events.publish import Publisher
@@ -72,6 +73,39 @@ async def test_neither(
     name = await broker.stream(unique(), **config)
     outcomes = await publish(broker, Targets(broker.api), event(f"{name}.a"), without_ids=without_ids)
     assert outcomes != [0]
+
+
+class Silent(Targets):
+    """Is not answered."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker.api)
+        self.waited: list[float] = []
+
+    async def of(self, subject: str, deadline: float) -> Target:
+        """Wait for as long as the caller likes."""
+        self.waited.append(deadline - in_seconds(0))
+        raise BrokerUnavailable
+
+
+async def test_a_stream_that_cannot_be_looked_up(broker: Broker, unique: Unique) -> None:
+    """Events wait for a second at most, and those that come soon after for nothing at all."""
+    name, silent = await broker.stream(unique(), allow_batched=True), Silent(broker)
+    writes = Writes(broker.connection, broker.requests, broker.api)
+    pipeline = Pipeline(Publisher(broker.api, writes), writes, silent)
+    ids: list[int] = []
+
+    async def feed() -> Feed:
+        for _ in range(3):
+            yield [event(f"{name}.a")], in_seconds(600)
+
+    async def take(some: Results) -> None:
+        ids.extend(some.ids)
+
+    await pipeline.publish(feed(), take, without_ids=True)
+    assert ids == [1, 2, 3]
+    assert len(silent.waited) == 1
+    assert silent.waited[0] <= 1
 
 
 # --- Several portions under way ---------------------------------------------------------------------------

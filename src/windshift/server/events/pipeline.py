@@ -19,7 +19,7 @@ from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.writes import Sent, Write, Writes
 from windshift.server.background.pacing import paced
 from windshift.server.domain import names
-from windshift.server.domain.errors import WindshiftError
+from windshift.server.domain.errors import InvalidField, UnboundSubject, WindshiftError
 from windshift.server.events import headers
 from windshift.server.events.model import PublishRequest, Results
 from windshift.server.events.publish import Publisher, describe_ack, write_of
@@ -35,6 +35,10 @@ Take: TypeAlias = Callable[[Results], Awaitable[None]]
 
 _AHEAD: Final = 8
 """Portions that may be sent before the results of the first of them are taken."""
+_LOOKUP: Final = 1.0
+"""Seconds that looking up a stream may delay its events: without that they are published as always."""
+_UNASKED: Final = 5.0
+"""Seconds for which none is looked up when that failed."""
 
 
 class _Portion(NamedTuple):
@@ -74,6 +78,7 @@ class Pipeline:
         self._targets = targets
         self._always = asyncio.Event()
         self._always.set()
+        self._ask_at = 0.0
 
     async def publish_all(self, items: Sequence[Item], deadline: float) -> Results:
         """Publish events until `deadline` (loop time); return what became of each."""
@@ -150,12 +155,19 @@ class Pipeline:
         subjects = {item.subject for item in items if isinstance(item, PublishRequest)}
         if not subjects:
             return last
-        if last is None or last.until <= asyncio.get_running_loop().time() or not _takes(last, subjects):
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if last is None or last.until <= now or not _takes(last, subjects):
+            if now < self._ask_at:
+                return None
             first = next(iter(subjects))
             try:
                 names.subject("subject", first)
-                last = await self._targets.of(first, deadline)
-            except WindshiftError:  # each event will be told what is wrong with it
+                last = await self._targets.of(first, min(deadline, now + _LOOKUP))
+            except (InvalidField, UnboundSubject):  # each event will be told what is wrong with it
+                return None
+            except WindshiftError:
+                self._ask_at = loop.time() + _UNASKED
                 return None
         return last if _takes(last, subjects) else None
 
