@@ -412,6 +412,18 @@ async def test_without_a_connection(own_broker: Broker, own_nats_server: NatsSer
     assert await writing == PubAck("S", 1)
 
 
+async def test_time_that_is_over(broker: Broker, unique: Unique) -> None:
+    """A write whose deadline has passed is not sent, so it is certain that nothing is stored."""
+    stream, writes = await broker.stream(unique()), writes_on(broker)
+    late = message(f"{stream}.a", seconds=0)
+    with pytest.raises(Unavailable):
+        writes.begin(late, lambda _: None)
+    with pytest.raises(Unavailable):
+        await writes.write(late)
+    assert (await writes.write(message(f"{stream}.a"))).sequence == 1
+    assert (writes.in_flight, writes.waiting) == (0, 0)
+
+
 @pytest.mark.parametrize("key", [b"", b"k"])
 async def test_no_answer_in_time(own_broker: Broker, own_nats_server: NatsServer, key: bytes) -> None:
     """At its deadline a write that was sent and not answered may be stored or not."""

@@ -443,9 +443,12 @@ class Writes:
         return 1 if size < _SLOT else min(1 + size // _SLOT, self._options.max_in_flight)
 
     def _send(self, lane: Lane, write: Write, slots: int, handler: Handler) -> Attempt:
-        """Send with slots, which are free again if it could not be sent."""
+        """Send with slots, which are free again if it could not be sent, or if its time is over."""
         subject, body, headers, until, is_repeatable, before, asker = write  # calls cost on the hot path
         now = self._requests.loop.time()
+        if now >= until:
+            lane.slots.give_back(asker, slots)
+            raise Unavailable
         doubt_after, longest = self._doubt_after, (until - now) / 2
         doubt_at = now + (doubt_after if doubt_after < longest else longest)  # noqa: FURB136 - calls cost
         if is_repeatable:
