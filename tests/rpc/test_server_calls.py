@@ -498,6 +498,24 @@ async def test_a_plain_handler_goes_on_in_a_task() -> None:
         assert [code for _, code in running.finished] == [0, int(StatusCode.ABORTED), 0]
 
 
+async def test_a_deadline_after_a_task_that_left_the_call_to_be_answered() -> None:
+    """The client hears of it, and the handler is told."""
+    later = Later()
+    async with serving(unary_call=later.handler) as running, await running.peer() as peer:
+        stream_id = peer.request(UNARY, simple(), extra=[(b"grpc-timeout", b"200m")])
+        await eventually(lambda: bool(later.calls))
+        call = later.calls[0]
+        on_cancel = call.on_cancel
+
+        async def leave() -> None:
+            call.on_cancel = on_cancel
+
+        call.go_on(leave)
+        await peer.until(lambda: peer.responses[stream_id].ended)
+        assert [code for _, code in running.finished] == [int(StatusCode.DEADLINE_EXCEEDED)]
+        assert later.cancelled == 1
+
+
 async def test_a_plain_handler_that_fails() -> None:
     """It ends the call as one that is a coroutine function does; one that returns something is a mistake."""
 

@@ -525,6 +525,8 @@ class ServerCall:
         else:
             if response is not None:
                 self.answer(response)
+            elif self._task is asyncio.current_task():
+                self._task = None  # it answers no more, also not at the deadline
 
     async def _begun(self, work: Callable[[], Awaitable[Message | None]]) -> Message | None:
         """Do work, which sees to its own cancellation from here on: until now it may have been in a line."""
