@@ -22,6 +22,7 @@ from windshift.nats.times import Time, parse_rfc3339
 from windshift.server.auth.permissions import ListEntry, Permissions, Role
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.subjects import SubjectPatterns, tokens
+from windshift.server.config import SamplerConfig
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     EventTooLarge,
@@ -37,6 +38,7 @@ from windshift.server.events.counts import CANCELLED, Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest
 from windshift.server.events.publish import Publisher
 from windshift.server.telemetry.propagation import TraceContext
+from windshift.server.telemetry.tracer import Sampler, Span, Tracer
 
 Unique = Callable[[], str]
 
@@ -526,11 +528,12 @@ async def test_abandoned_without_a_task(own_nats_server: NatsServer, own_broker:
     publisher = Publisher(own_broker.api, writes, counts)
     own_nats_server.freeze()
     first, second = (Begun(publisher, event("S.a"), 20) for _ in range(2))
-    assert first.abandon is not None
-    assert (second.abandon, len(second.rest), writes.in_flight) == (None, 1, 1)
+    assert (len(second.rest), writes.in_flight) == (1, 1)
     first.abandon()
     assert (writes.in_flight, len(own_broker.requests)) == (0, 0)
     assert counts.failures[CANCELLED] == 1
+    second.abandon()  # before its task has begun
+    assert counts.failures[CANCELLED] == 2
     third = Begun(publisher, event("S.a"), 20)
     async with asyncio.timeout(20):
         while not third.rest:  # noqa: ASYNC110 - only the clock knows
@@ -539,6 +542,18 @@ async def test_abandoned_without_a_task(own_nats_server: NatsServer, own_broker:
     own_nats_server.thaw()
     assert await third.outcome() == (2, False)
     assert writes.in_flight == 0
+
+
+async def test_abandoned_before_the_task_that_traces(broker: Broker, unique: Unique) -> None:
+    """It is counted, and its span ends with that."""
+    spans, counts = list[Span](), Counts()
+    writes = Writes(broker.connection, broker.requests, broker.api)
+    publisher = Publisher(broker.api, writes, counts, Tracer(Sampler(SamplerConfig()), spans.append))
+    begun = Begun(publisher, event(f"{unique()}.a"), 20)
+    assert (len(begun.rest), spans) == (1, [])
+    begun.abandon()
+    assert [(span.name, span.error) for span in spans] == [("send", CANCELLED)]
+    assert counts.failures[CANCELLED] == 1
 
 
 async def test_an_answer_that_comes_before_the_task_that_doubts(broker: Broker, unique: Unique) -> None:
@@ -552,7 +567,6 @@ async def test_an_answer_that_comes_before_the_task_that_doubts(broker: Broker, 
     broker.connection.publish((await asked.get()).reply, b'{"stream":"S","seq":7}')
     await broker.requests.round_trip(in_seconds(20))
     assert await first.outcome() == (7, False)
-    assert second.abandon is not None
     second.abandon()
     assert writes.in_flight == 0
     await eventually(lambda: len(broker.requests) == 0)

@@ -40,8 +40,12 @@ class Storing(ABC):
     async def finish(self, storing: Awaitable[PubAck]) -> Any:
         """Wait for the acknowledgement, in a task; return the response, or raise what the client is told."""
 
-    def begin(self, writes: Writes, write: Write, call: Call) -> Callable[[], None] | None:
-        """Send it. Return what abandons it until the call is answered; None = there is a task already.
+    @abstractmethod
+    def abandoned(self) -> None:
+        """Note that nobody waits for it any more."""
+
+    def begin(self, writes: Writes, write: Write, call: Call) -> Callable[[], None]:
+        """Send it. Return what abandons it until the call is answered, or a task has begun.
 
         Args:
             writes: makes it.
@@ -55,7 +59,7 @@ class Storing(ABC):
             self._attempt = writes.begin(write, self._take)
         except NatsError:
             self._go_on(lambda: writes.write(write))
-            return None
+            return self.abandoned
         return self.abandon
 
     def _take(self, outcome: Outcome) -> None:
@@ -78,3 +82,4 @@ class Storing(ABC):
     def abandon(self) -> None:
         """Let go of it."""
         self._writes.abandon(self._attempt)
+        self.abandoned()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from windshift import conventions as c
@@ -30,7 +30,7 @@ from windshift.server.events import headers
 from windshift.server.events.counts import Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest, Results
 from windshift.server.telemetry.propagation import UNRECORDED
-from windshift.server.telemetry.tracer import Span, Tracer, bounded
+from windshift.server.telemetry.tracer import Span, Tracer, bounded, error_type
 
 MAX_SEQUENCE: Final = 2**63 - 1
 """The broker reads sequences in headers as signed 64-bit numbers."""
@@ -72,12 +72,12 @@ class Publisher:
         deadline: float,
         call: Call,
         to_response: Callable[[PublishReceipt], Any],
-    ) -> Callable[[], None] | None:
+    ) -> Callable[[], None]:
         """Do what `publish` does, without a task as long as that is possible.
 
         `now` is `headers.at` the time at which the request came. The call is answered with what `to_response`
         makes of the receipt; or a task does the rest of the work, at once or later. Return what abandons the
-        publish until then; None = there is a task already.
+        publish until then, or until the task has begun.
         """
         span = None if self._tracer is None else self._start_span(request)
         if span is not None:
@@ -86,13 +86,21 @@ class Publisher:
                     to_response, self._counted(request, self._store(request, now, deadline, span))
                 )
             )
-            return None
+            return partial(self._abandoned, request, span)
         try:
             write = write_of(request, deadline, now)
         except WindshiftError as error:
             self._counts.publish_failed(error)
             raise
         return _Publish(self, request, to_response).begin(self._writes, write, call)
+
+    def _abandoned(self, request: PublishRequest, span: Span) -> None:
+        """Record a publish that nobody waits for any more, before its task has begun."""
+        error = CancelledError()
+        _describe_publish(span, request)
+        span.fail(error_type(error))
+        span.end()
+        self.failed(error)
 
     def _start_span(self, request: PublishRequest) -> Span | None:
         return None if self._tracer is None else self._tracer.start(c.SpanKind.PRODUCER, request.trace)
@@ -318,9 +326,8 @@ class _Publish(Storing):
         """Do what `Publisher.finish` does."""
         return self._to_response(await self._publisher.finish(self._request, self._write, storing))
 
-    def abandon(self) -> None:
-        """Let go of it."""
-        super().abandon()
+    def abandoned(self) -> None:
+        """Count it."""
         self._publisher.failed(CancelledError())
 
 

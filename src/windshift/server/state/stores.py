@@ -189,11 +189,11 @@ class Stores:
         asker: str,
         call: Call,
         to_response: Callable[[int], Any],
-    ) -> Callable[[], None] | None:
+    ) -> Callable[[], None]:
         """Do what `set` does without conditions, and without a task as long as that is possible.
 
         The call is answered with what `to_response` makes of the revision, or a task does the rest. Return
-        what abandons the write until then; None = there is a task already. `asker` is who makes the call.
+        what abandons the write until then. `asker` is who makes the call.
         """
         _check(store, key)
         write = write_of(store, Put(key, value), deadline, asker)
@@ -445,6 +445,9 @@ class _Set(Storing):
         """Wait for the acknowledgement."""
         with broker_errors():
             return self._to_response(await self._buckets.stored(self._store, storing, self._write.deadline))
+
+    def abandoned(self) -> None:
+        """Do nothing: writes are not counted."""
 
 
 def _possible_ttl(info: BucketInfo, ttl: int | None) -> int | None:
