@@ -141,6 +141,17 @@ def test_a_stream_that_became_an_aggregate(client: Client, nats_server: NatsServ
         asyncio.run(change_stream(nats_server, name, {"allow_atomic": True, "allow_batched": True}))
 
 
+def test_an_aggregate_that_is_published_to(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """Ensured as it is shown, it keeps the subjects that another program has bound to it."""
+    name, origin = unique(), client.ensure_stream(unique())
+    ensure_stream(client, name, aggregate={"sources": [{"name": origin}]})
+    asyncio.run(change_stream(nats_server, name, {"subjects": [f"{name}.>"]}))
+    spec = ask(client, "GetStream", name=name).stream.spec
+    spec.retention_policy.max_events = 10
+    client.call(EVENTS.methods_by_name["EnsureStream"], spec)
+    assert client.publish(f"{name}.a") == 1
+
+
 def test_what_a_stream_holds(client: Client, unique: Unique) -> None:
     """Its first and last event, their times, subjects, consumers and lag."""
     stream = client.ensure_stream(unique())

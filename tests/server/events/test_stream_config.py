@@ -305,6 +305,14 @@ def test_subjects_and_aggregates_change_into_each_other() -> None:
     assert config(aggregate(SourceSpec("A")), config(SUBJECTS)) == collected
 
 
+def test_an_aggregate_that_is_published_to() -> None:
+    """What another program has bound to it stays, with the ways to publish; that it collects can end."""
+    both = config(replace(SUBJECTS, fast_ingest=True)) | {"sources": [{"name": "A"}]}
+    wanted = config(aggregate(SourceSpec("A"), SourceSpec("B")), both)
+    assert wanted == both | {"sources": [{"name": "A"}, {"name": "B"}]}
+    assert config(SUBJECTS, both) == config(replace(SUBJECTS, fast_ingest=True))
+
+
 def test_fast_ingest() -> None:
     """A new stream is without it, and an existing one stays as it is."""
     allowed = config(replace(SUBJECTS, fast_ingest=True))

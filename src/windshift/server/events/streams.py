@@ -226,7 +226,10 @@ def desired_config(
     source = _input(before, spec, last_ids)
     if stored is not None:
         _refuse_another_storage(stored, spec)
-    config = {key: value for key, value in before.items() if key not in _SET_OR_ABSENT}
+    dropped = _SET_OR_ABSENT
+    if isinstance(spec.source, FromAggregate) and {"subjects", "sources"} <= before.keys():
+        dropped -= _OF_PUBLISHING  # another program has it published to as well, which no spec can say
+    config = {key: value for key, value in before.items() if key not in dropped}
     config["name"] = spec.name
     config["storage"] = spec.storage.value
     config["num_replicas"] = spec.replicas or before.get("num_replicas") or default_replicas
@@ -240,6 +243,7 @@ _SET_OR_ABSENT: Final = frozenset(
     {"subjects", "mirror", "sources", "discard_new_per_subject", "duplicate_window", _ATOMIC, _FAST}
 )
 """Keys of the contract's fields that the broker leaves out of a configuration where they say nothing."""
+_OF_PUBLISHING: Final = frozenset({"subjects", _ATOMIC, _FAST})
 
 
 def _batches(stored: JsonObject | None, spec: StreamSpec, *, takes_batches: bool) -> JsonObject:
