@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.broker import Broker, in_seconds, no_consumers, on_create
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream import api
-from windshift.nats.jetstream.api import StoredMessage
+from windshift.nats.jetstream.api import JsonObject, StoredMessage
+from windshift.nats.jetstream.pulling import PullOptions
 from windshift.nats.times import NANOSECONDS
 from windshift.server.admin import tail
 from windshift.server.admin.events import Selection
 from windshift.server.admin.tail import Tail
+from windshift.server.broker import following
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import StreamNotFound
-from windshift.server.events.specs import AtEnd
+from windshift.server.events.specs import AtEnd, AtStart, StartPosition
 
 Unique = Callable[[], str]
 
@@ -32,7 +36,10 @@ class Viewer:
 
     def __init__(self) -> None:
         self.began = asyncio.Event()
+        self.is_caught_up = asyncio.Event()
         self.ids: asyncio.Queue[int] = asyncio.Queue()
+        self.seen_before = -1
+        """How many events came before it was told that it has caught up."""
 
     async def ready(self) -> None:
         """Return at once."""
@@ -49,7 +56,9 @@ class Viewer:
         """Do nothing."""
 
     def caught_up(self) -> None:
-        """Do nothing."""
+        """Count what came before."""
+        self.seen_before = self.ids.qsize()
+        self.is_caught_up.set()
 
     def position(self, last_id: int) -> None:
         """Do nothing."""
@@ -59,10 +68,12 @@ class Viewer:
 
 
 @asynccontextmanager
-async def running(broker: Broker, stream: str, viewer: Viewer) -> AsyncIterator[asyncio.Task[None]]:
-    """Tail what is new for the length of the block, which begins when the tail stands."""
+async def running(
+    broker: Broker, stream: str, viewer: Viewer, begin: StartPosition | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Tail what is new, or from there on, for the length of the block, which begins when the tail stands."""
     which = Selection(stream, (), frozenset())
-    task = asyncio.create_task(Tail(broker.api, PullRoom(), which, viewer, 0).run(AtEnd()))
+    task = asyncio.create_task(Tail(broker.api, PullRoom(), which, viewer, 0).run(begin or AtEnd()))
     try:
         async with asyncio.timeout(30):
             await viewer.began.wait()
@@ -77,6 +88,50 @@ async def ended(task: asyncio.Task[None]) -> None:
     await asyncio.wait([task], timeout=30)
     assert task.done()
     assert isinstance(task.exception(), StreamNotFound)
+
+
+def after_create(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, do: Callable[[], Awaitable[object]]
+) -> None:
+    """Do something when a consumer was made, before anybody asks it for events."""
+    change = broker.api.change
+
+    async def change_and_do(*arguments: Any, **named: Any) -> JsonObject:
+        answer = await change(*arguments, **named)
+        await do()
+        return answer
+
+    monkeypatch.setattr(broker.api, "change", change_and_do)
+
+
+async def test_existing_events_that_are_removed(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tail that waits for them has caught up: there is nothing to come but what is new."""
+    monkeypatch.setattr(following, "PullOptions", partial(PullOptions, expires=2.0, heartbeat=0.2))
+    stream, viewer = await broker.stream(unique()), Viewer()
+    await broker.publish(f"{stream}.a")
+    after_create(broker, monkeypatch, lambda: broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(30)))
+    async with running(broker, stream, viewer, AtStart()), asyncio.timeout(30):
+        await viewer.is_caught_up.wait()
+    assert viewer.seen_before == 0
+
+
+async def test_events_that_come_faster_than_they_are_read(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tail has caught up when it has shown those that there were, however many wait behind them."""
+    stream, viewer = await broker.stream(unique()), Viewer()
+
+    async def publish() -> None:
+        for _ in range(3):
+            await broker.publish(f"{stream}.a")
+
+    await publish()
+    after_create(broker, monkeypatch, publish)
+    async with running(broker, stream, viewer, AtStart()), asyncio.timeout(30):
+        await viewer.is_caught_up.wait()
+    assert viewer.seen_before == 3
 
 
 async def test_another_stream_of_the_same_name(broker: Broker, unique: Unique) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
+from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, following_config
 from windshift.server.admin.events import Selection
 from windshift.server.background.pacing import pause
@@ -25,7 +27,7 @@ _INTERVAL: Final = 0.02
 _NEWS: Final = 1.0
 """Seconds between two words about events that are not sent."""
 _ASKING: Final = 5.0
-"""Seconds that the broker may take to make a consumer, before it is asked again."""
+"""Seconds that the broker may take to make a consumer or to tell of it, before it is asked again."""
 _LOST: Final = 10.0
 """Seconds after which what a tail has seen counts as lost by the broker: a new leader may lag a little."""
 
@@ -84,6 +86,9 @@ class Tail:
         """When the stream was made; empty = it was not looked at yet."""
         self._patience = math.inf
         """Until when the stream's leader may still come to know what was seen."""
+        self._existing = 0
+        """The last event that there was when the tail began."""
+        self._consumer = ""
         self._is_caught_up = False
         self._passed = 0
         """The last event that the types did not let through, if none was sent after it."""
@@ -108,6 +113,7 @@ class Tail:
             self._take,
             PASSING,
             self._idle,
+            self._when_silent,
             interval=_INTERVAL,
         )
         await follower.run(self._client.begin)
@@ -124,6 +130,7 @@ class Tail:
             answer = await self._api.change(
                 f"CONSUMER.CREATE.{stream}.{name}", request, deadline, hidden=True
             )
+        self._consumer = name
         if not answer["num_pending"]:
             self._catch_up()
 
@@ -132,7 +139,8 @@ class Tail:
         after = int(info["state"]["last_seq"]) + 1
         if self._created not in ("", info["created"]):
             raise StreamNotFound(self._which.stream)
-        self._created = info["created"]
+        if not self._created:
+            self._created, self._existing = info["created"], after - 1
         if isinstance(self._next, AtEnd):
             self._next = after
         if not isinstance(self._next, int) or self._next <= after:
@@ -157,12 +165,22 @@ class Tail:
         else:
             self._skipped, self._skipped_to = self._skipped + 1, stored.sequence
         self._tell_in_time()
-        if pending == 0:
+        if pending == 0 or stored.sequence >= self._existing:  # with a slow reader some are always pending
             self._catch_up()
         if self._client.queued > _MAX_QUEUED:
             self._client.flush()
             await self._client.ready()
         await pause()
+
+    async def _when_silent(self) -> None:
+        """Ask whether there is anything to wait for: what was pending may have been removed."""
+        if self._is_caught_up:
+            return
+        with suppress(NatsError):
+            stream, deadline = self._which.stream, self._loop.time() + _ASKING
+            info = await self._api.consumer_info(stream, self._consumer, deadline)
+            if info is not None and not info["num_pending"]:
+                self._catch_up()
 
     def _catch_up(self) -> None:
         if not self._is_caught_up:

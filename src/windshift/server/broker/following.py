@@ -63,6 +63,7 @@ class Follower:
             more are asked for.
         passing: errors of `make` after which it is called again, but for the first time.
         idle: called when all that came was taken; returns when to call it again, in the loop's time.
+        silent: called when the consumer has sent nothing for some seconds, though it was asked for more.
         max_bytes: what is on its way at most, but for one message that is larger.
         interval: seconds between two looks at what came, where the consumer has no more: a message by itself
             costs several times as much as one among others. What comes after a longer silence does not wait.
@@ -76,6 +77,7 @@ class Follower:
     take: Callable[[StoredMessage, int], Awaitable[None]]
     passing: tuple[type[Exception], ...]
     idle: Callable[[], float] = lambda: math.inf
+    silent: Callable[[], Awaitable[None]] | None = None
     max_bytes: int = 512 * 1024
     interval: float = 0.0
 
@@ -153,6 +155,8 @@ class _Pulls:
             begun = number
             while isinstance(arrival := await self._next(), Message | Notice):
                 if arrival is Notice.ALIVE:
+                    if self._follower.silent is not None:
+                        await self._follower.silent()
                     continue
                 if isinstance(arrival, Notice):
                     return
