@@ -332,6 +332,39 @@ def test_orders_of_consumers(client: Client, unique: Unique, order: str) -> None
     assert [each.consumer.id for each in page.consumers] == ["c", "b", "a"]
 
 
+async def make_consumers(nats_server: NatsServer, *keys: tuple[str, str]) -> None:
+    """Make consumers as only NATS's own tools can, with their streams where these are not there."""
+    async with connect(nats_server.url) as broker:
+        for stream, name in keys:
+            if await broker.api.find_stream(stream, in_seconds(30)) is None:
+                await broker.stream(stream)
+            config = {"durable_name": name, "ack_policy": "explicit"}
+            await broker.api.create_consumer(stream, name, config, in_seconds(30))
+
+
+def test_names_that_other_programs_gave(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """Streams and consumers that no request can name are listed, also where there are dead letters."""
+    stream = client.ensure_stream(unique())
+    foreign = f"{stream}:eu"
+    ensure_consumer(client, stream, name="c", retry_policy={"maxAttempts": 1})
+    bury(nats_server, stream, client.publish(f"{stream}.a"))
+    keys = [(stream, "a:b"), (foreign, "c"), (foreign, "c:d")]
+    asyncio.run(make_consumers(nats_server, *keys))
+
+    def listed(**fields: Any) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        page = ask(client, "ListConsumers", page_size=1000, **fields)
+        while True:
+            found += ((info.consumer.stream, info.consumer.id) for info in page.consumers)
+            if not page.next_page_token:
+                return found
+            page = ask(client, "ListConsumers", page_size=1000, page_token=page.next_page_token, **fields)
+
+    wait_for(lambda: set(keys) <= set(listed()))  # a list may be 5 seconds old
+    assert listed(stream=stream) == [(stream, "a:b"), (stream, "c")]
+    wait_for(lambda: list_all(client, find=stream) == [stream, foreign])
+
+
 def test_a_tail_is_no_consumer(client: Client, unique: Unique) -> None:
     """What the server makes for itself to look at events is not shown."""
     stream = client.ensure_stream(unique())

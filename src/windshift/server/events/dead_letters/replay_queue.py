@@ -210,8 +210,11 @@ class ReplayQueue:
 
     async def count(self, consumer: ConsumerKey, deadline: float) -> int:
         """Count the outstanding replays of a consumer. Any replica answers: the latest may be missing."""
-        query = {"next_by_subj": pointer_pattern(consumer), "seq": 1, "batch": 1}
-        batch = await self._stream.batch(query, deadline)
+        try:
+            pattern = pointer_pattern(consumer)
+        except ValueError:  # another program's name, by which nobody consumes here
+            return 0
+        batch = await self._stream.batch({"next_by_subj": pattern, "seq": 1, "batch": 1}, deadline)
         return len(batch.messages) + batch.left
 
     async def any(self, consumer: ConsumerKey, deadline: float) -> bool:

@@ -513,7 +513,11 @@ class DeadLetterStore:
     async def count(self, stream: str, consumer: str, deadline: float) -> int:
         """Count the dead letters of a consumer, a stream, or all."""
         if stream or consumer:
-            return await self._count(SUBJECTS + id_pattern(stream, consumer), deadline)
+            try:
+                pattern = SUBJECTS + id_pattern(stream, consumer)
+            except ValueError:  # another program's name, by which nobody consumes here
+                return 0
+            return await self._count(pattern, deadline)
         info = await self.stream.info(deadline)  # the few others are counted sooner than those
         others = [await self._count(f"{each}>", deadline) for each in (CLAIM_SUBJECTS, OVERFLOW_SUBJECTS)]
         return 0 if info is None else max(0, int(info["state"]["messages"]) - sum(others))
