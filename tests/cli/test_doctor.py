@@ -21,8 +21,10 @@ import windshift as ws
 from tests.authorization.policies import principal, put, token_of
 from tests.cli.conftest import Cli
 from tests.support.app import running_app
+from tests.support.broker import connect, in_seconds
 from tests.support.certificates import Authority
 from tests.support.nats_server import NatsServer, running_nats
+from tests.support.windshift_process import wait_for
 from windshift.cli import doctor
 from windshift.cli.certificates import expiry
 
@@ -55,6 +57,25 @@ def test_all_is_well(cli: Cli) -> None:
     )
     assert told["clocks"][1].startswith("within 1 s of this machine's: the server")
     assert told["clocks"][1].endswith("NATS")
+
+
+async def make_foreign(nats_server: NatsServer, stream: str, consumer: str) -> None:
+    """Make a stream with an event and a consumer, as another program does."""
+    async with connect(nats_server.url) as broker:
+        await broker.stream(stream, f"{stream}.>")
+        config = {"durable_name": consumer, "ack_policy": "explicit"}
+        await broker.api.create_consumer(stream, consumer, config, in_seconds(30))
+        await broker.publish(f"{stream}.a")
+
+
+def test_names_that_other_programs_gave(cli: Cli, nats_server: NatsServer) -> None:
+    """The consumers of a stream that no request can name are told of; no name turns the text around."""
+    asyncio.run(make_foreign(nats_server, f"{cli.namespace}-a:b\u202e", "c"))
+    found = "warn  consumer    a:b\\u202e c has 1 pending, and nobody is subscribed\n"
+    wait_for(lambda: found in cli("doctor").out)  # a list may be 5 seconds old
+    wait_for(lambda: cli("consumers", "ls", "-o", "json").json != [])
+    assert cli("consumers", "ls").out.splitlines()[1].split()[:3] == ["a:b\\u202e", "c", "1"]
+    assert "INVALID_FIELD" in cli("consumers", "ls", "a:b", code=2).err
 
 
 def test_nobody_is_there(cli: Cli) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,11 +51,7 @@ def _value(info: ws.ConsumerInfo) -> dict[str, Any]:
 
 async def _longest_waiting_first(client: ws.Client) -> AsyncIterator[ws.ConsumerInfo]:
     """Yield the consumers of all streams; those that have settled everything come last."""
-    found = []
-    async for stream in client.streams.list():
-        if stream.consumers:
-            with suppress(ws.NotFound):  # it was deleted meanwhile
-                found += [info async for info in client.stream(stream.name).consumers.list()]
+    found = [info async for info in client.stream("").consumers.list()]
     never = datetime.max.replace(tzinfo=UTC)
     for info in sorted(found, key=lambda info: info.oldest_unsettled or never):
         yield info

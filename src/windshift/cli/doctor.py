@@ -20,6 +20,7 @@ from windshift.cli.certificates import expiry
 from windshift.cli.ensuring import idle_filters
 from windshift.cli.failing import FAILED, Failure
 from windshift.cli.options import Command
+from windshift.cli.output import plain
 from windshift.cli.session import Session, with_session
 from windshift.cli.values import show_duration, show_size
 
@@ -91,8 +92,8 @@ async def doctor(session: Session) -> None:
         checks.append(check)
         if not session.out.json:
             state = session.out.style(f"{check.state:4}", session.out.stdout, fg=_COLORS[check.state])
-            hint = f"\n{'':18}→ {check.hint}" if check.hint else ""
-            session.out.lines(f"{state}  {check.name:10}  {check.found}{hint}")
+            hint = f"\n{'':18}→ {plain(check.hint)}" if check.hint else ""
+            session.out.lines(f"{state}  {check.name:10}  {plain(check.found)}{hint}")
     if session.out.json:
         session.out.table([asdict(check) for check in checks], (), ())
     if failed := [check for check in checks if check.state == "FAIL"]:
@@ -421,24 +422,25 @@ def _rights(who: ws.Identity) -> Check:
 
 
 async def _contents(session: Session) -> AsyncIterator[Check]:
-    client, count, size, worries = session.client, 0, 0, 0
+    client, streams, worries = session.client, dict[str, ws.StreamInfo](), 0
     try:
         async for info in client.streams.list():
-            count, size = count + 1, size + info.bytes
+            streams[info.name] = info
             for check in _fullness(info):
                 worries += 1
                 yield check
-            async for consumer in client.stream(info.name).consumers.list():
-                for check in _consumer(info, consumer):
+        async for consumer in client.stream("").consumers.list():
+            if stream := streams.get(consumer.stream):  # else it was made meanwhile
+                for check in _consumer(stream, consumer):
                     worries += 1
                     yield check
     except ws.WindshiftError as error:
         yield Check("warn", "streams", str(error))
         return
     if not worries:
-        yield Check(
-            "ok", "streams", f"{count} with {show_size(size)}, none nearly full, all consumers attended to"
-        )
+        held = show_size(sum(info.bytes for info in streams.values()))
+        found = f"{len(streams)} with {held}, none nearly full, all consumers attended to"
+        yield Check("ok", "streams", found)
 
 
 def _fullness(info: ws.StreamInfo) -> list[Check]:

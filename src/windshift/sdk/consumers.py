@@ -380,18 +380,22 @@ class Consumers:
         return await Consumer(self._caller, self._stream, name).info()
 
     async def list(self) -> AsyncIterator[ConsumerInfo]:
-        """List the consumers of the stream by name."""
+        """List the consumers of the stream by name.
+
+        Those of `client.stream("")` are the consumers of all streams of the client's namespace, by stream.
+        """
         names = self._caller.names
         request = admin.ListConsumersRequest(stream=names.name(self._stream))
         async for info in pages(
             self._caller, request, admin.ListConsumersResponse, lambda page: page.consumers
         ):
-            yield _info(info.consumer, names)._replace(
-                paused_until=moment_of(info, "paused_until"),
-                oldest_unsettled=moment_of(info, "oldest_unsettled"),
-                waiting_replays=info.waiting_replays,
-                subscriptions=info.subscriptions,
-            )
+            if names.owns(info.consumer.stream):
+                yield _info(info.consumer, names)._replace(
+                    paused_until=moment_of(info, "paused_until"),
+                    oldest_unsettled=moment_of(info, "oldest_unsettled"),
+                    waiting_replays=info.waiting_replays,
+                    subscriptions=info.subscriptions,
+                )
 
     async def delete(self, name: str) -> None:
         """Delete a consumer; see `Consumer.delete`."""
