@@ -12,8 +12,10 @@ import signal
 import subprocess
 import threading
 import tomllib
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -28,6 +30,7 @@ from windshift.cli.payloads import Payloads
 from windshift.cli.session import Session
 from windshift.protos import payload as protos
 from windshift.protos import test
+from windshift.sdk.events import Events
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -889,6 +892,25 @@ def test_what_is_stored_while_a_tail_begins_is_shown_once(
     monkeypatch.setattr(ws.Stream, "info", info_and_more)
     shown = orders("tail", "orders", "-n", "2", "-o", "jsonl").lines
     assert [event["id"] for event in shown] == [1, 2]
+
+
+def test_a_tail_beside_which_the_broken_one_counts(orders: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit ends a tail that begins, and not one that goes on: a server may still count the call before."""
+    too_many = ws.QuotaExceeded("too many streams", metadata={"quota": "max_streams"})
+    errors: list[ws.WindshiftError] = [ws.Unavailable("cut off"), too_many]
+    tail_many = Events.tail_many
+
+    async def break_off(events: Events, **which: Any) -> AsyncIterator[list[Any]]:
+        if errors:
+            raise errors.pop(0)
+        async for items in tail_many(events, **which):
+            yield items
+
+    monkeypatch.setattr(Events, "tail_many", break_off)
+    tail = ("tail", "orders", "--from", "start", "-n", "3", "-f", "-o", "jsonl")
+    assert [event["id"] for event in orders(*tail).lines] == [1, 2, 3]
+    errors.append(too_many)
+    assert "too many streams" in orders(*tail, code=5).err
 
 
 @pytest.mark.parametrize(

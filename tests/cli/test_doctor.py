@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 
 import windshift as ws
-from tests.authorization.policies import principal, put, token_of
+from tests.authorization.policies import ALL, digest_of, principal, put, token_of
 from tests.cli.conftest import Cli
 from tests.support.app import running_app
 from tests.support.broker import connect, in_seconds
@@ -190,6 +190,31 @@ def test_tls_tokens_and_rights(cli: Cli, guarded: tuple[str, Path]) -> None:
     assert denied["reason"] == "UNAUTHENTICATED"
     assert "--token-file" in denied["hint"]
     assert "PERMISSION_DENIED" in cli("publish", "orders.x", "1", *known, code=6).err
+
+
+def test_a_tail_whose_token_is_replaced(cli: Cli, nats_server: NatsServer, tmp_path: Path) -> None:
+    """It goes on with the one that is in the file then, and shows what was stored meanwhile."""
+    token, rules = tmp_path / "token", ALL + principal("ann", "all")
+    token.write_text(token_of("ann"))
+    file = put(tmp_path / "auth.toml", rules)
+    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address:
+        known = ("--address", address, "--token-file", str(token))
+        cli("streams", "ensure", "orders", "--subject", "orders.>", "-q", *known)
+        publish = ("publish", "orders.x", "1", "-q", *known)
+        tail = cli.popen(
+            ["tail", "orders", "--from", "start", "-f", "-o", "json", *known], stdout=-1, stderr=-1
+        )
+        assert tail.stdout is not None
+        assert tail.stderr is not None
+        with tail.stdout, tail.stderr:
+            cli(*publish)
+            assert json.loads(tail.stdout.readline())["id"] == 1
+            token.write_text(token_of("ann", 2))
+            put(file, rules.replace(digest_of("ann"), digest_of("ann", 2)))
+            wait_for(lambda: cli.process(*publish).returncode == 0)
+            assert json.loads(tail.stdout.readline())["id"] == 2
+            tail.kill()
+            assert b"UNAUTHENTICATED); going on\n" in tail.stderr.read()
 
 
 def server_info(**changes: Any) -> ws.ServerInfo:

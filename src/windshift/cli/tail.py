@@ -138,12 +138,20 @@ class _Reading:
                     if ended:
                         return
                 return
-            except ws.Unavailable as error:
-                if failures == len(_PAUSES) or (not follow and failures):
+            except ws.WindshiftError as error:
+                if failures == len(_PAUSES) or (not follow and failures) or not self._passes(error, failures):
                     raise
                 self._session.out.remark(f"{error}; going on")
                 await asyncio.sleep(_PAUSES[failures])
                 failures += 1
+
+    def _passes(self, error: ws.WindshiftError, failures: int) -> bool:
+        """Say whether another call may succeed after so many failures in a row."""
+        if isinstance(error, ws.Unauthenticated):  # there may be another token by now
+            return self._session.settings.credentials.renewable and not failures
+        if isinstance(error, ws.Exhausted):  # a server may still count the call that broke
+            return failures > 0
+        return isinstance(error, ws.Unavailable)
 
     def _take(
         self, items: Sequence[ws.StoredEvent | ws.Skipped | ws.CaughtUp], *, follow: bool
