@@ -22,6 +22,7 @@ from windshift.rpc import (
     turns,
 )
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
+from windshift.server.admin import consumers as consumer_lists
 from windshift.server.api import consume, dead_letters, deadlines, policies, sizes, state, streams
 from windshift.server.api import turns as api_turns
 from windshift.server.api.errors import CODES
@@ -156,6 +157,10 @@ VALUES: Final = {
     ),
     "lists, `ReadEvents`, `ExplainEvent`, `History`, `GetHistory` and reads of one dead letter, at once, of "
     "one principal": amount(api_turns.LISTS_AT_ONCE),
+    "filters of a consumer whose oldest unsettled event is looked for (`oldest_unsettled`)": amount(
+        consumer_lists._MOST_FILTERS
+    ),
+    "consumers that are compared by it (`ORDER_OLDEST`)": amount(consumer_lists._MOST_AGES),
     "waiting reads of one principal": amount(budget.MOST_WAITING),
     "bytes of deliveries that are requested, of all clients": size(room.MOST),
     "the same of tails": {4: "a quarter of that"}[app._TAILS_PART],

@@ -332,6 +332,20 @@ def test_orders_of_consumers(client: Client, unique: Unique, order: str) -> None
     assert [each.consumer.id for each in page.consumers] == ["c", "b", "a"]
 
 
+def test_the_oldest_event_of_a_consumer_with_many_filters(client: Client, unique: Unique) -> None:
+    """It is told for up to four filters; with more, the consumer counts as one of which it is not known."""
+    stream = client.ensure_stream(unique())
+    for name, subjects in (("all", "abcde"), ("four", "bcde"), ("one", "a")):
+        ensure_consumer(client, stream, name=name, subjects=[f"{stream}.{subject}" for subject in subjects])
+    for subject in "ea":
+        client.publish(f"{stream}.{subject}")
+    page = ask(client, "ListConsumers", stream=stream, order_by="ORDER_OLDEST").consumers
+    assert [each.consumer.id for each in page] == ["four", "one", "all"]
+    stored = [ask(client, "GetEvent", stream=stream, id=number).event.stored for number in (1, 2)]
+    assert [each.oldest_unsettled for each in page[:2]] == stored
+    assert not page[2].HasField("oldest_unsettled")
+
+
 async def make_consumers(nats_server: NatsServer, *keys: tuple[str, str]) -> None:
     """Make consumers as only NATS's own tools can, with their streams where these are not there."""
     async with connect(nats_server.url) as broker:

@@ -50,7 +50,7 @@ def _value(info: ws.ConsumerInfo) -> dict[str, Any]:
 
 
 async def _longest_waiting_first(client: ws.Client) -> AsyncIterator[ws.ConsumerInfo]:
-    """Yield the consumers of all streams; those that have settled everything come last."""
+    """Yield the consumers of all streams; those with nothing unsettled that is known come last."""
     found = [info async for info in client.stream("").consumers.list()]
     never = datetime.max.replace(tzinfo=UTC)
     for info in sorted(found, key=lambda info: info.oldest_unsettled or never):
@@ -64,7 +64,7 @@ async def list_(session: Session, stream: str | None) -> None:
     """List the consumers of a stream; or of all streams, those first that keep an event waiting longest.
 
     PENDING is what a consumer has yet to deliver, UNSETTLED what was delivered and is not settled, OLDEST the
-    age of the oldest of these.
+    age of the oldest of these, which is not known with more than 4 filters.
     """
     now = datetime.now(UTC)
 

@@ -39,7 +39,8 @@ class ConsumerInfo(NamedTuple):
         settled_to: every event up to this id is settled.
         dead_letters: events that it gave up on.
         paused_until: when it goes on; None = it is not paused. Known only from a list.
-        oldest_unsettled: when the oldest unsettled event was stored. Known only from a list.
+        oldest_unsettled: when the oldest unsettled event was stored. Known only from a list, with at most 4
+            filters.
         waiting_replays: replays of its dead letters that are not settled. Known only from a list.
         subscriptions: calls that consume from it, at all servers. Known only from a list.
     """

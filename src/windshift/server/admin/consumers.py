@@ -29,8 +29,9 @@ _SLICE: Final = 250
 _MOST_AGES: Final = 1_000
 """Consumers whose oldest event is looked for when a list is sorted by that."""
 _MOST_FILTERS: Final = 4
+"""Filters of a consumer whose oldest event is looked for: each needs a request."""
 _LATEST: Final = 2.0**40
-"""Seconds since 1970 beyond all times: what has nothing unsettled comes last."""
+"""Seconds since 1970 beyond all times: what has nothing unsettled, or is not known, comes last."""
 
 Key = tuple[float, str, str]
 """What a list of consumers is sorted by: a number, the stream's name and the consumer's."""
@@ -51,7 +52,8 @@ class ConsumerEntry(NamedTuple):
     Attributes:
         view: what `Consumers.get` says of it.
         details: what operators see beside that.
-        oldest_unsettled: when its oldest event was stored that is not settled; None = all are settled.
+        oldest_unsettled: when its oldest event was stored that is not settled; None = all are settled, or it
+            has more filters than are looked for.
         waiting_replays: replays of its dead letters that are not settled.
     """
 
@@ -173,11 +175,12 @@ class ConsumerAdmin:
         )
 
     async def _oldest(self, stream: str, state: ConsumerState, deadline: float) -> Time | None:
-        if not state.pending and not state.unsettled:
+        subjects = consumers.chosen_subjects(state.config)
+        if not (state.pending or state.unsettled) or len(subjects) > _MOST_FILTERS:
             return None
         found = [
             await self._api.message(stream, {"seq": state.settled_to + 1, "next_by_subj": subject}, deadline)
-            for subject in sorted(consumers.chosen_subjects(state.config))[:_MOST_FILTERS]
+            for subject in subjects
         ]
         first = min(
             (each for each in found if each is not None), key=lambda each: each.sequence, default=None
