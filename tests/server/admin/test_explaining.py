@@ -85,6 +85,15 @@ def test_removed(seq: int, standing: Standing) -> None:
     assert standing_of(StreamSeq(seq), None, Facts(state()), NOW) == (standing, ())
 
 
+def test_removed_before_the_consumer_began() -> None:
+    """One that went before a consumer was made, from the end or an id, was never for it, and not settled."""
+    from_id = Facts(state({"deliver_policy": "by_start_sequence", "opt_start_seq": 3}))
+    assert standing_of(StreamSeq(2), None, from_id, NOW) == (Standing.BEFORE_START, ())
+    assert standing_of(StreamSeq(3), None, from_id, NOW) == (Standing.SETTLED, ())
+    from_time = Facts(state({"deliver_policy": "by_start_time", "opt_start_time": "2026-01-01T00:00:00Z"}))
+    assert standing_of(StreamSeq(2), None, from_time, NOW) == (Standing.SETTLED, ())  # when, is not known
+
+
 def test_odd_answers() -> None:
     """What another server says that cannot be is left out: anybody in the account may answer."""
     told: list[tuple[str, dict[str, Any]]] = [

@@ -344,7 +344,7 @@ def standing_of(  # noqa: PLR0911 - each return is a standing, the most certain 
         return (Standing.REPLAYING, _hindrances(facts)) if facts.is_replaying else (Standing.DEAD_LETTER, ())
     if message is not None and not SubjectPatterns(chosen_subjects(state.config)).takes(message.subject):
         return Standing.FILTERED_OUT, ()
-    if message is not None and _begins_behind(state.config, message):
+    if _begins_behind(state.config, seq, message):
         return Standing.BEFORE_START, ()
     if seq <= state.settled_to:
         return Standing.SETTLED, ()
@@ -358,14 +358,17 @@ def standing_of(  # noqa: PLR0911 - each return is a standing, the most certain 
     return Standing.DELIVERED, hindrances
 
 
-def _begins_behind(config: JsonObject, message: StoredMessage) -> bool:
-    """Whether a consumer was made to begin behind an event. A move never takes it before that place."""
+def _begins_behind(config: JsonObject, seq: StreamSeq, message: StoredMessage | None) -> bool:
+    """Whether a consumer was made to begin behind an event, as far as is known of one that is gone.
+
+    A move never takes it before that place.
+    """
     match config.get("deliver_policy"):
         case "by_start_sequence":
-            return message.sequence < int(config["opt_start_seq"])
+            return seq < int(config["opt_start_seq"])
         case "by_start_time":
             start = parse_rfc3339(config["opt_start_time"])
-            return start is not None and message.unix_ns < start.unix_ns
+            return start is not None and message is not None and message.unix_ns < start.unix_ns
         case _:
             return False
 
