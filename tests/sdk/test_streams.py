@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Self
 
@@ -99,6 +99,21 @@ async def test_a_stream_is_what_its_spec_says(client: ws.Client) -> None:
     assert (info.spec.deduplication_window, info.spec.max_event_size) == (timedelta(seconds=5), 1000)
     assert (info.name, info.events, info.last_id, info.first_time) == ("a", 0, 0, None)
     assert (await client.streams.get("a")).spec == info.spec
+
+
+async def test_streams_are_found_by_their_own_names(server: str, unique: Callable[[], str]) -> None:
+    """What is looked for is in the name or in a subject, as the client calls them: not in its namespace."""
+    async with ws.connect(server, namespace=f"{unique()}_dev") as client:
+        await client.streams.ensure("orders", subjects=["orders.>"])
+        await client.streams.ensure("mails", subjects=["mails.DEVeloped"])
+
+        async def found(find: str) -> list[str]:
+            return [info.name async for info in client.streams.list(find)]
+
+        assert await found("dev") == ["mails"]
+        assert await found("ORD") == ["orders"]
+        assert await found("-") == await found("dev-o") == []
+        assert await found("") == ["mails", "orders"]
 
 
 async def test_streams_are_listed_copied_purged_and_deleted(client: ws.Client) -> None:

@@ -219,7 +219,10 @@ class Streams:
             self._caller, request, admin.ListStreamsResponse, lambda page: page.streams
         ):
             if names.owns(stream.spec.name):
-                yield _info(stream, names)
+                info = _info(stream, names)
+                texts = (info.name, *info.spec.subjects)  # the server looked for it in the namespace, too
+                if not names.namespace or any(find.lower() in text.lower() for text in texts):
+                    yield info
 
     async def delete(self, name: str, *, expected_last_id: int | None = None) -> None:
         """Delete a stream; see `Stream.delete`."""
