@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.nats.waiting import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer, running_nats
 from windshift.nats import JetStreamError, Message, OutcomeUnknown, Unanswered, Unavailable
@@ -485,6 +486,7 @@ class OneShare:
 
     def __init__(self) -> None:
         self.given_back = asyncio.Event()
+        self.left = asyncio.Event()
         self.sizes: list[int] = []
         self.asked: list[int] = []
 
@@ -506,7 +508,21 @@ class OneShare:
         self.given_back.set()
 
     def leave(self) -> None:
-        raise AssertionError
+        self.left.set()
+
+
+async def test_a_change_that_takes_long_leaves_its_share(tmp_path: Path) -> None:
+    """So that the reads of its caller go on, one at a time or not; its answer counts all the same."""
+    async with answering(tmp_path, b"STREAM.PURGE.S", {}) as (api, asked):
+        api.budget = share = OneShare()
+        purging = asyncio.create_task(api.purge_stream("S", {}, in_seconds(60)))
+        await share.left.wait()
+        await eventually(lambda: bool(asked))
+        assert not share.given_back.is_set()
+        api.connection.publish(asked[0].reply, to_json(DONE | {"purged": 7}))
+        assert await purging == 7
+        assert share.given_back.is_set()
+        assert len(asked) == 1
 
 
 async def test_long_data_counts_until_it_is_decoded(broker: Broker, unique: Unique) -> None:

@@ -51,7 +51,10 @@ class Share(Protocol):
         """Note that it is read, or never will be. After the first time this does nothing."""
 
     def leave(self) -> None:
-        """Note that nobody waits for it any more, though it may arrive; `give_back` follows."""
+        """Note that nobody waits for it any more, or that it takes long; `give_back` follows.
+
+        After the first time this does nothing.
+        """
 
 
 TakeShare: TypeAlias = Callable[["Share | Unavailable"], None]

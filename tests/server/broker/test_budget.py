@@ -176,6 +176,28 @@ async def test_what_nobody_waits_for_any_more() -> None:
     assert budget.used == 0
 
 
+async def test_what_takes_long_is_left_once() -> None:
+    """Whoever asks for it may have something else meanwhile; that it is given up later changes nothing."""
+    budget = Budget(100)
+    value, change = await take(budget, "a", 10), await take(budget, "a", 30)
+    value.arrived(1_000_000)
+    value.give_back()
+    read = take(budget, "a", 10)
+    await turns()
+    assert not read.done()
+    change.leave()
+    await turns()
+    assert read.done()
+    change.leave()
+    assert budget.used == 40
+    change.give_back()
+    change.leave()
+    assert budget.used == 10
+    read.result().leave()
+    (await take(budget, "b", 40)).leave()
+    assert budget.used == 50
+
+
 async def _cancel(*tasks: asyncio.Task[Share]) -> None:
     for task in tasks:
         task.cancel()

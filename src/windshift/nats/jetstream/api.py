@@ -467,12 +467,17 @@ class JetStream:
         self, share: Share, subject: bytes, body: bytes, until: float, read: _Read, *, repeatable: bool
     ) -> JsonObject | None:
         """Send one request; `None` = try again."""
+        # A change may take long; meanwhile its caller's reads, one at a time or not, need not wait for it.
+        leaving = None if repeatable else self.requests.loop.call_later(self.attempt_timeout, share.leave)
         try:
             outcome = await self.requests.request_within(share, subject, body, until)
         except NotConnected:
             return None
         except MessageTooLarge:
             raise JetStreamError(0, 400, "it is larger than a message may be; ask for less at once") from None
+        finally:
+            if leaving is not None:
+                leaving.cancel()
         return await self._answer(share, subject, outcome, read, repeatable=repeatable)
 
     async def _answer(

@@ -27,7 +27,7 @@ MOST_WAITING: Final = 5_000
 """Requests of one asker that may wait."""
 
 _NOBODY: Final = "\0"
-"""Has what nobody waits for any more."""
+"""Has what nobody waits for any more, and what takes long."""
 
 LARGE: Final = 128 * 1024
 """Bytes from which on an answer is large."""
@@ -121,7 +121,7 @@ class Budget:
         share.size = 0
 
     def leave(self, share: Share) -> None:
-        """Note that nobody waits any more for what may come.
+        """Note that nobody waits any more for what may come, or that it takes long.
 
         It counts until it has come, but no longer as the asker's. Much of it never comes, as when a leader
         has died: it never takes up more than half of the budget.
@@ -220,5 +220,9 @@ class Share:
             self._budget.give_back(self)
 
     def leave(self) -> None:
-        """Note that nobody waits any more for what they were taken for; it may come, or not."""
-        self._budget.leave(self)
+        """Note that nobody waits any more for what they were taken for, or that it takes long.
+
+        It may come, or not. After the first time this does nothing.
+        """
+        if self.size and self.asker != _NOBODY:
+            self._budget.leave(self)
