@@ -180,7 +180,7 @@ async def test_without_a_task() -> None:
     for turn, asker in zip(turns, "aabca", strict=True):
         semaphore.wait(turn, asker, in_seconds(30))
     turns[1].is_done = True
-    semaphore.withdraw()
+    semaphore.withdraw("a", turns[1])
     assert (semaphore.waiting, order) == (4, [])
     semaphore.give_back("z")
     assert sorted(order) == ["a", "a", "b", "c"]
@@ -200,3 +200,106 @@ async def test_without_a_task_by_the_deadline() -> None:
     assert order == ["a Busy"]
     semaphore.give_back("z")
     assert (semaphore.used, semaphore.waiting) == (0, 0)
+
+
+async def test_who_waits_for_his_own_units_holds_up_nobody() -> None:
+    """Whoever else asks gets some at once, as long as there are some."""
+    semaphore, order = FairSemaphore(10, lambda _: 4), list[str]()
+    assert semaphore.take_now("a", 4)
+    assert semaphore.take_now("b", 4)
+    assert not semaphore.take_now("a", 3)
+    semaphore.wait(Turn(semaphore, "a", order), "a", in_seconds(30), 3)
+    assert semaphore.take_now("c", 2)
+    assert not semaphore.take_now("a")
+
+
+async def test_whoever_has_his_own_units_back_stands_in_line_again() -> None:
+    """At its end, and he is served in his turn."""
+    semaphore, order = FairSemaphore(4, lambda _: 2), list[str]()
+    assert semaphore.take_now("a", 2)
+    assert semaphore.take_now("z", 2)
+    for asker in "aab":
+        semaphore.wait(Turn(semaphore, asker, order), asker, in_seconds(30))
+    semaphore.pass_on("a", "y", 1)
+    assert order == []
+    semaphore.give_back("z")
+    assert order == ["b", "a", "a"]
+    assert (semaphore.used, semaphore.waiting) == (3, 0)
+
+
+async def test_a_limit_that_was_raised() -> None:
+    """It is found out, even if the asker gives nothing back."""
+    limits = {"a": 1}
+    semaphore = FairSemaphore(10, lambda asker: limits[asker])
+    assert semaphore.take_now("a")
+    waiting = asyncio.create_task(semaphore.take("a", in_seconds(60)))
+    await asyncio.sleep(0)
+    limits["a"] = 2
+    await waiting
+    assert semaphore.used == 2
+
+
+async def test_those_who_gave_up_behind_another_make_room() -> None:
+    """Cancelled or late, they do not count as waiting, whatever stands before them."""
+    semaphore = FairSemaphore(1, max_waiting_each=2)
+    semaphore.take_now("")
+    first = asyncio.create_task(semaphore.take("a", in_seconds(60)))
+    await asyncio.sleep(0)
+    gone = asyncio.create_task(semaphore.take("a", in_seconds(60)))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    with pytest.raises(Busy):
+        await semaphore.take("a", in_seconds(0))
+    last = asyncio.create_task(semaphore.take("a", in_seconds(60)))
+    await asyncio.sleep(0)
+    for task in (first, last):
+        assert not task.done()
+        semaphore.give_back("" if task is first else "a")
+        await task
+    assert (semaphore.used, semaphore.waiting) == (1, 0)
+
+
+async def test_many_who_wait_for_their_own_units_cost_nothing() -> None:
+    """They are looked at when they give back or withdraw, not whenever others do."""
+    looks = 0
+
+    def most(_: str) -> int:
+        nonlocal looks
+        looks += 1
+        return 1
+
+    semaphore, order = FairSemaphore(10_000, most), list[str]()
+    for number in range(1_000):
+        assert semaphore.take_now(f"{number}")
+        semaphore.wait(Turn(semaphore, f"{number}", order), f"{number}", in_seconds(60))
+    assert semaphore.take_now("a")
+    mine = [Turn(semaphore, "a", order) for _ in range(100)]
+    for turn in mine:
+        semaphore.wait(turn, "a", in_seconds(60))
+    looks = 0
+    for turn in mine:
+        turn.is_done = True
+        semaphore.withdraw("a", turn)
+    semaphore.give_back("a")
+    semaphore.give_back("7")
+    assert looks < 200
+    assert (order, semaphore.used, semaphore.waiting) == (["7"], 999, 999)
+
+
+async def test_a_late_turn_that_ends_others() -> None:
+    """Whoever is told that his time is over may end others whose time is over too: they are told nothing."""
+    semaphore, order = FairSemaphore(1), list[str]()
+    assert semaphore.take_now("z")
+    other = Turn(semaphore, "b", order)
+
+    class Ending(Turn):
+        def set_exception(self, error: Busy) -> None:
+            super().set_exception(error)
+            other.is_done = True
+            semaphore.withdraw("b", other)
+
+    semaphore.wait(Ending(semaphore, "a", order), "a", in_seconds(0))
+    semaphore.wait(other, "b", in_seconds(0))
+    semaphore._sweep(asyncio.get_running_loop())
+    assert (order, semaphore.waiting) == (["a Busy"], 0)

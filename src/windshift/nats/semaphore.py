@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
@@ -24,8 +24,8 @@ class Turn(Protocol):
         """Do without them."""
 
 
-_Turn: TypeAlias = tuple[Turn, int, float]
-"""Completes when the units are there; how many; by when."""
+_Queue: TypeAlias = OrderedDict[Turn, tuple[int, float]]
+"""Each completes when its units are there; how many; by when."""
 
 _SWEEP: Final = 0.05
 """Seconds between two looks for those whose time is over. A timer for each would cost as much as the rest."""
@@ -61,14 +61,16 @@ class FairSemaphore:
         self._max_waiting = max_waiting
         self._max_waiting_each = max_waiting_each
         self._of: dict[str, int] = {}  # what each asker has, if that is bounded
-        self._queues: OrderedDict[str, deque[_Turn]] = OrderedDict()
+        self._queues: dict[str, _Queue] = {}
+        # Those of them who take turns; the others wait for units that they have themselves. The first in line
+        # waits for units that others have.
+        self._line: OrderedDict[str, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
-        self._is_short = False  # whether somebody waits for units that others hold
         self.used = self.waiting = 0
 
     def take_now(self, asker: str, count: int = 1) -> bool:
         """Take units if they can be had without waiting."""
-        if self._queues and (self._is_short or asker in self._queues):
+        if self._queues and (self._line or asker in self._queues):
             return False
         used = self.used
         if used and used + count > self._size:
@@ -94,7 +96,7 @@ class FairSemaphore:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self.withdraw()
+                self.withdraw(asker, turn)
             elif turn.exception() is None:  # the units came in this very moment
                 self.give_back(asker, count)
             raise
@@ -104,20 +106,23 @@ class FairSemaphore:
 
         Raise `Busy` at once if too many requests wait.
         """
-        queue = self._queues.get(asker, ())
-        if self.waiting >= self._max_waiting or len(queue) >= self._max_waiting_each:
+        queue = self._queues.get(asker)
+        if self.waiting >= self._max_waiting or (queue and len(queue) >= self._max_waiting_each):
             raise Busy
-        self._queues.setdefault(asker, deque()).append((turn, count, deadline))
+        if queue is None:
+            queue = self._queues[asker] = OrderedDict()
+            if self._may_have(asker, count):
+                self._line[asker] = None
+        queue[turn] = count, deadline
         self.waiting += 1
-        self._is_short = self._is_short or not self._is_free(count)
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_SWEEP, self._sweep, loop)
 
-    def withdraw(self) -> None:
+    def withdraw(self, asker: str, turn: Turn) -> None:
         """Note that something in line became done by itself: it waits no longer."""
-        self.waiting -= 1
-        self._hand_out()  # others may want less
+        self._remove(asker, turn)
+        self._hand_out(asker)  # others may want less
 
     def give_back(self, asker: str, count: int = 1) -> None:
         """Give units back, to those who wait."""
@@ -126,14 +131,14 @@ class FairSemaphore:
         else:
             self._add(asker, -count)
         if self._queues:
-            self._hand_out()
+            self._hand_out(asker)
 
     def pass_on(self, asker: str, heir: str, count: int) -> None:
         """Count units that one asker has as another's."""
         self._add(asker, -count)
         self._add(heir, count)
         if self._queues:
-            self._hand_out()
+            self._hand_out(asker)
 
     def _is_free(self, count: int) -> bool:
         return self.used + count <= self._size or not self.used
@@ -149,29 +154,33 @@ class FairSemaphore:
             if not has:
                 del self._of[asker]
 
-    def _hand_out(self) -> None:
-        """Give what there is to those who wait."""
-        self._is_short = False
-        passed = 0
-        while passed < len(self._queues):
-            asker, queue = next(iter(self._queues.items()))
-            turn, count, _ = queue[0]
+    def _remove(self, asker: str, turn: Turn) -> None:
+        queue = self._queues.get(asker)
+        if queue is None or queue.pop(turn, None) is None:
+            return
+        self.waiting -= 1
+        if not queue:
+            del self._queues[asker]
+            self._line.pop(asker, None)
+
+    def _hand_out(self, *askers: str) -> None:
+        """Give what there is to those who wait; some of these askers may be let have more than before."""
+        for asker in askers:
+            if asker in self._queues:
+                self._line[asker] = None  # the last, if new
+        while self._line:
+            asker = next(iter(self._line))
+            turn, (count, _) = next(iter(self._queues[asker].items()))
             waits = not turn.done()
             if waits:
                 if not self._may_have(asker, count):
-                    self._queues.move_to_end(asker)
-                    passed += 1
+                    del self._line[asker]
                     continue
                 if not self._is_free(count):
-                    self._is_short = True
                     return
                 self._add(asker, count)
-                self.waiting -= 1
-                self._queues.move_to_end(asker)
-            passed = 0
-            queue.popleft()
-            if not queue:
-                del self._queues[asker]
+                self._line.move_to_end(asker)
+            self._remove(asker, turn)
             if waits:
                 turn.set_result(None)  # last: it may give back at once what it got
 
@@ -179,13 +188,14 @@ class FairSemaphore:
         """Tell those whose time is over."""
         now = loop.time()
         late = [
-            turn
-            for queue in self._queues.values()
-            for turn, _, deadline in queue
-            if deadline <= now and not turn.done()
+            (asker, turn)
+            for asker, queue in self._queues.items()
+            for turn, (_, deadline) in queue.items()
+            if deadline <= now
         ]
-        for turn in late:
-            self.waiting -= 1
-            turn.set_exception(Busy())
-        self._hand_out()
+        for asker, turn in late:
+            if not turn.done():
+                self._remove(asker, turn)
+                turn.set_exception(Busy())
+        self._hand_out(*self._queues)
         self._timer = loop.call_later(_SWEEP, self._sweep, loop) if self.waiting else None

@@ -195,7 +195,7 @@ class _Turn:
     def abandon(self) -> None:
         phase, self._phase = self._phase, _Phase.OVER
         if phase is _Phase.WAITING:
-            self._bytes.withdraw()
+            self._bytes.withdraw(self._asker, self)
         elif phase is _Phase.GIVEN:
             self._bytes.give_back(self._asker, self._size)
 
