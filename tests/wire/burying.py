@@ -196,6 +196,8 @@ def kill_off(client: Client, stream: str, **fields: Any) -> pb.DeadLetter:
     with subscribed(client, stream) as call:
         assert call.event().id == seq
         reject(call, seq, action=DEAD_LETTER, reason="bad", error_type="Bad")
+        call.half_close()
+        assert call.end() is None  # what is published next is not delivered to this call
     (letter,) = [each for each in listed(client, stream) if each.event.id == seq]
     return letter
 
