@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -174,6 +175,49 @@ def test_a_worker_that_hangs(tmp_path: Path, nats_server: NatsServer) -> None:
         os.kill(min(children), signal.SIGSTOP)
         server.signal(signal.SIGTERM)
         wait_for(lambda: "SIGTERM: stopping" in server.err)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 128 + signal.SIGTERM
+        wait_for(lambda: not any(map(lives, children)))
+
+
+@contextmanager
+def half_started(tmp_path: Path, nats: NatsServer) -> Iterator[tuple[WindshiftProcess, int]]:
+    """Start a server until one of its workers serves; give it with the other one, which hangs."""
+    server = WindshiftProcess(tmp_path, "--workers", "2", NATS_URL=nats.url, WINDSHIFT_DRAIN_TIMEOUT="600")
+    try:
+        server.launch()
+        server.wait_for(lambda: len(server.workers) == 2)
+        hanging = max(server.workers)
+        os.kill(hanging, signal.SIGSTOP)
+        server.wait_for(lambda: listens(server.api_port))
+        yield server, hanging
+    finally:
+        server.kill()
+
+
+def listens(port: int) -> bool:
+    """Tell whether a connection can be made."""
+    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+def test_a_signal_while_they_start(tmp_path: Path, nats_server: NatsServer) -> None:
+    """Those that serve already drain and end by themselves, as the others do."""
+    with half_started(tmp_path, nats_server) as (server, hanging):
+        server.signal(signal.SIGTERM)
+        server.wait_for(lambda: "SIGTERM: stopping" in server.err)
+        os.kill(hanging, signal.SIGCONT)
+        assert server.wait() == 0
+        assert {each.get("worker") for each in records(server) if each["message"] == "stopped"} > WORKERS
+
+
+def test_a_second_signal_while_they_start(tmp_path: Path, nats_server: NatsServer) -> None:
+    """It ends them all, in whatever state they are."""
+    with half_started(tmp_path, nats_server) as (server, _):
+        children = server.workers
+        server.signal(signal.SIGTERM)
+        server.wait_for(lambda: "SIGTERM: stopping" in server.err)
         server.signal(signal.SIGTERM)
         assert server.wait() == 128 + signal.SIGTERM
         wait_for(lambda: not any(map(lives, children)))

@@ -92,6 +92,7 @@ class Process:
         self._announce = announce
         self._embedded: EmbeddedNats | None = None
         self._app: App | Workers | None = None
+        self._workers: Workers | None = None  # known before they serve
         self._watchdog = Watchdog(config.watchdog_timeout.total_seconds(), self._abandon)
         self._held: Readiness | None = None
         self._stopping = asyncio.Event()
@@ -131,8 +132,8 @@ class Process:
 
     def _abandon(self) -> None:
         """Tell the embedded server to stop, and end the workers: this process is about to exit."""
-        if isinstance(self._app, Workers):
-            self._app.abandon()
+        if self._workers is not None:
+            self._workers.abandon()
         if self._embedded is not None:
             self._embedded.abandon()
 
@@ -183,6 +184,8 @@ class Process:
     async def _begin(self, app: App | Workers, stack: AsyncExitStack) -> None:
         """Take calls."""
         stack.push_async_callback(app.close)
+        if isinstance(app, Workers):
+            self._workers = app
         await _start_app(app, self._config)
         if app.metrics is not None:
             app.metrics.registry.add_number(instruments.LOOP_STALLS, lambda: self._watchdog.stalls)

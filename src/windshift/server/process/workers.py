@@ -152,10 +152,11 @@ class Workers:
             each.kill()
 
     async def close(self) -> None:
-        """End what is left."""
+        """End what is left: after a start that was not finished, some workers may serve."""
         if self.metrics is not None:
             await self.metrics.outlet.close(_GRACE)
-        await asyncio.gather(*(each.stop(0) for each in self._workers))
+        timeout = self._config.grpc.drain_timeout.total_seconds()
+        await asyncio.gather(*(each.stop(timeout + _GRACE) for each in self._workers))
         close_sockets(self._holding)
         os.close(self._memory)
 
