@@ -7,8 +7,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.support.nats_server import NatsServer, running_nats
 from windshift.cli.main import main
 from windshift.nats import NoReply
 from windshift.nats.headers import block
+from windshift.nats.jetstream.snapshots import Snapshots
 from windshift.server.config import ServerConfig, config_from_environment
 from windshift.server.process.backup import BackupError, back_up, restore
 from windshift.server.process.embedded import EmbeddedNats
@@ -124,7 +126,7 @@ async def test_from_one_data_directory_to_another(tmp_path: Path) -> None:
             async with asyncio.timeout(60):
                 await back_up(first, tmp_path / "early", (), told.append)
     await back_up(first, tmp_path / "backup", ["ORDERS"], told.append)
-    assert [path.name for path in (tmp_path / "backup").iterdir()] == ["ORDERS"]
+    assert {path.name for path in (tmp_path / "backup").iterdir()} == {"ORDERS", "streams.json"}
     await restore(second, tmp_path / "backup", (), None, told.append)
     async with embedded(second) as user:
         assert (await user.publish("orders.a", b"", {"Nats-Msg-Id": "k5"})).duplicate
@@ -241,6 +243,65 @@ async def test_what_cannot_be_done_is_told(broker: NatsServer, tmp_path: Path) -
         with pytest.raises(BackupError, match="cannot be used: File exists"):
             await back_up(of, backup, (), print)
     broker.kill()
+
+
+class Interrupted(Exception):
+    """What ends a backup."""
+
+
+async def test_a_backup_that_was_interrupted(broker: NatsServer, tmp_path: Path) -> None:
+    """It is not restored as if it was whole; what it has is, by name."""
+    backup, of, told = tmp_path / "backup", config(broker.url, tmp_path), Serving()
+
+    def interrupt(_: str) -> None:
+        raise Interrupted
+
+    async with connect(broker.url) as user:
+        for name in ("A", "B", "C"):
+            await user.stream(name, storage="file")
+        with pytest.raises(Interrupted):
+            await back_up(of, backup, (), interrupt)
+        for name in ("A", "B", "C"):
+            await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(10))
+    with pytest.raises(BackupError, match=r"is not whole, it lacks B, C: .* with --stream"):
+        await restore(of, backup, (), None, told.append)
+    assert told == []
+    await restore(of, backup, ["A"], None, told.append)
+    assert "1 streams are restored" in told
+    (backup / "streams.json").write_text("1")
+    with pytest.raises(BackupError, match=r"streams\.json cannot be used"):
+        await restore(of, backup, (), None, print)
+    (backup / "streams.json").unlink()  # as older versions made them
+    with pytest.raises(BackupError, match="these exist already: A"):
+        await restore(of, backup, (), None, print)
+
+
+async def test_an_interruption_while_dead_letters_are_taken_again(
+    broker: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then they are not whole, and nothing is restored."""
+    backup, of, told = tmp_path / "backup", config(broker.url, tmp_path), Serving()
+    take, times = Snapshots.take, count(1)
+
+    async def taken(snapshots: Snapshots, stream: str, write: Callable[[bytes], object]) -> Any:
+        if stream == "WS_DEAD_LETTERS" and next(times) == 2:
+            write(b"the beginning of it")
+            raise Interrupted
+        found = await take(snapshots, stream, write)
+        if stream == "WS_DEAD_LETTERS":
+            await user.publish("_WS.dead.ORDERS.c.2", b"another one")
+        return found
+
+    monkeypatch.setattr(Snapshots, "take", taken)
+    async with connect(broker.url) as user:
+        await fill(user, events=20)
+        with pytest.raises(Interrupted):
+            await back_up(of, backup, (), print)
+        for name in ("ORDERS", "KV_accounts", "WS_DEAD_LETTERS"):
+            await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(10))
+    with pytest.raises(BackupError, match="is not whole, it lacks WS_DEAD_LETTERS:"):
+        await restore(of, backup, (), None, told.append)
+    assert told == []
 
 
 async def test_the_documented_user(tmp_path: Path) -> None:

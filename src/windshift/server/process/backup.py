@@ -1,8 +1,8 @@
 """Backups of all that JetStream holds for an account, and what is made of them again.
 
 A directory for each stream, as ``nats stream backup`` writes it: ``backup.json`` with configuration and
-state, and ``stream.tar.s2``. The streams of dead letters come last, so that what moves on while they are read
-is there twice rather than not at all.
+state, and ``stream.tar.s2``; and a list of these directories. The streams of dead letters come last, so that
+what moves on while they are read is there twice rather than not at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ from windshift.server.process.embedded import EmbeddedNats
 from windshift.server.process.embedded.stock import shrinks
 from windshift.server.process.errors import EmbeddedError
 
+_LIST: Final = "streams.json"
+"""The names of all streams. It is written first, so that a restore sees what an interrupted backup lacks."""
 _DESCRIPTION: Final = "backup.json"
+"""Written last, when the archive beside it is whole."""
 _ARCHIVE: Final = "stream.tar.s2"
 _LAST: Final = ("WS_DEAD_LETTERS", "WS_REPLAYS")
 """An event goes from its stream to the dead letters, and from there to the replays and back."""
@@ -80,38 +83,43 @@ async def back_up(config: ServerConfig, directory: Path, wanted: Collection[str]
         for name in chosen:
             if storage[name] != "file":
                 tell(f"{name}: left out, it is in memory only")
+        _write(directory / _LIST, kept)
         for name in kept:
             if name not in _LAST:
-                await _take(broker, name, directory, tell)
+                _describe(directory / name, await _take(broker, name, directory), tell)
         await _take_last(broker, [name for name in kept if name in _LAST], directory, tell)
         tell(f"{len(kept)} streams are in {directory}")
 
 
 async def _take_last(broker: _Broker, names: Sequence[str], directory: Path, tell: Tell) -> None:
     """Take the streams between which events move in both directions."""
+    snapshots: dict[str, JsonObject] = {}
     for _ in range(_ROUNDS if names else 0):
         before = [await broker.state(name) for name in names]
-        for name in names:
-            await _take(broker, name, directory, lambda _: None)
+        snapshots = {name: await _take(broker, name, directory) for name in names}
         if [await broker.state(name) for name in names] == before:
             break
     else:
         if names:
             tell("dead letters moved all the time: a few may be missing; stop the replays, and back up anew")
-    for name in names:
-        tell(_line(name, _read(directory / name)["state"]))
+    for name, snapshot in snapshots.items():
+        _describe(directory / name, snapshot, tell)
 
 
-async def _take(broker: _Broker, name: str, directory: Path, tell: Tell) -> None:
+async def _take(broker: _Broker, name: str, directory: Path) -> JsonObject:
+    """Write the archive of a stream; return its description."""
     place = directory / name
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _private(place / _ARCHIVE) as archive:
         snapshot = await broker.snapshots.take(name, archive.write)
         archive.flush()
         os.fsync(archive.fileno())
-    with _private(place / _DESCRIPTION) as description:
-        description.write(json.dumps(snapshot, indent=2).encode())
-    tell(_line(name, snapshot["state"]))
+    return snapshot
+
+
+def _describe(place: Path, snapshot: JsonObject, tell: Tell) -> None:
+    _write(place / _DESCRIPTION, snapshot)
+    tell(_line(place.name, snapshot["state"]))
 
 
 async def restore(
@@ -124,6 +132,12 @@ async def restore(
     """
     found = _found(directory)
     chosen = _chosen(found, wanted)
+    lacking = [] if wanted else sorted(set(_listed(directory)) - set(found))
+    if lacking:
+        raise BackupError(
+            f"{directory} is not whole, it lacks {', '.join(lacking)}: back up anew, or name what is there "
+            "with --stream"
+        )
     async with _broker(config) as broker:
         taken = sorted({info["config"]["name"] for info in await broker.streams()} & set(chosen))
         if taken:
@@ -185,6 +199,26 @@ def _found(directory: Path) -> dict[str, Path]:
     if not found:
         raise BackupError(f"{directory} holds no backup: no directory in it has a {_DESCRIPTION}")
     return found
+
+
+def _listed(directory: Path) -> list[str]:
+    """Return the names of all streams that a backup has if it is whole; none if an older version made it."""
+    try:
+        return [str(name) for name in json.loads((directory / _LIST).read_bytes())]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise BackupError(f"{directory / _LIST} cannot be used: {_why(error)}") from error
+
+
+def _write(path: Path, document: object) -> None:
+    """Write a file of JSON, whole or not at all."""
+    new = path.with_suffix(".new")
+    with _private(new) as file:
+        file.write(json.dumps(document, indent=2).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
 
 
 def _private(path: Path) -> Any:
