@@ -227,6 +227,7 @@ async def supervised(node: NatsServer) -> AsyncIterator[None]:
 def test_three_nodes_in_turn(three: list[NatsServer], unique: Callable[[], str]) -> None:
     """upgrades.md: nodes restart one after the other, each when streams are current; no caller notices."""
     stream, over = unique(), Event()
+    asyncio.run(is_ready(three[0]))  # tests before this one may have restarted nodes
     with running_app(url_of(*three), WINDSHIFT_DEFAULT_REPLICAS="3") as address, client_of(address) as client:
         ensure_stream(client, stream)
         consumer(client, stream)
