@@ -72,23 +72,29 @@ class Run:
         """Write the app."""
         (self.directory / "shop.py").write_text(APP + code)
 
-    def start(self, *options: str, target: str = "shop:app", before: Sequence[str] = ()) -> None:
-        """Start it, with options behind `run` and before it."""
-        with (self.directory / "err").open("ab") as log:
+    def start(
+        self, *options: str, target: str = "shop:app", before: Sequence[str] = (), log: int | None = None
+    ) -> None:
+        """Start it, with options behind `run` and before it.
+
+        Its log is a file descriptor, which is closed here, or the usual file.
+        """
+        with (self.directory / "err").open("ab") if log is None else os.fdopen(log, "wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "windshift", *before, "run", target, *options],
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=out,
+                stderr=out,
                 start_new_session=True,
             )
 
     @property
     def log(self) -> str:
         """What it wrote."""
-        return (self.directory / "err").read_text()
+        path = self.directory / "err"
+        return path.read_text() if path.exists() else ""
 
     @property
     def notes(self) -> list[str]:
@@ -221,11 +227,33 @@ async def handle(text: test.StringValue):
         except BaseException:
             pass
 """
+TO_THREAD = """\
+@consumer.on
+async def handle(text: test.StringValue):
+    note("begin")
+    await asyncio.to_thread(time.sleep, 600)
+"""
+GENERATOR = """\
+async def numbers():
+    try:
+        yield 1
+    finally:
+        await asyncio.sleep(600)
 
 
-@pytest.mark.parametrize("body", [THREAD, COROUTINE])
+kept = numbers()
+
+
+@consumer.on
+async def handle(text: test.StringValue):
+    await anext(kept)
+    note("begin")
+"""
+
+
+@pytest.mark.parametrize("body", [THREAD, COROUTINE, TO_THREAD, GENERATOR])
 async def test_handlers_that_never_end_do_not_keep_it(run: Run, publish: Publish, body: str) -> None:
-    """A thread, or a coroutine that refuses to be cancelled: after the grace it ends with status 1."""
+    """A thread, also of `to_thread`, or a coroutine that goes on: after the grace it ends with status 1."""
     run.write(body)
     run.start("--grace", "0.2")
     await publish("1")

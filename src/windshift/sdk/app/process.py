@@ -116,16 +116,25 @@ async def _work(
 
 async def _leave_nothing_behind(name: str) -> None:
     """Cancel the tasks that are left, and end the process if they, or threads of handlers, go on."""
+    loop = asyncio.get_running_loop()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     pending = (await asyncio.wait(tasks, timeout=_LAST_WAIT))[1] if tasks else set()
-    give_up = asyncio.get_running_loop().time() + _LAST_WAIT
-    while _threads() and asyncio.get_running_loop().time() < give_up:  # noqa: ASYNC110 -- threads tell nobody
+    rest = loop.create_task(_end_generators_and_executor(loop))
+    give_up = loop.time() + _LAST_WAIT
+    while (_threads() or not rest.done()) and loop.time() < give_up:  # noqa: ASYNC110 -- threads tell nobody
         await asyncio.sleep(0.02)
-    if pending or _threads():
-        _log.error("%s: %d tasks and %d threads do not end; ended by force", name, len(pending), _threads())
+    if pending or _threads() or not rest.done():
+        threads = _threads() + (not rest.done())  # there may be more: the executor does not tell
+        _log.error("%s: %d tasks and %d threads do not end; ended by force", name, len(pending), threads)
         end_now(STUCK)
+
+
+async def _end_generators_and_executor(loop: asyncio.AbstractEventLoop) -> None:
+    """Do what the runner does as it closes. It may never return: threads of `to_thread` may go on."""
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
 
 
 def _threads() -> int:
