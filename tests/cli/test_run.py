@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def note(text):
 
 
 """
+NOTE_WORKER = "note(f'worker {os.getpid()}')\n\n\n"
 HANDLE = """\
 @consumer.on
 async def handle(text: test.StringValue):
@@ -101,6 +103,11 @@ class Run:
         """What the app noted."""
         path = self.directory / "notes"
         return path.read_text().splitlines() if path.exists() else []
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids that the app noted."""
+        return [int(note.removeprefix("worker ")) for note in self.notes if note.startswith("worker ")]
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Send a signal."""
@@ -393,6 +400,39 @@ async def test_workers_are_started_again_and_stopped(run: Run, publish: Publish)
     run.signal(signal.SIGKILL)
     await run.ended()
     await run.until(lambda: run.log.count("shop stops") == 4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems set no limits of another process")
+async def test_workers_that_cannot_be_started(run: Run) -> None:
+    """Where the system has no room for another process, the others go on, and it is tried again."""
+    run.write(NOTE_WORKER + HANDLE)
+    run.start("--workers", "2")
+    await run.until(lambda: run.log.count("shop runs") == 2)
+    assert run.process is not None
+    limits = resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))  # no pipe to a new process
+    os.kill(run.workers[0], signal.SIGKILL)
+    await run.until(lambda: "could not be started (Too many open files); another one starts in" in run.log)
+    resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, limits)
+    await run.until(lambda: run.log.count("shop runs") == 3)
+    run.signal()
+    assert await run.ended() == 0
+    assert run.log.count("shop stops") == 2
+
+
+async def test_workers_whose_log_nobody_reads(run: Run) -> None:
+    """One that ends is started again, and the others go on."""
+    run.write(NOTE_WORKER + HANDLE)
+    reader, writer = os.pipe()
+    run.start("--workers", "2", log=writer)
+    await run.until(lambda: len(run.workers) == 2)
+    os.close(reader)
+    first, second = run.workers
+    os.kill(first, signal.SIGKILL)
+    await run.until(lambda: len(run.workers) == 3)
+    os.kill(second, 0)  # it is there
+    run.signal()
+    assert await run.ended() == 0
 
 
 async def test_it_waits_for_a_server(run: Run, nats_server: NatsServer) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
 
@@ -36,19 +37,27 @@ class _Worker:
     due: float = 0.0
 
     def start(self) -> None:
+        """Start it; if the system has no room for it now, it is due again later."""
         self.started = time.monotonic()
-        # In a session of its own: a Ctrl-C of the terminal is for the parent, which passes it on once.
-        self.process = subprocess.Popen(self.command, start_new_session=True)
+        try:
+            # In a session of its own: a Ctrl-C of the terminal is for the parent, which passes it on once.
+            self.process = subprocess.Popen(self.command, start_new_session=True)
+        except OSError as error:
+            self._again(f"could not be started ({error.strerror})")
 
     def ended(self, status: int) -> None:
         """Say when it starts again."""
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        self._again(how)
+
+    def _again(self, why: str) -> None:
         now = time.monotonic()
         if now - self.started >= _GOOD_LIFE:
             self.pause = _FIRST_PAUSE
         self.process, self.due = None, now + self.pause
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        line = f"windshift: worker {self.number} {how}; another one starts in {self.pause:g} s"
-        click.echo(line, err=True)
+        line = f"windshift: worker {self.number} {why}; another one starts in {self.pause:g} s"
+        with suppress(OSError):  # where nobody reads it, the workers go on
+            click.echo(line, err=True)
         self.pause = min(self.pause * 2, _LONGEST_PAUSE)
 
 
