@@ -435,6 +435,24 @@ async def test_workers_whose_log_nobody_reads(run: Run) -> None:
     assert await run.ended() == 0
 
 
+async def test_signals_while_workers_stop_since_there_is_no_such_app(run: Run, publish: Publish) -> None:
+    """The others finish what they hold; a second signal kills them."""
+    run.write(
+        NOTE_WORKER + HANDLE + "    await asyncio.sleep(600)\n\n\nif (here / 'gone').exists():\n    del app\n"
+    )
+    run.start("--workers", "2", "--grace", "600")
+    await publish("1")
+    await run.until(lambda: len(run.workers) == 2 and len(run.notes) == 3)
+    (run.directory / "gone").touch()
+    busy = next(int(note.removeprefix("1 by ")) for note in run.notes if note.startswith("1 by "))
+    (idle,) = {*run.workers} - {busy}
+    os.kill(idle, signal.SIGKILL)
+    await run.until(lambda: "shop stops" in run.log)
+    run.signal()
+    run.signal(signal.SIGINT)  # another one: two of a kind may become one
+    assert await run.ended() == 2
+
+
 async def test_it_waits_for_a_server(run: Run, nats_server: NatsServer) -> None:
     """A server that is away is waited for, not ready meanwhile; SIGTERM ends the wait."""
     run.write(HANDLE)

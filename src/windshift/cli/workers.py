@@ -65,7 +65,7 @@ def supervise(count: int, health_port: int | None) -> int:
     """Run this command in `count` processes until a signal; return the exit status.
 
     A first signal stops them in good order, a second one kills them. A worker that says that there is no such
-    app ends all.
+    app stops all.
     """
     workers = [_Worker(number, _command(number, health_port)) for number in range(1, count + 1)]
     signals: list[int] = []
@@ -81,7 +81,7 @@ def supervise(count: int, health_port: int | None) -> int:
                 status = worker.process.poll() if worker.process is not None else None
                 if status == USAGE:
                     worker.process = None
-                    _stop(workers, [])
+                    _stop(workers, signals)
                     return USAGE
                 if status is not None:
                     worker.ended(status)
@@ -104,13 +104,12 @@ def _command(number: int, health_port: int | None) -> list[str]:
 
 
 def _stop(workers: list[_Worker], signals: list[int]) -> int:
-    """Stop all workers in good order; kill them if another signal comes."""
+    """Stop all workers in good order; kill them at a second signal."""
     running = [worker.process for worker in workers if worker.process is not None]
     for process in running:
         process.terminate()
-    before = len(signals)
     while any(process.poll() is None for process in running):
-        if len(signals) > before:
+        if len(signals) > 1:
             for process in running:
                 process.kill()
             return 128 + signals[-1]
