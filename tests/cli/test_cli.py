@@ -212,7 +212,7 @@ def test_health_asks_where_the_server_listens(environment: dict[str, str], addre
 def test_a_signal_before_the_start() -> None:
     """A SIGTERM that comes while the server is still being loaded ends it in good order, and says so."""
     code = (
-        "import os, signal; from windshift.cli.serve import stop_early; "
+        "import os, signal; from windshift.cli.failing import stop_early; "
         "signal.signal(signal.SIGTERM, stop_early); os.kill(os.getpid(), signal.SIGTERM)"
     )
     result = run("serve", code=code)

@@ -453,6 +453,30 @@ async def test_signals_while_workers_stop_since_there_is_no_such_app(run: Run, p
     assert await run.ended() == 2
 
 
+async def test_a_signal_while_the_app_is_imported(run: Run) -> None:
+    """Nothing has begun: it ends with 0, without starting the app."""
+    run.write("note('import')\ntime.sleep(600)\n" + HANDLE)
+    run.start()
+    await run.until(lambda: run.notes == ["import"])
+    run.signal()
+    assert await run.ended() == 0
+    assert "windshift: SIGTERM: stopped before it had started" in run.log
+
+
+async def test_a_signal_while_workers_are_young(run: Run) -> None:
+    """Workers that are not far enough to take signals are ended by them, which is in order."""
+    run.write(HANDLE)
+    (run.directory / "sitecustomize.py").write_text(
+        "import os, pathlib, sys, time\nif '--worker-of' in sys.orig_argv:\n"
+        "    pathlib.Path(f'young{os.getpid()}').touch()\n    time.sleep(600)\n"
+    )
+    run.environment["PYTHONPATH"] = str(run.directory)
+    run.start("--workers", "2")
+    await run.until(lambda: len(list(run.directory.glob("young*"))) == 2)
+    run.signal()
+    assert await run.ended() == 0
+
+
 async def test_it_waits_for_a_server(run: Run, nats_server: NatsServer) -> None:
     """A server that is away is waited for, not ready meanwhile; SIGTERM ends the wait."""
     run.write(HANDLE)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from contextlib import suppress
+from types import FrameType
 from typing import Final, NoReturn
 
 import click
@@ -43,6 +47,14 @@ def fail(status: int, *lines: str) -> NoReturn:
     for line in lines:
         click.echo(f"windshift: {line}", err=True)
     sys.exit(status)
+
+
+def stop_early(number: int, _: FrameType | None) -> NoReturn:
+    """End the process on a signal before there is anything to stop."""
+    with suppress(OSError, RuntimeError):  # nobody reads it, or a line is just being written
+        sys.stderr.write(f"windshift: {signal.Signals(number).name}: stopped before it had started\n")
+        sys.stderr.flush()
+    os._exit(0)
 
 
 def report(failure: Failure, *, json: bool) -> NoReturn:

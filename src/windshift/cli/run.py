@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from windshift.cli.failing import FAILED, USAGE, fail
+from windshift.cli.failing import FAILED, USAGE, fail, stop_early
 from windshift.cli.options import CONNECTION, PlainCommand, options_of
 
 if TYPE_CHECKING:  # help needs none of it
@@ -84,6 +85,7 @@ def run(
     """  # noqa: D301 -- click's mark for lines that stay as they are
     if reload and workers > 1:
         raise click.UsageError("--reload goes with one worker")
+    signal.signal(signal.SIGTERM, stop_early)  # the kernel ignores it for a container's first process
     if workers > 1:
         from windshift.cli.workers import supervise
 
@@ -101,6 +103,8 @@ def run(
     except OSError as error:  # the app's, which has nothing to do with our output
         traceback.print_exception(error)
         fail(FAILED)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if reload and not signalled:
         from windshift.cli import reloading
 

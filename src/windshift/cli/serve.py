@@ -9,11 +9,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import FrameType, ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from windshift.cli.failing import FAILED, USAGE, fail
+from windshift.cli.failing import FAILED, USAGE, fail, stop_early
 from windshift.cli.options import PlainCommand
 from windshift.server.config import (
     SETTINGS,
@@ -119,13 +119,6 @@ def announce(line: str) -> None:
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
-
-
-def stop_early(number: int, _: FrameType | None) -> NoReturn:
-    """End the process on a signal before there is anything to stop."""
-    sys.stderr.write(f"windshift: {signal.Signals(number).name}: stopped before it had started\n")
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _not_yet(number: int, _: FrameType | None) -> None:

@@ -114,4 +114,5 @@ def _stop(workers: list[_Worker], signals: list[int]) -> int:
                 process.kill()
             return 128 + signals[-1]
         time.sleep(_LOOK_EVERY)
-    return 0 if all(process.returncode == 0 for process in running) else 1
+    # SIGTERM itself ends one that is so young that it does not handle signals yet.
+    return 0 if all(process.returncode in (0, -signal.SIGTERM) for process in running) else 1
