@@ -217,7 +217,8 @@ def program(server: str, namespace: str, code: str) -> list[str]:
         import windshift as ws
         from windshift.protos import test
         Text = test.StringValue
-        client = ws.sync.connect({server!r}, namespace={namespace!r})
+        server = dict(address={server!r}, namespace={namespace!r})
+        client = ws.sync.connect(**server)
         stream = client.streams.ensure("s", subjects=["s.>"])
         consumer = stream.consumers.ensure("c", start=ws.START)
     """
@@ -360,6 +361,28 @@ def test_an_interrupt_ends_a_call_and_no_more(server: str, unique: Callable[[], 
     """
     expected = "handled\ninterrupted\n1\ninterrupted\n2\n"
     assert output(program(server, unique(), code)) == expected
+
+
+def test_threads_go_on_when_the_main_one_has_ended(server: str, unique: Callable[[], str]) -> None:
+    """A consumer handles on in its thread, each event once, and clients connect."""
+    code = """
+        begun = threading.Event()
+        attempts = []
+        def handle(delivery):
+            attempts.append(delivery.event.attempt)
+            begun.set()
+        def consume():
+            with consumer.running(handle):
+                client.publish("s.x", Text())
+                threading.main_thread().join()
+                with ws.sync.connect(**server) as another:
+                    another.publish_many([Text()] * 3, subject="s.x")
+                consumer.idle(30)
+            print(attempts)
+        threading.Thread(target=consume).start()
+        begun.wait()
+    """
+    assert output(program(server, unique(), code)) == "[1, 1, 1, 1]\n"
 
 
 def test_the_process_ends_whatever_is_open(server: str, unique: Callable[[], str]) -> None:

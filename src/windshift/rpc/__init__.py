@@ -13,6 +13,7 @@ from .client_call import ClientCall
 from .connection_options import ConnectionOptions
 from .metadata import Metadata
 from .status import ChannelClosed, NoRoom, RpcError, StatusCode
+from .threads import Threads, in_thread
 from .tls import ReplaceableTls, client_tls, objection, server_tls
 
 if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` loads them
@@ -47,9 +48,11 @@ __all__ = [
     "ServerOptions",
     "Service",
     "StatusCode",
+    "Threads",
     "client_tls",
     "close_sockets",
     "hold_port",
+    "in_thread",
     "includes",
     "objection",
     "open_sockets",

@@ -7,10 +7,12 @@ import os
 import socket
 import ssl as tls
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from .channel_options import ChannelOptions
 from .client_connection import ClientConnection
+from .threads import in_thread
 
 _NO_TLS: Final = "does it speak plain text, or is it another service?"
 
@@ -51,8 +53,11 @@ async def dial(
 
 async def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
     """Return the addresses of a name, as ``socket.getaddrinfo`` does."""
-    loop = asyncio.get_running_loop()
-    return [*await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    try:
+        return [*look_up(flags=socket.AI_NUMERICHOST)]
+    except socket.gaierror:  # it is no address, and asking for one takes its time
+        return [*await in_thread(look_up, "resolve")]
 
 
 def _host(address: tuple[Any, ...]) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from windshift.rpc import in_thread
+
 from .errors import SettingsError, TokenUnavailable
 
 Pairs = tuple[tuple[str, str], ...]
@@ -151,7 +153,7 @@ async def _fetch(function: TokenFunction) -> object:
             if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
                 result = function()
             else:
-                result = await asyncio.to_thread(function)
+                result = await in_thread(function, "token")
             return await result if isinstance(result, Awaitable) else result
     except TokenUnavailable:
         raise

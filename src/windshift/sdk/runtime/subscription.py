@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from windshift.protos import events
-from windshift.rpc import RpcError, StatusCode
+from windshift.rpc import RpcError, StatusCode, Threads
 from windshift.sdk.calling import Caller
 from windshift.sdk.deliveries import ACK, Delivery, Outcome, Verdict, failure, log_failure, verdict_of
 from windshift.sdk.errors import LeaseLost, NotSettled, TokenUnavailable, UnknownType
@@ -126,7 +125,7 @@ class Subscription:
         self._runner: asyncio.Task[None] | None = None
         self._gives_up = self._ended_for_good = False
         self._quiet = asyncio.Event()
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads = Threads(handling.concurrency, THREADS)
         self._in_threads: set[Job] = set()
         self._late = 0  # settled too late since the first that was logged
 
@@ -137,9 +136,12 @@ class Subscription:
 
         Raises:
             WindshiftError: that error.
+            RuntimeError: no thread can be started for the handler.
         """
         self._runner = asyncio.current_task()
         try:
+            if self._threaded:
+                self._threads.start()  # later there may be none: when the process ends, Python makes no more
             await self._calls()
         finally:
             self._ended_for_good = True
@@ -153,8 +155,7 @@ class Subscription:
                 if not waiter.done():
                     waiter.set_exception(NotSettled("the subscription ended; the event may come again"))
                     waiter.exception()  # nobody may be waiting any more
-            if self._threads is not None:
-                self._threads.shutdown(wait=False)
+            self._threads.close()
             self._quieten()
 
     async def _calls(self) -> None:
@@ -320,12 +321,9 @@ class Subscription:
 
     async def in_thread(self, job: Job, function: Callable[[], R]) -> R:
         """Run a function of a handler in a thread; at `max_lease` its handler is not cancelled meanwhile."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._handling.concurrency, thread_name_prefix=THREADS)
-        context = contextvars.copy_context()
         self._in_threads.add(job)
         try:
-            return await self._loop.run_in_executor(self._threads, lambda: context.run(finite, function))
+            return await self._threads.run(partial(finite, function))
         finally:
             self._in_threads.discard(job)
 
