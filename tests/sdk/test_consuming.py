@@ -53,6 +53,26 @@ async def test_an_iterator_hands_out_and_settles(client: ws.Client) -> None:
     await consumer.idle(LIMIT)
 
 
+async def test_a_block_that_runs_out_of_time_rejects_its_delivery(client: ws.Client) -> None:
+    """The event comes again, and the iteration goes on."""
+    consumer = await worker(client, retry=ws.RetryPolicy(initial=0.001, maximum=0.001))
+    await client.publish_many(texts(2), subject="s.x", in_flight=1)
+    seen: list[tuple[int, int]] = []
+    async with asyncio.timeout(LIMIT), consumer.subscribe() as deliveries:
+        async for delivery in deliveries:
+            seen.append((delivery.event.id, delivery.event.attempt))
+            if len(seen) == 1:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01), delivery:
+                        await asyncio.sleep(600)
+                continue
+            await delivery.ack()
+            if len(seen) == 3:
+                break
+    assert sorted(seen) == [(1, 1), (1, 2), (2, 1)]
+    await consumer.idle(LIMIT)
+
+
 async def test_settling_by_hand_waits_for_the_confirmation(client: ws.Client) -> None:
     """Each outcome is stored when its method returns; a second one is refused."""
     consumer = await worker(client, retry=ws.RetryPolicy(max_attempts=5))

@@ -67,7 +67,43 @@ async def test_a_delivery_that_was_settled_by_hand_gives_its_place_back_once() -
     (task,) = subscription._tasks.values()
     task.cancel()
     await asyncio.wait({task}, timeout=30)
-    assert subscription._running == 0
+    assert not subscription._running
+
+
+async def test_a_delivery_that_is_held_for_too_long_gives_its_place_back() -> None:
+    """Who iterates may have forgotten it; it can still be settled."""
+    subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling(concurrency=1))
+    first, second = (subscription.jobs.deliver(events.Event(id=each), 1, 0.0)[0] for each in (1, 2))
+    subscription.arrived(first)
+    subscription.arrived(second)
+    subscription.begin()
+    held = subscription.ready.get_nowait()
+    assert subscription.ready.empty()
+    first.expired = True  # as `Jobs.leases` marks it
+    subscription._expire(first)
+    assert subscription.ready.get_nowait().event.id == 2
+    settling = asyncio.create_task(held.ack())
+    await asyncio.sleep(0)
+    assert first.verdict == ws.Verdict(ws.Outcome.ACK)
+    assert subscription._running == {second}
+    settling.cancel()
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_cancelled_block_rejects_its_delivery(left: bool) -> None:
+    """Not if the block of the subscription is left as well, which releases what is held."""
+    subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling(concurrency=1))
+    job, _ = subscription.jobs.deliver(events.Event(id=1), 1, 0.0)
+    subscription.arrived(job)
+    subscription.begin()
+    with pytest.raises(asyncio.CancelledError):
+        async with subscription.ready.get_nowait():
+            raise asyncio.CancelledError
+    if left:
+        subscription._stopping.set()  # as `stop` does before anything else
+    await asyncio.sleep(0)
+    assert (job.verdict is None) is left
+    assert subscription.busy is left
 
 
 async def test_a_stop_does_not_wait_for_what_was_lost() -> None:

@@ -15,8 +15,8 @@ R = TypeVar("R")
 class Threads:
     """Daemon threads of an event loop, made as they are needed, and kept for more work.
 
-    Executors are no good for work that may never end, or that goes on while other threads outlive the main one:
-    once that has ended, they take no more work, and the process does not end before theirs is done.
+    Executors are no good for work that may never end, nor for threads that outlive the main one: once that
+    has ended, they take no more work, and the process does not end before theirs is done.
 
     Args:
         most: threads at once; what is beyond waits.

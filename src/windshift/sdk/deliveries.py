@@ -134,6 +134,9 @@ class Settler(Protocol):
     async def settle(self, job: Any, verdict: Verdict) -> None:
         """Settle what a job handles, and wait for the confirmation."""
 
+    def give_back(self, job: Any, verdict: Verdict) -> None:
+        """Settle what a job handles without waiting, unless it is about to be released with all others."""
+
     def ping(self, job: Any) -> None:
         """Ask for more time now."""
 
@@ -146,7 +149,8 @@ class Delivery(Generic[T]):
     """One attempt to hand over an event.
 
     Its lease is prolonged by itself, up to `max_lease`. `async with delivery:` settles it: it is
-    acknowledged at the end of the block; an exception rejects it, is logged, and goes no further.
+    acknowledged at the end of the block; an exception rejects it, is logged, and goes no further. A cancellation
+    rejects it, too.
 
     Attributes:
         event: the event.
@@ -204,8 +208,11 @@ class Delivery(Generic[T]):
             if not self._settled:
                 await self.ack()
             return False
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return False  # the process ends, and its events are released
         if not isinstance(error, Exception):
-            return False  # a cancelled task: the event is released with the subscription
+            self._settler.give_back(self._job, failure(error, Outcome.RETRY))
+            return False
         verdict = verdict_of(error)
         log_failure(self.event, verdict, error)
         if not self._settled:

@@ -92,7 +92,7 @@ class Trial:
             if settler.verdict is None:
                 settler.verdict = consumer.decide(error)
             log_failure(event, settler.verdict, error)
-        return settler.verdict or ACK
+        return settler.verdict or settler.given_back or ACK
 
     def _only(self, subject: str) -> AppConsumer:
         found = [consumer for consumer in self._handlers if consumer.takes(subject)]
@@ -111,6 +111,7 @@ class _Settler:
 
     def __init__(self, event_id: int) -> None:
         self.verdict: Verdict | None = None
+        self.given_back: Verdict | None = None
         self._event_id = event_id
 
     async def settle(self, job: None, verdict: Verdict) -> None:
@@ -118,6 +119,10 @@ class _Settler:
         if self.verdict is not None:
             raise LeaseLost(self._event_id)
         self.verdict = verdict
+
+    def give_back(self, job: None, verdict: Verdict) -> None:
+        """Keep the verdict of a block that was cancelled, for a handler that goes on all the same."""
+        self.given_back = verdict
 
     def ping(self, job: None) -> None:
         """Do nothing: there is no lease."""

@@ -118,7 +118,7 @@ class Subscription:
         self._deliveries: dict[Job, Delivery[Any]] = {}
         self._waiters: dict[Job, asyncio.Future[None]] = {}
         self._tasks: dict[Job, asyncio.Task[None]] = {}
-        self._running = 0
+        self._running: set[Job] = set()
         self._session: Session | None = None
         self._stopping = asyncio.Event()
         self._settling = self._had_limits = False
@@ -239,7 +239,7 @@ class Subscription:
 
     def begin(self) -> None:
         """Start as many jobs as may run."""
-        while self._waiting and self._running < self._handling.concurrency and not self._settling:
+        while self._waiting and len(self._running) < self._handling.concurrency and not self._settling:
             job = self._waiting[0]
             if self.jobs.current(job) and not job.call:
                 return  # it waits for a call that goes on with it
@@ -250,7 +250,7 @@ class Subscription:
 
     def _start(self, job: Job) -> None:
         job.started = True
-        self._running += 1
+        self._running.add(job)
         if self._metrics is not None:
             self._metrics.began()
         kind = self._types.find(job.event.data) if self._has_types else None
@@ -328,12 +328,11 @@ class Subscription:
             self._in_threads.discard(job)
 
     def _leave(self, job: Job) -> None:
-        """Give a job's place back, unless it was when it was settled by hand."""
-        if job.verdict is not None:
-            return
-        self._running -= 1
-        if self._metrics is not None:
-            self._metrics.ended()
+        """Give a job's place back, unless it was already."""
+        if job in self._running:
+            self._running.discard(job)
+            if self._metrics is not None:
+                self._metrics.ended()
 
     def _decide(self, job: Job, verdict: Verdict) -> None:
         if job.verdict is not None:
@@ -370,6 +369,9 @@ class Subscription:
             self._loop.call_soon(task.cancel)  # behind its first step: what never ran could not decide
         else:
             _log.error("event %d has been held for max_lease and is not settled; it goes to others", job.id)
+            if task is None and job not in self._in_threads:  # handed out, and maybe forgotten
+                self._leave(job)
+                self.begin()
 
     def settled(self, job: Job, *, lost: bool) -> None:
         """Note that a verdict is stored, or that somebody else has the event."""
@@ -426,6 +428,18 @@ class Subscription:
         self._decide(job, verdict)
         self.begin()
         await waiter
+
+    def give_back(self, job: Job, verdict: Verdict) -> None:
+        """Settle what a job handles without waiting, unless it is about to be released with all others."""
+        self._loop.call_soon(self._give_back, job, verdict)  # by then the subscription's block may be left
+
+    def _give_back(self, job: Job, verdict: Verdict) -> None:
+        if job.verdict is not None or self._stopping.is_set() or self._is_ending:
+            return
+        if (delivery := self._deliveries.get(job)) is not None:
+            log_failure(delivery.event, verdict, None)
+        self._decide(job, verdict)
+        self.begin()
 
     def ping(self, job: Job) -> None:
         """Ask for more time now."""
