@@ -164,6 +164,28 @@ def test_an_iterable_runs_beside_the_client_and_may_use_it(client: ws.sync.Clien
         client.publish_many((Text(value=str(1 // number)) for number in (1, 0)), subject="s.x")
 
 
+def test_nothing_that_was_taken_of_an_iterable_is_lost(client: ws.sync.Client) -> None:
+    """What it gave before it broke is published; what was taken beside a failure is among the results."""
+    stream = client.streams.ensure("s", subjects=["s.>"])
+    taken = 0
+
+    def produce(last: object) -> Iterator[object]:
+        nonlocal taken
+        for taken in range(1, 51):
+            yield last if taken == 2 else Text()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        client.publish_many(produce(Text()), subject="s.x")
+    assert stream.info().events == 50
+    with pytest.raises(ws.PublishManyError) as caught:
+        client.publish_many(produce(object()), subject="s.x", in_flight=1)
+    receipt, error, *others = caught.value.results
+    assert receipt == ws.PublishReceipt(51)
+    assert isinstance(error, TypeError)
+    assert others == [None] * (taken - 2)
+
+
 def test_threads_share_a_client(client: ws.sync.Client) -> None:
     """Calls of many threads at once each get their own answer."""
     client.streams.ensure("s", subjects=["s.>"])
@@ -383,6 +405,21 @@ def test_threads_go_on_when_the_main_one_has_ended(server: str, unique: Callable
         begun.wait()
     """
     assert output(program(server, unique(), code)) == "[1, 1, 1, 1]\n"
+
+
+def test_an_iterable_that_gives_nothing_keeps_no_process(server: str, unique: Callable[[], str]) -> None:
+    """Ctrl-C ends `publish_many` and the program."""
+    code = """
+        def produce():
+            yield Text()
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait()
+        try:
+            client.publish_many(produce(), subject="s.x")
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    assert output(program(server, unique(), code)) == "interrupted\n"
 
 
 def test_the_process_ends_whatever_is_open(server: str, unique: Callable[[], str]) -> None:

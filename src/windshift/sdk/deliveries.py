@@ -149,8 +149,8 @@ class Delivery(Generic[T]):
     """One attempt to hand over an event.
 
     Its lease is prolonged by itself, up to `max_lease`. `async with delivery:` settles it: it is
-    acknowledged at the end of the block; an exception rejects it, is logged, and goes no further. A cancellation
-    rejects it, too.
+    acknowledged at the end of the block; an exception rejects it, is logged, and goes no further. A block
+    that is cancelled rejects it, too.
 
     Attributes:
         event: the event.

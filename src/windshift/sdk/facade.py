@@ -11,19 +11,15 @@ import asyncio
 import functools
 import inspect
 import sys
-import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
-    Iterable,
-    Iterator,
 )
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
-from itertools import islice
 from types import GenericAlias, TracebackType
 from typing import Any, NoReturn
 
@@ -32,8 +28,6 @@ from .portal import Portal, portal
 
 _SDK = "windshift.sdk."
 _END = object()
-_CHUNK = 100  # objects taken from an iterable at once,
-_CHUNK_TIME = 0.005  # or what it gives in so many seconds
 
 
 class Facade:
@@ -208,24 +202,9 @@ def _handler(handler: Any) -> Callable[[Any], object]:
 
 def _asynchronous(values: Any) -> Any:
     """Return an iterable whose own code runs in a thread: it may take its time, and use the client."""
-    return values if isinstance(values, list | tuple | AsyncIterable) else _chunks(values)
+    from .publishing import Ahead  # noqa: PLC0415 -- who consumes needs none of it
 
-
-async def _chunks(values: Iterable[Any]) -> AsyncIterator[Any]:
-    iterator = iter(values)
-    while chunk := await asyncio.to_thread(_take, iterator):
-        for value in chunk:
-            yield value
-
-
-def _take(iterator: Iterator[Any]) -> list[Any]:
-    chunk: list[Any] = []
-    end = time.monotonic() + _CHUNK_TIME
-    for value in islice(iterator, _CHUNK):
-        chunk.append(value)
-        if time.monotonic() > end:
-            break
-    return chunk
+    return values if isinstance(values, list | tuple | AsyncIterable) else Ahead(values)
 
 
 class _Iterator:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncIterable, Iterable
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from windshift import conventions as c
 from windshift.protos import events
-from windshift.rpc import RpcError
+from windshift.rpc import RpcError, in_thread
 
 from .calling import Caller
 from .errors import ClientClosed, PublishManyError
@@ -22,6 +25,8 @@ from .retry import Repeat
 from .times import timestamp
 
 _END: Final = object()
+_MOST_TAKEN: Final = 100  # objects taken from an iterable at once in a thread,
+_TAKING: Final = 0.005  # or what it gives in so many seconds
 MADE: Final = "\0make a key"
 """Stands for a key that is made at random; no valid key begins like this."""
 
@@ -96,6 +101,41 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keys.clear)  # the keys at hand are the parent's
 
 
+class Ahead(AsyncIterator[object]):
+    """Takes what an iterable gives in a thread, many at once: it may take its time, and use the client.
+
+    Attributes:
+        taken: what it gave and nobody asked for yet.
+    """
+
+    def __init__(self, values: Iterable[object]) -> None:
+        self.taken: deque[object] = deque()
+        self._iterator = iter(values)
+        self._error: BaseException | None = None
+        self._given_up = False
+
+    async def __anext__(self) -> object:
+        if not self.taken and self._error is None:
+            try:
+                await in_thread(self._take, "publish_many")
+            except asyncio.CancelledError:
+                self._given_up = True
+                raise
+        if self.taken:
+            return self.taken.popleft()
+        raise self._error or StopAsyncIteration
+
+    def _take(self) -> None:
+        end = time.monotonic() + _TAKING
+        try:
+            for value in islice(self._iterator, _MOST_TAKEN):
+                self.taken.append(value)
+                if self._given_up or time.monotonic() > end:
+                    return
+        except BaseException as error:  # noqa: BLE001 -- it is raised behind what came before it
+            self._error = error
+
+
 async def publish_many(
     caller: Caller,
     messages: Iterable[object] | AsyncIterable[object],
@@ -152,6 +192,8 @@ class _Many:
         while self._room < self._in_flight:
             await self._change()
         if self._failed:
+            if isinstance(messages, Ahead):
+                self._results.extend(None for _ in messages.taken)
             raise PublishManyError(self._results)
         if broken is not None:
             raise broken
