@@ -511,6 +511,19 @@ async def test_closing_with_grace_lets_calls_finish() -> None:
         await closing_channel
 
 
+async def test_closing_that_is_cancelled_ends_what_runs() -> None:
+    """Nobody could end it any more."""
+    steps = Steps()
+    async with serving(unary_call=steps.handler) as server, calling(server) as channel:
+        call = task(failure(unary(channel)))
+        await eventually(lambda: steps.started == 1)
+        closing_channel = task(channel.close(grace=600.0))
+        await asyncio.sleep(0)
+        closing_channel.cancel()
+        assert (await call).code is StatusCode.CANCELLED
+        await eventually(lambda: not channel.connections)
+
+
 async def test_closing_ends_what_waits() -> None:
     """Calls and ``wait_ready`` that have no connection yet."""
     async with calling(f"127.0.0.1:{unused_port()}") as channel:

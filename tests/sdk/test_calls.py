@@ -324,6 +324,31 @@ async def test_a_write_that_its_client_is_closed_on_is_in_doubt(key: str | None)
     assert isinstance(read, ws.ClientClosed)
 
 
+@pytest.mark.parametrize("how", ["cancelled", "closed", "aborted"])
+async def test_the_end_of_a_client_can_be_hurried(how: str) -> None:
+    """What runs ends at once when a `close` that waits is cancelled, or another or `abort` follows."""
+    stuck = StuckServer()
+    server = Server([Service(admin_pb.DESCRIPTOR.services_by_name["AdminService"], stuck)])
+    _, port = await server.listen("127.0.0.1", 0)
+    client = ws.connect(f"127.0.0.1:{port}", timeout=600)
+    looking = asyncio.create_task(client.streams.get("a"))
+    async with asyncio.timeout(LIMIT):
+        await stuck.asked.wait()
+        closing = asyncio.create_task(client.close(grace=600))
+        await until(lambda: caller_of(client).closed)
+        if how == "cancelled":
+            closing.cancel()
+        elif how == "closed":
+            await client.close()
+        else:
+            client.abort()
+        with pytest.raises(ws.ClientClosed):
+            await looking
+        await asyncio.wait({closing})
+        await client.close()
+    server.close()
+
+
 async def test_a_refusal_while_its_client_closes_is_told() -> None:
     """What is answered within `grace` is known, also if it is no."""
     asked, answers = asyncio.Event(), asyncio.Event()

@@ -393,18 +393,20 @@ class Channel:
         """Take no more calls, let running ones finish, and disconnect.
 
         Args:
-            grace: seconds after which running calls are cancelled.
+            grace: seconds after which running calls are cancelled. Cancelling this does it at once.
         """
         self._closing = True
         self._warn_of_open_calls()
-        await self._stop_connecting()
-        closed = [connection.closed for connection in self._connections]
-        for connection in list(self._connections):
-            connection.leave()
-        if closed and grace > 0:
-            await asyncio.wait(closed, timeout=grace)
-        for connection in list(self._connections):
-            connection.shut(ChannelClosed())
+        try:
+            await self._stop_connecting()
+            closed = [connection.closed for connection in self._connections]
+            for connection in list(self._connections):
+                connection.leave()
+            if closed and grace > 0:
+                await asyncio.wait(closed, timeout=grace)
+        finally:
+            for connection in list(self._connections):
+                connection.shut(ChannelClosed())
         if closed:
             await asyncio.wait(closed)  # the connections' own close_timeout is the bound
         for timer in (self._deadline_timer, self._ticker):
@@ -427,15 +429,15 @@ class Channel:
                 timer.cancel()
 
     async def _stop_connecting(self) -> None:
-        connector = self._connector
-        if connector is not None:
-            connector.cancel()
-            await asyncio.wait([connector])
         for call in list(self._waiting):
             call.abandon(ChannelClosed())
         for waiter in self._ready_waiters:
             if not waiter.done():
                 waiter.set_exception(ChannelClosed())
+        connector = self._connector
+        if connector is not None:
+            connector.cancel()
+            await asyncio.wait([connector])
 
     def _warn_of_open_calls(self) -> None:
         calls = [*self._waiting, *(call for each in self._connections for call in each.calls.values())]

@@ -39,6 +39,7 @@ class Channels:
         self._next = 0
         self._calls: Channel | None = None
         self._streams: dict[Channel, int] = {}
+        self._leaving: set[Channel] = set()  # those that are being closed
         self._closing: set[asyncio.Task[None]] = set()
         self._failing: set[str] = set()
         self._closed = False
@@ -68,18 +69,23 @@ class Channels:
                 self._close_later(old, 5.0)
 
     async def close(self, grace: float) -> None:
-        """Take no more calls, let running ones finish for `grace` seconds, and disconnect."""
-        self._closed = True
-        channels = [*self._streams, *([self._calls] if self._calls else [])]
-        self._calls = None
-        self._streams.clear()
-        await asyncio.gather(*self._closing, *(channel.close(grace) for channel in channels))
+        """Take no more calls, let running ones finish for `grace` seconds, and disconnect.
+
+        A cancellation, a second call or `abort` ends the wait.
+        """
+        self._leave()
+        await asyncio.gather(*self._closing, *(self._close(channel, grace) for channel in self._leaving))
 
     def abort(self) -> None:
         """Disconnect at once."""
-        self._closed = True
-        for channel in [*self._streams, *([self._calls] if self._calls else [])]:
+        self._leave()
+        for channel in self._leaving:
             channel.abort()
+
+    def _leave(self) -> None:
+        """Give no more channels, and begin to close those that there are."""
+        self._closed = True
+        self._leaving.update(self._streams, [self._calls] if self._calls else [])
         self._calls = None
         self._streams.clear()
 
@@ -119,6 +125,11 @@ class Channels:
             self._close_later(channel, 0.0)
 
     def _close_later(self, channel: Channel, grace: float) -> None:
-        task = asyncio.ensure_future(channel.close(grace))
+        self._leaving.add(channel)
+        task = asyncio.ensure_future(self._close(channel, grace))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _close(self, channel: Channel, grace: float) -> None:
+        await channel.close(grace)
+        self._leaving.discard(channel)

@@ -281,7 +281,10 @@ class Client:
         return await history(self._caller, streams, consumers, since, points)
 
     async def close(self, grace: Seconds = 0.0) -> None:
-        """Take no more calls, let running ones finish for `grace`, and disconnect."""
+        """Take no more calls, let running ones finish for `grace`, and disconnect.
+
+        A cancellation, a second call or `abort` ends the wait.
+        """
         await self._caller.close(seconds(grace))
 
     def abort(self) -> None:
