@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServer]]:
+def shared_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServer]]:
     """Run a cluster with the file of cluster.md; what belongs to a machine is given by arguments."""
     (text,) = re.findall(
         r"^```\n(# nats\.conf.*?)^```$", (OPERATIONS / "cluster.md").read_text(), re.MULTILINE | re.DOTALL
@@ -52,8 +52,15 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServer]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NATS_WINDSHIFT_PASSWORD", PASSWORD)
         with running_cluster(lambda: tmp_path_factory.mktemp("three"), "--config", str(config)) as servers:
-            asyncio.run(is_ready(servers[0]))
             yield servers
+
+
+@pytest.fixture
+def three(shared_three: list[NatsServer]) -> list[NatsServer]:
+    """Give a test the cluster when each node is ready: the test before may have restarted one."""
+    for server in shared_three:
+        asyncio.run(is_ready(server))
+    return shared_three
 
 
 def url_of(*servers: NatsServer) -> str:
@@ -227,7 +234,6 @@ async def supervised(node: NatsServer) -> AsyncIterator[None]:
 def test_three_nodes_in_turn(three: list[NatsServer], unique: Callable[[], str]) -> None:
     """upgrades.md: nodes restart one after the other, each when streams are current; no caller notices."""
     stream, over = unique(), Event()
-    asyncio.run(is_ready(three[0]))  # tests before this one may have restarted nodes
     with running_app(url_of(*three), WINDSHIFT_DEFAULT_REPLICAS="3") as address, client_of(address) as client:
         ensure_stream(client, stream)
         consumer(client, stream)
