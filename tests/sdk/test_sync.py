@@ -164,6 +164,26 @@ def test_an_iterable_runs_beside_the_client_and_may_use_it(client: ws.sync.Clien
         client.publish_many((Text(value=str(1 // number)) for number in (1, 0)), subject="s.x")
 
 
+def test_an_iterable_keeps_its_thread(client: ws.sync.Client) -> None:
+    """It may hold what belongs to a thread, such as a cursor of a database; the thread ends with it."""
+    client.streams.ensure("s", subjects=["s.>"])
+    threads: set[threading.Thread] = set()
+
+    def produce(last: object) -> Iterator[object]:
+        for _ in range(250):
+            threads.add(threading.current_thread())
+            yield Text()
+        yield last
+
+    client.publish_many(produce(Text()), subject="s.x")
+    with pytest.raises(ws.PublishManyError):
+        client.publish_many(produce(object()), subject="s.x")
+    first, second = threads
+    for thread in (first, second):
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 def test_nothing_that_was_taken_of_an_iterable_is_lost(client: ws.sync.Client) -> None:
     """What it gave before it broke is published; what was taken beside a failure is among the results."""
     stream = client.streams.ensure("s", subjects=["s.>"])

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from windshift import conventions as c
 from windshift.protos import events
-from windshift.rpc import RpcError, in_thread
+from windshift.rpc import RpcError, Threads
 
 from .calling import Caller
 from .errors import ClientClosed, PublishManyError
@@ -104,6 +104,8 @@ if hasattr(os, "register_at_fork"):
 class Ahead(AsyncIterator[object]):
     """Takes what an iterable gives in a thread, many at once: it may take its time, and use the client.
 
+    The thread is the same for all that it gives; `close` ends it.
+
     Attributes:
         taken: what it gave and nobody asked for yet.
     """
@@ -113,17 +115,22 @@ class Ahead(AsyncIterator[object]):
         self._iterator = iter(values)
         self._error: BaseException | None = None
         self._given_up = False
+        self._threads = Threads(1, "publish_many")
 
     async def __anext__(self) -> object:
         if not self.taken and self._error is None:
             try:
-                await in_thread(self._take, "publish_many")
+                await self._threads.run(self._take)
             except asyncio.CancelledError:
                 self._given_up = True
                 raise
         if self.taken:
             return self.taken.popleft()
         raise self._error or StopAsyncIteration
+
+    def close(self) -> None:
+        """End the thread, as soon as the iterable lets it."""
+        self._threads.close()
 
     def _take(self) -> None:
         end = time.monotonic() + _TAKING
@@ -189,11 +196,13 @@ class _Many:
             broken = error
         finally:
             self._taking = None
+            if isinstance(messages, Ahead):
+                messages.close()
         while self._room < self._in_flight:
             await self._change()
         if self._failed:
             if isinstance(messages, Ahead):
-                self._results.extend(None for _ in messages.taken)
+                self._results.extend([None] * len(messages.taken))  # its thread may still add one
             raise PublishManyError(self._results)
         if broken is not None:
             raise broken
