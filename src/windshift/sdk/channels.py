@@ -71,7 +71,7 @@ class Channels:
     async def close(self, grace: float) -> None:
         """Take no more calls, let running ones finish for `grace` seconds, and disconnect.
 
-        A cancellation, a second call or `abort` ends the wait.
+        A cancellation, a second call with a shorter `grace`, or `abort` ends the wait.
         """
         self._leave()
         await asyncio.gather(*self._closing, *(self._close(channel, grace) for channel in self._leaving))

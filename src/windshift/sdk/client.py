@@ -242,6 +242,7 @@ class Client:
 
         Raises:
             PublishManyError: an event failed. Then no more are taken; its `results` tell what became of each.
+                What a generator was about to give is in none.
         """
         if not 1 <= in_flight <= 200:
             raise ValueError("in_flight must be 1 to 200")
@@ -283,7 +284,7 @@ class Client:
     async def close(self, grace: Seconds = 0.0) -> None:
         """Take no more calls, let running ones finish for `grace`, and disconnect.
 
-        A cancellation, a second call or `abort` ends the wait.
+        A cancellation, a second call with a shorter `grace`, or `abort` ends the wait.
         """
         await self._caller.close(seconds(grace))
 
