@@ -73,6 +73,24 @@ async def test_a_block_that_runs_out_of_time_rejects_its_delivery(client: ws.Cli
     await consumer.idle(LIMIT)
 
 
+async def test_a_handler_whose_block_runs_out_of_time_rejects_its_delivery(client: ws.Client) -> None:
+    """Also if it handles the timeout and returns."""
+    consumer = await worker(client, retry=ws.RetryPolicy(initial=0.001, maximum=0.001))
+    await client.publish_many(texts(1), subject="s.x")
+    attempts: list[int] = []
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        attempts.append(delivery.event.attempt)
+        if len(attempts) == 1:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01), delivery:
+                    await asyncio.sleep(600)
+
+    async with consumer.running(handle):
+        await consumer.idle(LIMIT)
+    assert attempts == [1, 2]
+
+
 async def test_settling_by_hand_waits_for_the_confirmation(client: ws.Client) -> None:
     """Each outcome is stored when its method returns; a second one is refused."""
     consumer = await worker(client, retry=ws.RetryPolicy(max_attempts=5))

@@ -106,6 +106,31 @@ async def test_a_cancelled_block_rejects_its_delivery(left: bool) -> None:
     assert subscription.busy is left
 
 
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_a_handler_that_survives_its_cancelled_block_rejects_its_delivery(
+    goes_on: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its block did not come to its end: that it returns, at once or later, acknowledges nothing."""
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        with pytest.raises(asyncio.CancelledError):
+            async with delivery:
+                raise asyncio.CancelledError
+        if goes_on:
+            await asyncio.sleep(0.01)
+
+    subscription = Subscription(FakeCaller(), "orders", "accounting", handle, Handling(concurrency=1))
+    job, _ = subscription.jobs.deliver(events.Event(id=1), 1, 0.0)
+    subscription.arrived(job)
+    subscription.begin()
+    (task,) = subscription._tasks.values()
+    with caplog.at_level(logging.WARNING, "windshift"):
+        await asyncio.wait({task}, timeout=30)
+        await asyncio.sleep(0)
+    assert job.verdict == ws.Verdict(ws.Outcome.RETRY, "", "CancelledError")
+    assert caplog.messages == ["event 1 on , attempt 0: retry: CancelledError"]
+
+
 async def test_a_stop_does_not_wait_for_what_was_lost() -> None:
     """A delivery that waits for its turn may be somebody else's by now."""
     subscription = Subscription(FakeCaller(), "orders", "accounting", lambda _: None, Handling())

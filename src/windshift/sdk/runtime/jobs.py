@@ -32,6 +32,7 @@ class Job:
         pinged: when its lease began anew.
         started: whether it was handed to a handler.
         verdict: what the handler decided.
+        given_back: what counts if its handler returns: a block in it was cancelled; None = it was not.
         said: number of the call on which that was said and is not answered; 0 = none.
         token: lets another call go on with it; empty = it has none.
         resumed: number of the call that goes on with it by its token; 0 = none.
@@ -45,6 +46,7 @@ class Job:
         "doubted",
         "event",
         "expired",
+        "given_back",
         "id",
         "pinged",
         "resumed",
@@ -63,6 +65,7 @@ class Job:
         self.since = self.pinged = now
         self.started = False
         self.verdict: Verdict | None = None
+        self.given_back: Verdict | None = None
         self.said = 0
         self.token = event.token
         self.resumed = 0

@@ -298,10 +298,11 @@ class Subscription:
             raised = error
         finally:
             self._tasks.pop(job, None)
-        verdict = ACK if raised is None else self._judged(raised)
+        given_back = None if job.verdict is not None else job.given_back
+        verdict = (given_back or ACK) if raised is None else self._judged(raised)
         if self._metrics is not None:
             self._metrics.handled(self._loop.time() - started, raised)
-        if raised is not None:
+        if raised is not None or given_back is not None:
             log_failure(delivery.event, verdict, raised)
         self._decide(job, verdict)
         self.begin()
@@ -431,6 +432,7 @@ class Subscription:
 
     def give_back(self, job: Job, verdict: Verdict) -> None:
         """Settle what a job handles without waiting, unless it is about to be released with all others."""
+        job.given_back = verdict  # for a handler that returns before that
         self._loop.call_soon(self._give_back, job, verdict)  # by then the subscription's block may be left
 
     def _give_back(self, job: Job, verdict: Verdict) -> None:
