@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from windshift.protos import events
+from windshift.rpc import in_thread
 from windshift.sdk.client import Client
 from windshift.sdk.deliveries import ACK, Delivery, Verdict, log_failure
 from windshift.sdk.errors import LeaseLost
 from windshift.sdk.events import Event
 from windshift.sdk.fakes import FakeCaller, Published
-from windshift.sdk.runtime.subscription import finite
+from windshift.sdk.runtime.subscription import THREADS, finite
 from windshift.sdk.times import timestamp
 
 from .consumer import AppConsumer, Next
@@ -129,5 +130,4 @@ class _Settler:
 
     async def in_thread(self, job: None, function: Callable[[], R]) -> R:
         """Run a function in a thread, with the same context."""
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(None, context.run, finite, function)
+        return await in_thread(partial(finite, function), THREADS)
