@@ -285,6 +285,21 @@ async def test_exceptions_decide_by_their_class() -> None:
             assert await trial.deliver("s.x", Text()) == verdict
 
 
+async def test_a_block_that_is_cancelled_rejects_its_delivery() -> None:
+    """Also if the handler goes on and returns."""
+    app, consumer = make()
+
+    @consumer.on
+    async def handle(delivery: ws.Delivery[Text]) -> None:
+        with pytest.raises(asyncio.CancelledError):
+            async with delivery:
+                raise asyncio.CancelledError
+
+    with app.test() as trial:
+        verdict = await trial.deliver("s.x", Text())
+    assert verdict == ws.Verdict(ws.Outcome.RETRY, "", "CancelledError")
+
+
 async def test_a_thread_may_raise_stop_iteration() -> None:
     """In a test as elsewhere: a failure as any other."""
     app, consumer = make()
