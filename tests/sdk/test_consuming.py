@@ -391,6 +391,20 @@ async def test_a_handler_that_takes_too_long_is_cancelled(client: ws.Client) -> 
     assert letters.keys() == {1, 2}
 
 
+async def test_a_delivery_that_is_forgotten_comes_again(client: ws.Client) -> None:
+    """At `max_lease` who iterates has lost it; this process may get its next attempt."""
+    consumer = await worker(client, timeout=0.6, retry=ws.RetryPolicy(initial=0.001, maximum=0.001))
+    await client.publish_many(texts(1), subject="s.x")
+    async with asyncio.timeout(LIMIT), consumer.subscribe(max_lease=1) as deliveries:
+        forgotten = await anext(deliveries)
+        again = await anext(deliveries)
+        await again.ack()
+        assert (again.event.id, again.event.attempt) == (1, 2)
+        assert forgotten.lost
+        with pytest.raises(ws.LeaseLost):
+            await forgotten.ack()
+
+
 async def test_workers_stopped_in_a_row_burn_no_attempt(client: ws.Client) -> None:
     """A worker that is stopped finishes what it holds; nobody gets a second attempt."""
     consumer = await worker(client, retry=ws.RetryPolicy(max_attempts=3))

@@ -11,6 +11,7 @@ import pytest
 import windshift as ws
 from windshift.protos import events
 from windshift.sdk.fakes import FakeCaller
+from windshift.sdk.runtime.jobs import Arrival
 from windshift.sdk.runtime.subscription import Handling, Subscription
 
 
@@ -71,7 +72,7 @@ async def test_a_delivery_that_was_settled_by_hand_gives_its_place_back_once() -
 
 
 async def test_a_delivery_that_is_held_for_too_long_gives_its_place_back() -> None:
-    """Who iterates may have forgotten it; it can still be settled."""
+    """Who iterates may have forgotten it: it is rejected, and comes again as another attempt."""
     subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling(concurrency=1))
     first, second = (subscription.jobs.deliver(events.Event(id=each), 1, 0.0)[0] for each in (1, 2))
     subscription.arrived(first)
@@ -81,12 +82,29 @@ async def test_a_delivery_that_is_held_for_too_long_gives_its_place_back() -> No
     assert subscription.ready.empty()
     first.expired = True  # as `Jobs.leases` marks it
     subscription._expire(first)
+    assert held.lost
+    assert first.verdict == ws.Verdict(ws.Outcome.RETRY, "took longer than max_lease", "TimeoutError")
     assert subscription.ready.get_nowait().event.id == 2
-    settling = asyncio.create_task(held.ack())
-    await asyncio.sleep(0)
-    assert first.verdict == ws.Verdict(ws.Outcome.ACK)
     assert subscription._running == {second}
-    settling.cancel()
+    with pytest.raises(ws.LeaseLost):
+        await held.ack()
+    again, arrival = subscription.jobs.deliver(events.Event(id=1), 1, 1.0)
+    assert (again is first, arrival) == (False, Arrival.NEW)
+
+
+async def test_a_delivery_whose_id_means_another_event_gives_its_place_back() -> None:
+    """Who iterates hears of it when it settles, and gets the next one."""
+    subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling(concurrency=1))
+    subscription.arrived(subscription.jobs.deliver(events.Event(id=1, subject="a"), 1, 0.0)[0])
+    subscription.begin()
+    held = subscription.ready.get_nowait()
+    subscription.arrived(subscription.jobs.deliver(events.Event(id=1, subject="b"), 1, 1.0)[0])
+    subscription.begin()
+    assert subscription.ready.empty()
+    async with asyncio.timeout(30):
+        with pytest.raises(ws.LeaseLost):
+            await held.ack()
+    assert subscription.ready.get_nowait().event.subject == "b"
 
 
 @pytest.mark.parametrize("left", [False, True])

@@ -290,7 +290,7 @@ class Subscription:
             if not job.expired and self._is_ending:
                 self._leave(job)  # the event is released with the call
                 raise
-            raised = TimeoutError("took longer than max_lease") if job.expired else error
+            raised = _too_long() if job.expired else error
         except (KeyboardInterrupt, SystemExit):
             self._leave(job)  # the process ends, and its events are released
             raise
@@ -366,13 +366,13 @@ class Subscription:
 
     def _expire(self, job: Job) -> None:
         task = self._tasks.get(job)
-        if task is not None and job not in self._in_threads:
-            self._loop.call_soon(task.cancel)  # behind its first step: what never ran could not decide
-        else:
+        if job in self._in_threads:
             _log.error("event %d has been held for max_lease and is not settled; it goes to others", job.id)
-            if task is None and job not in self._in_threads:  # handed out, and maybe forgotten
-                self._leave(job)
-                self.begin()
+        elif task is not None:
+            self._loop.call_soon(task.cancel)  # behind its first step: what never ran could not decide
+        else:  # handed out, and maybe forgotten
+            self._deliveries[job].lost = True
+            self._give_back(job, failure(_too_long(), Outcome.RETRY))
 
     def settled(self, job: Job, *, lost: bool) -> None:
         """Note that a verdict is stored, or that somebody else has the event."""
@@ -423,7 +423,7 @@ class Subscription:
 
     async def settle(self, job: Job, verdict: Verdict) -> None:
         """Settle what a job handles, and wait for the confirmation."""
-        if job.verdict is not None or not self.jobs.current(job) or self._ended_for_good:
+        if job.verdict is not None or self._ended_for_good:
             raise LeaseLost(job.id)
         waiter = self._waiters[job] = self._loop.create_future()
         self._decide(job, verdict)
@@ -500,6 +500,10 @@ class Subscription:
             self._quieten()
             await self._quiet.wait()
             is_finished = session is self._session
+
+
+def _too_long() -> TimeoutError:
+    return TimeoutError("took longer than max_lease")
 
 
 def finite(function: Callable[[], R]) -> R:
