@@ -435,6 +435,27 @@ async def test_workers_whose_log_nobody_reads(run: Run) -> None:
     assert await run.ended() == 0
 
 
+async def test_a_worker_that_starts_while_a_context_is_replaced(run: Run, server: str) -> None:
+    """It is started again until it can be read; the others go on."""
+    (run.directory / "windshift").mkdir()
+    contexts = run.directory / "windshift" / "contexts.toml"
+    contexts.write_text(f'[contexts.dev]\naddress = "{server}"\n')
+    run.environment["XDG_CONFIG_HOME"] = str(run.directory)
+    del run.environment["WINDSHIFT_ADDRESS"]
+    run.write(NOTE_WORKER + HANDLE)
+    run.start("--workers", "2", before=("--context", "dev"))
+    await run.until(lambda: run.log.count("shop runs") == 2)
+    whole = contexts.read_text()
+    contexts.write_text("[contexts.dev")
+    os.kill(run.workers[0], signal.SIGKILL)
+    await run.until(lambda: re.search(r"worker \d ended with status 1; another one starts in", run.log))
+    contexts.write_text(whole)
+    await run.until(lambda: run.log.count("shop runs") == 3)
+    run.signal()
+    assert await run.ended() == 0
+    assert run.log.count("shop stops") == 2
+
+
 async def test_signals_while_workers_stop_since_there_is_no_such_app(run: Run, publish: Publish) -> None:
     """The others finish what they hold; a second signal kills them."""
     run.write(
@@ -527,6 +548,7 @@ async def test_a_context_says_which_server(run: Run, server: str, publish: Publi
         ("shop:consumer", (), 2, "shop:consumer is a AppConsumer, not a windshift.App"),
         ("shop:app", ("--reload", "--workers", "2"), 2, "--reload goes with one worker"),
         ("shop:app", ("--address", "nowhere"), 2, "the address 'nowhere' is not right"),
+        ("shop:app", ("--workers", "2", "--address", "nowhere"), 2, "the address 'nowhere' is not right"),
         ("shop:app", (), 1, "ValueError: the consumer 'w' has no handler"),
     ],
 )

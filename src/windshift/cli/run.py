@@ -89,6 +89,7 @@ def run(
     if workers > 1:
         from windshift.cli.workers import supervise
 
+        _client(USAGE)
         sys.exit(supervise(workers, health_port))
     sys.path.insert(0, "")
     until = _until(worker_of, reload=reload)
@@ -96,7 +97,7 @@ def run(
     try:
         app = _load(target, reload=reload)
         _set_up_logging(log_level)
-        client = _client()
+        client = _client(USAGE if worker_of is None else FAILED)  # a file may just be being replaced
         signalled = _run(
             partial(app.run, client=client, grace=grace, concurrency=concurrency, health=health, until=until)
         )
@@ -149,15 +150,18 @@ def _load(target: str, *, reload: bool) -> Any:
     return found
 
 
-def _client() -> ws.Client:
-    """Return a client of the server that the line, the environment and the context name."""
+def _client(status: int) -> ws.Client:
+    """Return a client of the server that the line, the environment and the context name.
+
+    If they are wrong, say so and exit with this status.
+    """
     from windshift.cli.session import Session
     from windshift.sdk.errors import SettingsError
 
     try:
         return Session(options_of(click.get_current_context())).client
     except SettingsError as error:
-        fail(USAGE, str(error))
+        fail(status, str(error))
 
 
 def _set_up_logging(level: str) -> None:
