@@ -913,6 +913,29 @@ def test_a_tail_beside_which_the_broken_one_counts(orders: Cli, monkeypatch: pyt
     assert "too many streams" in orders(*tail, code=5).err
 
 
+def test_a_tail_whose_token_expires_during_an_outage(
+    orders: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It goes on with another token; if that is refused as well, it ends."""
+    (tmp_path / "token").write_text("t")
+    away, refused = ws.Unavailable("cut off"), ws.Unauthenticated("too old")
+    errors: list[ws.WindshiftError] = [away, refused]
+    tail_many = Events.tail_many
+
+    async def break_off(events: Events, **which: Any) -> AsyncIterator[list[Any]]:
+        if errors:
+            raise errors.pop(0)
+        async for items in tail_many(events, **which):
+            yield items
+
+    monkeypatch.setattr(Events, "tail_many", break_off)
+    token = ("--token-file", str(tmp_path / "token"))
+    tail = ("tail", "orders", "--from", "start", "-n", "3", "-f", "-o", "jsonl", *token)
+    assert [event["id"] for event in orders(*tail).lines] == [1, 2, 3]
+    errors += [away, refused, refused]
+    assert "too old" in orders(*tail, code=6).err
+
+
 @pytest.mark.parametrize(
     ("waits", "by", "code"),
     [(True, signal.SIGINT, 130), (False, signal.SIGINT, 130), (True, signal.SIGTERM, 143)],

@@ -7,6 +7,7 @@ import math
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -669,6 +670,35 @@ async def test_a_watch_that_broke_waits_for_room(reason: str) -> None:
         assert isinstance(change, ws.Revision)
         assert change.revision == 7
         assert (await anext(client.dead_letters.watch())).id == "s.c.7"
+    server.close()
+
+
+class ForgetfulServer(FullServer):
+    """Breaks one watch, and refuses the token of some behind it."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__(RpcError(StatusCode.UNAUTHENTICATED, "the token is too old"))
+        self._refusals = refusals
+
+    def _take(self) -> None:
+        self._watches += 1
+        if 1 < self._watches <= 1 + self._refusals:
+            raise self._refusal
+
+
+@pytest.mark.parametrize("refusals", [1, 2])
+async def test_a_watch_whose_token_expired_while_it_was_broken(refusals: int) -> None:
+    """It goes on with another one, unless that is refused as well."""
+    stores = state_pb.DESCRIPTOR.services_by_name["StateService"]
+    letters = dead_letters_pb.DESCRIPTOR.services_by_name["DeadLettersService"]
+    services = [Service(stores, ForgetfulServer(refusals)), Service(letters, ForgetfulServer(refusals))]
+    server = Server(services)
+    _, port = await server.listen("127.0.0.1", 0)
+    address = f"127.0.0.1:{port}"
+    async with ws.connect(address, token=lambda: ws.Token("t")) as client, asyncio.timeout(LIMIT):
+        for watched in (client.store("t", StringValue).watch(), client.dead_letters.watch()):
+            with pytest.raises(ws.Unauthenticated) if refusals > 1 else nullcontext():
+                await anext(watched)
     server.close()
 
 

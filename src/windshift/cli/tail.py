@@ -126,11 +126,11 @@ class _Reading:
 
     async def _events(self, start: ws.Position, *, follow: bool) -> AsyncIterator[list[ws.Event[Any]]]:
         """Yield events that came together; where the call breaks, go on behind the last one."""
-        failures = 0
+        failures, refused = 0, False
         while True:
             try:
                 async for items in self.stream.events.tail_many(start=start, subjects=self._subjects):
-                    failures = 0
+                    failures, refused = 0, False
                     events, ended = self._take(items, follow=follow)
                     if self._last is not None:
                         start = ws.from_id(self._last + 1)
@@ -139,16 +139,22 @@ class _Reading:
                         return
                 return
             except ws.WindshiftError as error:
-                if failures == len(_PAUSES) or (not follow and failures) or not self._passes(error, failures):
+                if failures == len(_PAUSES) or (not follow and failures):
                     raise
+                if not self._passes(error, failures, refused=refused):
+                    raise
+                refused = isinstance(error, ws.Unauthenticated)
                 self._session.out.remark(f"{error}; going on")
                 await asyncio.sleep(_PAUSES[failures])
                 failures += 1
 
-    def _passes(self, error: ws.WindshiftError, failures: int) -> bool:
-        """Say whether another call may succeed after so many failures in a row."""
+    def _passes(self, error: ws.WindshiftError, failures: int, *, refused: bool) -> bool:
+        """Say whether another call may succeed after so many failures in a row.
+
+        `refused` says whether the last of them was a refused token: then another one was refused now.
+        """
         if isinstance(error, ws.Unauthenticated):  # there may be another token by now
-            return self._session.settings.credentials.renewable and not failures
+            return self._session.settings.credentials.renewable and not refused
         if isinstance(error, ws.Exhausted):  # a server may still count the call that broke
             return failures > 0
         return isinstance(error, ws.Unavailable)

@@ -201,7 +201,7 @@ class Caller:
                     self._credentials.refused(pairs)
                 raise
 
-    async def reopen(self, error: RpcError | TokenUnavailable, attempt: int) -> None:
+    async def reopen(self, error: RpcError | TokenUnavailable, attempt: int, *, refused: bool) -> bool:
         """Wait before a long-lived call that reads is opened again, or raise what ended it for good.
 
         A limit ends only a first attempt: after another the server may still count the call that broke.
@@ -209,6 +209,10 @@ class Caller:
         Args:
             error: how it ended.
             attempt: how often it has since it last told something, from 1.
+            refused: whether the attempt before ended because its token was refused.
+
+        Returns:
+            Whether this one did; then the next one has another token.
         """
         if isinstance(error, TokenUnavailable):
             if attempt == 1:
@@ -217,12 +221,13 @@ class Caller:
         elif error.code is StatusCode.RESOURCE_EXHAUSTED and attempt > 1 and reason_of(error)[0]:
             _log.info("a call is not opened again yet: %s", error)
             error = RpcError(StatusCode.UNAVAILABLE, error.message)
-        if error.code is StatusCode.UNAUTHENTICATED and self.renewable and attempt == 1:
-            return
+        if error.code is StatusCode.UNAUTHENTICATED and self.renewable and not refused:
+            return True
         decision = decide(Repeat.READ, error, attempt, float("inf"), doubt=False)
         if isinstance(decision, Raise) or self.closed:
             raise self.failure_of(error) from error
         await self.pause(error, decision.delay)
+        return False
 
     async def pause(self, error: RpcError, delay: float) -> None:
         """Wait before a long-lived call is opened again; no longer than until a server can be reached.

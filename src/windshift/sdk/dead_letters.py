@@ -281,14 +281,14 @@ class DeadLetters:
         """
         selection = _Selection(self._caller, which)
         request = deadletters.WatchRequest(filter=selection.filter, position=position, existing=existing)
-        attempt = 0
+        attempt, refused = 0, False
         while True:
             try:
                 async with self._caller.stream(deadletters.WatchRequest, deadletters.WatchResponse) as call:
                     call.send(request)
                     call.close_send()
                     async for response in call:
-                        attempt = 0
+                        attempt, refused = 0, False
                         request.position = response.position
                         if selection.has(response.dead_letter):
                             yield _letter(
@@ -297,7 +297,7 @@ class DeadLetters:
                     return
             except (RpcError, TokenUnavailable) as error:
                 attempt += 1
-                await self._caller.reopen(error, attempt)
+                refused = await self._caller.reopen(error, attempt, refused=refused)
 
     async def replay(
         self,

@@ -287,14 +287,14 @@ class Store(Generic[T]):
         request = state.WatchRequest(
             store=self._store, filter=filter, existing=existing, from_revision=from_revision
         )
-        attempt, warned = 0, False
+        attempt, refused, warned = 0, False, False
         while True:
             try:
                 async with self._caller.stream(state.WatchRequest, state.WatchResponse) as call:
                     call.send(request)
                     call.close_send()
                     async for response in call:
-                        attempt = 0
+                        attempt, refused = 0, False
                         is_change = response.HasField("entry")
                         seen = response.entry.revision if is_change else response.up_to_date.revision
                         request.existing, request.from_revision = False, seen + 1
@@ -306,7 +306,7 @@ class Store(Generic[T]):
                     return
             except (RpcError, TokenUnavailable) as error:
                 attempt += 1
-                await self._caller.reopen(error, attempt)
+                refused = await self._caller.reopen(error, attempt, refused=refused)
 
     def keys(self, filter: str = "") -> AsyncIterator[Revision[T]]:  # noqa: A002 -- the field's name
         """List the keys that match, in no particular order, without their values."""
