@@ -258,8 +258,18 @@ async def handle(text: test.StringValue):
 """
 
 
-@pytest.mark.parametrize("body", [THREAD, COROUTINE, TO_THREAD, GENERATOR])
-async def test_handlers_that_never_end_do_not_keep_it(run: Run, publish: Publish, body: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (THREAD, "threads of handlers"),
+        (COROUTINE, "tasks"),
+        (TO_THREAD, "threads of to_thread"),
+        (GENERATOR, "asynchronous generators"),
+    ],
+)
+async def test_handlers_that_never_end_do_not_keep_it(
+    run: Run, publish: Publish, body: str, what: str
+) -> None:
     """A thread, also of `to_thread`, or a coroutine that goes on: after the grace it ends with status 1."""
     run.write(body)
     run.start("--grace", "0.2")
@@ -267,7 +277,25 @@ async def test_handlers_that_never_end_do_not_keep_it(run: Run, publish: Publish
     await run.until(lambda: run.notes == ["begin"])
     run.signal()
     assert await run.ended() == 1
-    assert "do not end; ended by force" in run.log
+    assert f"shop: {what} do not end; ended by force" in run.log
+
+
+async def test_what_a_handler_left_in_a_thread_has_the_rest_of_the_grace(run: Run, publish: Publish) -> None:
+    """It is finished, and the stop is in order."""
+    run.write(
+        "def finish():\n    while not (here / 'go').exists():\n        time.sleep(0.02)\n"
+        "    time.sleep(3)\n    note('end')\n\n\n"
+        "@consumer.on\nasync def handle(text: test.StringValue):\n"
+        "    asyncio.get_running_loop().run_in_executor(None, finish)\n    note('begin')\n"
+    )
+    run.start("--grace", "600")
+    await publish("1")
+    await run.until(lambda: run.notes == ["begin"])
+    run.signal()
+    await run.until(lambda: "shop stops" in run.log)
+    (run.directory / "go").touch()
+    assert await run.ended() == 0, run.log
+    assert run.notes == ["begin", "end"]
 
 
 async def test_sys_exit_in_a_handler_ends_it(run: Run, publish: Publish) -> None:

@@ -269,7 +269,7 @@ class App:
         Args:
             client: a client that has made no call yet; it is closed at the end. None = one that the
                 environment configures.
-            grace: how long handlers may take to finish.
+            grace: how long handlers, and what they leave in threads, may take to finish.
             concurrency: handlers at once of each consumer, whatever the consumers say.
             health: host and port for `/healthz` and `/readyz`.
             until: the app stops in good order, too, when this asynchronous function returns, or raises; then
@@ -290,7 +290,7 @@ class App:
             ):
                 yield run
 
-        return run_until_told(self.name, running, health=health, until=until)
+        return run_until_told(self.name, running, grace=seconds(grace), health=health, until=until)
 
     @contextmanager
     def test(self, *, provide: Iterable[object] = ()) -> Iterator[Trial]:

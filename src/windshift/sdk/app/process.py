@@ -28,6 +28,7 @@ def run_until_told(
     name: str,
     running: Callable[[], AbstractAsyncContextManager[Running]],
     *,
+    grace: float,
     health: tuple[str, int] | None,
     until: Callable[[], Awaitable[None]] | None = None,
 ) -> bool:
@@ -38,6 +39,7 @@ def run_until_told(
     Args:
         name: of the app, for the log.
         running: makes the context in which the app runs.
+        grace: seconds from when it begins to stop for what handlers have left in threads.
         health: host and port of the health endpoints.
         until: stops it in good order when it returns, or raises; then its error is raised.
 
@@ -50,13 +52,13 @@ def run_until_told(
     """
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
-        stopping = asyncio.Event()
+        stopping: asyncio.Future[float] = loop.create_future()
         work = loop.create_task(_work(name, running, health, stopping))
         asked = signalled = False
 
         def stop() -> None:
             nonlocal asked
-            if not (asked or stopping.is_set()):  # cancelled once more, it would not let handlers finish
+            if not (asked or stopping.done()):  # cancelled once more, it would not let handlers finish
                 work.cancel()
             asked = True
 
@@ -74,7 +76,7 @@ def run_until_told(
             finally:
                 if watch is not None:
                     watch.cancel()
-                await _leave_nothing_behind(name)
+                await _leave_nothing_behind(name, stopping.result() + grace if stopping.done() else 0.0)
             if watch is not None and watch.done() and not watch.cancelled():
                 watch.result()
             if not (asked and work.cancelled()):
@@ -89,9 +91,9 @@ async def _work(
     name: str,
     running: Callable[[], AbstractAsyncContextManager[Running]],
     health: tuple[str, int] | None,
-    stopping: asyncio.Event,
+    stopping: asyncio.Future[float],
 ) -> None:
-    """Run an app until an error ends it, or it is cancelled; `stopping` is set as it begins to stop."""
+    """Run an app until an error ends it, or it is cancelled; `stopping` is set to when it begins to stop."""
     run: Running | None = None
 
     def not_ready() -> str:
@@ -110,35 +112,47 @@ async def _work(
             try:
                 await run.wait()
             finally:
-                stopping.set()
+                stopping.set_result(asyncio.get_running_loop().time())
                 _log.info("%s stops", name)
 
 
-async def _leave_nothing_behind(name: str) -> None:
-    """Cancel the tasks that are left, and end the process if they, or threads of handlers, go on."""
+async def _leave_nothing_behind(name: str, until: float) -> None:
+    """Cancel the tasks that are left, and end the process if they, or threads, go on.
+
+    Args:
+        name: of the app, for the log.
+        until: until when, by the clock of the loop, threads and generators may go on; they may for a second.
+    """
     loop = asyncio.get_running_loop()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
     pending = (await asyncio.wait(tasks, timeout=_LAST_WAIT))[1] if tasks else set()
-    rest = loop.create_task(_end_generators_and_executor(loop))
-    give_up = loop.time() + _LAST_WAIT
-    while (_threads() or not rest.done()) and loop.time() < give_up:  # noqa: ASYNC110 -- threads tell nobody
+    generators = loop.create_task(loop.shutdown_asyncgens())
+    executor = loop.create_task(_end_executor(generators))
+    give_up = max(until, loop.time() + _LAST_WAIT)
+    while (_threads() or not executor.done()) and loop.time() < give_up:  # noqa: ASYNC110 -- threads tell nobody
         await asyncio.sleep(0.02)
-    if pending or _threads() or not rest.done():
-        threads = _threads() + (not rest.done())  # there may be more: the executor does not tell
-        _log.error("%s: %d tasks and %d threads do not end; ended by force", name, len(pending), threads)
+    left = {
+        "tasks": bool(pending),
+        "threads of handlers": _threads(),
+        "asynchronous generators": not generators.done(),
+        "threads of to_thread": generators.done() and not executor.done(),
+    }
+    if any(left.values()):
+        what = ", ".join(kind for kind, is_left in left.items() if is_left)
+        _log.error("%s: %s do not end; ended by force", name, what)
         end_now(STUCK)
 
 
-async def _end_generators_and_executor(loop: asyncio.AbstractEventLoop) -> None:
-    """Do what the runner does as it closes. It may never return: threads of `to_thread` may go on."""
-    await loop.shutdown_asyncgens()
-    await loop.shutdown_default_executor()
+async def _end_executor(generators: asyncio.Task[None]) -> None:
+    """End the threads of `to_thread` behind the generators, which may use them, as the runner does."""
+    await generators
+    await asyncio.get_running_loop().shutdown_default_executor()
 
 
-def _threads() -> int:
-    return sum(thread.name.startswith(f"{THREADS}_") for thread in threading.enumerate())
+def _threads() -> bool:
+    return any(thread.name.startswith(f"{THREADS}_") for thread in threading.enumerate())
 
 
 def end_now(status: int) -> None:
