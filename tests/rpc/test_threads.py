@@ -24,6 +24,8 @@ async def test_threads_are_kept_and_end_when_they_are_closed() -> None:
     assert (await threads.run(threading.current_thread), first.daemon) == (first, True)
     with pytest.raises(ZeroDivisionError):
         await threads.run(lambda: 1 // 0)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await asyncio.wait_for(threads.run(lambda: next(iter(()))), 30)
     threads.close()
     await in_thread(lambda: first.join(30), "other")
     assert not first.is_alive()

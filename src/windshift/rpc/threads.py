@@ -46,7 +46,8 @@ class Threads:
         Cancelling this does not stop a function that runs; one that waits is not run.
 
         Raises:
-            RuntimeError: there is no thread, and none can be started; or they are closed.
+            RuntimeError: there is no thread, and none can be started; or they are closed; or the function
+                raised StopIteration.
         """
         if self._closed:
             raise RuntimeError("the threads are closed")
@@ -64,10 +65,14 @@ class Threads:
                 outcome.set_exception(error)
 
         def work() -> None:
-            result, error = None, None
+            result: R | None = None
+            error: BaseException | None = None
             try:
                 if not outcome.done():
                     result = context.run(function)
+            except StopIteration as raised:  # a future cannot carry it
+                error = RuntimeError("the function raised StopIteration")
+                error.__cause__ = raised
             except BaseException as raised:  # noqa: BLE001 -- it is raised again where it is awaited
                 error = raised
             try:
