@@ -22,6 +22,7 @@ from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy_file import parse_policy
 from windshift.server.config import config_from_environment
+from windshift.server.events.counts import Counts
 from windshift.server.process import app
 from windshift.server.telemetry.signals import Telemetry
 
@@ -64,7 +65,8 @@ async def _handler(*_: object) -> None:
 def interceptors() -> list[Interceptor]:
     """List those that a server has."""
     access = ActivePolicy(Authenticator(parse_policy(ALL + principal("all"))))
-    return [SizeInterceptor(UNLIMITED), AuthInterceptor(access, Audit()), AuditInterceptor(Audit())]
+    judge = AuthInterceptor(access, Audit(), Counts())
+    return [SizeInterceptor(UNLIMITED), judge, AuditInterceptor(Audit())]
 
 
 @pytest.mark.parametrize("name", ["publish", "publish_event", "get", "check", "events"])

@@ -28,6 +28,21 @@ POLICY = (
 SECOND_DAY = 4_102_531_200
 
 
+def test_malformed_events(tmp_path: Path) -> None:
+    """They count as publishes that fail, whether or not their subjects look like what the rules allow."""
+    with served(tmp_path, POLICY) as there:
+        for who in ("ann", "nobody"):
+            for subject in ("", "S.*", "$JS.API.INFO"):
+                with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+                    there.caller(who).publish(subject)
+        with refused("PERMISSION_DENIED", "PERMISSION_DENIED"):
+            there.caller("nobody").publish("S.x")
+        seen = there.seen()
+    assert seen.value("windshift_publish_failures_total", reason="INVALID_FIELD") == 6
+    assert seen.value("windshift_publish_failures_total") == 6
+    assert seen.value("windshift_auth_denials_total") == 1
+
+
 def test_principals(tmp_path: Path) -> None:
     """Calls count for whoever makes them, refused ones too; the end of a last token is told."""
     with served(tmp_path, POLICY) as there:

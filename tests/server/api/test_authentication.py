@@ -26,6 +26,7 @@ from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy_file import parse_policy
 from windshift.server.domain.errors import InvalidField, PermissionDenied, QuotaExceeded
+from windshift.server.events.counts import Counts
 
 PURGE = "/windshift.deadletters.v1alpha1.DeadLettersService/Purge"
 PUBLISH = "/windshift.events.v1alpha1.EventsService/PublishEvent"
@@ -66,7 +67,7 @@ class Behind:
         self.handled = 0
         handlers = dict.fromkeys(map(snake_case, EVENTS.methods_by_name), self.handle)
         method = Service(EVENTS, SimpleNamespace(**handlers)).methods[ENSURE_STREAM]
-        self.method = AuthInterceptor(self.access, self.audit).intercept(method)
+        self.method = AuthInterceptor(self.access, self.audit, Counts()).intercept(method)
 
     async def handle(self, *_: Any) -> None:
         self.handled += 1
@@ -157,7 +158,7 @@ async def test_a_publish_that_is_denied_takes_no_task(more: str) -> None:
 
     handlers = dict.fromkeys(map(snake_case, EVENTS.methods_by_name), handle)
     publish = Service(EVENTS, SimpleNamespace(**handlers)).methods[PUBLISH]
-    publish = AuthInterceptor(access, audit).intercept(publish)
+    publish = AuthInterceptor(access, audit, Counts()).intercept(publish)
     call: Any = Call(PUBLISH)
     assert publish.on_headers is not None
     assert publish.on_headers(call) is None
@@ -202,7 +203,7 @@ async def test_a_batch_whose_caller_is_gone_meanwhile() -> None:
 
     handlers = dict.fromkeys(map(snake_case, EVENTS.methods_by_name), handle)
     batch = Service(EVENTS, SimpleNamespace(**handlers)).methods[PUBLISH_BATCH]
-    batch = AuthInterceptor(behind.access, behind.audit).intercept(batch)
+    batch = AuthInterceptor(behind.access, behind.audit, Counts()).intercept(batch)
     call: Any = Call(PUBLISH_BATCH, started=asyncio.get_running_loop().time())
     assert batch.on_headers is not None
     assert batch.on_headers(call) is None

@@ -25,7 +25,14 @@ from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.certificates import certificate_names
 from windshift.server.auth.quotas import FullStreams, Usage
 from windshift.server.broker.asking import asking
-from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
+from windshift.server.domain.errors import (
+    InvalidField,
+    PermissionDenied,
+    QuotaExceeded,
+    Unauthenticated,
+    WindshiftError,
+)
+from windshift.server.events.counts import Counts
 
 _DENIALS: Final = (Unauthenticated, PermissionDenied, QuotaExceeded)
 
@@ -39,11 +46,13 @@ class AuthInterceptor:
     Args:
         access: the rules in force.
         audit: the audit log.
+        counts: counts publishes that are refused as malformed, as their handler does.
     """
 
-    def __init__(self, access: ActivePolicy, audit: Audit) -> None:
+    def __init__(self, access: ActivePolicy, audit: Audit, counts: Counts) -> None:
         self._access = access
         self._audit = audit
+        self._counts = counts
         self._accounts: dict[str, Account] = {}  # of the loop's time, by principal
 
     def intercept(self, method: Method) -> Method:
@@ -124,7 +133,7 @@ class AuthInterceptor:
             try:
                 access.usage(principal, call.started).begin_call(principal, call.started)
                 if not principal.permissions.publishes(request.subject):
-                    _require(call, identity, [Publish(request.subject)], request)
+                    self._require_publish(call, identity, request)
                 if access.full is not None:
                     access.full.check(request.subject)
                 handler(request, call)
@@ -136,6 +145,14 @@ class AuthInterceptor:
             judge(await self._identified(call), request, call)
 
         return publish
+
+    def _require_publish(self, call: ServerCall, identity: Identity, request: Any) -> None:
+        """Do what `_require` does, and count what is malformed: the handler, which counts it, comes later."""
+        try:
+            _require(call, identity, [Publish(request.subject)], request)
+        except InvalidField as error:
+            self._counts.publish_failed(error)
+            raise
 
     def _unary(self, method: Method, policy: MethodPolicy) -> Handler:
         """Judge a call where its request is parsed, as far as that is quick, and do it in a task.

@@ -197,7 +197,7 @@ class App:
         self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])
         self._pacing = Pacing()
-        self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit)
+        self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, counts)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
         """The metrics of this server, unless turned off."""
         self._jetstream = Availability(nats.connection, nats.requests, nats.api)
@@ -600,6 +600,7 @@ def _interceptors(
     authorization: Authorization | None,
     tracer: Tracer | None,
     audit: Audit,
+    counts: Counts,
 ) -> list[Interceptor]:
     """List what stands before the handlers: a call that is denied has no span, and no record of its work.
 
@@ -609,7 +610,7 @@ def _interceptors(
     if authorization is None:
         interceptors.append(AskingInterceptor())
     else:
-        interceptors.append(AuthInterceptor(authorization.access, audit))
+        interceptors.append(AuthInterceptor(authorization.access, audit, counts))
     if tracer is not None:
         interceptors.append(TracingInterceptor(tracer, extractor(config.telemetry.propagators)))
     return [*interceptors, AuditInterceptor(audit), TurnsInterceptor()]
