@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
 from tests.nats.test_writes import bodies
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats import Message
 from windshift.nats.jetstream.writes import WriteOptions, Writes
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.model import PublishRequest, Results
@@ -179,6 +181,40 @@ async def test_results_that_are_not_read_hold_up_nobody(broker: Broker, unique: 
     idle.reads.set()
     await asyncio.wait_for(idle.publishing, 30)
     assert (writes.in_flight, writes.waiting) == (0, 0)
+
+
+async def test_order_of_what_waits_for_slots(broker: Broker, unique: Unique) -> None:
+    """It does not overtake what gives them back because of trouble."""
+    nobody, somebody, happened = unique(), unique(), list[str]()
+    minute = timedelta(minutes=1)
+    options = WriteOptions(max_in_flight=8, doubt_after=minute, attempt_timeout=minute)
+    writes = Writes(broker.connection, broker.requests, broker.api, options)
+    others = Client(broker, writes)
+
+    def answer(message: Message) -> None:
+        if b"others" not in message.body:
+            happened.append("second")
+            broker.connection.publish(message.reply, b'{"stream":"s","seq":1}')
+
+    async def feed() -> Feed:
+        yield [event(f"{nobody}.a")] * 2 + [event(f"{somebody}.a")] * 2, in_seconds(60)
+
+    async def take(some: Results) -> None:
+        happened.append("refused" if some.errors else "taken")
+
+    listening = broker.connection.subscribe(f"{somebody}.a".encode(), answer)
+    for number in range(3):
+        others.sends.put_nowait(event(f"{somebody}.a", f"{number}")._replace(body=b"others"))
+    async with asyncio.timeout(30):
+        while writes.in_flight < 6:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+    pipeline = Pipeline(Publisher(broker.api, writes), writes, Targets(broker.api))
+    await asyncio.wait_for(pipeline.publish(feed(), take), 60)
+    assert happened == ["refused", "second", "second", "taken"]
+    others.publishing.cancel()
+    await asyncio.wait((others.publishing,))
+    assert (writes.in_flight, writes.waiting) == (0, 0)
+    listening.unsubscribe()
 
 
 async def test_portions_that_wait_when_the_broker_dies(

@@ -339,9 +339,7 @@ class Writes:
         until, doubt_at = deadline, now + min(self._doubt_after, (deadline - now) / 2)
         if all(write.repeatable for write in writes):
             until = min(deadline, now + self._attempt_timeout)
-        sent = Sent(writes, burst, slots, count, until, min(until, doubt_at))
-        burst.done.add_done_callback(lambda _: self.abandon_all(sent))  # it may be long until `answered`
-        return sent
+        return Sent(writes, burst, slots, count, until, min(until, doubt_at))
 
     def _unsent(self, writes: Sequence[Write], error: NatsError) -> Sent:
         burst = Burst(b"", [write.subject for write in writes], self._requests.loop)

@@ -205,15 +205,20 @@ class Pipeline:
         return _Portion(first, requests, sent, spans, errors)
 
     def _watch(self, portion: _Portion, ahead: _Ahead, steady: asyncio.Event) -> None:
-        """Have no others sent when this is in trouble, also while results of those before are not taken."""
+        """Have no others sent when this is in trouble, also while results of those before are not taken.
+
+        Its slots are free as soon as it has its answers.
+        """
         sent = portion.sent
         if sent is None:
             return
 
         def look(_: asyncio.Future[None]) -> None:
-            # Without any ahead, it is being settled, or was, and what waits for it may go on.
-            if not ahead.empty() and not self._writes.are_stored(sent):
-                steady.clear()
+            if ahead.empty():
+                return  # it is being settled, or was: trouble shows there, where its slots are given back
+            if not self._writes.are_stored(sent):
+                steady.clear()  # first: its slots wake those who would overtake it
+            self._writes.abandon_all(sent)
 
         if sent.burst.done.done():
             look(sent.burst.done)
