@@ -183,6 +183,24 @@ async def test_results_that_are_not_read_hold_up_nobody(broker: Broker, unique: 
     assert (writes.in_flight, writes.waiting) == (0, 0)
 
 
+async def test_results_that_are_not_read_of_what_has_no_answer(broker: Broker, unique: Unique) -> None:
+    """It has slots until its time is over, whether or not the client reads."""
+    name, quiet, sent = await broker.stream(unique()), unique(), asyncio.Event()
+    options = WriteOptions(max_in_flight=8, attempt_timeout=timedelta(milliseconds=100))
+    writes = Writes(broker.connection, broker.requests, broker.api, options)
+    listening = broker.connection.subscribe(f"{quiet}.a".encode(), lambda _: sent.set())
+    client = Client(broker, writes)
+    client.sends.put_nowait(event(f"{name}.a", "1"))
+    client.sends.put_nowait(event(f"{quiet}.a", "2"))
+    async with asyncio.timeout(30):
+        await sent.wait()
+        while writes.in_flight:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.005)
+    client.publishing.cancel()
+    await asyncio.wait((client.publishing,))
+    listening.unsubscribe()
+
+
 async def test_order_of_what_waits_for_slots(broker: Broker, unique: Unique) -> None:
     """It does not overtake what gives them back because of trouble."""
     nobody, somebody, happened = unique(), unique(), list[str]()

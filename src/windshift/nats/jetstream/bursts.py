@@ -55,7 +55,7 @@ class Burst:
     Attributes:
         subjects: where each of them went.
         answers: the answer to each; None = not yet.
-        done: is done when every message has its answer.
+        done: is done when every message has its answer, or none is waited for any more.
     """
 
     __slots__ = ("_left", "answers", "done", "subjects", "token")
@@ -263,8 +263,7 @@ class Bursts:
 
     def forget(self, burst: Burst) -> bool:
         """Take no more answers to a burst. Return whether they were waited for."""
-        if self.behind:
-            burst.done.cancel()  # whoever catches up waits no longer for it
+        burst.done.cancel()  # whoever catches up waits no longer for it
         return self._waiting.pop(burst.token, None) is not None
 
     async def catch_up(self, deadline: float) -> None:

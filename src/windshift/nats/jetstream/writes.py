@@ -141,10 +141,8 @@ class Sent(NamedTuple):
     taken: FairSemaphore | None = None
     """Where they have slots."""
     slots: int = 0
-    until: float = 0
-    """When to wait no longer, in loop time."""
     doubt_at: float = 0
-    """When to find out why there are no answers."""
+    """When to find out why there are no answers, in loop time."""
     in_doubt: bool = False
     """Whether they had been sent before, and may have been stored then."""
 
@@ -211,8 +209,8 @@ class Writes:
         slots_of_large = FairSemaphore(size, lambda _: max(1, size // 4), max_waiting=waiting)
         self._large = Lane(slots_of_large, requests if large is None else large)
         self._together = Lane(FairSemaphore(size, max_waiting=waiting), requests)
-        # Who has these waits for nothing but the server. Who has slots of `_together`, and no answers, has
-        # them until what was sent before is settled: some of it may have to be sent again for that.
+        # Who has these waits for nothing but the server. Who has slots of `_together`, and no answers, may
+        # have them until what was sent before is settled: some of it may have to be sent again for that.
         self._again = FairSemaphore(size, max_waiting=waiting)
         self._all_slots = (self._small.slots, slots_of_large, self._together.slots, self._again)
         self._bursts = Bursts(connection)
@@ -293,7 +291,8 @@ class Writes:
     async def send_all(self, writes: Sequence[Write], steady: asyncio.Event, stream: str = "") -> Sent:
         """Send single messages of one asker with the same deadline, in their order, when there is room.
 
-        Nothing is sent as long as `steady` is not set. `answered` must follow, or `abandon_all`.
+        Nothing is sent as long as `steady` is not set. `answered` must follow, or `abandon_all`: these give
+        the slots back. All have answers at some time, also before that: `NoReply.TIMED_OUT` if nothing else.
 
         Args:
             stream: stores them all and lets them be sent as a batch of fast ingest, which they are then:
@@ -339,7 +338,9 @@ class Writes:
         until, doubt_at = deadline, now + min(self._doubt_after, (deadline - now) / 2)
         if all(write.repeatable for write in writes):
             until = min(deadline, now + self._attempt_timeout)
-        return Sent(writes, burst, slots, count, until, min(until, doubt_at))
+        timer = self._requests.loop.call_at(until, burst.give_up, NoReply.TIMED_OUT)
+        burst.done.add_done_callback(lambda _: timer.cancel())
+        return Sent(writes, burst, slots, count, min(until, doubt_at))
 
     def _unsent(self, writes: Sequence[Write], error: NatsError) -> Sent:
         burst = Burst(b"", [write.subject for write in writes], self._requests.loop)
@@ -361,7 +362,7 @@ class Writes:
             if not burst.done.done():
                 await asyncio.wait((burst.done,), timeout=sent.doubt_at - self._requests.loop.time())
             if not burst.done.done():
-                await self._doubt_all(burst, sent.until)
+                await self._doubt_all(burst)
         finally:
             self.abandon_all(sent)
         return plain_acks(burst.answers) or list(map(_acknowledged, burst.answers))
@@ -415,7 +416,7 @@ class Writes:
                 raise OutcomeUnknown from None
             raise
 
-    async def _doubt_all(self, burst: Burst, until: float) -> None:
+    async def _doubt_all(self, burst: Burst) -> None:
         """Wait on as `_doubt` does, for all that have no answer yet."""
         subjects = {burst.subjects[place] for place in burst.missing()[: self._options.max_in_flight]}
         looking = {subject: self._look_up(subject) for subject in subjects}
@@ -426,10 +427,7 @@ class Writes:
             if problem is not None:
                 burst.answer(place, problem)
         while not burst.done.done() and not self._api.refusal:
-            left = until - self._requests.loop.time()
-            if left <= 0:
-                break
-            await asyncio.wait((burst.done,), timeout=min(left, _BETWEEN_LOOKS))
+            await asyncio.wait((burst.done,), timeout=_BETWEEN_LOOKS)
         burst.give_up(NoReply.TIMED_OUT)
 
     # --- Steps --------------------------------------------------------------------------------------------
