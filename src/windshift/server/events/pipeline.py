@@ -38,7 +38,7 @@ _AHEAD: Final = 8
 _LOOKUP: Final = 1.0
 """Seconds that looking up a stream may delay its events: without that they are published as always."""
 _UNASKED: Final = 5.0
-"""Seconds for which none is looked up when that failed."""
+"""Seconds for which a call looks none up when that failed."""
 
 
 class _Portion(NamedTuple):
@@ -78,7 +78,6 @@ class Pipeline:
         self._targets = targets
         self._always = asyncio.Event()
         self._always.set()
-        self._ask_at = 0.0
 
     async def publish_all(self, items: Sequence[Item], deadline: float) -> Results:
         """Publish events until `deadline` (loop time); return what became of each."""
@@ -132,12 +131,16 @@ class Pipeline:
         *,
         without_ids: bool,
     ) -> None:
+        loop = asyncio.get_running_loop()
         target: Target | None = None
-        first = 0
+        first, ask_at = 0, 0.0
         try:
             async for items, deadline in feed:
-                if without_ids:
-                    target = await self._target(items, deadline, target)
+                if without_ids and loop.time() >= ask_at:
+                    try:
+                        target = await self._target(items, deadline, target)
+                    except WindshiftError:
+                        target, ask_at = None, loop.time() + _UNASKED
                 stream = _ingesting(items, target)
                 for some in self._portions(items, stream):
                     await room.acquire()
@@ -151,23 +154,20 @@ class Pipeline:
             ahead.put_nowait(None)
 
     async def _target(self, items: Sequence[Item], deadline: float, last: Target | None) -> Target | None:
-        """Return the stream that takes all of these events, with luck the last one; None = there is none."""
+        """Return the stream that takes all of these events, with luck the last one; None = there is none.
+
+        Raise a `WindshiftError` if it cannot be looked up.
+        """
         subjects = {item.subject for item in items if isinstance(item, PublishRequest)}
         if not subjects:
             return last
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = asyncio.get_running_loop().time()
         if last is None or last.until <= now or not _takes(last, subjects):
-            if now < self._ask_at:
-                return None
             first = next(iter(subjects))
             try:
                 names.subject("subject", first)
                 last = await self._targets.of(first, min(deadline, now + _LOOKUP))
             except (InvalidField, UnboundSubject):  # each event will be told what is wrong with it
-                return None
-            except WindshiftError:
-                self._ask_at = loop.time() + _UNASKED
                 return None
         return last if _takes(last, subjects) else None
 
