@@ -164,15 +164,16 @@ async def test_order_while_results_are_not_read(own_broker: Broker, own_nats_ser
     assert await bodies(own_broker, "s") == [b"1", b"1", b"2", b"2", b"3", b"3"]
 
 
-async def test_results_that_are_not_read_hold_up_nobody(broker: Broker, unique: Unique) -> None:
+@pytest.mark.parametrize("name", ["s", "error"])
+async def test_results_that_are_not_read_hold_up_nobody(own_broker: Broker, name: str) -> None:
     """What is stored has no slots any more, whether or not its results are read."""
-    name = await broker.stream(unique())
-    writes = Writes(broker.connection, broker.requests, broker.api, WriteOptions(max_in_flight=8))
-    idle, busy = Client(broker, writes), Client(broker, writes)
+    await own_broker.stream(name)
+    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api, WriteOptions(max_in_flight=8))
+    idle, busy = Client(own_broker, writes), Client(own_broker, writes)
     for number in range(8):
         idle.sends.put_nowait(event(f"{name}.a", f"{number}"))
     async with asyncio.timeout(30):
-        while await broker.messages(name) < 8:  # noqa: ASYNC110 - only the server knows
+        while await own_broker.messages(name) < 16:  # noqa: ASYNC110 - only the server knows
             await asyncio.sleep(0.005)
     busy.sends.put_nowait(event(f"{name}.a", "busy"))
     busy.sends.put_nowait(None)

@@ -370,7 +370,7 @@ class Writes:
     def are_stored(self, sent: Sent) -> bool:
         """Tell, when all have answers, whether these look like acknowledgements: `answered` reads them."""
         return all(
-            b'"error"' not in answer if isinstance(answer, bytes) else isinstance(answer, PubAck)
+            b'"error":' not in answer if isinstance(answer, bytes) else isinstance(answer, PubAck)
             for answer in sent.burst.answers
         )
 
