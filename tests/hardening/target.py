@@ -29,6 +29,7 @@ from windshift.rpc import client_tls
 
 EVENTS: Final = "/windshift.events.v1alpha1.EventsService/"
 STATE: Final = "/windshift.state.v1alpha1.StateService/"
+ADMIN: Final = "/windshift.admin.v1alpha1.AdminService/"
 DEAD_LETTERS: Final = "/windshift.deadletters.v1alpha1.DeadLettersService/"
 PUBLISH: Final = EVENTS + "Publish"
 CONSUME: Final = EVENTS + "Consume"

@@ -13,6 +13,7 @@ import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from tests.hardening.target import (
+    ADMIN,
     CONSUME,
     EVENTS,
     MIB,
@@ -27,6 +28,9 @@ from tests.hardening.target import (
     tell,
 )
 from tests.rpc.frames import prefixed
+from tests.support.client import Client
+from tests.wire import looking
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 
@@ -114,6 +118,34 @@ async def test_consume_calls_count(narrow: Target) -> None:
         while "clients hold too much memory" not in narrow.process.err:  # noqa: ASYNC110 -- in another process
             await asyncio.sleep(0.05)
     assert narrow.faults() == []
+
+
+async def test_tails_that_are_not_read(narrow: Target) -> None:
+    """What has come for them is bounded for all together, and others are shown everything."""
+    await narrow.warm_up()
+    client = narrow.client()
+    client.ensure_stream("tailed", "tailed.>")
+    for _ in range(300):
+        client.publish("tailed.a", "x" * 2_000)
+    request = admin_pb.TailEventsRequest(stream="tailed")
+    getattr(request, "from").start = True
+    before = narrow.memory
+    narrow.forget_peak()
+    async with await narrow.peer(settings={0x4: 0}) as peer, healthy(narrow) as beside:
+        for _ in range(50):
+            for _ in range(5):
+                tail = peer.request(ADMIN + "TailEvents", prefixed(request.SerializeToString()))
+            await peer.until(lambda: bool(peer.responses[tail].headers))  # noqa: B023 - called at once
+            assert await asyncio.to_thread(_tailed, client) == list(range(1, 301))
+        assert not any(each.over for each in peer.responses.values())
+    tell(f"memory +{(narrow.peak - before) / MIB:.0f} MiB at most; a healthy client: {beside}")
+    assert narrow.peak - before < 45 * MIB
+    assert narrow.faults() == []
+    client.channel.close()
+
+
+def _tailed(client: Client) -> list[int]:
+    return looking.until_caught_up(looking.tail(client, "tailed", begin={"start": True}))
 
 
 async def test_requests_without_events_are_not_kept(narrow: Target) -> None:

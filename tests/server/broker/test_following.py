@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -17,36 +17,39 @@ from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.api import StoredMessage, following_config
 from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.broker import following
+from windshift.server.broker.asking import asking
 from windshift.server.broker.budget import Share
 from windshift.server.broker.following import Follower
-from windshift.server.broker.room import WHOLE, PullRoom
+from windshift.server.broker.room import MOST, WHOLE, PullRoom
 from windshift.server.domain.errors import BrokerUnavailable
 
 Unique = Callable[[], str]
 
 
-@asynccontextmanager
-async def bodies_of(broker: Broker, stream: str, room: PullRoom) -> AsyncIterator[asyncio.Queue[bytes]]:
-    """Follow a stream for the length of the block, which is ended by what ends that."""
-    got = asyncio.Queue[bytes]()
+Take = Callable[[StoredMessage, int], Awaitable[None]]
+
+
+def follower_of(broker: Broker, stream: str, room: PullRoom, take: Take) -> Follower:
+    """Make one that begins with what there is."""
 
     async def make(name: str) -> None:
         config = following_config(name, (f"{stream}.>",)) | {"deliver_policy": "all"}
         await broker.api.create_consumer(stream, name, config, in_seconds(30))
 
+    return Follower(broker.connection, broker.connection, room, stream, make, take, (BrokerUnavailable,))
+
+
+@asynccontextmanager
+async def bodies_of(
+    broker: Broker, stream: str, room: PullRoom, max_bytes: int = 1_000
+) -> AsyncIterator[asyncio.Queue[bytes]]:
+    """Follow a stream for the length of the block, which is ended by what ends that."""
+    got = asyncio.Queue[bytes]()
+
     async def take(message: StoredMessage, _: int) -> None:
         got.put_nowait(message.body)
 
-    follower = Follower(
-        broker.connection,
-        broker.connection,
-        room,
-        stream,
-        make,
-        take,
-        passing=(BrokerUnavailable,),
-        max_bytes=1_000,
-    )
+    follower = replace(follower_of(broker, stream, room, take), max_bytes=max_bytes)
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         running = group.create_task(follower.run(lambda: None))
         yield got
@@ -104,3 +107,33 @@ async def test_a_server_about_to_stop(
             await broker.publish(f"{stream}.a", b"after")
             while await got.get() != b"after":
                 pass  # this one begins with what came before
+
+
+async def test_takers_that_do_not_go_on(broker: Broker, unique: Unique) -> None:
+    """All of them hold together what they may ask for together, and nobody else is held up."""
+    stream, room = await broker.stream(unique()), PullRoom(part=4)
+    for _ in range(100):
+        await broker.publish(f"{stream}.a", bytes(10_000))
+    has_one, forever = asyncio.Semaphore(0), asyncio.Event()
+
+    async def take(_: StoredMessage, __: int) -> None:
+        has_one.release()
+        await forever.wait()
+
+    async def stall() -> None:
+        asking.set("somebody")
+        await follower_of(broker, stream, room, take).run(lambda: None)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        stalled = []
+        for _ in range(40):
+            stalled.append(group.create_task(stall()))
+            await has_one.acquire()
+        async with bodies_of(broker, stream, room, 512 * 1024) as got:
+            for _ in range(100):
+                await got.get()
+        consumers = broker.api.listed(f"CONSUMER.LIST.{stream}", "consumers", in_seconds(30))
+        sent = sum([each["delivered"]["consumer_seq"] async for each in consumers]) * 10_000
+        assert sent < MOST // 4 + (40 * 2 + 100) * 10_000
+        for each in stalled:
+            each.cancel()

@@ -141,6 +141,7 @@ class _Pulls:
         self._puller = Puller(follower.connection, follower.stream, consumer, self._options, self._add)
         self._part = follower.room.part()
         self._arrivals: deque[Arrival] = deque()
+        """What was not taken yet: until then it counts as asked for, so that the room bounds it too."""
         self._news = asyncio.Event()
         self._has_all = False
         """Whether the consumer had no more messages when it sent the last one."""
@@ -192,7 +193,11 @@ class _Pulls:
         """Wait for what comes next; after some seconds of silence the consumer counts as lost."""
         if not self._arrivals and not await self._wait():
             return Notice.LOST
-        return self._arrivals.popleft()
+        arrival = self._arrivals.popleft()
+        if isinstance(arrival, Message):
+            self._part.came(len(arrival.headers) + len(arrival.body) + len(arrival.subject))
+            self._part.end_whole()
+        return arrival
 
     async def _wait(self) -> bool:
         """Wait until something has come; return whether it has."""
@@ -214,9 +219,6 @@ class _Pulls:
         return True
 
     def _add(self, arrival: Arrival) -> None:
-        if isinstance(arrival, Message):
-            self._part.came(len(arrival.headers) + len(arrival.body) + len(arrival.subject))
-            self._part.end_whole()
         self._arrivals.append(arrival)
         self._news.set()
 

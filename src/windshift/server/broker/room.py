@@ -92,7 +92,7 @@ class Part:
     """What one call has asked for.
 
     Attributes:
-        asked: bytes that may still come.
+        asked: bytes that may still come, or have come and are not taken yet where that may take long.
         whole: a share of what is asked for alone, if the call has one.
     """
 
