@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.nats.waiting import eventually
 from tests.support.broker import Broker, connect, in_seconds, no_consumers, on_create
 from tests.support.nats_server import NatsServer
+from windshift.nats import Connection
 from windshift.nats.jetstream import api
 from windshift.nats.jetstream.kv import Buckets
 from windshift.nats.jetstream.writes import Writes
@@ -21,7 +23,7 @@ from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import InvalidField
 from windshift.server.state import watching
 from windshift.server.state.model import KeyRevision, Revision
-from windshift.server.state.watching import WATCHES_AT_ONCE, Watch, WatchClient
+from windshift.server.state.watching import Watch, WatchClient, watch_turns
 
 Unique = Callable[[], str]
 
@@ -53,8 +55,7 @@ class Watcher:
 def watches_on(broker: Broker, asking: Broker | None = None) -> Callable[[str, str, WatchClient], Watch]:
     """Make what begins watches; it may ask for consumers on another connection."""
     writes, api = Writes(broker.connection, broker.requests, broker.api), (asking or broker).api
-    turns = asyncio.Semaphore(WATCHES_AT_ONCE)
-    return partial(Watch, broker.connection, Buckets(api, writes), PullRoom(), turns)
+    return partial(Watch, broker.connection, Buckets(api, writes), PullRoom(), watch_turns())
 
 
 @asynccontextmanager
@@ -66,6 +67,48 @@ async def running(watch: Watch, begin: int = 0) -> AsyncIterator[asyncio.Task[No
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+@contextmanager
+def without_leaders(connection: Connection, *stores: str) -> Iterator[list[bytes]]:
+    """Have nobody answer what the broker is asked of some stores; give the subjects of what was asked."""
+    publish, asked = connection.publish, list[bytes]()
+
+    def spy(subject: bytes, *arguments: bytes, **named: bytes) -> None:
+        if subject.startswith(b"$JS.API.") and subject.endswith(endings):
+            asked.append(subject)
+        else:
+            publish(subject, *arguments, **named)
+
+    endings = tuple(f".KV_{store}".encode() for store in stores)
+    connection.publish = spy  # type: ignore[method-assign]
+    try:
+        yield asked
+    finally:
+        del connection.publish
+
+
+@pytest.mark.parametrize(("stores", "turn", "turns"), [(1, 3_600.0, 4), (8, 0.5, 16)])
+async def test_stores_without_a_leader(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch, stores: int, turn: float, turns: int
+) -> None:
+    """However many of their watches ask, those of others begin; and theirs, when they have one again."""
+    monkeypatch.setattr(watching, "_TURN", turn)
+    monkeypatch.setattr(watching, "_ASKING", 3_600.0)
+    store, *away = [unique() for _ in range(stores + 1)]
+    for each in (store, *away):
+        await broker.stream(f"KV_{each}", f"$KV.{each}.>")
+    watch, watcher, others = watches_on(broker), Watcher(), [Watcher() for _ in range(100)]
+    async with AsyncExitStack() as stack, asyncio.timeout(60):
+        with without_leaders(broker.connection, *away) as asked:
+            for number, other in enumerate(others):
+                _ = await stack.enter_async_context(running(watch(away[number % stores], ">", other)))
+            await eventually(lambda: len(asked) >= turns)
+            async with running(watch(store, ">", watcher)), asyncio.timeout(30):
+                await watcher.began.wait()
+            assert not any(other.began.is_set() for other in others)
+        for other in others:
+            await other.began.wait()
 
 
 async def test_those_that_wait_for_revisions_hold_nobody_up(

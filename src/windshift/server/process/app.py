@@ -94,7 +94,7 @@ from windshift.server.process.metrics import Metrics
 from windshift.server.process.readiness import NO_JETSTREAM, Readiness
 from windshift.server.process.tls import api_tls, broker_credentials_expiry
 from windshift.server.state.stores import Stores
-from windshift.server.state.watching import WATCHES_AT_ONCE, Watch
+from windshift.server.state.watching import Watch, watch_turns
 from windshift.server.telemetry import instruments
 from windshift.server.telemetry.propagation import extractor
 from windshift.server.telemetry.signals import Telemetry
@@ -534,7 +534,7 @@ class _Domain:
         )
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
         buckets = Buckets(api, writes, config.nats.default_replicas, asking.get)
-        watch = partial(Watch, connection, buckets, nats.room, asyncio.Semaphore(WATCHES_AT_ONCE))
+        watch = partial(Watch, connection, buckets, nats.room, watch_turns())
         self.state = StateService(Stores(buckets, ownership), watch)
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())

@@ -6,9 +6,10 @@ import asyncio
 import math
 from typing import Final, Protocol
 
-from windshift.nats import Connection, retry
+from windshift.nats import Busy, Connection, retry
 from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.jetstream.kv import BucketInfo, Buckets, read_message, stream_of
+from windshift.nats.semaphore import FairSemaphore
 from windshift.server.broker.following import Follower, StreamClient
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
@@ -22,12 +23,21 @@ _MAX_QUEUED: Final = 64 * 1024
 """Bytes queued for the client above which sending pauses."""
 _ASKING: Final = 15.0
 """Seconds that the broker may take to make a consumer, before it is asked again."""
-WATCHES_AT_ONCE: Final = 16
+_TURN: Final = 3.0
+"""Seconds of these after which others have their turn, and it is asked again behind them."""
+_AT_ONCE: Final = 16
 """Watches that a server makes consumers for at once: after a restart of the broker all need another one."""
+_AT_ONCE_EACH: Final = 4
+"""The same of one store: while it has no leader, each of them takes all of its time."""
 _LAGGING: Final = 2.0
 """Seconds that a new leader may take to know all that the one before had."""
 _LOST: Final = 10.0
 """Seconds after which what a watch has sent counts as lost by the broker."""
+
+
+def watch_turns() -> FairSemaphore:
+    """Return what has all watches of a server wait for each other to make consumers: stores take turns."""
+    return FairSemaphore(_AT_ONCE, lambda _: _AT_ONCE_EACH)
 
 
 class WatchClient(StreamClient, Protocol):
@@ -49,7 +59,7 @@ class Watch:
         connection: the connection to NATS.
         buckets: makes consumers.
         room: what may be asked for on the connection.
-        turns: has watches wait for each other to make theirs.
+        turns: see `watch_turns`.
         store: the store's name.
         pattern: which keys.
         client: where to send changes.
@@ -60,7 +70,7 @@ class Watch:
         connection: Connection,
         buckets: Buckets,
         room: PullRoom,
-        turns: asyncio.Semaphore,
+        turns: FairSemaphore,
         store: str,
         pattern: str,
         client: WatchClient,
@@ -108,19 +118,21 @@ class Watch:
         deadline, patience = self._loop.time() + _ASKING, math.inf
         async for _ in retry(deadline):
             try:
-                async with asyncio.timeout_at(deadline):
-                    await self._turns.acquire()
-            except TimeoutError:
+                await self._turns.take(self._store, deadline)
+            except Busy:
                 break
             try:
-                return await self._make_now(name, deadline)
+                async with asyncio.timeout(_TURN):
+                    return await self._make_now(name, deadline)
+            except TimeoutError:
+                continue
             except InvalidField:
                 now = self._loop.time()
                 patience = min(patience, now + (_LOST if self._created else _LAGGING))
                 if now >= patience:
                     raise
             finally:
-                self._turns.release()
+                self._turns.give_back(self._store)
         raise BrokerUnavailable
 
     async def _make_now(self, name: str, deadline: float) -> None:
