@@ -49,6 +49,17 @@ async def test_an_answer_to_a_call_that_was_cancelled() -> None:
             await asking
 
 
+async def test_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks the other workers by way of a process that is frozen is told that they did not answer."""
+    monkeypatch.setattr("windshift.server.process.worker._ANSWERING", 0.05)
+    async with worker_with(lambda: None) as (parent, worker):
+        assert await worker._ask_others("EndConnections", b"") == [None]
+        question = await anext(parent.messages())
+        for each in (Answer(question.id, []), Order.STOP):  # it thaws
+            parent.send(each)
+        await worker._stopping.wait()
+
+
 async def test_an_order_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     """The worker stops, for another one to take its place, and the log says why."""
 

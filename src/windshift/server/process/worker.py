@@ -45,6 +45,8 @@ _LOOK: Final = 0.1
 """Seconds between two looks at whether this worker is ready."""
 _WORD: Final = 10
 """So many looks until that is told again, changed or not."""
+_ANSWERING: Final = 3.0
+"""Seconds that the other workers have to answer together; the process between them gives each a second."""
 
 
 class WorkerProcess(Process):
@@ -108,7 +110,7 @@ class WorkerProcess(Process):
                 self._channel.send(Answer(id, [app.principals.answer(method, request, now)]))
             case Answer(id, answers):
                 asked = self._asked.pop(id, None)
-                if asked is not None and not asked.done():  # else its call has ended
+                if asked is not None:  # else nobody waits for it any more
                     asked.set_result(answers)
             case _:
                 raise AssertionError(f"{message!r} is no order")
@@ -119,7 +121,8 @@ class WorkerProcess(Process):
         self._asked[question.id] = answer
         self._channel.send(question)
         try:
-            return await answer
+            await asyncio.wait((answer,), timeout=_ANSWERING)
+            return answer.result() if answer.done() else [None]
         finally:
             self._asked.pop(question.id, None)
 
