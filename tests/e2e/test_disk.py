@@ -66,6 +66,7 @@ def refuses(client: Client) -> None:
         with refused("RESOURCE_EXHAUSTED", "STORAGE_FULL"):
             write()
     assert time.monotonic() - started < AT_ONCE
+    client.ensure_store("s")
     assert client.get("s", "key").revision == 1
 
 

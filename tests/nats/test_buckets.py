@@ -11,9 +11,18 @@ import pytest
 
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats import JetStreamError, MessageTooLarge, NoBucket, OutcomeUnknown, Superseded, Unavailable
+from windshift.nats import (
+    JetStreamError,
+    MessageTooLarge,
+    NoBucket,
+    OutcomeUnknown,
+    StorageFull,
+    Superseded,
+    Unavailable,
+)
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.jetstream.kv import NEVER_WRITTEN, Buckets
 from windshift.nats.jetstream.writes import WriteOptions, Writes
 
@@ -157,6 +166,54 @@ async def test_a_bucket_that_is_there(broker: Broker, unique: Unique) -> None:
     assert (await buckets.read(bucket, "a", in_seconds(20))).value == b"1"
 
 
+async def test_a_bucket_that_is_there_while_nothing_can_be_stored(broker: Broker, unique: Unique) -> None:
+    """It is left as it is; no other is made."""
+    bucket = unique()
+    buckets = await made(broker, bucket)
+    broker.api.refusal = "its disk is full"
+    await buckets.ensure(bucket, in_seconds(20))
+    with pytest.raises(StorageFull):
+        await buckets.ensure(unique(), in_seconds(20))
+
+
+async def test_a_bucket_that_is_deleted_when_it_was_found(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made anew."""
+    bucket, buckets, look = unique(), buckets_on(broker), broker.api.stream_info
+    await broker.stream(f"KV_{bucket}", f"$KV.{bucket}.>", storage="file")
+
+    async def deleted(stream: str, deadline: float) -> JsonObject:
+        monkeypatch.undo()
+        found = await look(stream, deadline)
+        await buckets.delete(bucket, deadline)
+        return found
+
+    monkeypatch.setattr(broker.api, "stream_info", deleted)
+    await buckets.ensure(bucket, in_seconds(20))
+    assert (await buckets.info(bucket, in_seconds(20))).keeps_ttl
+
+
+async def test_a_bucket_that_another_makes_and_deletes(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was there when it was to be made, and is gone then, is made anew."""
+    bucket, buckets, create = unique(), buckets_on(broker), broker.api.create_stream
+
+    async def overtaken(config: JsonObject, deadline: float) -> None:
+        monkeypatch.undo()
+        await create(config | {"description": "theirs"}, deadline)
+        try:
+            await create(config, deadline)
+        finally:
+            await buckets.delete(bucket, deadline)
+
+    monkeypatch.setattr(broker.api, "create_stream", overtaken)
+    await buckets.ensure(bucket, in_seconds(20))
+    info = await broker.api.stream_info(f"KV_{bucket}", in_seconds(20))
+    assert "description" not in info["config"]
+
+
 async def test_no_bucket(broker: Broker, unique: Unique) -> None:
     """Without the bucket everything says so, at once."""
     bucket, buckets, begun = unique(), buckets_on(broker), time.monotonic()
@@ -215,13 +272,13 @@ async def test_the_server_is_away(own_broker: Broker, own_nats_server: NatsServe
     own_nats_server.freeze()
     attempts = (
         buckets.read("b", "a", in_seconds(0.5)),
+        buckets.ensure("c", in_seconds(0.5)),
         buckets.put("b", "a", b"2", in_seconds(0.5)),
         buckets.mark_deleted("b", "a", in_seconds(0.5)),
-        buckets.ensure("c", in_seconds(0.5)),
     )
     outcomes = await asyncio.gather(*attempts, return_exceptions=True)
-    assert isinstance(outcomes[0], Unavailable)
-    assert [type(each) for each in outcomes[1:]] == [OutcomeUnknown] * 3
+    assert all(isinstance(each, Unavailable) for each in outcomes[:2])
+    assert [type(each) for each in outcomes[2:]] == [OutcomeUnknown] * 2
     own_nats_server.thaw()
     assert (await buckets.read("b", "a", in_seconds(20))).sequence >= 1
     last = await buckets.put("b", "a", b"3", in_seconds(20))

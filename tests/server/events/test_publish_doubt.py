@@ -189,12 +189,20 @@ async def test_a_store_that_does_not_answer(broker: Broker, unique: Unique) -> N
         await stores.set(store, "a", b"", in_seconds(60))
 
 
-async def test_ensuring_a_store_unheard(own_nats_server: NatsServer, own_broker: Broker) -> None:
+async def test_ensuring_a_store_unheard(
+    own_nats_server: NatsServer, own_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A store whose making was asked for and not answered may exist."""
     writes = Writes(own_broker.connection, own_broker.requests, own_broker.api)
-    own_nats_server.freeze()
+    buckets = Buckets(own_broker.api, writes)
+
+    async def not_there(_bucket: str, _deadline: float) -> bool:
+        own_nats_server.freeze()
+        return False
+
+    monkeypatch.setattr(buckets, "allow_batches", not_there)
     with pytest.raises(OutcomeUnknown):
-        await Stores(Buckets(own_broker.api, writes)).ensure("s", in_seconds(0.1))
+        await Stores(buckets).ensure("s", in_seconds(0.1))
     own_nats_server.thaw()
 
 

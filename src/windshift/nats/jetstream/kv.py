@@ -24,6 +24,7 @@ from windshift.nats.errors import (
     NoStream,
     NoTtl,
     Superseded,
+    Unavailable,
 )
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.acks import PubAck
@@ -35,6 +36,7 @@ from windshift.nats.jetstream.api import (
     last_by_subject,
 )
 from windshift.nats.jetstream.writes import Part, Write, Writes, together
+from windshift.nats.retry import retry
 from windshift.nats.times import NANOSECONDS, Time, parse_duration
 
 log = logging.getLogger(__name__)
@@ -141,10 +143,6 @@ class Buckets:
         self.writes = writes
         self._default_replicas = default_replicas
 
-    async def exists(self, bucket: str, deadline: float) -> bool:
-        """Tell whether there is such a bucket."""
-        return await self.api.find_stream(stream_of(bucket), deadline) is not None
-
     async def ensure(
         self,
         bucket: str,
@@ -163,23 +161,34 @@ class Buckets:
             config["duplicate_window"] = min(config["duplicate_window"], max_age_ns)
         if metadata:
             config["metadata"] = dict(metadata)
-        try:
-            await self.api.create_stream(config, deadline)
-        except JetStreamError as error:
-            if error.err_code != codes.STREAM_NAME_EXISTS:
-                raise
-            await self.allow_batches(bucket, deadline)
+        async for _ in retry(deadline):
+            if await self.allow_batches(bucket, deadline):
+                return
+            try:
+                await self.api.create_stream(config, deadline)
+            except JetStreamError as error:
+                if error.err_code != codes.STREAM_NAME_EXISTS:  # somebody else was faster
+                    raise
+            else:
+                return
+        raise Unavailable
 
-    async def allow_batches(self, bucket: str, deadline: float) -> None:
-        """Let a bucket that exists store messages all or none, if it can, and if this user may change it."""
-        with _existing(bucket):
-            config = (await self.api.stream_info(stream_of(bucket), deadline))["config"]
-        if config.get(_BATCHES):
-            return
-        try:
-            await self.api.update_stream(config | {_BATCHES: True}, deadline)
-        except (JetStreamError, Forbidden):  # a mirror cannot
-            log.info("bucket %s does not take several messages all or none", bucket)
+    async def allow_batches(self, bucket: str, deadline: float) -> bool:
+        """Let a bucket store messages all or none, if it can, and if this user may change it.
+
+        Return whether there is such a bucket.
+        """
+        found = await self.api.find_stream(stream_of(bucket), deadline)
+        if found is None:
+            return False
+        if not found.config.get(_BATCHES):
+            try:
+                await self.api.update_stream(found.config | {_BATCHES: True}, deadline)
+            except (JetStreamError, Forbidden) as error:  # a mirror cannot
+                if error.err_code == codes.STREAM_NOT_FOUND:
+                    return False
+                log.info("bucket %s does not take several messages all or none", bucket)
+        return True
 
     async def read(self, bucket: str, key: str, deadline: float) -> Record:
         """Read the last message of a key from the bucket's leader, which has every completed write."""

@@ -102,9 +102,7 @@ class Stores:
         try:
             if caller is None or self._ownership is None:
                 await self._buckets.ensure(store, deadline, None, history, age)
-            elif await self._buckets.exists(store, deadline):
-                await self._buckets.allow_batches(store, deadline)
-            else:
+            elif not await self._buckets.allow_batches(store, deadline):
                 async with self._ownership.store(caller, store, deadline) as metadata:
                     await self._buckets.ensure(store, deadline, metadata, history, age)
         except NatsError as error:
