@@ -14,8 +14,9 @@ import pytest
 from tests.server.events.management import Letters, Management, Told, manage
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats import OutcomeUnknown
+from windshift.nats import OutcomeUnknown, Unavailable
 from windshift.nats.jetstream.api import JetStream
+from windshift.server.domain import errors
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
@@ -357,6 +358,44 @@ async def test_an_unanswered_change_is_told(
     monkeypatch.setattr(JetStream, "update_consumer", unanswered)
     await management.consume(ConsumerSpec(stream, "c", retry_policy=POLICY))
     assert told.notes == [(CONSUMER, stream, "c")]
+
+
+@pytest.mark.parametrize("asked", ["consumer", "dead letters"])
+async def test_an_unanswered_change_before_the_broker_is_gone(
+    broker: Broker, stream: str, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    """It may be done, whatever then keeps the next attempt from seeing whether it is."""
+    is_gone = False
+
+    class Leaving(Letters):
+        async def ensure(self, replicas: int | None, deadline: float) -> None:
+            if is_gone and asked == "dead letters":
+                raise BrokerUnavailable
+            await super().ensure(replicas, deadline)
+
+    told = Told()
+    management = manage(broker, dead_letters=Leaving(), notes=told)
+    await management.consume(ConsumerSpec(stream, "c", retry_policy=KEPT))
+    update, consumer = JetStream.update_consumer, JetStream.consumer
+
+    async def unanswered(*arguments: Any) -> None:
+        nonlocal is_gone
+        await update(*arguments)
+        is_gone = True
+        raise OutcomeUnknown
+
+    async def look(*arguments: Any) -> Any:
+        if is_gone and asked == "consumer":
+            raise Unavailable
+        return await consumer(*arguments)
+
+    monkeypatch.setattr(JetStream, "update_consumer", unanswered)
+    monkeypatch.setattr(JetStream, "consumer", look)
+    spec = ConsumerSpec(stream, "c", processing_timeout=timedelta(seconds=7))
+    with pytest.raises(errors.OutcomeUnknown):
+        await management.consumers.ensure(spec, in_seconds(20))
+    assert (await management.stored_consumer(stream, "c"))["config"]["ack_wait"] == 7 * 10**9
+    assert (CONSUMER, stream, "c") in told.notes
 
 
 async def test_a_change_while_a_place_for_dead_letters_is_made(broker: Broker, stream: str) -> None:

@@ -210,12 +210,14 @@ class Consumers:
                         raise refusal_error(refusal, spec) from refusal
                 else:
                     return name
+        except BrokerUnavailable:
+            if unanswered is None:
+                raise
         finally:
             if unanswered is not None:  # it may be done: the next attempt finds nothing to change
                 self._notes.send(CONSUMER, spec.stream, name)
-        if unanswered is not None:
-            raise refusal_error(unanswered, spec) from unanswered
-        raise BrokerUnavailable(f"consumer {name!r} kept being changed by others")
+        overtaken = BrokerUnavailable(f"consumer {name!r} kept being changed by others")
+        raise (overtaken if unanswered is None else refusal_error(unanswered, spec)) from unanswered
 
     async def _ensure(
         self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None, *, is_new: bool
