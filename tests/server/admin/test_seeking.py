@@ -21,6 +21,7 @@ from windshift.nats.times import NANOSECONDS
 from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.pausing import ConsumerPause, pause_of
 from windshift.server.admin.seeking import ConsumerSeek, Sought, marked
+from windshift.server.domain import errors
 from windshift.server.events import consumers
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.runs import Run
@@ -194,6 +195,27 @@ async def test_a_pause_that_is_there(pair: tuple[Server, Server], *, is_asked_fo
     await mover.seek(3)
     paused_until = pause_of(await mover.state())
     assert (paused_until is not None) == is_asked_for
+
+
+async def test_a_pause_without_an_answer(
+    pair: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The consumer is not moved, and the pause, which may be there, does not stay."""
+    mover, _ = pair
+    change, lost = mover.broker.api.change, list[str]()
+
+    async def unanswered(operation: str, request: Any, deadline: float) -> Any:
+        answer = await change(operation, request, deadline)
+        if operation.startswith("CONSUMER.PAUSE.") and not lost:
+            lost.append(operation)
+            raise OutcomeUnknown
+        return answer
+
+    monkeypatch.setattr(mover.broker.api, "change", unanswered)
+    with pytest.raises(errors.OutcomeUnknown):
+        await mover.seek(3)
+    assert lost
+    assert pause_of(await mover.state()) is None
 
 
 async def test_an_end_of_the_pause_that_fails(

@@ -12,7 +12,7 @@ from windshift.server.auth.access import require_of
 from windshift.server.auth.actions import ControlConsumer
 from windshift.server.auth.policy import Principal
 from windshift.server.domain.broker_errors import broker_errors
-from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown
 from windshift.server.events.consumers import name_in_rules
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
@@ -38,24 +38,31 @@ class ConsumerPause:
         It is so when this returns, unless somebody else has paused or resumed it at the same time. Calls that
         consume from it are told, and ask for events anew: nats-server (2.15) does not serve requests that
         waited through a pause before something else happens.
-        Raise `StreamNotFound`, `ConsumerNotFound` or `BrokerUnavailable`, and `PermissionDenied` unless the
-        caller, if one is given, may do this; `deadline` is the loop's time.
+        Raise `StreamNotFound`, `ConsumerNotFound`, `BrokerUnavailable` or `OutcomeUnknown`, and
+        `PermissionDenied` unless the caller, if one is given, may do this; `deadline` is the loop's time.
         """
         until = None if until_ns is None else rfc3339(until_ns)
         request: JsonObject = {} if until is None else {"pause_until": until}
         wanted = None if until is None else parse_rfc3339(until)
-        with broker_errors(stream=consumer.stream, consumer=consumer.name):
-            state = await existing_consumer(self._api, consumer, deadline)
-            require_control(caller, consumer, state)
-            before = pause_of(state)
+        state = await existing_consumer(self._api, consumer, deadline)
+        require_control(caller, consumer, state)
+        before = pause_of(state)
+        answer: JsonObject = {}
+        try:
             async for _ in retry(deadline):
                 operation = f"CONSUMER.PAUSE.{consumer.stream}.{consumer.name}"
-                answer = await self._api.change(operation, request, deadline)
+                with broker_errors(stream=consumer.stream, consumer=consumer.name):
+                    answer = await self._api.change(operation, request, deadline)
                 if await self._known(consumer, before, wanted, deadline):
                     break
             else:
-                raise BrokerUnavailable
-        self._notes.send(CONSUMER, *consumer)
+                raise OutcomeUnknown
+        except BrokerUnavailable as error:
+            if not answer:
+                raise
+            raise OutcomeUnknown from error
+        finally:  # it may be done
+            self._notes.send(CONSUMER, *consumer)
         return parse_rfc3339(answer["pause_until"]) if answer.get("paused") else None
 
     async def _known(

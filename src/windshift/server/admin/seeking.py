@@ -242,7 +242,11 @@ class ConsumerSeek:
         number = max(number, now_ns, Run.of(before).number + 1)
         was_ns = _asked_until(before)
         until_ns = max(was_ns, marked(now_ns + int(STILL * NANOSECONDS)))
-        await self._pauses.set(consumer, until_ns, deadline)
+        try:
+            await self._pauses.set(consumer, until_ns, deadline)
+        except OutcomeUnknown:
+            await self._end_pause(consumer, until_ns, was_ns)
+            raise
         try:
             async with asyncio.timeout_at(deadline):
                 run = Run(before.created, number)
