@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from tests.support.broker import Broker, in_seconds
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     OutcomeUnknown,
+    QuotaExceeded,
     StreamFull,
     WindshiftError,
 )
 from windshift.server.events.dead_letters.admin import (
     MAX_CONCURRENT,
     START,
+    CancelResult,
     Cursor,
     DeadLetterAdmin,
     PurgeResult,
@@ -28,7 +31,7 @@ from windshift.server.events.dead_letters.admin import (
     ReplayResult,
 )
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId
-from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.replay_queue import Cancelling, ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
 
@@ -42,19 +45,27 @@ SOME = DeadLetterFilter("s", "c", frozenset({Cause.REJECTED, Cause.MAX_ATTEMPTS}
 
 
 class Failing(ReplayQueue):
-    """Replays that fail from some call on."""
+    """Replays that cannot be begun, or cancelled, from some call on."""
 
-    def __init__(self, queue: ReplayQueue, error: WindshiftError, after: int) -> None:
+    def __init__(self, queue: ReplayQueue, errors: Iterator[WindshiftError], after: int) -> None:
         vars(self).update(vars(queue))
-        self._error = error
+        self._errors = errors
         self._left = after
 
     async def add(self, id: DeadLetterId, replay_count: int, deadline: float) -> bool:  # noqa: A002
         """Replay, or fail."""
-        if self._left == 0:
-            raise self._error
-        self._left -= 1
+        self._count()
         return await super().add(id, replay_count, deadline)
+
+    async def cancel(self, *arguments: Any) -> Cancelling:
+        """Cancel, or fail."""
+        self._count()
+        return await super().cancel(*arguments)
+
+    def _count(self) -> None:
+        if self._left == 0:
+            raise next(self._errors)
+        self._left -= 1
 
 
 class Unremovable(DeadLetterStore):
@@ -121,27 +132,76 @@ async def test_replays_are_counted(keeper: Keeper, stream: str) -> None:
     assert stats.replays == 40
 
 
-@pytest.mark.parametrize("error", [BrokerUnavailable(), OutcomeUnknown(), StreamFull()])
-async def test_an_error_on_the_way(keeper: Keeper, stream: str, error: WindshiftError) -> None:
+@pytest.mark.parametrize("after", [5, 33])
+@pytest.mark.parametrize(
+    "error", [BrokerUnavailable(), OutcomeUnknown(), StreamFull(), QuotaExceeded("replays", 3)]
+)
+async def test_an_error_on_the_way(keeper: Keeper, stream: str, error: WindshiftError, after: int) -> None:
     """A call by filter says how far it came; the next one goes on there, and nothing is done twice."""
     which = DeadLetterFilter(stream)
-    broken = admin(keeper, Failing(keeper.replays, error, 33))
+    broken = admin(keeper, Failing(keeper.replays, repeat(error), after))
     first = await broken.replay_matching(which, FAST, START, in_seconds(10))
-    assert (first.replayed, first.next.after > 0) == (32, True)
+    assert (first.replayed, first.next.after > 0) == (after, after > 32)
     with pytest.raises(type(error)):
         await broken.replay_matching(which, FAST, first.next, in_seconds(10))
-    assert await outstanding(keeper, stream) == 33
+    assert await outstanding(keeper, stream) == after
     rest = await admin(keeper).replay_matching(which, FAST, first.next, in_seconds(10))
-    assert rest == ReplayResult(7, 1)
+    assert rest == ReplayResult(40 - after, after % 32)
 
 
-async def test_errors_by_ids(keeper: Keeper, stream: str) -> None:
-    """They are raised; the same call again does the rest."""
+async def ids_of(keeper: Keeper, stream: str) -> list[DeadLetterId]:
+    """Return the ids of all dead letters."""
     page = await keeper.store.page(DeadLetterFilter(stream), 0, 100, 1 << 20, in_seconds(30))
-    ids = [letter.failure.id for letter in page.dead_letters]
+    return [letter.failure.id for letter in page.dead_letters]
+
+
+@pytest.mark.parametrize(
+    ("after", "told"), [(0, BrokerUnavailable), (5, OutcomeUnknown), (32, OutcomeUnknown)]
+)
+async def test_errors_by_ids(keeper: Keeper, stream: str, after: int, told: type[WindshiftError]) -> None:
+    """They are raised, as in doubt if some were done; the same call again does the rest."""
+    ids, away = await ids_of(keeper, stream), repeat(BrokerUnavailable())
+    with pytest.raises(told):
+        await admin(keeper, Failing(keeper.replays, away, after)).replay(ids, FAST, in_seconds(10))
+    assert await admin(keeper).replay(ids, FAST, in_seconds(10)) == ReplayResult(40 - after, after)
+    with pytest.raises(told):
+        await admin(keeper, Failing(keeper.replays, away, after)).cancel(ids, in_seconds(10))
+    rest = await admin(keeper).cancel(ids, in_seconds(10))
+    assert (rest.cancelled, len(rest.missing)) == (40 - after, after)
+    with pytest.raises(told):
+        await admin(replace(keeper, store=Unremovable(keeper.store, after))).purge(
+            ids, in_seconds(10), dry_run=False
+        )
+    assert await admin(keeper).purge(ids, in_seconds(10), dry_run=False) == PurgeResult(
+        40 - after, ids[:after]
+    )
+
+
+async def test_an_error_in_doubt_beside_others(keeper: Keeper, stream: str) -> None:
+    """That the broker was not available says that nothing was done: it is not said then."""
+    which, ids = DeadLetterFilter(stream), await ids_of(keeper, stream)
+
+    def broken() -> DeadLetterAdmin:
+        errors = chain([BrokerUnavailable(), OutcomeUnknown()], repeat(BrokerUnavailable()))
+        return admin(keeper, Failing(keeper.replays, errors, 0))
+
+    with pytest.raises(OutcomeUnknown):
+        await broken().replay_matching(which, FAST, START, in_seconds(10))
+    await admin(keeper).replay_matching(which, FAST, START, in_seconds(10))
+    with pytest.raises(OutcomeUnknown):
+        await broken().cancel(ids, in_seconds(10))
+
+
+async def test_a_cancellation_that_breaks_off(keeper: Keeper, stream: str) -> None:
+    """It says how many it cancelled, and the next call goes on there."""
+    which = DeadLetterFilter(stream)
+    await admin(keeper).replay_matching(which, FAST, START, in_seconds(10))
+    broken = admin(keeper, Failing(keeper.replays, repeat(BrokerUnavailable()), 5))
+    first = await broken.cancel_matching(which, START, in_seconds(10))
+    assert (first.cancelled, first.next != START) == (5, True)
     with pytest.raises(BrokerUnavailable):
-        await admin(keeper, Failing(keeper.replays, BrokerUnavailable(), 5)).replay(ids, FAST, in_seconds(10))
-    assert await admin(keeper).replay(ids, FAST, in_seconds(10)) == ReplayResult(35, 5)
+        await broken.cancel_matching(which, first.next, in_seconds(10))
+    assert await admin(keeper).cancel_matching(which, first.next, in_seconds(10)) == CancelResult(35)
 
 
 async def test_a_drain(keeper: Keeper, stream: str) -> None:
@@ -174,16 +234,17 @@ async def test_a_token_of_positions_that_are_gone(keeper: Keeper, stream: str) -
     )
 
 
-async def test_a_purge_that_breaks_off(keeper: Keeper, stream: str) -> None:
+@pytest.mark.parametrize("after", [5, 32, 35])
+async def test_a_purge_that_breaks_off(keeper: Keeper, stream: str, after: int) -> None:
     """It says how far it came, and the next call goes on there."""
     which = DeadLetterFilter(stream, causes=frozenset({Cause.REJECTED}))
-    broken = admin(replace(keeper, store=Unremovable(keeper.store, 32)))
+    broken = admin(replace(keeper, store=Unremovable(keeper.store, after)))
     first = await broken.purge_matching(which, START, in_seconds(10), dry_run=False)
-    assert (first.purged, first.next.after > 0) == (32, True)
+    assert (first.purged, first.next != START, first.next.after > 0) == (after, True, after >= 32)
     with pytest.raises(BrokerUnavailable):
         await broken.purge_matching(which, first.next, in_seconds(10), dry_run=False)
     rest = await admin(keeper).purge_matching(which, first.next, in_seconds(10), dry_run=False)
-    assert rest == PurgeResult(8)
+    assert rest == PurgeResult(40 - after)
     assert await keeper.store.count(stream, "", in_seconds(30)) == 0
 
 

@@ -15,24 +15,31 @@ _AT_ONCE: Final = 4
 """Things after which it is looked whether others should run."""
 
 
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines concurrently; once all have ended, raise the first error."""
-    results = await asyncio.gather(*map(paced, work), return_exceptions=True)
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> tuple[list[T], list[BaseException]]:
+    """Run coroutines concurrently; once all have ended, return the results and the errors."""
     done: list[T] = []
-    for result in results:
+    errors: list[BaseException] = []
+    for result in await asyncio.gather(*map(paced, work), return_exceptions=True):
         if isinstance(result, BaseException):
-            raise result
-        done.append(result)
-    return done
+            errors.append(result)
+        else:
+            done.append(result)
+    return done, errors
 
 
 async def for_each(
     items: Sequence[S], function: Callable[[S], Coroutine[Any, Any, T]], *, at_once: int
 ) -> list[T]:
-    """Do something for each of many things, so many at once, and return the results in their order."""
+    """Do something for each of many things, so many at once, and return the results in their order.
+
+    Once all that are under way have ended, raise the first error.
+    """
     results: list[T] = []
     for some in batches(items, at_once):
-        results += await together(map(function, some))
+        done, errors = await together(map(function, some))
+        if errors:
+            raise errors[0]
+        results += done
     return results
 
 

@@ -10,11 +10,11 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from windshift.nats.jetstream.api import JetStream
-from windshift.server.background.batches import batches, for_each, together
+from windshift.server.background.batches import batches, together
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
@@ -52,6 +52,7 @@ _LARGE: Final = 250_000
 _MOST_SUMMARIZED: Final = 50_000
 _LAG: Final = 0.1
 """Seconds until a replica that lags behind is asked again."""
+_SOME: Final = "the broker was not available for all of them; some are done; ask again"
 
 
 class Cursor(NamedTuple):
@@ -273,7 +274,12 @@ class DeadLetterAdmin:
         for batch in batches(failures, call.rate.batch_size):
             if not await call.wait():
                 raise OutcomeUnknown("the deadline is too near for all of them at this rate; ask again")
-            await call.replay(batch)
+            try:
+                await call.replay(batch)
+            except BrokerUnavailable as error:
+                if call.result.replayed and not options.dry_run:
+                    raise OutcomeUnknown(_SOME) from error
+                raise
         return call.result
 
     async def _failure(self, id: DeadLetterId, deadline: float) -> Failure | None:  # noqa: A002
@@ -299,7 +305,8 @@ class DeadLetterAdmin:
 
     async def purge(self, ids: Iterable[DeadLetterId], deadline: float, *, dry_run: bool) -> PurgeResult:
         """Remove some by id, or only see which exist."""
-        done = await _for_each(self._failure if dry_run else self._store.delete, ids, deadline)
+        work = self._failure if dry_run else self._store.delete
+        done = await _for_each(work, ids, deadline, lambda found: bool(found) and not dry_run)
         missing = [each for each, found in done.items() if not found]
         return PurgeResult(len(done) - len(missing), missing)
 
@@ -321,7 +328,9 @@ class DeadLetterAdmin:
         with _keep_progress(result):
             async for batch in self._batches(self._letters(which, deadline), result, self._until(deadline)):
                 work = () if dry_run else (self._store.delete(each.id, deadline) for each in batch)
-                result.purged += len(batch) if dry_run else sum(await together(work))
+                removed, errors = await together(work)
+                result.purged += len(batch) if dry_run else sum(removed)
+                _raise_one(errors)
         return result
 
     async def cancel(self, ids: Iterable[DeadLetterId], deadline: float) -> CancelResult:
@@ -329,10 +338,15 @@ class DeadLetterAdmin:
         clock = await self._queue.clock(deadline)
         if clock is None:  # nothing is outstanding
             return CancelResult(missing=list(dict.fromkeys(ids)))
-        done = await _for_each(lambda each, until: self._queue.cancel(each, clock, until), ids, deadline)
-        result = CancelResult(missing=[each for each, came in done.items() if came is Cancelling.NONE])
-        _count(result, done.values())
-        return result
+        done = await _for_each(
+            lambda each, until: self._queue.cancel(each, clock, until),
+            ids,
+            deadline,
+            lambda came: came is Cancelling.CANCELLED,
+        )
+        counts = Counter(done.values())
+        missing = [each for each, came in done.items() if came is Cancelling.NONE]
+        return CancelResult(counts[Cancelling.CANCELLED], counts[Cancelling.LEASED], missing)
 
     async def cancel_matching(self, which: DeadLetterFilter, begin: Cursor, deadline: float) -> CancelResult:
         """Cancel the replays of those that match, except those that began or were given back meanwhile."""
@@ -349,7 +363,10 @@ class DeadLetterAdmin:
                 ):
                     chosen = [each for each in batch if await self._is_chosen(which, each, deadline)]
                     work = (self._queue.cancel(each.id, clock, deadline, each) for each in chosen)
-                    _count(result, await together(work))
+                    came, errors = await together(work)
+                    result.cancelled += came.count(Cancelling.CANCELLED)
+                    _raise_one(errors)
+                    result.delivering += came.count(Cancelling.LEASED)
                     seen = batch[-1].position
                 if result.next != START:
                     break
@@ -464,9 +481,11 @@ class _ReplayCall:
         outstanding = await self._queue.outstanding_among(ids, self._deadline)
         new = [each for each in failures if each.id not in outstanding]
         began = self._loop.time()
-        added = len(new) if self._options.dry_run else sum(await together(map(self._replay, new)))
+        begun, errors = await together(() if self._options.dry_run else map(self._replay, new))
+        added = len(new) if self._options.dry_run else sum(begun)
         self.rate.did(added, began)
         self.result.replayed += added
+        _raise_one(errors)
         self.result.already += len(failures) - added
 
     async def _replay(self, failure: Failure) -> bool:
@@ -495,12 +514,6 @@ def _selected(which: DeadLetterFilter) -> ConsumerKey:
     return ConsumerKey(which.stream, which.consumer)
 
 
-def _count(result: CancelResult, came: Iterable[Cancelling]) -> None:
-    counts = Counter(came)
-    result.cancelled += counts[Cancelling.CANCELLED]
-    result.delivering += counts[Cancelling.LEASED]
-
-
 def _consumer(failure: Failure) -> ConsumerKey:
     return ConsumerKey(failure.id.stream, failure.id.consumer)
 
@@ -508,11 +521,11 @@ def _consumer(failure: Failure) -> ConsumerKey:
 @contextmanager
 def _keep_progress(result: _AnyResult) -> Iterator[None]:
     """Suppress an error of the broker, or that it is too much, if something was done before it."""
-    begin = result.next
+    before = replace(result)
     try:
         yield
     except (BrokerUnavailable, OutcomeUnknown, StreamFull, QuotaExceeded):
-        if result.next == begin:
+        if result == before:
             raise
 
 
@@ -549,8 +562,27 @@ async def _for_each(
     function: Callable[[DeadLetterId, float], Coroutine[Any, Any, T]],
     ids: Iterable[DeadLetterId],
     deadline: float,
+    is_done: Callable[[T], bool] = lambda _: False,
 ) -> dict[DeadLetterId, T]:
-    """Call a function for each id, repeated ones once, and return the results."""
+    """Call a function for each id, repeated ones once, and return the results.
+
+    Raise `OutcomeUnknown` in place of `BrokerUnavailable` where something was done, as `is_done` tells.
+    """
     each_once = list(dict.fromkeys(ids))
-    done = await for_each(each_once, lambda each: function(each, deadline), at_once=MAX_CONCURRENT)
-    return dict(zip(each_once, done, strict=True))
+    results: list[T] = []
+    for some in batches(each_once, MAX_CONCURRENT):
+        done, errors = await together(function(each, deadline) for each in some)
+        results += done
+        try:
+            _raise_one(errors)
+        except BrokerUnavailable as error:
+            if any(map(is_done, results)):
+                raise OutcomeUnknown(_SOME) from error
+            raise
+    return dict(zip(each_once, results, strict=True))
+
+
+def _raise_one(errors: Sequence[BaseException]) -> None:
+    """Raise the first of some errors, but not that nothing was done if another one does not say so."""
+    if errors:
+        raise min(errors, key=lambda error: isinstance(error, BrokerUnavailable))
