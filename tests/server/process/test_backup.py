@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,29 @@ async def test_from_one_data_directory_to_another(tmp_path: Path) -> None:
     async with embedded(second) as user:
         assert (await user.publish("orders.a", b"", {"Nats-Msg-Id": "k5"})).duplicate
         assert await position(user) == (7, 10, 3)
+
+
+async def test_damaged_data(tmp_path: Path) -> None:
+    """It is told and not backed up, unless that is accepted, or sound streams are asked for."""
+    of, backup = config(None, tmp_path), tmp_path / "backup"
+    async with embedded(of) as user:
+        await user.stream("DAMAGED", storage="file")
+        await user.stream("SOUND", storage="file")
+    (of.embedded.data_dir / "jetstream" / "$G" / "streams" / "DAMAGED" / "meta.inf").write_text("{")
+    for _ in range(2):
+        with pytest.raises(BackupError, match=r"^the data of stream DAMAGED is damaged: cannot be read"):
+            await back_up(of, backup, (), print)
+    with pytest.raises(BackupError, match="WINDSHIFT_NATS_ACCEPT_LOSS=DAMAGED to back up"):
+        await back_up(of, backup, ["DAMAGED", "SOUND"], print)
+    assert list(backup.iterdir()) == []
+    told = Serving()
+    await back_up(of, backup, ["SOUND"], told.append)
+    assert "1 streams are in" in told
+    assert "DAMAGED" not in told
+    accepting = replace(of, embedded=replace(of.embedded, accepted_losses=("DAMAGED",)))
+    await back_up(accepting, tmp_path / "left", (), told.append)
+    assert "the data of stream DAMAGED is damaged: cannot be read" in told
+    assert {path.name for path in (tmp_path / "left").iterdir()} == {"SOUND", "streams.json"}
 
 
 async def test_a_part_of_a_stream_is_told(tmp_path: Path) -> None:

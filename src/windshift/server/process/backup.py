@@ -27,7 +27,7 @@ from windshift.nats.jetstream.api import JetStream, JsonObject
 from windshift.nats.jetstream.snapshots import PIECE, Snapshots
 from windshift.server.config import ServerConfig
 from windshift.server.process.app import connection_options
-from windshift.server.process.embedded import EmbeddedNats
+from windshift.server.process.embedded import Damage, EmbeddedNats
 from windshift.server.process.embedded.stock import shrinks
 from windshift.server.process.errors import EmbeddedError
 
@@ -56,6 +56,8 @@ class _Broker(NamedTuple):
     requests: Requests
     api: JetStream
     snapshots: Snapshots
+    damage: Sequence[Damage]
+    """What the data directory of an embedded one lacks."""
 
     async def streams(self) -> list[JsonObject]:
         """Return all streams, in the order in which they are backed up."""
@@ -77,6 +79,7 @@ async def back_up(config: ServerConfig, directory: Path, wanted: Collection[str]
     """
     _make_empty(directory)
     async with _broker(config) as broker:
+        _require_sound(config, broker.damage, wanted, tell)
         storage = {info["config"]["name"]: info["config"]["storage"] for info in await broker.streams()}
         chosen = _chosen(storage, wanted)
         kept = [name for name in chosen if storage[name] == "file"]
@@ -89,6 +92,24 @@ async def back_up(config: ServerConfig, directory: Path, wanted: Collection[str]
                 _describe(directory / name, await _take(broker, name, directory), tell)
         await _take_last(broker, [name for name in kept if name in _LAST], directory, tell)
         tell(f"{len(kept)} streams are in {directory}")
+
+
+def _require_sound(
+    config: ServerConfig, damage: Sequence[Damage], wanted: Collection[str], tell: Tell
+) -> None:
+    """Raise `BackupError` if a stream that is to be backed up is damaged, unless that is accepted."""
+    found = [each for each in damage if not wanted or each.stream in wanted]
+    accepted = config.embedded.accepted_losses or ()
+    wrong = {each.stream for each in found if each.stream not in accepted and "all" not in accepted}
+    lines = [f"the data of stream {each.stream} is damaged: {each.text}" for each in found]
+    if wrong:
+        lines.append(
+            f"put back a copy of {config.embedded.data_dir}, name other streams with --stream, or set "
+            f"WINDSHIFT_NATS_ACCEPT_LOSS={','.join(sorted(wrong))} to back up what is left"
+        )
+        raise BackupError("\n".join(lines))
+    for line in lines:
+        tell(line)
 
 
 async def _take_last(broker: _Broker, names: Sequence[str], directory: Path, tell: Tell) -> None:
@@ -260,18 +281,19 @@ async def _broker(config: ServerConfig) -> AsyncIterator[_Broker]:
     """Connect to the configured NATS, or start the embedded one, whose data directory nobody uses."""
     async with AsyncExitStack() as stack:
         try:
-            servers = config.nats.servers
+            servers, damage = config.nats.servers, list[Damage]()
             if not servers:
                 embedded = EmbeddedNats(config.embedded)
                 await embedded.start()
                 stack.push_async_callback(embedded.stop)
+                damage = await embedded.inventory.inspect(embedded.address)
                 servers = (embedded.address,)
             connection = Connection(connection_options(config.nats, servers))
             requests = Requests(connection)
             stack.push_async_callback(connection.close)
             await connection.connect()
             api = JetStream(connection, requests)
-            yield _Broker(requests, api, Snapshots(connection, requests, api))
+            yield _Broker(requests, api, Snapshots(connection, requests, api), damage)
         except (EmbeddedError, ConnectFailed, NatsError, OSError) as error:
             raise BackupError(_why(error)) from error
 
