@@ -21,7 +21,7 @@ from tests.support.broker import connect
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
 from tests.wire.burying import consumer
-from tests.wire.consuming import ensure_consumer, subscribed
+from tests.wire.consuming import delete_consumer, ensure_consumer, subscribed
 from tests.wire.looking import ask
 from tests.wire.management import ensure_consumer as ensure_ephemeral
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
@@ -112,6 +112,33 @@ def test_how_far_a_consumer_was(own_nats_server: NatsServer) -> None:
             call.told()
             wait_for(lambda: last(other, "S/c", "DEAD_LETTERS") == 1)
         assert {kind for _, kind in told(client, consumers=["S/c"])} == {"LAG", "IN_FLIGHT", "DEAD_LETTERS"}
+
+
+@pytest.mark.parametrize("what", ["consumer", "stream"])
+def test_a_consumer_that_is_deleted(own_nats_server: NatsServer, what: str) -> None:
+    """What it was ends there, also when it was the only one of its stream, or its stream is deleted."""
+    with serving(own_nats_server) as client:
+        for stream in ("S", "OTHER"):
+            client.ensure_stream(stream)
+        ensure_consumer(client, "S", "c")
+        client.publish("S.a")
+        wait_for(lambda: (last(client, "S/c", "LAG"), last(client, "OTHER", "EVENTS")) == (1, 0))
+        if what == "consumer":
+            delete_consumer(client, "S", "c")
+        else:
+            ask(client, "DeleteStream", name="S")
+
+        def has_ended() -> bool:
+            found = told(client, streams=["OTHER"], consumers=["S/c"])
+            return end(found["OTHER", "EVENTS"]) - end(found["S/c", "LAG"]) > 3 * STEP
+
+        wait_for(has_ended)
+
+
+def end(series: Any) -> float:
+    """Return when the last step of a series ends, in seconds since 1970."""
+    start, step = (each.ToNanoseconds() / 1e9 for each in (series.start, series.step))
+    return float(start + step * len(series.values))
 
 
 def test_a_stream_at_rest(own_nats_server: NatsServer) -> None:

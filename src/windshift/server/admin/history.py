@@ -14,7 +14,7 @@ import sys
 import time
 from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
@@ -227,7 +227,8 @@ class History:
     # --- Consumers ----------------------------------------------------------------------------------------
 
     async def _sample_consumers(self, rows: Sequence[StreamRow], after: _Sample, deadline: float) -> None:
-        active = self._active(rows, after.step)
+        with_consumers = {row.name for row in rows if row.consumers}
+        active = self._active(after.step) & with_consumers
         found: dict[str, tuple[float, float]] = {}
         for some in batches(sorted(active), _AT_ONCE):
             for each in await self._look.consumers_of(some, deadline):
@@ -235,7 +236,7 @@ class History:
                 found[name] = each.pending, each.unsettled
                 self._claim_consumer(name, found[name], after.step)
         for name, ring in self._consumers.items():
-            if ring.last == self._before.step and _stream(name) not in active:
+            if ring.last == self._before.step and _stream(name) in with_consumers - active:
                 found[name] = ring.latest[0], ring.latest[1]  # nothing changes in it
         kept = [name for name in found if self._consumers.get(name) is not None]
         letters = await self._letters.of([_split(name) for name in kept], deadline)
@@ -244,8 +245,8 @@ class History:
             if kept_ring is not None:
                 kept_ring.put(after.step, (*found[name], letters[_split(name)]))
 
-    def _active(self, rows: Iterable[StreamRow], step: int) -> set[str]:
-        """Return the streams whose consumers are looked at."""
+    def _active(self, step: int) -> set[str]:
+        """Return the streams whose consumers are looked at, as far as they have any."""
         active = {name for name, ring in self._streams.items() if step - ring.claimed < IDLE}
         active.update(_stream(name) for name in self._asked_consumers.recent(step))
         is_round = (
@@ -254,7 +255,7 @@ class History:
         for name, ring in self._consumers.items():
             if is_round or step - ring.claimed < IDLE:
                 active.add(_stream(name))
-        return {row.name for row in rows if row.consumers and row.name in active}
+        return active
 
     def _claim_consumer(self, name: str, values: tuple[float, float], step: int) -> None:
         """Give a consumer a ring if something changes in it or in its stream, or if there is room anyway."""
