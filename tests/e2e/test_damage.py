@@ -145,6 +145,16 @@ def test_damaged(tmp_path: Path, data: Path) -> None:
         assert "damaged" not in server.err
 
 
+def test_a_log_that_is_moved_aside(tmp_path: Path, data: Path) -> None:
+    """What nats-server says while it starts is found though it begins another file, as from 10 MB on."""
+    harm(data, "consumer")
+    with (data / "nats-server.log").open("ab") as log:
+        log.write(b"\n" * 11_000_000)
+    server = held(tmp_path)
+    assert len(list(data.glob("nats-server.log.*"))) == 1
+    assert told(server, "consumer", DAMAGES["consumer"][2]), server.err
+
+
 def test_what_is_accepted(tmp_path: Path, data: Path) -> None:
     """What is accepted for one stream is not accepted for another; `all` is for all."""
     harm(data, "event")

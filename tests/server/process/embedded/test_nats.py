@@ -213,6 +213,17 @@ async def test_does_not_start(tmp_path: Path) -> None:
         pass
 
 
+async def test_a_log_that_is_moved_aside(tmp_path: Path) -> None:
+    """Why a program does not start is found though it has begun another file."""
+    log = tmp_path / "data" / "nats-server.log"
+    log.parent.mkdir()
+    log.write_text("nats-server: something else\n" * 10)
+    text = f"mv {log} {log}.2027.01.01.00.00.00.000000000; echo '[1] [FTL] no way' > {log}; exit 1"
+    config = EmbeddedConfig(tmp_path / "data", program=script(tmp_path / "program", text))
+    with pytest.raises(EmbeddedError, match=r"^nats-server ended while starting: no way$"):
+        await EmbeddedNats(config).start()
+
+
 @pytest.mark.parametrize("taken", ["nats-server.log", "run/nats.conf"])
 async def test_file_that_cannot_be_written(tmp_path: Path, taken: str) -> None:
     """What is in the way of one of its files gives one line that names it; nothing is left locked."""

@@ -10,6 +10,7 @@ import os
 import stat
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from windshift.server.process.errors import EmbeddedError
 
@@ -19,6 +20,13 @@ _PRIVATE = 0o700
 _PRIVATE_FILE = 0o600
 _POLL = 0.02
 _SETTING = "WINDSHIFT_DATA_DIR"
+
+
+class LogEnd(NamedTuple):
+    """Where nats-server's log ended: the files that it had moved aside, and the size of the last one."""
+
+    moved: frozenset[Path]
+    size: int
 
 
 class DataDirectory:
@@ -76,12 +84,20 @@ class DataDirectory:
         with open(self.config, "w", encoding="utf-8", opener=_private_opener) as file:
             file.write(text)
 
-    def log_size(self) -> int:
-        """Return how much nats-server has written to its log, in bytes."""
+    def log_end(self) -> LogEnd:
+        """Return where nats-server's log ends now. Raises OSError."""
         try:
-            return self.log.stat().st_size
+            return LogEnd(frozenset(self._moved_logs()), self.log.stat().st_size)
         except FileNotFoundError:
-            return 0
+            return LogEnd(frozenset(self._moved_logs()), 0)
+
+    def logged_since(self, end: LogEnd) -> list[str]:
+        """Return the lines that nats-server has logged since, also to a file that it has moved aside then.
+
+        Raises OSError.
+        """
+        files = (*sorted(self._moved_logs() - end.moved), self.log)
+        return b"".join(each.read_bytes() for each in files)[end.size :].decode(errors="replace").splitlines()
 
     def open_log(self) -> int:
         """Open nats-server's log for appending, and return the descriptor."""
@@ -127,6 +143,10 @@ class DataDirectory:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         advice = "make room there" if full else "make it writable"
         return EmbeddedError(f"cannot write to {what}: {reason}", advice, _SETTING)
+
+    def _moved_logs(self) -> set[Path]:
+        """Find the logs that nats-server has moved aside; their names end with the time of that."""
+        return set(self.path.glob(f"{self.log.name}.*"))
 
     def _prepare(self) -> None:
         for missing in (each for each in reversed(self.path.parents) if not each.exists()):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from windshift.nats import NatsError, ServerAddress
 from windshift.server.process.embedded import stock
-from windshift.server.process.embedded.directory import DataDirectory
+from windshift.server.process.embedded.directory import DataDirectory, LogEnd
 from windshift.server.process.embedded.stock import Damage, Stock, damage
 from windshift.server.process.errors import EmbeddedError
 
@@ -23,17 +23,17 @@ class Inventory:
 
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
-        self._log_offset = 0
+        self._log_end = LogEnd(frozenset(), 0)
         self._found: Stock | None = None
         self._final: Stock | None = None
         self._accepted = False
 
     def begin(self) -> None:
-        """Take note of where nats-server's log begins: it is about to be started. Raises OSError.
+        """Take note of where nats-server's log ends: it is about to be started. Raises OSError.
 
         Where it was stopped before, to be started anew, what was written down then is final no more.
         """
-        self._log_offset = self._directory.log_size()
+        self._log_end = self._directory.log_end()
         if self._final is not None:
             stock.write(self._directory.stock, replace(self._final, final=False))
             self._final = None
@@ -87,7 +87,5 @@ class Inventory:
 
     def _complaints(self) -> list[str]:
         """Return what nats-server complained of since it was started, without the beginnings of lines."""
-        with self._directory.log.open("rb") as file:
-            file.seek(self._log_offset)
-            lines = file.read().decode(errors="replace").splitlines()
+        lines = self._directory.logged_since(self._log_end)
         return [line.partition("[WRN]")[2].strip() for line in lines if "[WRN]" in line]

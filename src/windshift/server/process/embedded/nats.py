@@ -19,7 +19,7 @@ from typing import Any
 from windshift.nats import ServerAddress
 from windshift.server.background.threads import in_thread
 from windshift.server.config import EmbeddedConfig
-from windshift.server.process.embedded.directory import DataDirectory
+from windshift.server.process.embedded.directory import DataDirectory, LogEnd
 from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Failures, Space, look
 from windshift.server.process.embedded.inventory import Inventory
 from windshift.server.process.embedded.program import find_program
@@ -166,7 +166,7 @@ class EmbeddedNats:
         self._directory.write_config(self._settings().render())
         self._failures.start()
         self.disk.renewed()
-        offset = self._directory.log_size()
+        log_end = self._directory.log_end()
         self._process = await self._spawn()
         try:
             async with asyncio.timeout(self._timers.start):
@@ -177,7 +177,7 @@ class EmbeddedNats:
                 f"see {self._directory.log}"
             ) from None
         except _EndedEarly:
-            raise EmbeddedError(self._why_it_ended(offset)) from None
+            raise EmbeddedError(self._why_it_ended(log_end)) from None
 
     def _settings(self) -> Settings:
         directory = self._directory
@@ -235,11 +235,9 @@ class EmbeddedNats:
         except (OSError, ValueError):
             return None
 
-    def _why_it_ended(self, offset: int) -> str:
-        """Quote the last line that nats-server wrote since `offset`."""
-        with self._directory.log.open("rb") as file:
-            file.seek(offset)
-            lines = file.read().decode(errors="replace").splitlines()
+    def _why_it_ended(self, log_end: LogEnd) -> str:
+        """Quote the last line that nats-server wrote since its log ended there."""
+        lines = self._directory.logged_since(log_end)
         line = next((line for line in reversed(lines) if "[FTL]" in line or "nats-server:" in line), "")
         reason = line.rpartition("[FTL]")[2].rpartition("nats-server:")[2].strip()
         return f"nats-server ended while starting: {reason or f'see {self._directory.log}'}"
