@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ import pytest
 
 from tests.authorization.callers import Caller, Callers, callers_of
 from tests.authorization.policies import ALL, principal, put, token_of
+from tests.authorization.served import served
 from tests.support.app import running_app
 from tests.support.broker import connect
 from tests.support.client import STATE, Refusal, refused
@@ -242,6 +244,24 @@ def test_bytes_stored(callers: Callers, nats_server: NatsServer) -> None:
     ensure_stream(caller, stream, retentionPolicy={"maxEvents": 1})  # makes room
     wait_for(lambda: works(lambda: caller.publish(f"{stream}.x")))
     caller.set(store, "k")
+
+
+def test_bytes_that_are_no_more_too_many(own_nats_server: NatsServer, tmp_path: Path) -> None:
+    """Once other rules allow as many, or the stream is deleted, nothing is refused any more."""
+    rules, less = ALL + principal("all"), limited("hoarder", 'stored_bytes = "64KiB"')
+    with served(tmp_path, rules + less, NATS_URL=own_nats_server.url) as server:
+        caller, other = server.caller("hoarder"), server.caller("all")
+        ensure_stream(caller, "S")
+        for _ in range(3):
+            caller.publish("S.x", "x" * 30_000)
+        wait_for(lambda: not works(lambda: caller.publish("S.x")))
+        server.put(rules + principal("hoarder", "all"))
+        caller.publish("S.x")
+        server.put(rules + less)
+        exceeded(lambda: caller.publish("S.x"), "stored_bytes", 64 * KIB)
+        other.call(ADMIN.methods_by_name["DeleteStream"], admin_pb.DeleteStreamRequest(name="S"))
+        ensure_stream(other, "S")
+        other.publish("S.x")
 
 
 def test_stores(callers: Callers, nats_server: NatsServer) -> None:

@@ -46,7 +46,7 @@ from windshift.server.ownership.view import View
 log = logging.getLogger(__name__)
 
 _INTERVAL: Final = 5.0
-"""Seconds between two looks for streams that are full, where there may be any."""
+"""Seconds between two looks for streams that are full, where any are or may be."""
 _IDLE_INTERVAL: Final = 60.0
 """The same where there are none that could be."""
 _NEAR: Final = 0.9
@@ -71,12 +71,13 @@ class Ownership:
 
     Args:
         api: asks the broker.
-        access: the rules, which are told of streams that are full.
+        access: the rules, which are told of streams that are full; others may have other quotas.
     """
 
     def __init__(self, api: JetStream, access: ActivePolicy) -> None:
         self._access = access
         self._view = View(api, self._find_full)
+        access.on_replaced.append(self._find_full)
 
     @asynccontextmanager
     async def stream(
@@ -130,10 +131,12 @@ class Ownership:
     def stream_deleted(self, stream: str) -> None:
         """Count a stream no more, nor its consumers."""
         self._view.stream_gone(stream)
+        self._find_full()
 
     def store_deleted(self, store: str) -> None:
         """Count a store no more."""
         self._view.gone((BUCKET + store, ""))
+        self._find_full()
 
     def consumer_deleted(self, stream: str, consumer: str) -> None:
         """Count a consumer no more."""
@@ -146,7 +149,8 @@ class Ownership:
         now, looked = asyncio.get_running_loop().time, -inf
         while True:
             await asyncio.sleep(_INTERVAL)
-            if self._may_fill() or now() - looked > _IDLE_INTERVAL:
+            may_change = self._access.full is not None or self._may_fill()
+            if may_change or now() - looked > _IDLE_INTERVAL:
                 looked = now()
                 await self._look(looked + _IDLE_INTERVAL)
 
