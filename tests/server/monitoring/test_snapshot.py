@@ -13,6 +13,7 @@ import pytest
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import Message, Unavailable
 from windshift.nats.times import NANOSECONDS
+from windshift.server.monitoring import snapshot as snapshot_module
 from windshift.server.monitoring.snapshot import (
     ConsumerProgress,
     Snapshot,
@@ -126,6 +127,42 @@ async def test_oldest_moves(own_broker: Broker) -> None:
     await own_broker.api.call("STREAM.PURGE.S", {"seq": 3}, in_seconds(30))
     third = (await collector.collect(in_seconds(10))).oldest["S", "c"]
     assert first < second < third
+
+
+async def test_a_consumer_that_is_made_anew(own_broker: Broker) -> None:
+    """Its oldest event is another one than that of its namesake, as one of other filters is."""
+    stream = await own_broker.stream("S")
+    await publish(own_broker, "S.a", "S.b", "S.c")
+    await consumer(own_broker, stream, "c")
+    collector = SnapshotCollector(own_broker.api)
+    first = (await collector.collect(in_seconds(10))).oldest["S", "c"]
+    request = {"name": "c", "durable_name": "c", "ack_policy": "explicit", "filter_subject": "S.b"}
+    await own_broker.api.update_consumer("S", "c", request, in_seconds(30))
+    second = (await collector.collect(in_seconds(10))).oldest["S", "c"]
+    await own_broker.api.call("STREAM.DELETE.S", None, in_seconds(30))
+    await own_broker.stream("S")
+    await publish(own_broker, "S.x", "S.b")
+    await consumer(own_broker, stream, "c", filter_subject="S.b")
+    third = (await collector.collect(in_seconds(10))).oldest["S", "c"]
+    assert first < second < third
+
+
+async def test_the_oldest_is_deleted(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the next one is, as soon as there is room to look again; what is not known at all comes first."""
+    stream = await own_broker.stream("S")
+    await publish(own_broker, "S.a", "S.b", "S.b")
+    await consumer(own_broker, stream, "c", filter_subject="S.b")
+    collector = SnapshotCollector(own_broker.api, SnapshotLimits(ages=1))
+    first = await collector.collect(in_seconds(10))
+    await own_broker.api.call("STREAM.MSG.DELETE.S", {"seq": 2}, in_seconds(30))
+    assert (await collector.collect(in_seconds(10))).oldest == first.oldest
+    monkeypatch.setattr(snapshot_module, "_READ_ANEW", 0.0)
+    await consumer(own_broker, stream, "later", filter_subject="S.b")
+    second = await collector.collect(in_seconds(10))
+    assert second.oldest["S", "c"] == first.oldest["S", "c"] < second.oldest["S", "later"]
+    assert second.omitted_ages == 0
+    third = await collector.collect(in_seconds(10))
+    assert third.oldest["S", "c"] == third.oldest["S", "later"] == second.oldest["S", "later"]
 
 
 async def test_many(own_broker: Broker) -> None:

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Final, NamedTuple, TypeVar
 
 from windshift.nats import JetStreamError
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 _MOST_FILTERS: Final = 4
 _ANY: Final = ">"
+_READ_ANEW: Final = 60.0
+"""Seconds after which the oldest event of a consumer is read again: it may have been deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class SnapshotLimits:
         consumers: how many durable consumers of these; where there are more, each stream has its share.
             Ephemeral ones are not counted.
         read: how many consumers are read, ephemeral ones included; streams with few come first.
-        ages: requests for oldest events; those known from the last snapshot need none.
+        ages: requests for oldest events; those known from the last snapshot need none for a minute, nor
+            where there are more.
         age_bytes: bytes of events that these requests may read, estimated by the mean size in the stream.
     """
 
@@ -72,6 +76,7 @@ class ConsumerProgress:
     Attributes:
         stream: the stream's name.
         name: the consumer's name.
+        created: when it was made, as the broker says it; one that was deleted and made anew has another.
         durable: whether a client chose the name.
         pending: events not delivered yet.
         unacknowledged: events delivered but not settled.
@@ -82,6 +87,7 @@ class ConsumerProgress:
 
     stream: str
     name: str
+    created: str
     durable: bool
     pending: int
     unacknowledged: int
@@ -122,11 +128,18 @@ class Snapshot:
 
 
 class _Oldest(NamedTuple):
-    """The oldest unsettled event of a consumer in the last snapshot."""
+    """The oldest unsettled event of a consumer in the last snapshot, which was read then."""
 
-    settled_to: int
+    consumer: ConsumerProgress
     seq: int
     stored_ns: int
+    read_at: float
+
+    def is_that_of(self, consumer: ConsumerProgress, stream: StreamUsage) -> bool:
+        """Whether it still is, unless it was deleted from the middle of the stream."""
+        before = self.consumer
+        is_same = before.created == consumer.created and before.filters == consumer.filters
+        return is_same and before.settled_to == consumer.settled_to and self.seq >= stream.first_id
 
 
 class SnapshotCollector:
@@ -192,27 +205,32 @@ class SnapshotCollector:
     # Ages
 
     async def _add_ages(self, snapshot: Snapshot, deadline: float) -> None:
+        now = asyncio.get_running_loop().time()
         streams = {stream.name: stream for stream in snapshot.streams}
-        known, self._known = self._known, {}
+        behind = {(each.stream, each.name): each for each in snapshot.consumers if each.behind}
+        known = {
+            key: oldest
+            for key, oldest in self._known.items()
+            if key in behind and oldest.is_that_of(behind[key], streams[key[0]])
+        }
+        self._known = {}
         requests, room = self._limits.ages, self._limits.age_bytes
-        for consumer in snapshot.consumers:
-            if not consumer.behind:
-                continue
-            key, stream = (consumer.stream, consumer.name), streams[consumer.stream]
-            oldest = known.get(key)
-            if oldest is None or oldest.settled_to != consumer.settled_to or oldest.seq < stream.first_id:
+        # What is not known is read first, then what was read long ago.
+        for key in sorted(behind, key=lambda key: known[key].read_at if key in known else -inf):
+            consumer, stream, oldest = behind[key], streams[key[0]], known.get(key)
+            if oldest is None or now - oldest.read_at >= _READ_ANEW:
                 cost = max(1, len(consumer.filters))
                 size = cost * (stream.size // max(1, stream.messages))
-                if cost > min(requests, _MOST_FILTERS) or size > room:
+                if cost <= min(requests, _MOST_FILTERS) and size <= room:
+                    requests, room = requests - cost, room - size
+                    oldest = await self._oldest(consumer, now, deadline)
+                elif oldest is None:
                     snapshot.omitted_ages += 1
-                    continue
-                requests, room = requests - cost, room - size
-                oldest = await self._oldest(consumer, deadline)
             if oldest is not None:
                 self._known[key] = oldest
                 snapshot.oldest[key] = oldest.stored_ns
 
-    async def _oldest(self, consumer: ConsumerProgress, deadline: float) -> _Oldest | None:
+    async def _oldest(self, consumer: ConsumerProgress, now: float, deadline: float) -> _Oldest | None:
         found: _Oldest | None = None
         for subject in consumer.filters or (_ANY,):
             query = {"seq": consumer.settled_to + 1, "next_by_subj": subject}
@@ -221,7 +239,7 @@ class SnapshotCollector:
             except JetStreamError:
                 return None  # the stream was just deleted
             if message is not None and (found is None or message.sequence < found.seq):
-                found = _Oldest(consumer.settled_to, message.sequence, message.unix_ns)
+                found = _Oldest(consumer, message.sequence, message.unix_ns, now)
         return found
 
 
@@ -260,6 +278,7 @@ def _consumer(info: Mapping[str, Any]) -> ConsumerProgress:
     return ConsumerProgress(
         info["stream_name"],
         info["name"],
+        info["created"],
         bool(config.get("durable_name")),
         info.get("num_pending", 0),
         info.get("num_ack_pending", 0),
