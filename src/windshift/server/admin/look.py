@@ -121,6 +121,7 @@ class _Shared(Generic[T]):
         if self._task is None or self._is_old(self._task):
             self._changes = self._api.changes
             self._task = self._loop.create_task(paced(self._look()))
+            self._task.add_done_callback(_retrieve)
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(self._task)
@@ -138,6 +139,11 @@ class _Shared(Generic[T]):
         found = await self._take(self._loop.time() + _TIMEOUT)
         self._good_until = self._loop.time() + min(_KEPT * (perf_counter() - began), MOST_KEPT)
         return found
+
+
+def _retrieve(look: asyncio.Task[Any]) -> None:
+    if not look.cancelled():
+        look.exception()  # whoever waited has it
 
 
 class Look:
