@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.support.broker import Broker, in_seconds
+from tests.support.broker import Broker, in_seconds, no_consumers
 from windshift.nats import JetStreamError, Message
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, read_answer
@@ -84,6 +84,18 @@ async def test_a_purge_up_to_the_first_event(
     await broker.requests.round_trip(in_seconds(30))
     assert not asked
     assert await broker.messages(stream) == 1
+
+
+async def test_counting_changes_nothing(broker: Broker, unique: Unique) -> None:
+    """Lists that are shared are as good after a dry run of a purge; what it made to count is gone soon."""
+    stream = await broker.stream(unique())
+    for _ in range(3):
+        await broker.publish(f"{stream}.a")
+    admin = StreamAdmin(broker.api, cast("Look", None), cast("LetterCounts", None))
+    before = broker.api.changes
+    assert await admin.purge(stream, {"seq": 3}, in_seconds(30), dry_run=True) == 2
+    assert broker.api.changes == before
+    await no_consumers(broker, stream)
 
 
 @pytest.mark.parametrize("code", [codes.SEQUENCE_NOT_FOUND, codes.MESSAGE_DELETE_FAILED])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
-from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.nats import NotConnected
+from windshift.nats.jetstream.api import API_PREFIX, JetStream, JsonObject
 from windshift.nats.times import NANOSECONDS
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import follower_errors
@@ -38,6 +40,7 @@ async def count_from(
     start = {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, sequence)}
     request = {"stream_name": stream, "config": probe_config(name, filters) | start, "action": "create"}
     with follower_errors(stream=stream):
-        answer = await api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
-        await api.delete_consumer(stream, name, deadline)
+        answer = await api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline, hidden=True)
+    with suppress(NotConnected):  # it goes by itself
+        api.connection.publish(f"{API_PREFIX}CONSUMER.DELETE.{stream}.{name}".encode())
     return int(answer["num_pending"])
