@@ -27,6 +27,7 @@ LONGEST = (
     "hardening/test_slow.py",
     "hardening/test_frames.py",
     "attacks/test_attacks.py",
+    "server/test_silent_leaders.py",
     "e2e/test_nats.py",
 )
 """Files with tests of 10 seconds and more. They are run first, so that no worker is left alone with them."""

@@ -394,6 +394,32 @@ async def test_a_list_of_subjects_may_take_longer_than_an_attempt(tmp_path: Path
         assert len(asked) > 2
 
 
+async def test_a_list_may_take_longer_than_an_attempt(tmp_path: Path) -> None:
+    """A cluster waits for leaders that do not answer, then gives the rest: the first answer is waited for."""
+    async with answering(tmp_path, b"STREAM.LIST", {1: _list(1)}, delay=0.5) as (api, _):
+        assert [each async for each in api.listed("STREAM.LIST", "streams", in_seconds(20))]
+
+
+async def test_what_is_missing_in_a_list(tmp_path: Path) -> None:
+    """Its names are told, of those without a state too, and the next page begins behind it."""
+    a, b, c, nameless = (
+        each | {"name": name} for each, name in zip(_list(4)["streams"], [*"abc", ""], strict=True)
+    )
+    answers: Answers = {
+        1: {"total": 7, "consumers": [a, nameless], "missing": ["n", "o"]},
+        2: {"total": 7, "missing": ["p", "q"]},
+        3: {"total": 7, "consumers": [b, c], "missing": ["b"]},
+    }
+    async with answering(tmp_path, b"CONSUMER.LIST.S", answers) as (api, asked):
+        pages = [page async for page in api.pages("CONSUMER.LIST.S", "consumers", in_seconds(60))]
+        assert [json.loads(each.body)["offset"] for each in asked] == [0, 3, 5]
+    assert pages == [([a], 7, {"n", "o"}), ([], 7, {"p", "q"}), ([c], 7, {"b"})]
+    known, offline = _list(2)["streams"]
+    answers = {1: {"total": 2, "streams": [known, offline], "missing": [offline["config"]["name"]]}}
+    async with answering(tmp_path, b"STREAM.LIST", answers) as (api, _):
+        assert [each async for each in api.listed("STREAM.LIST", "streams", in_seconds(60))] == [known]
+
+
 async def test_a_lost_list_of_subjects_is_asked_for_again_after_an_outage(tmp_path: Path) -> None:
     """Attempts that were answered at once, if only that nobody leads, make no later one more patient."""
     away = {"error": {"code": 503, "err_code": codes.CLUSTER_NOT_AVAILABLE, "description": "none"}}

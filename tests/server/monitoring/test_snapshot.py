@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
 
 from tests.support.broker import Broker, in_seconds
-from windshift.nats import Message, Unavailable
+from windshift.nats import Message, Unanswered, Unavailable
+from windshift.nats.jetstream.api import Page
 from windshift.nats.times import NANOSECONDS
 from windshift.server.monitoring import snapshot as snapshot_module
 from windshift.server.monitoring.snapshot import (
@@ -250,6 +251,27 @@ async def test_large_events_are_not_read(own_broker: Broker) -> None:
     await consumer(own_broker, stream, "c")
     await publish(own_broker, "S.x", size=10_000)
     assert (await take(own_broker, SnapshotLimits(age_bytes=9_000))).omitted_ages == 1
+
+
+async def test_consumers_that_are_not_told_in_time(
+    own_broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are left out and counted; streams, and what was read by then, are shown."""
+    for stream in "ABC":
+        await consumer(own_broker, await own_broker.stream(stream), "c")
+        await publish(own_broker, f"{stream}.x")
+    pages = own_broker.api.pages
+
+    def some(operation: str, key: str, deadline: float, offset: int = 0) -> AsyncIterator[Page]:
+        if operation == "CONSUMER.LIST.B":
+            raise Unanswered
+        return pages(operation, key, deadline, offset)
+
+    monkeypatch.setattr(own_broker.api, "pages", some)
+    snapshot = await take(own_broker)
+    assert [stream.name for stream in snapshot.streams] == ["A", "B", "C"]
+    assert snapshot.oldest.keys() == {(each.stream, each.name) for each in snapshot.consumers} == {("A", "c")}
+    assert snapshot.omitted_consumers == 2
 
 
 async def test_without_a_broker(own_broker: Broker) -> None:

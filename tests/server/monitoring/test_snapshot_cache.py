@@ -35,7 +35,7 @@ class CountingCollector(SnapshotCollector):
 
 
 def cached(broker: Broker, collector: SnapshotCollector, **options: timedelta) -> SnapshotCache:
-    """Make a cache; on a busy machine a look may take longer than the 3 seconds that it has."""
+    """Make a cache; on a busy machine a look may take longer than the 9 seconds that it has."""
     options = {"timeout": timedelta(seconds=30)} | options
     return SnapshotCache(broker.connection, broker.requests, collector, **options)
 

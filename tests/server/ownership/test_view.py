@@ -10,7 +10,7 @@ import pytest
 
 from tests.nats.waiting import eventually
 from windshift.nats import Unavailable
-from windshift.nats.jetstream.api import JsonObject
+from windshift.nats.jetstream.api import JsonObject, Page
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.ownership import view as view_module
 from windshift.server.ownership.amounts import OWNER, Held
@@ -27,6 +27,7 @@ class Lists:
     Attributes:
         streams: what it has.
         consumers: of each stream.
+        missing: names of streams and consumers for which no server answers.
         read: which lists were asked for.
         may_go_on: holds back what was asked for.
     """
@@ -34,18 +35,18 @@ class Lists:
     def __init__(self) -> None:
         self.streams: list[JsonObject] = []
         self.consumers: dict[str, list[JsonObject]] = {}
+        self.missing: frozenset[str] = frozenset()
         self.read: list[str] = []
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
 
-    async def listed(self, operation: str, key: str, deadline: float) -> AsyncIterator[JsonObject]:
+    async def pages(self, operation: str, key: str, deadline: float) -> AsyncIterator[Page]:
         """Give a list as it is now, later."""
         del deadline
         self.read.append(operation)
         found = list(self.streams if key == "streams" else self.consumers[operation.rpartition(".")[2]])
         await self.may_go_on.wait()
-        for each in found:
-            yield each
+        yield Page(found, len(found), self.missing)
 
 
 def stream(name: str, owner: str = "ann", consumers: int = 0, size: int = 0, **config: Any) -> JsonObject:
@@ -57,6 +58,19 @@ def stream(name: str, owner: str = "ann", consumers: int = 0, size: int = 0, **c
 def consumer(name: str, owner: str = "ann") -> JsonObject:
     """Describe a consumer as the broker does."""
     return {"name": name, "config": {"durable_name": name, "metadata": {OWNER: owner}}}
+
+
+class SlowClock:
+    """A clock by which everything takes seconds."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asked = 0
+
+    def time(self) -> float:
+        """Go four seconds further than the loop's time each time."""
+        self._asked += 1
+        return self._loop.time() + 4 * self._asked
 
 
 @pytest.fixture
@@ -163,6 +177,25 @@ async def test_a_stream_that_is_gone(view: View, lists: Lists) -> None:
     assert view._keys == {}
 
 
+async def test_what_no_server_answers_for(view: View, lists: Lists) -> None:
+    """It counts as before, with its consumers, and what a list waited for makes it no older than others."""
+    lists.streams = [stream("S", consumers=2), stream("T", consumers=1)]
+    lists.consumers = {"S": [consumer("a"), consumer("b")], "T": [consumer("c")]}
+    await view.refresh(CONSUMER, soon())
+    before = dict(view.held)
+    lists.streams, lists.consumers["S"] = [stream("S", consumers=2)], [consumer("a")]
+    lists.missing = frozenset({"T", "b", "never seen"})
+    view._loop = SlowClock(view._loop)  # type: ignore[assignment] # all that is asked of it is the time
+    await view._read("")
+    await view._read("S")
+    assert view.held == before
+    assert max(view._took.values()) <= 0.2
+    lists.missing = frozenset()
+    await view._read("")
+    await view._read("S")
+    assert view.held.keys() == {("S", ""), ("S", "a")}
+
+
 async def test_a_stream_that_is_deleted_here(view: View, lists: Lists) -> None:
     """It and its consumers make room at once."""
     lists.streams = [stream("S", consumers=2), stream("T", consumers=1)]
@@ -177,13 +210,13 @@ async def test_a_stream_that_is_deleted_here(view: View, lists: Lists) -> None:
 async def test_a_list_that_cannot_be_read(view: View, lists: Lists) -> None:
     """Who needs it is told so; the lists of others are done without for a while."""
 
-    async def failing(operation: str, key: str, deadline: float) -> AsyncIterator[JsonObject]:
+    async def failing(operation: str, key: str, deadline: float) -> AsyncIterator[Page]:
         if operation == "STREAM.LIST":
             raise Unavailable
-        async for each in Lists.listed(lists, operation, key, deadline):
+        async for each in Lists.pages(lists, operation, key, deadline):
             yield each
 
-    lists.listed = failing  # type: ignore[method-assign]
+    lists.pages = failing  # type: ignore[method-assign]
     lists.consumers = {"S": [consumer("a")]}
     with pytest.raises(Unavailable):
         await view.refresh(STREAM, soon())

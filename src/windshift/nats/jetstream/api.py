@@ -80,6 +80,10 @@ _LIST: Final = 24 * 1024 * 1024
 """Bytes of a page of a list: 256 configurations, of which a few may be as large as there can be; or 100,000
 subjects.
 """
+_LISTING: Final = 6.0
+"""Seconds for which a page of a list may be awaited: a cluster gives leaders 4 seconds to answer, and goes on
+without those that do not.
+"""
 _ACCOUNT: Final = 64 * 1024
 """Bytes of what is told of an account."""
 _HEAD: Final = 16 * 1024
@@ -327,10 +331,22 @@ def following_config(name: str, filters: tuple[str, ...]) -> JsonObject:
 
 
 class Page(NamedTuple):
-    """Part of a list, and the length of the whole."""
+    """Part of a list.
+
+    Attributes:
+        items: the elements.
+        total: the length of the whole list.
+        missing: names of elements beside these that belong here: no server of a cluster answered for them.
+    """
 
     items: list[JsonObject]
     total: int
+    missing: frozenset[str] = frozenset()
+
+
+def _name_of(element: JsonObject) -> str:
+    """Return the name of an element of a list; consumers whose servers are known to be offline have none."""
+    return str(element["name"] if "name" in element else element["config"]["name"])
 
 
 class _Unbounded:
@@ -441,12 +457,12 @@ class JetStream:
         subject = (API_PREFIX + operation).encode()
         body = request if isinstance(request, bytes) else b"" if request is None else to_json(request)
         lists_subjects = isinstance(request, Mapping) and "subjects_filter" in request
+        is_list = operation.startswith(_LISTS)
         if size is None:
-            is_list = operation.startswith(_LISTS) or lists_subjects
-            size = _LIST if is_list else 2 * self.connection.max_payload
+            size = _LIST if is_list or lists_subjects else 2 * self.connection.max_payload
         send_by = deadline if send_by is None else send_by
         # A request to a leader that is gone is never answered; repeatable ones are sent again.
-        patience = self.attempt_timeout if repeatable else inf
+        patience = inf if not repeatable else _LISTING if is_list else self.attempt_timeout
         async for attempt in retry(send_by, first=first):
             await self.connection.wait_ready(send_by)
             try:
@@ -587,7 +603,8 @@ class JetStream:
     async def pages(self, operation: str, key: str, deadline: float, offset: int = 0) -> AsyncIterator[Page]:
         """Request a list page by page; others run in between.
 
-        Elements that are added or removed meanwhile may be missed, or appear twice.
+        Elements that are added or removed meanwhile may be missed, or appear twice. Of those whose leaders do
+        not answer only the names are told, see `Page`: what a server lists of them itself has no state.
         """
         total = offset + 1
         while offset < total:
@@ -595,16 +612,19 @@ class JetStream:
                 operation, {"offset": offset}, deadline, read=partial(read_list, key=key)
             )
             items = list(answer.get(key) or ())
+            missing = frozenset(answer.get("missing") or ())
+            if missing:
+                items = [each for each in items if _name_of(each) not in {"", *missing}]
             total = int(answer.get("total") or 0)
-            if not items:
+            if not items and not missing:
                 return
-            offset += len(items)
+            offset += len(items) + len(missing)
             await asyncio.sleep(0)
-            yield Page(items, total)
+            yield Page(items, total, missing)
             await asyncio.sleep(0)
 
     async def listed(self, operation: str, key: str, deadline: float) -> AsyncIterator[JsonObject]:
-        """Request all elements of a list, as `pages` does."""
+        """Request all elements of a list, as `pages` does, but for those whose leaders do not answer."""
         async for page in self.pages(operation, key, deadline):
             for element in page.items:
                 yield element

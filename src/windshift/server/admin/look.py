@@ -28,7 +28,7 @@ MOST_KEPT: Final = 5.0
 """Seconds that a look is good for at most."""
 _KEPT: Final = 20
 """A look is good for so many times as long as it took: short where there is little to see."""
-_TIMEOUT: Final = 10.0
+_TIMEOUT: Final = 15.0
 """Seconds that a look may take."""
 _AT_ONCE: Final = 16
 """Streams whose consumers are asked for at once."""

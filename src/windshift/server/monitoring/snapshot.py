@@ -15,13 +15,15 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Final, NamedTuple, TypeVar
 
-from windshift.nats import JetStreamError
+from windshift.nats import JetStreamError, Unanswered
 from windshift.nats.jetstream.api import JetStream, Page, metadata_of
 from windshift.server.domain.names import INTERNAL
 
 T = TypeVar("T")
 
 _MOST_FILTERS: Final = 4
+_FOR_AGES: Final = 0.5
+"""Seconds of a snapshot that are left for the ages when consumers take too long."""
 _ANY: Final = ">"
 _READ_ANEW: Final = 60.0
 """Seconds after which the oldest event of a consumer is read again: it may have been deleted."""
@@ -151,10 +153,13 @@ class SnapshotCollector:
         self._known: dict[ConsumerKey, _Oldest] = {}
 
     async def collect(self, deadline: float) -> Snapshot:
-        """Take a snapshot by `deadline` (loop time); raise `Unavailable` or `JetStreamError` on failure."""
+        """Take a snapshot by `deadline` (loop time); raise `Unavailable` or `JetStreamError` on failure.
+
+        Consumers that the broker has not told by then are left out.
+        """
         snapshot = Snapshot()
         await self._add_streams(snapshot, deadline)
-        await self._add_consumers(snapshot, deadline)
+        await self._add_consumers(snapshot, deadline - _FOR_AGES)
         await self._add_ages(snapshot, deadline)
         return snapshot
 
@@ -180,14 +185,19 @@ class SnapshotCollector:
             if room == 0:
                 snapshot.omitted_consumers += stream.consumers - offset
                 continue
-            page = await self._consumers(stream, offset, deadline)
+            try:
+                page = await self._consumers(stream, offset, deadline)
+            except Unanswered:  # each list takes seconds while leaders are away; see `Page.missing`
+                page, room = Page([], 0), 0
+                snapshot.omitted_consumers += stream.consumers - offset
             taken = page.items[:room]
             found = [_consumer(info) for info in taken if not _is_internal(info)]
             room -= len(taken)
             named += (each for each in found if each.durable)
             snapshot.consumers += (each for each in found if not each.durable)
-            offset += len(taken)
-            if taken and offset < page.total:
+            offset += len(taken) + len(page.missing)
+            snapshot.omitted_consumers += len(page.missing)
+            if (taken or page.missing) and offset < page.total:
                 reading.append((replace(stream, consumers=page.total), offset, named))
             await asyncio.sleep(0)  # a page is some hundred kilobytes of JSON: let others run
         chosen = shares(durable, self._limits.consumers)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
+from typing import Final
 
 from windshift.nats import Connection, NatsError, Requests
 from windshift.server.monitoring.snapshot import Snapshot, SnapshotCollector
 
 log = logging.getLogger(__name__)
+
+_ROUND_TRIP: Final = 3.0
+"""Seconds that a server has to echo before it is asked more."""
 
 
 class SnapshotCache:
@@ -21,7 +25,8 @@ class SnapshotCache:
         collector: takes snapshots.
         keep: how long a snapshot is good for.
         keep_failure: how long to wait after a failure.
-        timeout: how long a snapshot may take.
+        timeout: how long a snapshot may take: two lists that a cluster gives when it has waited for leaders,
+            and less than Prometheus has patience.
 
     Attributes:
         snapshot: the latest one; None after a failure, or before the first.
@@ -37,7 +42,7 @@ class SnapshotCache:
         *,
         keep: timedelta = timedelta(seconds=5),
         keep_failure: timedelta = timedelta(seconds=30),
-        timeout: timedelta = timedelta(seconds=3),
+        timeout: timedelta = timedelta(seconds=9),
     ) -> None:
         self._connection = connection
         self._requests = requests
@@ -70,11 +75,12 @@ class SnapshotCache:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout
+        began = loop.time()
+        deadline = began + self._timeout
         self.snapshot = None
         try:
-            self.round_trip = await self._requests.round_trip(deadline)
-            async with asyncio.timeout_at(deadline):
+            self.round_trip = await self._requests.round_trip(min(deadline, began + _ROUND_TRIP))
+            async with asyncio.timeout_at(began if self.round_trip is None else deadline):
                 self.snapshot = await self._collector.collect(deadline)
         except (NatsError, TimeoutError) as error:
             log.debug("no snapshot of JetStream: %s", type(error).__name__)

@@ -32,7 +32,7 @@ _KEPT: Final = 10.0
 """Seconds for which a list is good when much is left."""
 _KEPT_NEAR: Final = 1.0
 """The same when little is left, or nothing."""
-_READING: Final = 10.0
+_READING: Final = 15.0
 """Seconds that one list may take to be read."""
 _PATIENCE: Final = 0.5
 """Seconds that are waited for the lists of all streams when they are read for the first time."""
@@ -240,40 +240,48 @@ class View:
     async def _read(self, name: str) -> None:
         began = self._loop.time()
         made = {owner: Counter(counter) for owner, counter in self._made.items()} if name == _STREAMS else {}
-        found = await (self._streams(began) if name == _STREAMS else self._consumers(name, began))
+        found, silent = await (self._streams(began) if name == _STREAMS else self._consumers(name, began))
+        found |= {key: self.held[key] for key in silent & self.held.keys()}
         self._take(name, {key: held for key, held in found.items() if held.owner}, began)
-        self._took[name] = self._loop.time() - began
+        took = self._loop.time() - began
+        self._took[name] = min(took, _KEPT / _EFFORT) if silent else took  # to wait for them is no effort
         if name == _STREAMS:
             self._note_looked(made, of_consumers=False)
             self._on_streams()
 
-    async def _streams(self, began: float) -> dict[Key, Held]:
-        found, with_consumers = {}, set()
-        async for info in self._api.listed("STREAM.LIST", "streams", began + _READING):
-            config, state = info["config"], info["state"]
-            name = config["name"]
-            amounts = of_stream(config, state["bytes"] * replicas(config))
-            found[name, ""] = Held(owner_of(config), amounts, endless(config))
-            if state.get("consumer_count") and not name.startswith(RESERVED_STREAMS):
-                with_consumers.add(name)
+    async def _streams(self, began: float) -> tuple[dict[Key, Held], set[Key]]:
+        """Return what there is, and what is there of which no server says anything."""
+        found, silent = dict[Key, Held](), set[str]()
+        with_consumers = set[str]()
+        async for page in self._api.pages("STREAM.LIST", "streams", began + _READING):
+            silent |= page.missing
+            for info in page.items:
+                config, state = info["config"], info["state"]
+                name = config["name"]
+                amounts = of_stream(config, state["bytes"] * replicas(config))
+                found[name, ""] = Held(owner_of(config), amounts, endless(config))
+                if state.get("consumer_count") and not name.startswith(RESERVED_STREAMS):
+                    with_consumers.add(name)
         self._with_consumers = frozenset(with_consumers)
-        for name in self._read_at.keys() - {_STREAMS, *with_consumers}:
+        for name in self._read_at.keys() - {_STREAMS, *with_consumers, *silent}:
             self._take(name, {}, began)
             if name not in self._keys and name not in self._done:
                 del self._read_at[name]
                 self._took.pop(name, None)
-        return found
+        return found, {(name, "") for name in silent}
 
-    async def _consumers(self, stream: str, began: float) -> dict[Key, Held]:
+    async def _consumers(self, stream: str, began: float) -> tuple[dict[Key, Held], set[Key]]:
+        found, silent = dict[Key, Held](), set[Key]()
         try:
-            return {
-                (stream, info["name"]): Held(owner_of(info["config"]), of_consumer(info["config"]))
-                async for info in self._api.listed(f"CONSUMER.LIST.{stream}", "consumers", began + _READING)
-            }
+            async for page in self._api.pages(f"CONSUMER.LIST.{stream}", "consumers", began + _READING):
+                silent |= {(stream, name) for name in page.missing}
+                for info in page.items:
+                    found[stream, info["name"]] = Held(owner_of(info["config"]), of_consumer(info["config"]))
         except JetStreamError as error:
             if error.err_code != codes.STREAM_NOT_FOUND:
                 raise
-            return {}
+            return {}, set()
+        return found, silent
 
     def _take(self, name: str, found: Mapping[Key, Held], began: float) -> None:
         """Take over what a list has, but for what this server did after it was begun to be read."""

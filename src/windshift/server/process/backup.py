@@ -59,9 +59,20 @@ class _Broker(NamedTuple):
     damage: Sequence[Damage]
     """What the data directory of an embedded one lacks."""
 
-    async def streams(self) -> list[JsonObject]:
-        """Return all streams, in the order in which they are backed up."""
-        found = [info async for info in self.api.listed("STREAM.LIST", "streams", self._deadline())]
+    async def streams(self, wanted: Collection[str]) -> list[JsonObject]:
+        """Return all streams, in the order in which they are backed up.
+
+        Raise `BackupError` if no server answers for one of those wanted; none wanted = for any.
+        """
+        found: list[JsonObject] = []
+        async for page in self.api.pages("STREAM.LIST", "streams", self._deadline()):
+            silent = sorted(page.missing & set(wanted) if wanted else page.missing)
+            if silent:
+                raise BackupError(
+                    f"no nats-server answers for {', '.join(silent)}; try again when they have a leader, or "
+                    "name other streams with --stream"
+                )
+            found += page.items
         return sorted(found, key=lambda info: (info["config"]["name"] in _LAST, info["config"]["name"]))
 
     async def state(self, stream: str) -> Any:
@@ -80,7 +91,8 @@ async def back_up(config: ServerConfig, directory: Path, wanted: Collection[str]
     _make_empty(directory)
     async with _broker(config) as broker:
         _require_sound(config, broker.damage, wanted, tell)
-        storage = {info["config"]["name"]: info["config"]["storage"] for info in await broker.streams()}
+        streams = await broker.streams(wanted)
+        storage = {info["config"]["name"]: info["config"]["storage"] for info in streams}
         chosen = _chosen(storage, wanted)
         kept = [name for name in chosen if storage[name] == "file"]
         for name in chosen:
@@ -160,7 +172,7 @@ async def restore(
             "with --stream"
         )
     async with _broker(config) as broker:
-        taken = sorted({info["config"]["name"] for info in await broker.streams()} & set(chosen))
+        taken = sorted({info["config"]["name"] for info in await broker.streams(chosen)} & set(chosen))
         if taken:
             raise BackupError(f"these exist already: {', '.join(taken)}; delete them, or name others")
         for name in chosen:
