@@ -323,6 +323,96 @@ async def test_silent_server(tmp_path: Path, has_token: bool) -> None:
         assert service.stored == []
 
 
+@pytest.mark.parametrize("is_given_up", [False, True])
+async def test_an_event_without_a_result_in_time_ends_the_call(is_given_up: bool) -> None:
+    """The server stores nothing more of it; those behind it go by calls of their own, the next by a new one.
+
+    So it is, too, when the user waits no more for that event.
+    """
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        call.begin_response()
+        await server.take(call)
+        call.send(pb.PublishStreamResponse(ids=[1], count=1))
+        while await server.take(call):
+            yield
+
+    service = ScriptedServer(script)
+    async with connected(service, timeout=3) as client:
+        out = client.publisher()
+        await (await out.send("a", Text()))
+        late = await out.send("a", Text(), key="late")
+        client._caller.timeout = 60.0
+        behind = await out.send("a", Text(), key="behind")
+        await asyncio.sleep(0)
+        assert out._stream._queued == []
+        if is_given_up:
+            late.cancel()
+        assert (await behind).id == 1
+        if not is_given_up:
+            with pytest.raises(ws.OutcomeUnknown):
+                await late
+        assert service.stored == ["behind"]
+        await service.ended.wait()
+        assert (await (await out.send("a", Text()))).id == 1
+        assert (service.calls, service.stored) == (2, ["behind"])
+        await out._stream.close()
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+async def test_server_that_reads_no_more(goes_on: bool) -> None:
+    """What is too much to be written is not sent, and so not in doubt; it goes when the server reads on."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        call.begin_response()
+        await server.take(call)
+        call.send(pb.PublishStreamResponse(ids=[1], count=1))
+        answered = 1
+        await reads_on.wait()
+        while await server.take(call):
+            count = len(server.taken) - answered
+            call.send(pb.PublishStreamResponse(ids=[7] * count, count=count, first=answered))
+            answered += count
+            yield
+
+    reads_on, service, large = asyncio.Event(), ScriptedServer(script), Text(value="x" * 8000)
+    async with connected(service, timeout=60 if goes_on else 3) as client:
+        out = client.publisher()
+        await (await out.send("a", Text()))
+        sent = [await out.send("a", large, key=None) for _ in range(100)]
+        await asyncio.sleep(0)
+        assert out._stream._queued == []
+        client._caller.timeout = 60.0
+        held = [await out.send("a", large, key=None) for _ in range(20)]
+        if goes_on:
+            reads_on.set()
+            assert [(await each).id for each in (*sent, *held)] == [7] * 120
+            assert (service.calls, service.stored) == (1, [])
+            await out._stream.close()
+            return
+        for each in sent:
+            with pytest.raises(ws.OutcomeUnknown):
+                await each
+        assert sorted([(await each).id for each in held]) == list(range(1, 21))
+        assert len(service.taken) == 1
+
+
+async def test_what_no_call_takes_is_not_held() -> None:
+    """A publisher whose server does not take up its call holds no events that are given up."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        while await server.take(call):
+            yield
+
+    async with connected(ScriptedServer(script), timeout=0.1) as client:
+        out = client.publisher()
+        for _ in range(3):
+            with pytest.raises(ws.Unreachable):
+                await (await out.send("a", Text()))
+        assert out._stream._queued == []
+        await out._stream.close()
+
+
 async def test_server_that_does_not_begin() -> None:
     """Nothing is sent before the server has taken up the call: if it never does, nothing was stored."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
-from itertools import repeat
+from itertools import chain, repeat
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Protocol, Self
 
@@ -20,6 +20,8 @@ _MOST: Final = 500
 """Events of one request; with those of the largest size it stays below the 8 MiB that a server reads."""
 _LARGEST: Final = 8 * 1024
 """Bytes of an event; a larger one gains nothing, and would hold up those behind it."""
+_AHEAD: Final = 65_536
+"""Bytes that may wait to be written before no more events are sent: what is not sent is not in doubt."""
 _REST: Final = 1.0
 """Seconds without such a call after one that had no results."""
 _LAST_WORDS: Final = 1.0
@@ -55,7 +57,7 @@ class PublishAlone(Protocol):
         ...
 
 
-class _Sent:
+class _Sent(NamedTuple):
     """An event that waits for its result.
 
     Attributes:
@@ -63,36 +65,27 @@ class _Sent:
         repeat: what it makes of being published twice.
         due: loop time until which there must be a result.
         receipt: what its user waits for.
-        alone: whether it is left to a call of its own.
     """
 
-    __slots__ = ("alone", "due", "receipt", "repeat", "request")
-
-    def __init__(
-        self,
-        request: events.PublishEventRequest,
-        repeat: Repeat,
-        due: float,
-        receipt: asyncio.Future[PublishReceipt],
-    ) -> None:
-        self.request = request
-        self.repeat = repeat
-        self.due = due
-        self.receipt = receipt
-        self.alone = False
+    request: events.PublishEventRequest
+    repeat: Repeat
+    due: float
+    receipt: asyncio.Future[PublishReceipt]
 
     @property
     def waits(self) -> bool:
-        """Whether a result of the call of many still counts."""
-        return not (self.alone or self.receipt.done())
+        """Whether its user still waits."""
+        return not self.receipt.done()
 
 
 class PublishStream:
     """Publishes events in the order in which it gets them, by one call as long as that lasts, then the next.
 
-    No event is sent before the server has taken up the call. What that call cannot do, or what it failed to
-    do, is left to calls for single events. It holds what its users wait for, and nothing else: they bound how
-    much that is.
+    No event is sent before the server has taken up the call, nor while much that was sent before waits to be
+    written. What that call cannot do, or what it failed to do, is left to calls for single events. When an
+    event has no result in time, the call is ended: what the server has not read of it is never stored. So
+    none is held for longer than the client's timeout, and only what users wait for, or gave up themselves:
+    they bound how much that is.
 
     Args:
         caller: makes the calls.
@@ -109,6 +102,7 @@ class PublishStream:
         self._without_ids = without_ids
         self._is_used = is_used and caller.tracing is None  # a span needs a call of its own
         self._queued: list[_Sent] = []
+        self._is_held = False  # what is queued, until there are results
         self._sent: deque[_Sent] = deque()
         self._call: _Call | None = None
         self._running: asyncio.Task[None] | None = None
@@ -170,16 +164,17 @@ class PublishStream:
         return self._is_used and not self._caller.lacks_publish_stream and request.ByteSize() <= _LARGEST
 
     def _flush(self) -> None:
-        """Send what is queued and still waited for."""
-        call, queued = self._call, [sent for sent in self._queued if sent.waits]
-        if call is None:
+        """Send what is queued and still waited for. What is too much goes when there are results."""
+        call = self._call
+        if call is None or call.done:
             return
-        self._queued.clear()
-        for start in range(0, len(queued), _MOST):
-            some = queued[start : start + _MOST]
-            self._sent.extend(some)
-            requests = [sent.request for sent in some]
-            call.send(events.PublishStreamRequest(events=requests, without_ids=self._without_ids))
+        while self._queued and call.queued <= _AHEAD:
+            some, self._queued = self._queued[:_MOST], self._queued[_MOST:]
+            if some := [sent for sent in some if sent.waits]:
+                self._sent.extend(some)
+                requests = [sent.request for sent in some]
+                call.send(events.PublishStreamRequest(events=requests, without_ids=self._without_ids))
+        self._is_held = bool(self._queued)
 
     async def _run(self) -> None:
         """Make a call, until it ends."""
@@ -195,6 +190,8 @@ class PublishStream:
                     has_results = True
                     for response in responses:
                         self._take(response)
+                    if self._is_held:
+                        self._flush()
             error = RpcError(StatusCode.UNAVAILABLE, "the server ended the call")
         except RpcError as failure:
             error = failure
@@ -226,10 +223,12 @@ class PublishStream:
     def _give_up(self, error: RpcError) -> None:
         """Leave what a call that has ended so has not answered."""
         untouched = reason_of(error)[0] in {"SHUTTING_DOWN", "TOO_MANY_IN_FLIGHT"}
+        is_late = error.code is StatusCode.DEADLINE_EXCEEDED
+        code = error.code if is_late else StatusCode.UNAVAILABLE  # which has another server used
         message = f"the call was cut off: {error.message or error.code.name}"
         for sent in self._sent:
             if sent.waits:
-                self._leave(sent, None if untouched else RpcError(StatusCode.UNAVAILABLE, message))
+                self._leave(sent, None if untouched else RpcError(code, message))
         for sent in self._queued:
             if sent.waits:
                 self._leave(sent, None)
@@ -239,20 +238,22 @@ class PublishStream:
     def _give_up_late_ones(self) -> None:
         """Leave events whose time is over, and look again when that of the next one is."""
         loop = asyncio.get_running_loop()
-        late, self._timer = loop.time(), None
-        queued = set(self._queued)
-        for sent in [sent for sent in (*self._sent, *self._queued) if sent.waits]:
-            if sent.due > late:  # and so are those behind it
-                self._timer = loop.call_at(sent.due, self._give_up_late_ones)
-                return
-            if sent in queued:
-                self._leave(sent, RpcError(StatusCode.UNAVAILABLE, "no call began in time").unsent())
-            else:
-                self._leave(sent, RpcError(StatusCode.DEADLINE_EXCEEDED, "there was no result in time"))
+        now, self._timer = loop.time(), None
+        late = [sent for sent in self._queued if sent.due <= now]
+        del self._queued[: len(late)]  # in the order in which they are due
+        for sent in late:
+            if sent.waits:
+                self._leave(sent, RpcError(StatusCode.UNAVAILABLE, "no call took it in time").unsent())
+        first = next(chain(self._sent, self._queued), None)
+        if first is None:
+            return
+        if first.due > now:
+            self._timer = loop.call_at(first.due, self._give_up_late_ones)
+        elif self._call is not None:  # results come in order: there are none for the others either
+            self._call.abandon(RpcError(StatusCode.DEADLINE_EXCEEDED, "there was no result in time"))
 
     def _leave(self, sent: _Sent, failed: RpcError | None) -> None:
         """Have an event published by a call of its own, or have that say what became of it."""
-        sent.alone = True
         left = sent.due - asyncio.get_running_loop().time()
         task = asyncio.ensure_future(self._alone(sent.request, sent.repeat, left, failed))
         self._single.add(task)
