@@ -229,6 +229,34 @@ async def test_a_plain_function_runs_in_a_thread() -> None:
         await Credentials(lambda: ws.Token("two words")).pairs()
 
 
+async def test_a_plain_function_that_hangs_is_not_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise each fetch would leave a thread behind."""
+    began, ended = threading.Semaphore(0), threading.Event()
+    calls = 0
+
+    def fetch() -> ws.Token:
+        nonlocal calls
+        calls += 1
+        began.release()
+        ended.wait()
+        return ws.Token("t")
+
+    credentials = Credentials(fetch)
+    try:
+        monkeypatch.setattr("windshift.sdk.credentials._FETCH", 0.05)
+        with pytest.raises(ws.TokenUnavailable, match="took longer"):
+            await credentials.pairs()
+        assert await asyncio.to_thread(began.acquire, timeout=30)
+        for _ in range(3):
+            with pytest.raises(ws.TokenUnavailable, match="took longer"):
+                await credentials.pairs()
+        assert calls == 1
+        monkeypatch.setattr("windshift.sdk.credentials._FETCH", 30.0)
+    finally:
+        ended.set()
+    assert await credentials.pairs() == bearer("t")
+
+
 async def test_a_file_may_be_away_while_it_is_replaced(tmp_path: Path) -> None:
     """A client goes on with the token that it has; after a refusal it needs the new one."""
     file = tmp_path / "token"

@@ -53,6 +53,7 @@ class Credentials:
         self._valid_until = self._renew_at
         self._changed: tuple[int, ...] | None = None
         self._fetch: asyncio.Task[None] | None = None
+        self._thread: asyncio.Task[object] | None = None
 
     @property
     def has_token(self) -> bool:
@@ -110,7 +111,7 @@ class Credentials:
         if isinstance(self._source, Path):
             self._read(self._source)
         elif callable(self._source):
-            token = await _fetch(self._source)
+            token = await _fetch(self._source, self._in_thread)
             if not isinstance(token, Token):
                 raise TokenUnavailable(f"the token function returned {type(token).__name__}, and no Token")
             try:
@@ -118,6 +119,14 @@ class Credentials:
             except SettingsError as error:
                 raise TokenUnavailable(f"the token function returned none: {error.message}") from None
             self._renew_at, self._valid_until = _times(token)
+
+    def _in_thread(self, function: TokenFunction) -> asyncio.Task[object]:
+        """Run a function in a thread; as long as that hangs, no other is begun, which would hang, too."""
+        loop = asyncio.get_running_loop()
+        if self._thread is None or self._thread.done() or self._thread.get_loop() is not loop:
+            self._thread = loop.create_task(in_thread(function, "token"))
+            self._thread.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return self._thread
 
     def _read(self, path: Path) -> None:
         try:
@@ -147,13 +156,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-async def _fetch(function: TokenFunction) -> object:
+async def _fetch(function: TokenFunction, thread: Callable[[TokenFunction], asyncio.Task[object]]) -> object:
+    result: object
     try:
         async with asyncio.timeout(_FETCH):
             if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
                 result = function()
             else:
-                result = await in_thread(function, "token")
+                running = thread(function)
+                await asyncio.wait((running,))
+                result = running.result()
             return await result if isinstance(result, Awaitable) else result
     except TokenUnavailable:
         raise
