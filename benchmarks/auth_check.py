@@ -23,6 +23,7 @@ from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.authorization import Authorization
+from windshift.server.events.counts import Counts
 
 from .credentials import Rules, bearer, write_rules
 from .h2load import PUBLISH
@@ -62,7 +63,7 @@ async def check(rules: Rules) -> dict[str, float]:
     """Measure calls with one token and with a new one each time, to one subject and to many."""
     authorization = Authorization(rules.file)
     authorization.watched.start()
-    interceptor, calls = AuthInterceptor(authorization.access, Audit()), Calls()
+    interceptor, calls = AuthInterceptor(authorization.access, Audit(), Counts()), Calls()
     first, *new = rules.tokens(_BATCH + 1)
     waiting = interceptor.on_headers(calls.make(first))
     if waiting is not None:

@@ -411,7 +411,7 @@ async def test_what_is_missing_in_a_list(tmp_path: Path) -> None:
         3: {"total": 7, "consumers": [b, c], "missing": ["b"]},
     }
     async with answering(tmp_path, b"CONSUMER.LIST.S", answers) as (api, asked):
-        pages = [page async for page in api.pages("CONSUMER.LIST.S", "consumers", in_seconds(60))]
+        pages = [tuple(page) async for page in api.pages("CONSUMER.LIST.S", "consumers", in_seconds(60))]
         assert [json.loads(each.body)["offset"] for each in asked] == [0, 3, 5]
     assert pages == [([a], 7, {"n", "o"}), ([], 7, {"p", "q"}), ([c], 7, {"b"})]
     known, offline = _list(2)["streams"]
