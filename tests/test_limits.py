@@ -162,7 +162,8 @@ VALUES: Final = {
     ),
     "consumers that are compared by it (`ORDER_OLDEST`)": amount(consumer_lists._MOST_AGES),
     "waiting reads of one principal": amount(budget.MOST_WAITING),
-    "bytes of deliveries that are requested, of all clients": size(room.MOST),
+    "bytes of deliveries that are requested, or came for a tail or a watch whose client does not read, "
+    "of all clients": size(room.MOST),
     "the same of tails": {4: "a quarter of that"}[app._TAILS_PART],
     "time of a turn of the event loop that lists, reads, tails and watches get, together with other calls of "
     "who used much lately": (

@@ -32,10 +32,10 @@ async def test_full_streams_are_looked_for_as_long_as_there_are_any(monkeypatch:
     ownership = Ownership(cast("Any", Empty()), cast("Any", access))
     looks = 0
 
-    async def look(deadline: float) -> None:
+    async def look(_: float) -> None:
         nonlocal looks
         looks += 1
-        await ownership._view.refresh(("", ""), deadline, "")
+        ownership._find_full()  # as it does when it has read the list
 
     monkeypatch.setattr(ownership, "_look", look)
     watching = asyncio.create_task(ownership.watch())
