@@ -230,7 +230,7 @@ async def test_a_plain_function_runs_in_a_thread() -> None:
 
 
 async def test_a_plain_function_that_hangs_is_not_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise each fetch would leave a thread behind."""
+    """Not for a while: otherwise each fetch would leave a thread behind."""
     began, ended = threading.Semaphore(0), threading.Event()
     calls = 0
 
@@ -255,6 +255,31 @@ async def test_a_plain_function_that_hangs_is_not_called_again(monkeypatch: pyte
     finally:
         ended.set()
     assert await credentials.pairs() == bearer("t")
+
+
+async def test_a_plain_function_that_hangs_for_good_is_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In another thread, after a while: one call that never ends does not take the token away."""
+    ended = threading.Event()
+    calls = 0
+
+    def fetch() -> ws.Token:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            ended.wait()
+        return ws.Token(f"t{calls}")
+
+    credentials = Credentials(fetch)
+    try:
+        monkeypatch.setattr("windshift.sdk.credentials._FETCH", 0.05)
+        while calls == 0:
+            with pytest.raises(ws.TokenUnavailable, match="took longer"):
+                await credentials.pairs()
+        monkeypatch.setattr("windshift.sdk.credentials._FETCH", 30.0)
+        monkeypatch.setattr("windshift.sdk.credentials._HANGS", 0.0)
+        assert await credentials.pairs() == bearer("t2")
+    finally:
+        ended.set()
 
 
 async def test_a_file_may_be_away_while_it_is_replaced(tmp_path: Path) -> None:

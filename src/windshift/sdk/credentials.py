@@ -21,6 +21,7 @@ Pairs = tuple[tuple[str, str], ...]
 _RENEW_AT = 0.8  # share of a token's life
 _LOOK_EVERY = 1.0  # seconds between looks at a file, and between fetches that fail while there is a token
 _FETCH = 30.0  # seconds that a fetch may take
+_HANGS = 10 * _FETCH  # seconds after which a function that hangs in its thread is called again, in another
 _NEVER, _NOW = float("inf"), float("-inf")
 _log = logging.getLogger("windshift")
 
@@ -54,6 +55,7 @@ class Credentials:
         self._changed: tuple[int, ...] | None = None
         self._fetch: asyncio.Task[None] | None = None
         self._thread: asyncio.Task[object] | None = None
+        self._began = 0.0
 
     @property
     def has_token(self) -> bool:
@@ -111,7 +113,7 @@ class Credentials:
         if isinstance(self._source, Path):
             self._read(self._source)
         elif callable(self._source):
-            token = await _fetch(self._source, self._in_thread)
+            token = await self._call(self._source)
             if not isinstance(token, Token):
                 raise TokenUnavailable(f"the token function returned {type(token).__name__}, and no Token")
             try:
@@ -120,13 +122,34 @@ class Credentials:
                 raise TokenUnavailable(f"the token function returned none: {error.message}") from None
             self._renew_at, self._valid_until = _times(token)
 
+    async def _call(self, function: TokenFunction) -> object:
+        is_async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+        result: object
+        try:
+            async with asyncio.timeout(_FETCH):
+                if is_async:
+                    result = function()
+                else:
+                    running = self._in_thread(function)
+                    await asyncio.wait((running,))
+                    result = running.result()
+                return await result if isinstance(result, Awaitable) else result
+        except TokenUnavailable:
+            raise
+        except TimeoutError as error:
+            raise TokenUnavailable(f"the token function took longer than {_FETCH:g} s") from error
+        except Exception as error:
+            raise TokenUnavailable(f"the token function failed with {type(error).__name__}") from error
+
     def _in_thread(self, function: TokenFunction) -> asyncio.Task[object]:
-        """Run a function in a thread; as long as that hangs, no other is begun, which would hang, too."""
+        """Run a function in a thread; while that hangs, another, which may hang too, is begun late."""
         loop = asyncio.get_running_loop()
-        if self._thread is None or self._thread.done() or self._thread.get_loop() is not loop:
-            self._thread = loop.create_task(in_thread(function, "token"))
-            self._thread.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return self._thread
+        thread, now = self._thread, loop.time()
+        if thread is None or thread.done() or thread.get_loop() is not loop or now >= self._began + _HANGS:
+            self._thread = thread = loop.create_task(in_thread(function, "token"))
+            thread.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._began = now
+        return thread
 
     def _read(self, path: Path) -> None:
         try:
@@ -154,25 +177,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-async def _fetch(function: TokenFunction, thread: Callable[[TokenFunction], asyncio.Task[object]]) -> object:
-    result: object
-    try:
-        async with asyncio.timeout(_FETCH):
-            if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-                result = function()
-            else:
-                running = thread(function)
-                await asyncio.wait((running,))
-                result = running.result()
-            return await result if isinstance(result, Awaitable) else result
-    except TokenUnavailable:
-        raise
-    except TimeoutError as error:
-        raise TokenUnavailable(f"the token function took longer than {_FETCH:g} s") from error
-    except Exception as error:
-        raise TokenUnavailable(f"the token function failed with {type(error).__name__}") from error
 
 
 def _bearer(text: str) -> Pairs:
