@@ -78,13 +78,13 @@ async def test_a_delivery_that_is_held_for_too_long_gives_its_place_back() -> No
     subscription.arrived(first)
     subscription.arrived(second)
     subscription.begin()
-    held = subscription.ready.get_nowait()
-    assert subscription.ready.empty()
+    held = await subscription.next()
+    assert subscription._ready.empty()
     first.expired = True  # as `Jobs.leases` marks it
     subscription._expire(first)
     assert held.lost
     assert first.verdict == ws.Verdict(ws.Outcome.RETRY, "took longer than max_lease", "TimeoutError")
-    assert subscription.ready.get_nowait().event.id == 2
+    assert (await subscription.next()).event.id == 2
     assert subscription._running == {second}
     with pytest.raises(ws.LeaseLost):
         await held.ack()
@@ -92,19 +92,32 @@ async def test_a_delivery_that_is_held_for_too_long_gives_its_place_back() -> No
     assert (again is first, arrival) == (False, Arrival.NEW)
 
 
+async def test_the_time_of_a_delivery_begins_when_it_is_handed_out() -> None:
+    """What waits for who iterates is not rejected unseen, and handled twice."""
+    subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling(concurrency=2))
+    jobs = [subscription.jobs.deliver(events.Event(id=each), 1, 0.0)[0] for each in (1, 2)]
+    for job in jobs:
+        subscription.arrived(job)
+    subscription.begin()
+    for job in jobs:
+        await subscription.next()
+        later = asyncio.get_running_loop().time() + 90.0
+        assert subscription.jobs.leases(1, later, 30.0, 60.0)[1] == [job]
+
+
 async def test_a_delivery_whose_id_means_another_event_gives_its_place_back() -> None:
     """Who iterates hears of it when it settles, and gets the next one."""
     subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling(concurrency=1))
     subscription.arrived(subscription.jobs.deliver(events.Event(id=1, subject="a"), 1, 0.0)[0])
     subscription.begin()
-    held = subscription.ready.get_nowait()
+    held = await subscription.next()
     subscription.arrived(subscription.jobs.deliver(events.Event(id=1, subject="b"), 1, 1.0)[0])
     subscription.begin()
-    assert subscription.ready.empty()
+    assert subscription._ready.empty()
     async with asyncio.timeout(30):
         with pytest.raises(ws.LeaseLost):
             await held.ack()
-    assert subscription.ready.get_nowait().event.subject == "b"
+    assert (await subscription.next()).event.subject == "b"
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -115,7 +128,7 @@ async def test_a_cancelled_block_rejects_its_delivery(left: bool) -> None:
     subscription.arrived(job)
     subscription.begin()
     with pytest.raises(asyncio.CancelledError):
-        async with subscription.ready.get_nowait():
+        async with await subscription.next():
             raise asyncio.CancelledError
     if left:
         subscription._stopping.set()  # as `stop` does before anything else

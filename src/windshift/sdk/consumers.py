@@ -215,8 +215,8 @@ class Consumer:
             types: only these are handed out, others become dead letters; none = every type.
             concurrency: deliveries that are handed out and not settled, at most.
             prefetch: deliveries that wait beside them; None = a quarter of `concurrency`, at least 2.
-            max_lease: how long the lease of a delivery is prolonged. Then it is rejected, and another one is
-                handed out in its place.
+            max_lease: how long the lease of a delivery that was handed out is prolonged. Then it is rejected,
+                and another one is handed out in its place.
             linger: how long what is held is kept for this process when its call breaks, at most 60 seconds;
                 others get it so much later when the process dies.
 
@@ -333,7 +333,7 @@ async def _deliveries(
 ) -> AsyncIterator[Delivery[Any]]:
     """Yield what is ready, until the subscription ends."""
     while True:
-        next_one: asyncio.Future[Any] = asyncio.ensure_future(subscription.ready.get())
+        next_one: asyncio.Future[Any] = asyncio.ensure_future(subscription.next())
         try:
             await asyncio.wait({next_one, running}, return_when=asyncio.FIRST_COMPLETED)
         finally:

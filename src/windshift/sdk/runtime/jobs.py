@@ -28,7 +28,7 @@ class Job:
         id: id of the event.
         event: as it was delivered first.
         call: number of the call that holds it; 0 = none.
-        since: when it was delivered first.
+        since: when its time began: with its first delivery, or when who iterates got it; infinite = not yet.
         pinged: when its lease began anew.
         started: whether it was handed to a handler.
         verdict: what the handler decided.
@@ -289,7 +289,7 @@ class Jobs:
             call: number of the call.
             now: the time.
             timeout: seconds of a lease.
-            max_lease: seconds from the first delivery.
+            max_lease: seconds from when the time of a job began.
         """
         due: list[Job] = []
         expired: list[Job] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -89,11 +90,7 @@ class Handling:
 
 
 class Subscription:
-    """Delivers the events of a consumer to a handler, or into a queue.
-
-    Attributes:
-        ready: deliveries for an iterator, when there is no handler.
-    """
+    """Delivers the events of a consumer to a handler, or to who asks for the next one."""
 
     def __init__(
         self, caller: Caller, stream: str, consumer: str, handler: Handler | None, handling: Handling
@@ -101,7 +98,7 @@ class Subscription:
         if handler is not None:
             check_handler(handler)
         self.jobs = Jobs()
-        self.ready: asyncio.Queue[Delivery[Any]] = asyncio.Queue()
+        self._ready: asyncio.Queue[tuple[Job, Delivery[Any]]] = asyncio.Queue()
         self._caller = caller
         self._tracing = caller.tracing
         self._bare_stream, self._consumer = stream, consumer
@@ -260,7 +257,8 @@ class Subscription:
             log_failure(event, verdict, None)
             self._decide(job, verdict)
         elif self._handler is None:
-            self.ready.put_nowait(delivery)
+            job.since = math.inf
+            self._ready.put_nowait((job, delivery))
         else:
             self._tasks[job] = self._loop.create_task(self._work(job, delivery, self._handler))
 
@@ -420,6 +418,12 @@ class Subscription:
         self._quieten()
 
     # -- deliveries that are settled by hand ---------------------------------------------------------
+
+    async def next(self) -> Delivery[Any]:
+        """Wait for a delivery where there is no handler. Its time begins now, however long it was ready."""
+        job, delivery = await self._ready.get()
+        job.since = self._loop.time()
+        return delivery
 
     async def settle(self, job: Job, verdict: Verdict) -> None:
         """Settle what a job handles, and wait for the confirmation."""
