@@ -231,6 +231,16 @@ def test_leases_are_prolonged_up_to_the_longest() -> None:
     assert running.expired
 
 
+def test_the_time_of_what_was_lost_runs_on() -> None:
+    """Nobody prolongs its lease, and it does not keep its place for ever."""
+    jobs = Jobs()
+    job = started(jobs)
+    jobs.call_ended(1, 1.0)
+    assert jobs.leases(2, 29.0, 10.0, 30.0) == ([], [])
+    assert jobs.leases(2, 30.0, 10.0, 30.0) == ([], [job])
+    assert jobs.leases(2, 40.0, 10.0, 30.0) == ([], [])
+
+
 # Tokens
 
 

@@ -92,6 +92,23 @@ async def test_a_delivery_that_is_held_for_too_long_gives_its_place_back() -> No
     assert (again is first, arrival) == (False, Arrival.NEW)
 
 
+async def test_a_delivery_that_was_lost_and_forgotten_gives_its_place_back() -> None:
+    """Nothing is said of it: no call holds it, and somebody else may."""
+    subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling(concurrency=1))
+    job, _ = subscription.jobs.deliver(events.Event(id=1, token=b"t"), 1, 0.0)
+    subscription.arrived(job)
+    subscription.begin()
+    await subscription.next()
+    subscription.jobs.call_ended(1, 1.0)
+    subscription.jobs.resume([job], 2, 2.0)
+    subscription.lost(job)
+    later = asyncio.get_running_loop().time() + 90.0
+    assert subscription.jobs.leases(2, later, 30.0, 60.0) == ([], [job])
+    subscription._expire(job)
+    assert not subscription.busy
+    assert not subscription.jobs.current(job)
+
+
 async def test_the_time_of_a_delivery_begins_when_it_is_handed_out() -> None:
     """What waits for who iterates is not rejected unseen, and handled twice."""
     subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling(concurrency=2))

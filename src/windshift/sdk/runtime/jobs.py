@@ -285,6 +285,8 @@ class Jobs:
     def leases(self, call: int, now: float, timeout: float, max_lease: float) -> tuple[list[Job], list[Job]]:
         """Return the jobs whose leases are to be prolonged now, and those whose time is over.
 
+        The time of what no call holds, because it was lost, runs on.
+
         Args:
             call: number of the call.
             now: the time.
@@ -294,13 +296,13 @@ class Jobs:
         due: list[Job] = []
         expired: list[Job] = []
         for job in self._table.values():
-            if job.call != call or job.said:
+            if job.call not in (0, call) or job.said:
                 continue
             if job.verdict is None and job.started and now - job.since >= max_lease:
                 if not job.expired:
                     job.expired = True
                     expired.append(job)
-            elif job.pinged <= now - timeout / 4:
+            elif job.call and job.pinged <= now - timeout / 4:
                 job.pinged = now
                 due.append(job)
         return due, expired
