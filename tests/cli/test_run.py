@@ -258,6 +258,33 @@ async def handle(text: test.StringValue):
 """
 
 
+LEFT_IN_A_THREAD = """\
+def finish():
+    while not (here / "go").exists():
+        time.sleep(0.02)
+    time.sleep(3)
+
+
+async def wait():
+    finished = asyncio.get_running_loop().run_in_executor(None, finish)
+    while not finished.done():
+        try:
+            await asyncio.wait([finished])
+        except asyncio.CancelledError:
+            pass
+    note("end")
+
+
+tasks = []
+
+
+@consumer.on
+async def handle(text: test.StringValue):
+    tasks.append(asyncio.create_task(wait()))
+    note("begin")
+"""
+
+
 @pytest.mark.parametrize(
     ("body", "what"),
     [
@@ -281,13 +308,8 @@ async def test_handlers_that_never_end_do_not_keep_it(
 
 
 async def test_what_a_handler_left_in_a_thread_has_the_rest_of_the_grace(run: Run, publish: Publish) -> None:
-    """It is finished, and the stop is in order."""
-    run.write(
-        "def finish():\n    while not (here / 'go').exists():\n        time.sleep(0.02)\n"
-        "    time.sleep(3)\n    note('end')\n\n\n"
-        "@consumer.on\nasync def handle(text: test.StringValue):\n"
-        "    asyncio.get_running_loop().run_in_executor(None, finish)\n    note('begin')\n"
-    )
+    """It is finished, with a task that waits for it, and the stop is in order."""
+    run.write(LEFT_IN_A_THREAD)
     run.start("--grace", "600")
     await publish("1")
     await run.until(lambda: run.notes == ["begin"])

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from types import FrameType
+from typing import Any
 
 from windshift.sdk.runtime.subscription import THREADS
 
@@ -127,12 +128,13 @@ async def _leave_nothing_behind(name: str, until: float) -> None:
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
-    pending = (await asyncio.wait(tasks, timeout=_LAST_WAIT))[1] if tasks else set()
+    pending = await _unfinished(tasks)
     generators = loop.create_task(loop.shutdown_asyncgens())
     executor = loop.create_task(_end_executor(generators))
     give_up = max(until, loop.time() + _LAST_WAIT)
     while (_threads() or not executor.done()) and loop.time() < give_up:  # noqa: ASYNC110 -- threads tell nobody
         await asyncio.sleep(0.02)
+    pending = await _unfinished(pending)  # which may have waited for threads
     left = {
         "tasks": bool(pending),
         "threads of handlers": _threads(),
@@ -143,6 +145,11 @@ async def _leave_nothing_behind(name: str, until: float) -> None:
         what = ", ".join(kind for kind, is_left in left.items() if is_left)
         _log.error("%s: %s do not end; ended by force", name, what)
         end_now(STUCK)
+
+
+async def _unfinished(tasks: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+    """Return those of the tasks that do not end within a second."""
+    return (await asyncio.wait(tasks, timeout=_LAST_WAIT))[1] if tasks else set()
 
 
 async def _end_executor(generators: asyncio.Task[None]) -> None:
