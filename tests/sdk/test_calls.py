@@ -33,7 +33,7 @@ from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode
 from windshift.sdk import calling, channels
 from windshift.sdk.app.running import Running
 from windshift.sdk.client import caller_of
-from windshift.sdk.retry import Again
+from windshift.sdk.retry import Again, Repeat
 from windshift.sdk.runtime import subscription
 
 StringValue = test.StringValue
@@ -241,6 +241,24 @@ async def test_calls_go_on_when_another_server_is_used(
         first.close()
     assert isinstance(keyed, ws.PublishReceipt)
     assert isinstance(plain, ws.OutcomeUnknown if sent else ws.PublishReceipt)
+
+
+async def test_a_first_attempt_made_in_another_way_changes_no_servers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own call did, once; each event of it that is published by itself would change them again."""
+
+    async def unary(*_: object, **__: object) -> pb.PublishEventResponse:
+        return pb.PublishEventResponse(id=7)
+
+    async with ws.connect(f"{closed_port()},{closed_port()}", timeout=LIMIT) as client:
+        caller = caller_of(client)
+        channel = caller.channels().for_calls()
+        monkeypatch.setattr(channel, "unary", unary)
+        failed = RpcError(StatusCode.UNAVAILABLE, "the call was cut off")
+        request, response = pb.PublishEventRequest(), pb.PublishEventResponse
+        assert (await caller.call(request, response, Repeat.SAME, failed=failed)).id == 7
+        assert caller.channels().for_calls() is channel
 
 
 async def test_a_server_that_is_gone_without_a_word_is_noticed(

@@ -131,7 +131,7 @@ class Caller:
                 try:
                     return await channel.unary(method, request, response, timeout=left, metadata=metadata)
                 except RpcError as failure:
-                    error = failure
+                    error = self._note(channel, failure)
             if last is not None and error.code is StatusCode.DEADLINE_EXCEEDED and not error.sent:
                 error = last  # which says why there was no connection
             last = error
@@ -141,7 +141,6 @@ class Caller:
                 continue
             if doubt and error.code is gone:
                 return response()
-            error = self._note(channel, error)
             if known(error) is not Known.REFUSED:
                 self._check_open(repeat, error, doubt=doubt)
             decision = decide(repeat, error, attempt, deadline - clock(), doubt=doubt)

@@ -224,7 +224,7 @@ class PublishStream:
         """Leave what a call that has ended so has not answered."""
         untouched = reason_of(error)[0] in {"SHUTTING_DOWN", "TOO_MANY_IN_FLIGHT"}
         is_late = error.code is StatusCode.DEADLINE_EXCEEDED
-        code = error.code if is_late else StatusCode.UNAVAILABLE  # which has another server used
+        code = error.code if is_late else StatusCode.UNAVAILABLE  # in doubt, and worth another attempt
         message = f"the call was cut off: {error.message or error.code.name}"
         for sent in self._sent:
             if sent.waits:
