@@ -311,7 +311,7 @@ async def test_a_thread_may_raise_stop_iteration() -> None:
     with app.test() as trial:
         async with asyncio.timeout(20):
             verdict = await trial.deliver("s.x", Text())
-    assert verdict == ws.Verdict(ws.Outcome.RETRY, "the handler raised StopIteration", "RuntimeError")
+    assert verdict == ws.Verdict(ws.Outcome.RETRY, "the function raised StopIteration", "RuntimeError")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, TypeVar
 
 from windshift.protos import events
@@ -15,7 +14,7 @@ from windshift.sdk.deliveries import ACK, Delivery, Verdict, log_failure
 from windshift.sdk.errors import LeaseLost
 from windshift.sdk.events import Event
 from windshift.sdk.fakes import FakeCaller, Published
-from windshift.sdk.runtime.subscription import THREADS, finite
+from windshift.sdk.runtime.subscription import THREADS
 from windshift.sdk.times import timestamp
 
 from .consumer import AppConsumer, Next
@@ -130,4 +129,4 @@ class _Settler:
 
     async def in_thread(self, job: None, function: Callable[[], R]) -> R:
         """Run a function in a thread, with the same context."""
-        return await in_thread(partial(finite, function), THREADS)
+        return await in_thread(function, THREADS)

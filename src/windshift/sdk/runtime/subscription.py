@@ -9,7 +9,6 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from windshift.protos import events
@@ -322,7 +321,7 @@ class Subscription:
         """Run a function of a handler in a thread; at `max_lease` its handler is not cancelled meanwhile."""
         self._in_threads.add(job)
         try:
-            return await self._threads.run(partial(finite, function))
+            return await self._threads.run(function)
         finally:
             self._in_threads.discard(job)
 
@@ -508,14 +507,6 @@ class Subscription:
 
 def _too_long() -> TimeoutError:
     return TimeoutError("took longer than max_lease")
-
-
-def finite(function: Callable[[], R]) -> R:
-    """Call a function in a thread; a future cannot carry StopIteration."""
-    try:
-        return function()
-    except StopIteration as error:
-        raise RuntimeError("the handler raised StopIteration") from error
 
 
 def is_async(handler: Callable[..., object]) -> bool:
