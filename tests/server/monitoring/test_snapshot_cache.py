@@ -35,8 +35,8 @@ class CountingCollector(SnapshotCollector):
 
 
 def cached(broker: Broker, collector: SnapshotCollector, **options: timedelta) -> SnapshotCache:
-    """Make a cache; on a busy machine a look may take longer than the 9 seconds that it has."""
-    options = {"timeout": timedelta(seconds=30)} | options
+    """Make a cache; on a busy machine a look may take longer than it may, and than anybody waits."""
+    options = {"timeout": timedelta(seconds=30), "patience": timedelta(seconds=60)} | options
     return SnapshotCache(broker.connection, broker.requests, collector, **options)
 
 
@@ -73,6 +73,27 @@ async def test_one_look_at_a_time(broker: Broker) -> None:
     await asyncio.gather(*tasks[1:])
     assert collector.looks == 1
     assert kept.snapshot is not None
+
+
+async def test_nobody_waits_long(broker: Broker) -> None:
+    """Who asks during a long look is shown what was seen before, unless that look fails at last."""
+    collector = CountingCollector(broker)
+    kept = cached(broker, collector, keep=ALWAYS, keep_failure=NEVER, patience=timedelta(0))
+    async with asyncio.timeout(30):
+        while kept.snapshot is None:
+            await kept.refresh()
+        seen = kept.snapshot
+        collector.looking.clear()
+        collector.open.clear()
+        await kept.refresh()
+        await collector.looking.wait()
+        await kept.refresh()
+        assert kept.snapshot is seen
+        collector.failure = Unavailable()
+        collector.open.set()
+        while kept.failures == 0:
+            await kept.refresh()
+    assert kept.snapshot is None
 
 
 async def test_failures(broker: Broker) -> None:

@@ -1,4 +1,7 @@
-"""The latest snapshot of JetStream: taken on demand, every few seconds at most, rarely after a failure."""
+"""The latest snapshot of JetStream: taken on demand, every few seconds at most, rarely after a failure.
+
+Whoever asks waits for a new one, but not as long as one may take where leaders are away.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from windshift.server.monitoring.snapshot import Snapshot, SnapshotCollector
 
 log = logging.getLogger(__name__)
 
-_ROUND_TRIP: Final = 3.0
-"""Seconds that a server has to echo before it is asked more."""
+_ROUND_TRIP: Final = 2.5
+"""Seconds that a server has to echo before it is asked more. Who waits for a snapshot sees if it does not."""
 
 
 class SnapshotCache:
@@ -25,11 +28,11 @@ class SnapshotCache:
         collector: takes snapshots.
         keep: how long a snapshot is good for.
         keep_failure: how long to wait after a failure.
-        timeout: how long a snapshot may take: two lists that a cluster gives when it has waited for leaders,
-            and less than Prometheus has patience.
+        timeout: how long a snapshot may take: two lists that a cluster gives when it has waited for leaders.
+        patience: how long to wait for a snapshot: much less than Prometheus does.
 
     Attributes:
-        snapshot: the latest one; None after a failure, or before the first.
+        snapshot: the latest one, also while the next one is taken; None after a failure, or before the first.
         round_trip: seconds to NATS and back; None = unknown.
         failures: how many snapshots failed.
     """
@@ -43,6 +46,7 @@ class SnapshotCache:
         keep: timedelta = timedelta(seconds=5),
         keep_failure: timedelta = timedelta(seconds=30),
         timeout: timedelta = timedelta(seconds=9),
+        patience: timedelta = timedelta(seconds=3),
     ) -> None:
         self._connection = connection
         self._requests = requests
@@ -50,6 +54,7 @@ class SnapshotCache:
         self._keep = keep.total_seconds()
         self._keep_failure = keep_failure.total_seconds()
         self._timeout = timeout.total_seconds()
+        self._patience = patience.total_seconds()
         self._good_until = 0.0
         self._running: asyncio.Task[None] | None = None
         self.snapshot: Snapshot | None = None
@@ -62,7 +67,10 @@ class SnapshotCache:
             self._running.cancel()
 
     async def refresh(self) -> None:
-        """Take a snapshot unless the latest is fresh. Concurrent callers share one."""
+        """Take a snapshot unless the latest is fresh. Concurrent callers share one.
+
+        One that takes long goes on without them.
+        """
         loop = asyncio.get_running_loop()
         if not self._connection.connected:
             self.snapshot = self.round_trip = None
@@ -71,17 +79,17 @@ class SnapshotCache:
         if self._running is None and loop.time() >= self._good_until:
             self._running = loop.create_task(self._run())
         if self._running is not None:
-            await asyncio.wait((self._running,))
+            await asyncio.wait((self._running,), timeout=self._patience)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         deadline = began + self._timeout
-        self.snapshot = None
+        snapshot: Snapshot | None = None
         try:
             self.round_trip = await self._requests.round_trip(min(deadline, began + _ROUND_TRIP))
             async with asyncio.timeout_at(began if self.round_trip is None else deadline):
-                self.snapshot = await self._collector.collect(deadline)
+                snapshot = await self._collector.collect(deadline)
         except (NatsError, TimeoutError) as error:
             log.debug("no snapshot of JetStream: %s", type(error).__name__)
             self.failures += 1
@@ -89,6 +97,7 @@ class SnapshotCache:
             log.exception("no snapshot of JetStream")
             self.failures += 1
         finally:
-            failed = self.snapshot is None and self._connection.connected
+            self.snapshot = snapshot
+            failed = snapshot is None and self._connection.connected
             self._good_until = loop.time() + (self._keep_failure if failed else self._keep)
             self._running = None

@@ -51,8 +51,8 @@ _STABLE: Final = 10.0
 """Seconds after which the end of a worker is followed by the next one at once."""
 _SILENT: Final = 3.0
 """Seconds without a word of a worker after which it counts as blocked; it has one to say every second."""
-_READING: Final = 9.5
-"""Seconds that a worker has for its readings; asking JetStream for them takes up to nine."""
+_READING: Final = 5.0
+"""Seconds that a worker has for its readings; it waits for JetStream's for up to three."""
 _ANSWERING: Final = 1.0
 """Seconds that a worker has to answer another one."""
 _GRACE: Final = 4.0
