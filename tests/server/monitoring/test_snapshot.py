@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from tests.support.broker import Broker, in_seconds
-from windshift.nats import Message, Unanswered, Unavailable
-from windshift.nats.jetstream.api import Page
+from windshift.nats import Busy, Message, Unanswered, Unavailable
+from windshift.nats.jetstream.api import Page, Query, StoredMessage
 from windshift.nats.times import NANOSECONDS
 from windshift.server.monitoring import snapshot as snapshot_module
 from windshift.server.monitoring.snapshot import (
@@ -253,8 +253,9 @@ async def test_large_events_are_not_read(own_broker: Broker) -> None:
     assert (await take(own_broker, SnapshotLimits(age_bytes=9_000))).omitted_ages == 1
 
 
+@pytest.mark.parametrize("failure", [Busy, Unanswered])
 async def test_consumers_that_are_not_told_in_time(
-    own_broker: Broker, monkeypatch: pytest.MonkeyPatch
+    own_broker: Broker, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
 ) -> None:
     """They are left out and counted; streams, and what was read by then, are shown."""
     for stream in "ABC":
@@ -264,7 +265,7 @@ async def test_consumers_that_are_not_told_in_time(
 
     def some(operation: str, key: str, deadline: float, offset: int = 0) -> AsyncIterator[Page]:
         if operation == "CONSUMER.LIST.B":
-            raise Unanswered
+            raise failure
         return pages(operation, key, deadline, offset)
 
     monkeypatch.setattr(own_broker.api, "pages", some)
@@ -272,6 +273,32 @@ async def test_consumers_that_are_not_told_in_time(
     assert [stream.name for stream in snapshot.streams] == ["A", "B", "C"]
     assert snapshot.oldest.keys() == {(each.stream, each.name) for each in snapshot.consumers} == {("A", "c")}
     assert snapshot.omitted_consumers == 2
+
+
+@pytest.mark.parametrize("failure", [Busy, Unanswered])
+async def test_ages_that_are_not_told_in_time(
+    own_broker: Broker, monkeypatch: pytest.MonkeyPatch, failure: type[Exception]
+) -> None:
+    """No more of them are asked for; what was known stays known, and the rest is counted."""
+    stream = await own_broker.stream("S")
+    await publish(own_broker, "S.x")
+    for name in "abcd":
+        await consumer(own_broker, stream, name)
+    collector = SnapshotCollector(own_broker.api, SnapshotLimits(ages=1))
+    await collector.collect(in_seconds(10))
+    read, asked = own_broker.api.message, list[str]()
+
+    async def second_fails(stream: str, query: Query, deadline: float) -> StoredMessage | None:
+        asked.append(stream)
+        if len(asked) == 2:
+            raise failure
+        return await read(stream, query, deadline)
+
+    monkeypatch.setattr(own_broker.api, "message", second_fails)
+    monkeypatch.setattr(snapshot_module, "_READ_ANEW", 0.0)
+    monkeypatch.setattr(collector, "_limits", SnapshotLimits())
+    snapshot = await collector.collect(in_seconds(10))
+    assert (len(asked), len(snapshot.oldest), snapshot.omitted_ages) == (2, 2, 2)
 
 
 async def test_without_a_broker(own_broker: Broker) -> None:

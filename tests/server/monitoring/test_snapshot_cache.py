@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from tests.support.broker import Broker
 from tests.support.nats_server import NatsServer
 from windshift.nats import Unavailable
+from windshift.server.monitoring import snapshot_cache
 from windshift.server.monitoring.snapshot import Snapshot, SnapshotCollector
 from windshift.server.monitoring.snapshot_cache import SnapshotCache
 
@@ -117,6 +120,25 @@ async def test_slow_looks_end(broker: Broker) -> None:
     kept = cached(broker, collector, timeout=timedelta(milliseconds=20))
     await kept.refresh()
     assert (kept.failures, kept.snapshot) == (1, None)
+
+
+async def test_looks_that_end_late(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a look was told until its time was over is shown, also a moment later."""
+    collector = CountingCollector(broker)
+
+    async def echo(deadline: float) -> float:
+        return 0.001
+
+    async def late(deadline: float) -> Snapshot:
+        await asyncio.sleep(0.02)
+        return Snapshot()
+
+    monkeypatch.setattr(broker.requests, "round_trip", echo)
+    monkeypatch.setattr(collector, "collect", late)
+    monkeypatch.setattr(snapshot_cache, "_LATE", 30.0)
+    kept = cached(broker, collector, timeout=timedelta(0))
+    await kept.refresh()
+    assert kept.snapshot is not None
 
 
 async def test_stop(broker: Broker) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Final, NamedTuple, TypeVar
 
-from windshift.nats import JetStreamError, Unanswered
+from windshift.nats import Busy, JetStreamError, Unanswered
 from windshift.nats.jetstream.api import JetStream, Page, metadata_of
 from windshift.server.domain.names import INTERNAL
 
@@ -155,7 +155,7 @@ class SnapshotCollector:
     async def collect(self, deadline: float) -> Snapshot:
         """Take a snapshot by `deadline` (loop time); raise `Unavailable` or `JetStreamError` on failure.
 
-        Consumers that the broker has not told by then are left out.
+        Consumers and ages that the broker has not told by then are left out.
         """
         snapshot = Snapshot()
         await self._add_streams(snapshot, deadline)
@@ -187,7 +187,7 @@ class SnapshotCollector:
                 continue
             try:
                 page = await self._consumers(stream, offset, deadline)
-            except Unanswered:  # each list takes seconds while leaders are away; see `Page.missing`
+            except (Busy, Unanswered):  # each list takes seconds while leaders are away; see `Page.missing`
                 page, room = Page([], 0), 0
                 snapshot.omitted_consumers += stream.consumers - offset
             taken = page.items[:room]
@@ -233,7 +233,11 @@ class SnapshotCollector:
                 size = cost * (stream.size // max(1, stream.messages))
                 if cost <= min(requests, _MOST_FILTERS) and size <= room:
                     requests, room = requests - cost, room - size
-                    oldest = await self._oldest(consumer, now, deadline)
+                    try:
+                        oldest = await self._oldest(consumer, now, deadline)
+                    except (Busy, Unanswered):
+                        requests = 0
+                        snapshot.omitted_ages += oldest is None
                 elif oldest is None:
                     snapshot.omitted_ages += 1
             if oldest is not None:

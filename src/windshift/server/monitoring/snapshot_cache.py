@@ -10,13 +10,15 @@ import logging
 from datetime import timedelta
 from typing import Final
 
-from windshift.nats import Connection, NatsError, Requests
+from windshift.nats import Connection, NatsError, Requests, Unavailable
 from windshift.server.monitoring.snapshot import Snapshot, SnapshotCollector
 
 log = logging.getLogger(__name__)
 
 _ROUND_TRIP: Final = 2.5
 """Seconds that a server has to echo before it is asked more. Who waits for a snapshot sees if it does not."""
+_LATE: Final = 0.5
+"""Seconds after its deadline at which a snapshot is cut off: it ends by itself with what it has by then."""
 
 
 class SnapshotCache:
@@ -83,13 +85,9 @@ class SnapshotCache:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        began = loop.time()
-        deadline = began + self._timeout
         snapshot: Snapshot | None = None
         try:
-            self.round_trip = await self._requests.round_trip(min(deadline, began + _ROUND_TRIP))
-            async with asyncio.timeout_at(began if self.round_trip is None else deadline):
-                snapshot = await self._collector.collect(deadline)
+            snapshot = await self._take(loop.time())
         except (NatsError, TimeoutError) as error:
             log.debug("no snapshot of JetStream: %s", type(error).__name__)
             self.failures += 1
@@ -101,3 +99,11 @@ class SnapshotCache:
             failed = snapshot is None and self._connection.connected
             self._good_until = loop.time() + (self._keep_failure if failed else self._keep)
             self._running = None
+
+    async def _take(self, now: float) -> Snapshot:
+        deadline = now + self._timeout
+        self.round_trip = await self._requests.round_trip(min(deadline, now + _ROUND_TRIP))
+        if self.round_trip is None:
+            raise Unavailable
+        async with asyncio.timeout_at(deadline + _LATE):
+            return await self._collector.collect(deadline)
