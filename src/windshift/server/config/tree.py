@@ -186,6 +186,11 @@ class EmbeddedConfig:
         "Streams of the embedded server that may be damaged, separated by commas, or all.",
     )
 
+    def accepts_loss(self, stream: str) -> bool:
+        """Whether a stream may be damaged."""
+        accepted = self.accepted_losses or ()
+        return stream in accepted or "all" in accepted
+
 
 @dataclass(frozen=True, slots=True)
 class ListenConfig:

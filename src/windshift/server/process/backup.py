@@ -111,8 +111,7 @@ def _require_sound(
 ) -> None:
     """Raise `BackupError` if a stream that is to be backed up is damaged, unless that is accepted."""
     found = [each for each in damage if not wanted or each.stream in wanted]
-    accepted = config.embedded.accepted_losses or ()
-    wrong = {each.stream for each in found if each.stream not in accepted and "all" not in accepted}
+    wrong = {each.stream for each in found if not config.embedded.accepts_loss(each.stream)}
     lines = [f"the data of stream {each.stream} is damaged: {each.text}" for each in found]
     if wrong:
         lines.append(

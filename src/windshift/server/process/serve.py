@@ -225,8 +225,7 @@ class Process:
     async def _inspect(self, embedded: EmbeddedNats) -> None:
         """Go on when all that is missing is accepted; otherwise say so until the process is stopped."""
         losses = await embedded.inventory.inspect(embedded.address)
-        accepted = self._config.embedded.accepted_losses or ()
-        wrong = [each for each in losses if each.stream not in accepted and "all" not in accepted]
+        wrong = [each for each in losses if not self._config.embedded.accepts_loss(each.stream)]
         for each in losses:
             level = logging.ERROR if each in wrong else logging.WARNING
             log.log(level, "the data of stream %s is damaged: %s", each.stream, each.text)
