@@ -32,10 +32,11 @@ in which the clients themselves were busy.
 
 _STANDING_STILL = {"freeze", "stall", "delay", "lag"}
 
-FORGOTTEN = 0.5
+FORGOTTEN = 1.0
 """Seconds of the last confirmations that a nats-server without replicas may forget when it is killed.
 
-It writes down what was acknowledged every tenth of a second, and later on a busy machine: 0.38 s were seen.
+It writes down what was acknowledged every tenth of a second, and later on a busy machine: more than 0.5 s
+were seen. For so long, at least, a server remembers them (`redelivery.GENERATION`).
 """
 
 LOCAL_CODES = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"}

@@ -127,8 +127,8 @@ def test_forgotten() -> None:
     assert checks.redelivered([other], [ACK], [kill]) == checks.Redeliveries([], 0, 1)
     for delivery, fault in (
         (replace(other, server=ACK.server), kill),
-        (other, replace(kill, start=2.6, end=2.7)),
-        (other, replace(kill, start=1.0, end=1.1)),
+        (other, replace(kill, start=3.1, end=3.2)),
+        (other, replace(kill, start=0.5, end=0.6)),
         (other, replace(kill, kind="freeze")),
         (other, replace(kill, target="windshift0#1")),
     ):
@@ -142,7 +142,7 @@ def test_forgotten_while_frozen() -> None:
     assert checks.redelivered([other], [ACK], [freeze, kill]) == checks.Redeliveries([], 0, 1)
     for faults in (
         [kill],
-        [replace(freeze, start=2.7), kill],
+        [replace(freeze, start=3.2), kill],
         [replace(freeze, target="windshift0#1"), kill],
     ):
         assert found(checks.redelivered([other], [ACK], faults).violations) == ["redelivered"]
