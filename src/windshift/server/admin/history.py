@@ -235,8 +235,9 @@ class History:
                 name = f"{each.key.stream}/{each.key.name}"
                 found[name] = each.pending, each.unsettled
                 self._claim_consumer(name, found[name], after.step)
+        at_rest = with_consumers - active
         for name, ring in self._consumers.items():
-            if ring.last == self._before.step and _stream(name) in with_consumers - active:
+            if ring.last == self._before.step and _stream(name) in at_rest:
                 found[name] = ring.latest[0], ring.latest[1]  # nothing changes in it
         kept = [name for name in found if self._consumers.get(name) is not None]
         letters = await self._letters.of([_split(name) for name in kept], deadline)
