@@ -28,7 +28,7 @@ _INTERVAL: Final = 600.0
 _READING: Final = 30.0
 """Seconds that the list of streams may take to be read."""
 _RETRY: Final = 10.0
-"""Seconds until it is read again when that failed."""
+"""Seconds until it is read again when that failed, or some streams had no leader."""
 
 
 def with_copier(config: JsonObject, principal: str) -> JsonObject:
@@ -71,10 +71,10 @@ class Copies:
             pause = _INTERVAL if await self._judge() else _RETRY
 
     async def _judge(self) -> bool:
-        """Judge all streams; tell whether that was possible."""
-        now = asyncio.get_running_loop().time()
+        """Judge all streams; tell whether that was possible of all of them."""
+        now, silent = asyncio.get_running_loop().time(), set[str]()
         try:
-            found = {key: error async for key, error in self._denials(now + _READING)}
+            found = {key: error async for key, error in self._denials(now + _READING, silent)}
         except NatsError as failure:
             _log.warning("what streams copy cannot be judged: %s", failure)
             return False
@@ -82,16 +82,25 @@ class Copies:
             if key not in self.denied:
                 self._audit.copying(key[0], denied, now)
         self.denied = found
-        return True
+        return not silent
 
-    async def _denials(self, deadline: float) -> AsyncIterator[tuple[tuple[str, Copied], PermissionDenied]]:
-        async for info in self._api.listed("STREAM.LIST", "streams", deadline):
-            config = info["config"]
-            principal = str(metadata_of(config).get(COPIER, ""))
-            for each in copied(config) if principal else ():
-                error = self._denial(principal, each)
-                if error is not None:
-                    yield (config["name"], each), error
+    async def _denials(
+        self, deadline: float, silent: set[str]
+    ) -> AsyncIterator[tuple[tuple[str, Copied], PermissionDenied]]:
+        """Say what is denied, and which streams have no leader: of those what was denied before counts."""
+        async for page in self._api.pages("STREAM.LIST", "streams", deadline):
+            silent |= page.missing
+            for info in page.items:
+                config = info["config"]
+                principal = str(metadata_of(config).get(COPIER, ""))
+                for each in copied(config) if principal else ():
+                    error = self._denial(principal, each)
+                    if error is not None:
+                        yield (config["name"], each), error
+        for key, before in self.denied.items():
+            error = self._denial(before.principal, key[1]) if key[0] in silent else None
+            if error is not None:
+                yield key, error
 
     def _denial(self, name: str, each: Copied) -> PermissionDenied | None:
         action = Copy(*each)
