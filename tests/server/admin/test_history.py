@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,10 @@ class Consumers:
     async def consumers_of(self, streams: Sequence[str], _deadline: float) -> list[ConsumerRow]:
         """Return them."""
         return [ConsumerRow(ConsumerKey(name, "c"), 1, 0, True, "") for name in streams]
+
+    def silent_last(self, streams: Iterable[str]) -> list[str]:
+        """Return them in order."""
+        return sorted(streams)
 
     async def of(self, whose: Sequence[tuple[str, str]], _deadline: float) -> dict[tuple[str, str], int]:
         """Count none."""

@@ -1,4 +1,4 @@
-"""Lists that are shared, of a broker that does not answer."""
+"""Lists that are shared, of a broker that does not answer, or only of a part of what it has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from windshift.nats import Unavailable
+from windshift.nats import Busy, Unanswered, Unavailable
+from windshift.nats.jetstream.api import Page
 from windshift.server.admin.look import Look
 from windshift.server.domain.errors import BrokerUnavailable
 
@@ -28,6 +29,58 @@ class Silent:
         if self.is_lost.is_set():
             raise Unavailable
         yield {}
+
+
+class Cluster:
+    """A broker with streams that have a consumer each.
+
+    Attributes:
+        missing: streams whose consumers have no leader.
+        failing: streams whose consumers are not listed, and why.
+    """
+
+    def __init__(self) -> None:
+        self.missing: set[str] = set()
+        self.failing: dict[str, Unavailable] = {}
+
+    async def pages(self, operation: str, *_: object) -> AsyncIterator[Page]:
+        """List the consumers of a stream."""
+        stream = operation.rpartition(".")[2]
+        if stream in self.failing:
+            raise self.failing[stream]
+        if stream in self.missing:
+            yield Page([], 1, frozenset({"c"}))
+        else:
+            yield Page([{"name": "c", "num_pending": 0, "num_ack_pending": 0, "config": {}}], 1)
+
+
+async def consumers_seen(look: Look) -> list[str]:
+    """Return the streams whose consumers are seen."""
+    return [row.key.stream for row in await look.consumers_of(look.silent_last("CBA"), 0.0)]
+
+
+async def test_consumers_without_leaders() -> None:
+    """Each of their lists takes seconds: they come last, and what there was no time for is left out."""
+    cluster = Cluster()
+    look = Look(cast("Any", cluster))
+    assert await consumers_seen(look) == ["A", "B", "C"]
+    cluster.missing = {"A"}
+    assert await consumers_seen(look) == ["B", "C"]
+    assert look.silent_last("CBA") == ["B", "C", "A"]
+    cluster.failing = {"A": Unanswered(), "B": Busy()}
+    assert await consumers_seen(look) == ["C"]
+    cluster.missing, cluster.failing = set(), {}
+    assert await consumers_seen(look) == ["B", "C", "A"]
+    assert look.silent_last("CBA") == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize(("error", "missing"), [(Unanswered(), set()), (Unavailable(), {"A"})])
+async def test_consumers_that_cannot_be_listed(error: Unavailable, missing: set[str]) -> None:
+    """Without a connection, or where it is not for leaders that are away, nothing is left out."""
+    cluster = Cluster()
+    cluster.missing, cluster.failing = missing, {"B": error}
+    with pytest.raises(BrokerUnavailable):
+        await consumers_seen(Look(cast("Any", cluster)))
 
 
 async def test_a_look_that_nobody_waits_for_any_more() -> None:

@@ -48,6 +48,8 @@ _SHARE: Final = 50
 _FORBIDDEN: Final = 600.0
 """Seconds after which what the broker forbade is tried again."""
 _TIMEOUT: Final = 20.0
+_FOR_LETTERS: Final = 5.0
+"""Seconds of these that are left to count dead letters."""
 _SLICE: Final = 250
 """Rows that one turn of the event loop is busy with."""
 _AT_ONCE: Final = 32
@@ -230,8 +232,8 @@ class History:
         with_consumers = {row.name for row in rows if row.consumers}
         active = self._active(after.step) & with_consumers
         found: dict[str, tuple[float, float]] = {}
-        for some in batches(sorted(active), _AT_ONCE):
-            for each in await self._look.consumers_of(some, deadline):
+        for some in batches(self._look.silent_last(active), _AT_ONCE):
+            for each in await self._look.consumers_of(some, deadline - _FOR_LETTERS):
                 name = f"{each.key.stream}/{each.key.name}"
                 found[name] = each.pending, each.unsettled
                 self._claim_consumer(name, found[name], after.step)

@@ -6,11 +6,12 @@ A list keeps only what it is sorted and searched by; the entries that are shown 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from itertools import chain
 from time import perf_counter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from windshift.nats import Busy, Unanswered
 from windshift.nats.jetstream.api import JetStream, metadata_of
 from windshift.nats.times import parse_rfc3339
 from windshift.server.background.batches import for_each
@@ -30,6 +31,8 @@ _KEPT: Final = 20
 """A look is good for so many times as long as it took: short where there is little to see."""
 _TIMEOUT: Final = 15.0
 """Seconds that a look may take."""
+_FOR_ENTRIES: Final = 3.0
+"""Seconds of these that are left to those who wait, when a look at consumers is not over by then."""
 _AT_ONCE: Final = 16
 """Streams whose consumers are asked for at once."""
 
@@ -156,6 +159,8 @@ class Look:
         self._consumers = _Shared(api, self._look_at_consumers)
         self._seen: dict[str, StreamRow] = {}
         self._seen_at = 0.0
+        self._silent: set[str] = set()
+        """Streams with consumers that had no leader when they were read last: each takes seconds."""
 
     async def streams(self, deadline: float) -> list[StreamRow]:
         """Return all streams, but those that Windshift and the broker keep for themselves."""
@@ -171,25 +176,36 @@ class Look:
 
     async def rows_of(self, stream: str, deadline: float) -> list[ConsumerRow]:
         """Return the consumers of one stream, as they are now; raise `StreamNotFound`."""
+        rows: list[ConsumerRow] = []
+        is_silent = False
         with broker_errors(stream=stream):
-            return [
-                ConsumerRow(
-                    ConsumerKey(stream, info["name"]),
-                    info["num_pending"],
-                    info["num_ack_pending"],
-                    is_durable(info["config"]),
-                    owner_of(info["config"]),
+            async for page in self._api.pages(f"CONSUMER.LIST.{stream}", "consumers", deadline):
+                is_silent |= bool(page.missing)
+                rows += (
+                    ConsumerRow(
+                        ConsumerKey(stream, info["name"]),
+                        info["num_pending"],
+                        info["num_ack_pending"],
+                        is_durable(info["config"]),
+                        owner_of(info["config"]),
+                    )
+                    for info in page.items
+                    if INTERNAL not in metadata_of(info["config"])
                 )
-                async for info in self._api.listed(f"CONSUMER.LIST.{stream}", "consumers", deadline)
-                if INTERNAL not in metadata_of(info["config"])
-            ]
+        (self._silent.add if is_silent else self._silent.discard)(stream)
+        return rows
 
     async def consumers_of(self, streams: Sequence[str], deadline: float) -> list[ConsumerRow]:
-        """Return the consumers of some streams, as they are now, and none of those that do not exist."""
-        found = await for_each(
-            streams, lambda name: self._rows_unless_deleted(name, deadline), at_once=_AT_ONCE
-        )
+        """Return the consumers of some streams, as they are now, and none of those that do not exist.
+
+        While some have no leader, those are left out which the broker has not told by `deadline`.
+        """
+        found = await for_each(streams, lambda name: self._rows_if_told(name, deadline), at_once=_AT_ONCE)
         return list(chain.from_iterable(found))
+
+    def silent_last(self, streams: Iterable[str]) -> list[str]:
+        """Return streams in the order in which their consumers should be asked for."""
+        return sorted(streams, key=lambda name: (name in self._silent, name))
 
     async def _look_at_streams(self, deadline: float) -> StreamsSeen:
         seen, then, now = self._seen, self._seen_at, self._loop.time()
@@ -207,13 +223,19 @@ class Look:
 
     async def _look_at_consumers(self, deadline: float) -> list[ConsumerRow]:
         seen = await self._look_at_streams(deadline)
-        return await self.consumers_of([row.name for row in seen.rows if row.consumers], deadline)
+        self._silent &= seen.named.keys()
+        streams = self.silent_last(row.name for row in seen.rows if row.consumers)
+        return await self.consumers_of(streams, deadline - _FOR_ENTRIES)
 
-    async def _rows_unless_deleted(self, stream: str, deadline: float) -> list[ConsumerRow]:
+    async def _rows_if_told(self, stream: str, deadline: float) -> list[ConsumerRow]:
         try:
             return await self.rows_of(stream, deadline)
         except StreamNotFound:
             return []
+        except BrokerUnavailable as error:
+            if self._silent and isinstance(error.__cause__, Busy | Unanswered):
+                return []
+            raise
 
 
 def _stream_row(info: Mapping[str, Any], before: StreamRow | None, then: float, now: float) -> StreamRow:
