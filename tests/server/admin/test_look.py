@@ -23,12 +23,12 @@ class Silent:
     def __init__(self) -> None:
         self.is_lost = asyncio.Event()
 
-    async def listed(self, *_: object) -> AsyncIterator[dict[str, Any]]:
+    async def pages(self, *_: object) -> AsyncIterator[Page]:
         """Wait, and fail."""
         await self.is_lost.wait()
         if self.is_lost.is_set():
             raise Unavailable
-        yield {}
+        yield Page([], 0)
 
 
 class Cluster:
@@ -81,6 +81,28 @@ async def test_consumers_that_cannot_be_listed(error: Unavailable, missing: set[
     cluster.missing, cluster.failing = missing, {"B": error}
     with pytest.raises(BrokerUnavailable):
         await consumers_seen(Look(cast("Any", cluster)))
+
+
+async def test_a_mirror_without_a_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is still known what it is a mirror of, however long it has none."""
+    cluster = Cluster()
+    look = Look(cast("Any", cluster))
+    state = {"messages": 0, "bytes": 0, "last_seq": 0}
+    config = {"name": "M", "mirror": {"name": "ORIGIN"}}
+    page = Page([{"config": config, "state": state, "created": "2026-01-01T00:00:00Z"}], 1)
+
+    async def pages(*_: object) -> AsyncIterator[Page]:
+        yield page
+
+    monkeypatch.setattr(cluster, "pages", pages)
+    assert (await look._look_at_streams(0.0)).mirrored == {"ORIGIN"}
+    page = Page([], 1, frozenset({"M", "never seen"}))
+    for _ in range(2):
+        seen = await look._look_at_streams(0.0)
+        assert not seen.rows
+        assert seen.mirrored == {"ORIGIN"}
+    page = Page([], 0)
+    assert not (await look._look_at_streams(0.0)).mirrored
 
 
 async def test_a_look_that_nobody_waits_for_any_more() -> None:

@@ -85,7 +85,7 @@ class StreamsSeen(NamedTuple):
         at: when they were looked at, in the loop's time.
         rows: the streams.
         named: the same by name.
-        mirrored: the names of those that others are mirrors of, and maybe the empty one.
+        mirrored: the names of those that others are mirrors of, also mirrors that have no leader now.
     """
 
     at: float
@@ -159,6 +159,8 @@ class Look:
         self._consumers = _Shared(api, self._look_at_consumers)
         self._seen: dict[str, StreamRow] = {}
         self._seen_at = 0.0
+        self._origins: dict[str, str] = {}
+        """What streams are mirrors of."""
         self._silent: set[str] = set()
         """Streams with consumers that had no leader when they were read last: each takes seconds."""
 
@@ -210,16 +212,19 @@ class Look:
     async def _look_at_streams(self, deadline: float) -> StreamsSeen:
         seen, then, now = self._seen, self._seen_at, self._loop.time()
         rows: dict[str, StreamRow] = {}
-        mirrored: set[str] = set()
+        origins: dict[str, str] = {}
         with broker_errors():
-            async for info in self._api.listed("STREAM.LIST", "streams", deadline):
-                name = info["config"]["name"]
-                if not name.startswith(RESERVED_STREAMS):
-                    row = rows[name] = _stream_row(info, seen.get(name), then, now)
-                    mirrored.add(row.origin)
-                await pause()
-        self._seen, self._seen_at = rows, now
-        return StreamsSeen(now, list(rows.values()), rows, frozenset(mirrored))
+            async for page in self._api.pages("STREAM.LIST", "streams", deadline):
+                origins |= {name: self._origins[name] for name in page.missing & self._origins.keys()}
+                for info in page.items:
+                    name = info["config"]["name"]
+                    if not name.startswith(RESERVED_STREAMS):
+                        row = rows[name] = _stream_row(info, seen.get(name), then, now)
+                        if row.origin:
+                            origins[name] = row.origin
+                    await pause()
+        self._seen, self._seen_at, self._origins = rows, now, origins
+        return StreamsSeen(now, list(rows.values()), rows, frozenset(origins.values()))
 
     async def _look_at_consumers(self, deadline: float) -> list[ConsumerRow]:
         seen = await self._look_at_streams(deadline)
