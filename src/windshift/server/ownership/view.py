@@ -230,11 +230,12 @@ class View:
             for name in self._with_consumers:
                 if self._read_at.get(name, -inf) < began - _KEPT_NEAR:
                     await self._read(name)
+            self._took_all = sum(self._took.values())
         except NatsError as error:
             log.warning("the consumers at the broker cannot be counted: %s", error)
+            self._took_all = self._loop.time() - began
         finally:
             self._all_read_at = self._loop.time()
-            self._took_all = self._all_read_at - began
             self._all = None
 
     async def _read(self, name: str) -> None:
