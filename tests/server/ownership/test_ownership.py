@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,21 +14,11 @@ from windshift.server.ownership import ownership as ownership_module
 from windshift.server.ownership.ownership import Ownership
 
 
-class Empty:
-    """A broker that has nothing."""
-
-    async def listed(self, *_: object) -> AsyncIterator[dict[str, Any]]:
-        """Give an empty list."""
-        found: list[dict[str, Any]] = []
-        for each in found:
-            yield each
-
-
 async def test_full_streams_are_looked_for_as_long_as_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if nobody is known to have something that could fill: it may have been removed elsewhere."""
     monkeypatch.setattr(ownership_module, "_INTERVAL", 0.001)
     access = SimpleNamespace(on_replaced=[], full=None, quotas_of=lambda _: None)
-    ownership = Ownership(cast("Any", Empty()), cast("Any", access))
+    ownership = Ownership(cast("Any", None), cast("Any", access))
     looks = 0
 
     async def look(_: float) -> None:
