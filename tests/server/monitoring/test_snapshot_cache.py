@@ -99,6 +99,21 @@ async def test_nobody_waits_long(broker: Broker) -> None:
     assert kept.snapshot is None
 
 
+async def test_looks_of_long_ago(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not shown during a long look."""
+    collector = CountingCollector(broker)
+    kept = cached(broker, collector, keep=ALWAYS, patience=timedelta(0))
+    async with asyncio.timeout(30):
+        while kept.snapshot is None:
+            await kept.refresh()
+        collector.open.clear()
+        monkeypatch.setattr(snapshot_cache, "_LONG_AGO", 0.0)
+        await kept.refresh()
+    shown = kept.snapshot
+    kept.stop()
+    assert shown is None
+
+
 async def test_failures(broker: Broker) -> None:
     """A look that fails is counted, shows nothing old, and is not repeated at once."""
     collector = CountingCollector(broker)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from windshift.server.config import config_from_environment
+from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot
 from windshift.server.process import metrics
 from windshift.server.process.metrics import Outlet
 from windshift.server.telemetry import instruments as i
@@ -32,3 +33,12 @@ async def test_a_scrape_after_one_that_failed(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(OSError, match="too many open files"):
         await outlet.expose("")
     assert b"windshift_events_published_total 7" in (await outlet.expose("")).body
+
+
+def test_ages() -> None:
+    """They are those of the time of the snapshot, which may be shown much later."""
+    consumer = ConsumerProgress(
+        "S", "c", "", durable=True, pending=1, unacknowledged=0, redelivered=0, settled_to=0, filters=()
+    )
+    snapshot = Snapshot(consumers=[consumer], oldest={("S", "c"): 1_000_000_000}, taken_ns=3_500_000_000)
+    assert dict(metrics._ages(snapshot)) == {("S", "c"): 2.5}

@@ -9,6 +9,7 @@ their number is bounded: what exceeds a bound is left out and counted. When to t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -119,6 +120,7 @@ class Snapshot:
         omitted_streams: how many streams were left out.
         omitted_consumers: how many consumers were left out.
         omitted_ages: how many consumers are behind whose oldest event was not read.
+        taken_ns: when it was begun, in nanoseconds since 1970.
     """
 
     streams: list[StreamUsage] = field(default_factory=list)
@@ -127,6 +129,7 @@ class Snapshot:
     omitted_streams: int = 0
     omitted_consumers: int = 0
     omitted_ages: int = 0
+    taken_ns: int = field(default_factory=time.time_ns)
 
 
 class _Oldest(NamedTuple):

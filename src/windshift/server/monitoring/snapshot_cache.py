@@ -19,6 +19,8 @@ _ROUND_TRIP: Final = 2.5
 """Seconds that a server has to echo before it is asked more. Who waits for a snapshot sees if it does not."""
 _LATE: Final = 0.5
 """Seconds after its deadline at which a snapshot is cut off: it ends by itself with what it has by then."""
+_LONG_AGO: Final = 120.0
+"""Seconds for which a snapshot that is not good any more may be shown while the next one is taken."""
 
 
 class SnapshotCache:
@@ -34,7 +36,8 @@ class SnapshotCache:
         patience: how long to wait for a snapshot: much less than Prometheus does.
 
     Attributes:
-        snapshot: the latest one, also while the next one is taken; None after a failure, or before the first.
+        snapshot: the latest one, also while the next one is taken. None after a failure, before the first, or
+            when it is of long ago.
         round_trip: seconds to NATS and back; None = unknown.
         failures: how many snapshots failed.
     """
@@ -79,6 +82,8 @@ class SnapshotCache:
             self._good_until = 0.0
             return
         if self._running is None and loop.time() >= self._good_until:
+            if loop.time() >= self._good_until + _LONG_AGO:
+                self.snapshot = None
             self._running = loop.create_task(self._run())
         if self._running is not None:
             await asyncio.wait((self._running,), timeout=self._patience)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from math import inf
@@ -295,7 +294,7 @@ def _add_snapshots(registry: Registry, cache: SnapshotCache, dead_letters: DeadL
     )
     registry.add(i.CONSUMER_UNACKNOWLEDGED, lambda: _consumers(cache.snapshot, "unacknowledged"))
     registry.add(i.CONSUMER_REDELIVERED, lambda: _consumers(cache.snapshot, "redelivered"))
-    registry.add(i.CONSUMER_OLDEST, lambda: _ages(cache.snapshot, time.time_ns()))
+    registry.add(i.CONSUMER_OLDEST, lambda: _ages(cache.snapshot))
 
 
 def _omitted(snapshot: Snapshot | None) -> Iterator[Point]:
@@ -325,7 +324,7 @@ def _consumers(snapshot: Snapshot | None, attribute: str) -> Iterable[Point]:
     return sums.items()
 
 
-def _ages(snapshot: Snapshot | None, now_ns: int) -> Iterable[Point]:
+def _ages(snapshot: Snapshot | None) -> Iterable[Point]:
     ages: dict[tuple[str, ...], float] = {}
     if snapshot is None:
         return ()
@@ -333,7 +332,7 @@ def _ages(snapshot: Snapshot | None, now_ns: int) -> Iterable[Point]:
         stored_ns = snapshot.oldest.get((consumer.stream, consumer.name))
         if stored_ns is None and consumer.behind:
             continue  # not known
-        age = 0.0 if stored_ns is None else max(0.0, (now_ns - stored_ns) / NANOSECONDS)
+        age = 0.0 if stored_ns is None else max(0.0, (snapshot.taken_ns - stored_ns) / NANOSECONDS)
         labels = _labels(consumer)
         ages[labels] = max(ages.get(labels, 0.0), age)
     return ages.items()
