@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from windshift.nats import Busy, Unanswered, Unavailable
+from windshift.nats import Busy, JetStreamError, NatsError, Unanswered, Unavailable
+from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import Page
 from windshift.server.admin.look import Look
 from windshift.server.domain.errors import BrokerUnavailable
@@ -41,7 +43,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.missing: set[str] = set()
-        self.failing: dict[str, Unavailable] = {}
+        self.failing: dict[str, NatsError] = {}
 
     async def pages(self, operation: str, *_: object) -> AsyncIterator[Page]:
         """List the consumers of a stream."""
@@ -81,6 +83,32 @@ async def test_consumers_that_cannot_be_listed(error: Unavailable, missing: set[
     cluster.missing, cluster.failing = missing, {"B": error}
     with pytest.raises(BrokerUnavailable):
         await consumers_seen(Look(cast("Any", cluster)))
+
+
+async def test_leaders_that_were_away_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are not why lists fail now."""
+    cluster, loop = Cluster(), asyncio.get_running_loop()
+    look = Look(cast("Any", cluster))
+    cluster.missing = {"A"}
+    assert await consumers_seen(look) == ["B", "C"]
+    cluster.failing = {"B": Unanswered()}
+    assert await look.consumers_of("B", 0.0) == []
+    monkeypatch.setattr(look, "_loop", SimpleNamespace(time=lambda: loop.time() + 60))
+    with pytest.raises(BrokerUnavailable):
+        await look.consumers_of("B", 0.0)
+
+
+async def test_streams_without_leaders_that_are_gone() -> None:
+    """They are not why lists fail any more."""
+    cluster = Cluster()
+    look = Look(cast("Any", cluster))
+    cluster.missing = {"A"}
+    assert await consumers_seen(look) == ["B", "C"]
+    cluster.failing = {"A": JetStreamError(codes.STREAM_NOT_FOUND, 404, "stream not found")}
+    assert await consumers_seen(look) == ["B", "C"]
+    cluster.failing = {"B": Unanswered()}
+    with pytest.raises(BrokerUnavailable):
+        await look.consumers_of("B", 0.0)
 
 
 async def test_a_mirror_without_a_leader(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from itertools import chain
+from math import inf
 from time import perf_counter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -35,6 +36,8 @@ _FOR_ENTRIES: Final = 3.0
 """Seconds of these that are left to those who wait, when a look at consumers is not over by then."""
 _AT_ONCE: Final = 16
 """Streams whose consumers are asked for at once."""
+_LATELY: Final = 60.0
+"""Seconds for which consumers that had no leader are why lists of others take too long."""
 
 
 class StreamRow(NamedTuple):
@@ -161,8 +164,8 @@ class Look:
         self._seen_at = 0.0
         self._origins: dict[str, str] = {}
         """What streams are mirrors of."""
-        self._silent: set[str] = set()
-        """Streams with consumers that had no leader when they were read last: each takes seconds."""
+        self._silent: dict[str, float] = {}
+        """Streams with consumers that had no leader when they were read last, and when that was."""
 
     async def streams(self, deadline: float) -> list[StreamRow]:
         """Return all streams, but those that Windshift and the broker keep for themselves."""
@@ -194,7 +197,10 @@ class Look:
                     for info in page.items
                     if INTERNAL not in metadata_of(info["config"])
                 )
-        (self._silent.add if is_silent else self._silent.discard)(stream)
+        if is_silent:
+            self._silent[stream] = self._loop.time()
+        else:
+            self._silent.pop(stream, None)
         return rows
 
     async def consumers_of(self, streams: Sequence[str], deadline: float) -> list[ConsumerRow]:
@@ -228,7 +234,7 @@ class Look:
 
     async def _look_at_consumers(self, deadline: float) -> list[ConsumerRow]:
         seen = await self._look_at_streams(deadline)
-        self._silent &= seen.named.keys()
+        self._silent = {name: at for name, at in self._silent.items() if name in seen.named}
         streams = self.silent_last(row.name for row in seen.rows if row.consumers)
         return await self.consumers_of(streams, deadline - _FOR_ENTRIES)
 
@@ -236,9 +242,11 @@ class Look:
         try:
             return await self.rows_of(stream, deadline)
         except StreamNotFound:
+            self._silent.pop(stream, None)
             return []
         except BrokerUnavailable as error:
-            if self._silent and isinstance(error.__cause__, Busy | Unanswered):
+            last = max(self._silent.values(), default=-inf)
+            if self._loop.time() - last < _LATELY and isinstance(error.__cause__, Busy | Unanswered):
                 return []
             raise
 
