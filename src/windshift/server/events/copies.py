@@ -28,7 +28,7 @@ _INTERVAL: Final = 600.0
 _READING: Final = 30.0
 """Seconds that the list of streams may take to be read."""
 _RETRY: Final = 10.0
-"""Seconds until it is read again when that failed, or some streams had no leader."""
+"""Seconds until it is read again when that failed; and when some streams had no leader, doubled each time."""
 
 
 def with_copier(config: JsonObject, principal: str) -> JsonObject:
@@ -55,6 +55,8 @@ class Copies:
         self._access = access
         self._audit = audit
         self._due = asyncio.Event()
+        self._pause = 0.0
+        """Seconds until streams are looked at again of which some had no leader; 0 = all have one."""
         self.denied: Mapping[tuple[str, Copied], PermissionDenied] = {}
         access.on_replaced.append(self._due.set)
 
@@ -68,21 +70,22 @@ class Copies:
             except TimeoutError:
                 pass
             self._due.clear()
-            pause = _INTERVAL if await self._judge() else _RETRY
+            pause = await self._judge()
 
-    async def _judge(self) -> bool:
-        """Judge all streams; tell whether that was possible of all of them."""
+    async def _judge(self) -> float:
+        """Judge all streams; return the seconds after which that is due again."""
         now, silent = asyncio.get_running_loop().time(), set[str]()
         try:
             found = {key: error async for key, error in self._denials(now + _READING, silent)}
         except NatsError as failure:
             _log.warning("what streams copy cannot be judged: %s", failure)
-            return False
+            return _RETRY
         for key, denied in found.items():
             if key not in self.denied:
                 self._audit.copying(key[0], denied, now)
         self.denied = found
-        return not silent
+        self._pause = min(2 * self._pause or _RETRY, _INTERVAL) if silent else 0.0
+        return self._pause or _INTERVAL
 
     async def _denials(
         self, deadline: float, silent: set[str]
