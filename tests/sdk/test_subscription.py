@@ -122,6 +122,30 @@ async def test_the_time_of_a_delivery_begins_when_it_is_handed_out() -> None:
         assert subscription.jobs.leases(1, later, 30.0, 60.0)[1] == [job]
 
 
+@pytest.mark.parametrize("token", [b"t", b""], ids=["lease_over", "released"])
+async def test_what_was_lost_before_it_is_handed_out_is_left_to_others(token: bytes) -> None:
+    """If it comes again, it is handed out once."""
+    subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling(concurrency=1))
+    jobs = subscription.jobs
+    waits, _ = jobs.deliver(events.Event(id=1, token=token), 1, 0.0)
+    subscription.arrived(waits)
+    subscription.begin()
+    subscription.released(jobs.call_ended(1, 1.0))
+    jobs.resume([waits], 2, 2.0)
+    if token:
+        subscription.lost(waits)
+    assert not jobs.current(waits)
+    for event in (events.Event(id=2), events.Event(id=1)):
+        job, arrival = jobs.deliver(event, 2, 3.0)
+        assert arrival is Arrival.NEW
+        subscription.arrived(job)
+    subscription.begin()
+    async with asyncio.timeout(30):
+        assert (await subscription.next()).event.id == 2
+    assert subscription._running == {jobs.get(2)}
+    assert list(subscription._deliveries) == [jobs.get(2)]
+
+
 async def test_a_delivery_whose_id_means_another_event_gives_its_place_back() -> None:
     """Who iterates hears of it when it settles, and gets the next one."""
     subscription = Subscription(FakeCaller(), "orders", "accounting", None, Handling(concurrency=1))

@@ -28,9 +28,9 @@ class Job:
         id: id of the event.
         event: as it was delivered first.
         call: number of the call that holds it; 0 = none.
-        since: when its time began: with its first delivery, or when who iterates got it; infinite = not yet.
+        since: when its time began: with its first delivery, or when who iterates got it.
         pinged: when its lease began anew.
-        started: whether it was handed to a handler.
+        started: whether it was handed to a handler, or to who iterates.
         verdict: what the handler decided.
         given_back: what counts if its handler returns: a block in it was cancelled; None = it was not.
         said: number of the call on which that was said and is not answered; 0 = none.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -256,7 +255,7 @@ class Subscription:
             log_failure(event, verdict, None)
             self._decide(job, verdict)
         elif self._handler is None:
-            job.since = math.inf
+            job.started = False  # not before who iterates gets it
             self._ready.put_nowait((job, delivery))
         else:
             self._tasks[job] = self._loop.create_task(self._work(job, delivery, self._handler))
@@ -420,9 +419,14 @@ class Subscription:
 
     async def next(self) -> Delivery[Any]:
         """Wait for a delivery where there is no handler. Its time begins now, however long it was ready."""
-        job, delivery = await self._ready.get()
-        job.since = self._loop.time()
-        return delivery
+        while True:
+            job, delivery = await self._ready.get()
+            if self.jobs.current(job):
+                job.started, job.since = True, self._loop.time()
+                return delivery
+            self._leave(job)  # somebody else may have it
+            self._over(job, None)
+            self.begin()
 
     async def settle(self, job: Job, verdict: Verdict) -> None:
         """Settle what a job handles, and wait for the confirmation."""
