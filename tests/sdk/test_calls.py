@@ -261,6 +261,32 @@ async def test_a_first_attempt_made_in_another_way_changes_no_servers(
         assert caller.channels().for_calls() is channel
 
 
+@pytest.mark.parametrize(
+    ("failure", "usable", "changes"),
+    [
+        pytest.param("timed out", [], True, id="an attempt failed"),
+        pytest.param("", [], False, id="the first attempt goes on"),
+        pytest.param("timed out", [None], False, id="no room"),
+    ],
+)
+async def test_the_next_server_is_used_when_one_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, failure: str, usable: list[None], changes: bool
+) -> None:
+    """Also if calls have less time than attempts to connect, so that none hears that one failed."""
+
+    async def unary(*_: object, **__: object) -> None:
+        raise RpcError(StatusCode.DEADLINE_EXCEEDED, "no connection in time").unsent()
+
+    async with ws.connect(f"{closed_port()},{closed_port()}", timeout=0.01) as client:
+        caller = caller_of(client)
+        channel = caller.channels().for_calls()
+        for name, value in (("unary", unary), ("_failure", failure), ("_usable", usable)):
+            monkeypatch.setattr(channel, name, value)
+        with pytest.raises(ws.Unreachable):
+            await client.streams.get("a")
+        assert (caller.channels().for_calls() is not channel) is changes
+
+
 async def test_a_server_that_is_gone_without_a_word_is_noticed(
     proxy: CuttingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

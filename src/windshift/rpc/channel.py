@@ -302,6 +302,11 @@ class Channel:
         return not self._usable and not self._attempting and self._loop.time() < self._next_attempt_at
 
     @property
+    def is_unreachable(self) -> bool:
+        """Whether there is no connection, and the last attempt to make one failed."""
+        return bool(self._failure) and not self._usable
+
+    @property
     def lack(self) -> str:
         """Why a call that waits has no connection."""
         if self._usable:

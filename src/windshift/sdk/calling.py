@@ -326,7 +326,9 @@ class Caller:
 
     def _note(self, channel: Channel, error: RpcError) -> RpcError:
         """Use another server if this one cannot be reached; return how the call ended for who makes it."""
-        if self._channels is not None and error.code is StatusCode.UNAVAILABLE:
+        waited = error.code is StatusCode.DEADLINE_EXCEEDED and not error.sent
+        away = error.code is StatusCode.UNAVAILABLE or (waited and channel.is_unreachable)
+        if self._channels is not None and away:
             self._channels.unreachable(channel)
         if not isinstance(error, ChannelClosed):
             return error
