@@ -96,7 +96,7 @@ def test_an_app_in_production() -> None:
     for words in (json.loads(in_image), shlex.split(in_unit)):
         told = run.make_context("run", words[2:]).params
         assert told["target"] == "shop:app"
-        assert pod["terminationGracePeriodSeconds"] == int(waits) == told["grace"] + 15
+        assert pod["terminationGracePeriodSeconds"] == int(waits) == told["grace"] + 20
     (port,) = pod["containers"][0]["ports"]
     image = run.make_context("run", json.loads(in_image)[2:]).params
     assert (image["health_host"], image["health_port"]) == ("0.0.0.0", port["containerPort"])  # noqa: S104
