@@ -100,12 +100,8 @@ async def test_a_client_that_leaves_while_its_call_ends(keeper: Keeper, unique: 
         await second.event(within=AT_ONCE)
 
 
-@pytest.mark.parametrize("command", [None, Limit(1)], ids=["at the end", "with a smaller window"])
-async def test_a_client_that_leaves_while_an_inbox_is_closed(
-    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch, command: Command | None
-) -> None:
-    """What is on its way to it then is with others at once."""
-    consuming = await failing(keeper, unique(), TWICE, ack_wait=30.0)
+def hold_inboxes_open(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have inboxes close later: return what is set when one is to be closed, and what lets it be."""
     closing, may_close, drain = asyncio.Event(), asyncio.Event(), Subscription.drain
 
     async def drain_later(inbox: Subscription, timeout: float) -> None:
@@ -113,11 +109,21 @@ async def test_a_client_that_leaves_while_an_inbox_is_closed(
         await may_close.wait()
         await drain(inbox, timeout)
 
+    monkeypatch.setattr(Subscription, "drain", drain_later)
+    return closing, may_close
+
+
+@pytest.mark.parametrize("command", [None, Limit(1)], ids=["at the end", "with a smaller window"])
+async def test_a_client_that_leaves_while_an_inbox_is_closed(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch, command: Command | None
+) -> None:
+    """What is on its way to it then is with others at once."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=30.0)
     first = consuming.open()
     first.subscribe(consuming.stream, consuming.consumer, 10)
     await consuming.publish()
     await first.event()
-    monkeypatch.setattr(Subscription, "drain", drain_later)
+    closing, may_close = hold_inboxes_open(monkeypatch)
     first.say(command)
     await asyncio.wait_for(closing.wait(), 30)
     first.call.cancel()
@@ -135,18 +141,11 @@ async def test_a_delivery_whose_time_ends_while_its_call_does(
 ) -> None:
     """It is counted as expired."""
     consuming = await failing(keeper, unique(), TWICE, ack_wait=2.0)
-    closing, may_close, drain = asyncio.Event(), asyncio.Event(), Subscription.drain
-
-    async def drain_later(inbox: Subscription, timeout: float) -> None:
-        closing.set()
-        await may_close.wait()
-        await drain(inbox, timeout)
-
     worker = consuming.open()
     worker.subscribe(consuming.stream, consuming.consumer)
     await consuming.publish()
     await worker.event()
-    monkeypatch.setattr(Subscription, "drain", drain_later)
+    closing, may_close = hold_inboxes_open(monkeypatch)
     worker.say(None)
     await asyncio.wait_for(closing.wait(), 30)
     await asyncio.sleep(2.0)  # its time
