@@ -183,7 +183,9 @@ async def test_messages_and_their_acknowledgements(broker: Broker, unique: Uniqu
     assert some.puller.pull(1)
     [third] = await some.messages(1)
     assert told_by(third)[:2] == (1, 3)
-    state = await some.state()
+    async with asyncio.timeout(20):
+        while (state := await some.state()).settled_to < 2:  # noqa: ASYNC110 - the server takes acks later
+            await asyncio.sleep(0.005)
     assert (state.pending, state.unsettled, state.settled_to, state.delivered_to) == (0, 1, 2, 3)
 
 
