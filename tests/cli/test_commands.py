@@ -894,10 +894,8 @@ def test_what_is_stored_while_a_tail_begins_is_shown_once(
     assert [event["id"] for event in shown] == [1, 2]
 
 
-def test_a_tail_beside_which_the_broken_one_counts(orders: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit ends a tail that begins, and not one that goes on: a server may still count the call before."""
-    too_many = ws.QuotaExceeded("too many streams", metadata={"quota": "max_streams"})
-    errors: list[ws.WindshiftError] = [ws.Unavailable("cut off"), too_many]
+def break_tails_off(monkeypatch: pytest.MonkeyPatch, errors: list[ws.WindshiftError]) -> None:
+    """Have each tail end at once with the next of these errors, as long as there are any."""
     tail_many = Events.tail_many
 
     async def break_off(events: Events, **which: Any) -> AsyncIterator[list[Any]]:
@@ -907,6 +905,13 @@ def test_a_tail_beside_which_the_broken_one_counts(orders: Cli, monkeypatch: pyt
             yield items
 
     monkeypatch.setattr(Events, "tail_many", break_off)
+
+
+def test_a_tail_beside_which_the_broken_one_counts(orders: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit ends a tail that begins, and not one that goes on: a server may still count the call before."""
+    too_many = ws.QuotaExceeded("too many streams", metadata={"quota": "max_streams"})
+    errors: list[ws.WindshiftError] = [ws.Unavailable("cut off"), too_many]
+    break_tails_off(monkeypatch, errors)
     tail = ("tail", "orders", "--from", "start", "-n", "3", "-f", "-o", "jsonl")
     assert [event["id"] for event in orders(*tail).lines] == [1, 2, 3]
     errors.append(too_many)
@@ -920,15 +925,7 @@ def test_a_tail_whose_token_expires_during_an_outage(
     (tmp_path / "token").write_text("t")
     away, refused = ws.Unavailable("cut off"), ws.Unauthenticated("too old")
     errors: list[ws.WindshiftError] = [away, refused]
-    tail_many = Events.tail_many
-
-    async def break_off(events: Events, **which: Any) -> AsyncIterator[list[Any]]:
-        if errors:
-            raise errors.pop(0)
-        async for items in tail_many(events, **which):
-            yield items
-
-    monkeypatch.setattr(Events, "tail_many", break_off)
+    break_tails_off(monkeypatch, errors)
     token = ("--token-file", str(tmp_path / "token"))
     tail = ("tail", "orders", "--from", "start", "-n", "3", "-f", "-o", "jsonl", *token)
     assert [event["id"] for event in orders(*tail).lines] == [1, 2, 3]
