@@ -41,7 +41,7 @@ async def test_a_server_that_is_left_meanwhile(plain_cluster: list[NatsServer]) 
             player.connection.publish(begun.result(), b"first")
 
         player.connection.subscribe(b"$JS.API.STREAM.SNAPSHOT.S", begin)
-        snapshots = Snapshots(broker.connection, broker.requests, broker.api)
+        snapshots = Snapshots(broker.api)
         taking = asyncio.create_task(snapshots.take("S", pieces.append))
         inbox = await begun
         await eventually(lambda: bool(pieces))

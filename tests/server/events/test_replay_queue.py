@@ -131,7 +131,7 @@ async def test_a_pointer_that_the_broker_brings_back(
     monkeypatch.setattr(replay_queue, "_TAKEN_FOR", 1.0, raising=False)
     one, broker, pieces = dead_letter_id(unique()), keeper.broker, list[bytes]()
     assert await keeper.replays.add(one, 1, in_seconds(30))
-    snapshots = Snapshots(broker.connection, broker.requests, broker.api)
+    snapshots = Snapshots(broker.api)
     snapshot = await snapshots.take(STREAM, pieces.append)
     (pointer,) = await pointers(keeper, one.stream)
     lease = await keeper.replays.lease(pointer, LONG, in_seconds(30))

@@ -11,11 +11,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from windshift.nats.connection import Connection
 from windshift.nats.errors import Forbidden, NatsError, Unavailable
 from windshift.nats.jetstream.api import JetStream, JsonObject, read_answer
 from windshift.nats.protocol import Message
-from windshift.nats.requests import NoReply, Requests
+from windshift.nats.requests import NoReply
 
 PIECE: Final = 128 * 1024
 """Bytes of one piece, at most."""
@@ -33,9 +32,8 @@ class SnapshotFailed(NatsError):
 class Snapshots:
     """Takes snapshots of streams, and makes streams of them."""
 
-    def __init__(self, connection: Connection, requests: Requests, api: JetStream) -> None:
-        self._connection = connection
-        self._requests = requests
+    def __init__(self, api: JetStream) -> None:
+        self._connection, self._requests = api.connection, api.requests
         self._api = api
 
     async def take(self, stream: str, write: Callable[[bytes], object]) -> JsonObject:

@@ -304,7 +304,7 @@ async def _broker(config: ServerConfig) -> AsyncIterator[_Broker]:
             stack.push_async_callback(connection.close)
             await connection.connect()
             api = JetStream(connection, requests)
-            yield _Broker(requests, api, Snapshots(connection, requests, api), damage)
+            yield _Broker(requests, api, Snapshots(api), damage)
         except (EmbeddedError, ConnectFailed, NatsError, OSError) as error:
             raise BackupError(_why(error)) from error
 
