@@ -40,7 +40,7 @@ def run_until_told(
     Args:
         name: of the app, for the log.
         running: makes the context in which the app runs.
-        grace: seconds from when it begins to stop for what handlers have left in threads.
+        grace: seconds, from the beginning of the stop, for threads that handlers have left running.
         health: host and port of the health endpoints.
         until: stops it in good order when it returns, or raises; then its error is raised.
 
@@ -122,7 +122,7 @@ async def _leave_nothing_behind(name: str, until: float) -> None:
 
     Args:
         name: of the app, for the log.
-        until: until when, by the clock of the loop, threads and generators may go on; they may for a second.
+        until: loop time until which threads and generators may go on; they have a second in any case.
     """
     loop = asyncio.get_running_loop()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
