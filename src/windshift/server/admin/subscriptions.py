@@ -16,7 +16,7 @@ from windshift.server.background.pacing import paced, pause
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
 _KEPT: Final = 20
-"""How many times as long as gathering counts took they are used again."""
+"""Counts are used again for so many times as long as it took to gather them."""
 _MOST_KEPT: Final = 1.0
 """The most seconds for which counts are used again."""
 _MOST_CALLS: Final = 1_000_000

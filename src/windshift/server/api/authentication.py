@@ -201,7 +201,7 @@ class AuthInterceptor:
     def _lasting(self, handler: Handler, rule: Rule, *, is_followed: bool) -> Handler:
         """Have what a call does judged one by one, and all of it again when the rules change if it lasts.
 
-        Others are not followed: what they were allowed is under way, and would be told to have failed.
+        A call that does not last is not followed: its writes are under way, and would be told to have failed.
         """
 
         async def lasting(request: Any, call: ServerCall) -> Any:

@@ -50,7 +50,7 @@ _ACTIONS = {
     EventsRequest.REJECT_ACTION_DROP: Action.DROP,
 }
 _CONFIRMED = {kind: f"{kind.value}_confirmation" for kind in CommandKind}
-"""In which field of a response commands are confirmed."""
+"""The field of a response that confirms each kind of command."""
 
 
 async def consume(

@@ -22,7 +22,7 @@ from windshift.server.telemetry.propagation import Extract
 from windshift.server.telemetry.tracer import Span, Tracer, current_span, error_type
 
 _OF_STORED: Final = (KeyExists, KeyNotFound, RevisionMismatch, ValueNotAny)
-"""Failures that tell that a store is there: by what it holds."""
+"""Failures that show that the store is there."""
 
 
 class TracingInterceptor:
@@ -74,9 +74,9 @@ def _traced(method: Method, trace: Trace, tracer: Tracer, extract: Extract) -> H
 
 
 def _describe_operation(span: Span, path: str, store: str, failure: BaseException | None) -> None:
-    """Describe an operation on a store. Its key may be anything: it is nowhere.
+    """Describe an operation on a store, without its key, which may be anything.
 
-    So may the name of a store be, unless it is sure that there is one.
+    The store's name may be anything too: it is told only where there certainly is such a store.
     """
     operation = path.rpartition("/")[2]
     span.attributes = {c.DB_SYSTEM_NAME: c.NATS, c.DB_OPERATION_NAME: operation}
