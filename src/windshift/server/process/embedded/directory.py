@@ -96,8 +96,11 @@ class DataDirectory:
 
         Raises OSError.
         """
-        files = (*sorted(self._moved_logs() - end.moved), self.log)
-        return b"".join(each.read_bytes() for each in files)[end.size :].decode(errors="replace").splitlines()
+        first, *others = *sorted(self._moved_logs() - end.moved), self.log
+        with first.open("rb") as file:
+            file.seek(end.size)
+            logged = file.read() + b"".join(each.read_bytes() for each in others)
+        return logged.decode(errors="replace").splitlines()
 
     def open_log(self) -> int:
         """Open nats-server's log for appending, and return the descriptor."""
