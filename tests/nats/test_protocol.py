@@ -615,6 +615,13 @@ def test_what_is_published_is_understood(published: list[tuple[bytes, bytes, byt
         )
 
 
+@given(st.lists(subjects, min_size=1, max_size=5), bodies)
+def test_a_body_to_several_subjects(several: list[bytes], body: bytes) -> None:
+    """It is the same as one frame behind the other."""
+    frames = [protocol.publish_frame(subject, body) for subject in several]
+    assert protocol.publish_frames(several, body) == b"".join(frames)
+
+
 @given(subjects, st.integers(1, 10**12))
 def test_subscriptions_are_understood(subject: bytes, sid: int) -> None:
     """They come and go by number."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -48,6 +48,12 @@ def publish_frame(subject: bytes, body: bytes, headers: bytes = b"", reply: byte
         size = len(headers)
         return _HPUB_FRAME % (subject, reply, size, size + len(body), headers, body)
     return _PUB_FRAME % (subject, reply, len(body), body)
+
+
+def publish_frames(subjects: Iterable[bytes], body: bytes) -> bytes:
+    """Return `publish_frame` of the same body to each of several subjects, at least one."""
+    end = b"  %d\r\n%b\r\n" % (len(body), body)
+    return b"PUB " + (end + b"PUB ").join(subjects) + end
 
 
 def publish_parts(
@@ -252,8 +258,9 @@ class Parser:
 
     def _read(self, data: bytes, events: list[Event]) -> None:  # noqa: C901, PLR0912 - calls cost here
         position, end = 0, len(data)
-        last_sid = last_size = None  # most messages go where the one before went, and many are as long
-        number = length = 0
+        # Most messages go where the one before went, and many are as long
+        last_sid = last_size = last_headers = None
+        number = length = headers_length = 0
         while position < end:
             line_end = data.find(b"\r\n", position, position + MAX_LINE)
             if line_end < 0:
@@ -269,7 +276,10 @@ class Parser:
                 headers, body = b"", start
                 reply = arguments[3] if count == 5 else b""
             elif operation == b"HMSG" and 4 < count < 7:
-                body = start + _read_size(arguments[-2])
+                if arguments[-2] != last_headers:
+                    last_headers = arguments[-2]
+                    headers_length = _read_size(last_headers)
+                body = start + headers_length
                 headers = data[start:body]
                 reply = arguments[3] if count == 6 else b""
             else:

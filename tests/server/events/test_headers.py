@@ -13,6 +13,7 @@ from windshift.nats.times import Time
 from windshift.server.auth.permissions import Permissions
 from windshift.server.auth.policy import Principal
 from windshift.server.domain.names import MAX_IDEMPOTENCY_KEY, MAX_TYPE_NAME
+from windshift.server.events import headers
 from windshift.server.events.headers import _OWN, _PLAIN, given_key, message_id, now, others, read, read_lines
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import write_of
@@ -252,6 +253,14 @@ def test_the_fast_way_reads_what_the_slow_one_does(
     headers = begin + b"".join(name + separator + value + b"\r\n" for name, value in lines) + end
     assert read(headers) == read_lines(h.split(headers))
     assert others(headers) == tuple(line for line in h.split(headers) if line[0] not in _OWN)
+
+
+def test_headers_after_others() -> None:
+    """What was read last is read again, and something else in between as what that is."""
+    one, other = (headers.begin(name) + headers.at(10**18) + b"\r\n" for name in ("one.Type", "other.Type"))
+    assert [read(block)[0] for block in (one, one, other, b"", one, other, other)] == [
+        "one.Type", "one.Type", "other.Type", "", "one.Type", "other.Type", "other.Type"
+    ]  # fmt: skip
 
 
 @given(st.binary(max_size=200))

@@ -43,7 +43,7 @@ def take(some: PullPacer, window: Window, *deliveries: Delivery, now: float = 0.
     some.arrived(deliveries, now)
     for each in deliveries:
         window.forget_requested(1)
-        some.delivered(each)
+        some.delivered([each])
 
 
 def test_the_first_request_is_for_the_whole_window() -> None:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 from windshift.nats import headers as h
 from windshift.nats.connection import Connection, Hook, Subscription
 from windshift.nats.errors import NotConnected
-from windshift.nats.protocol import Message, publish_frame
+from windshift.nats.protocol import Message, publish_frames
 from windshift.nats.times import NANOSECONDS
 
 # --- Settling ---------------------------------------------------------------------------------------------
@@ -202,11 +202,11 @@ class Puller:
             pass
 
     def tell_all(self, replies: Iterable[bytes], acknowledgement: bytes) -> None:
-        """Send an acknowledgement of each of several deliveries, in order.
+        """Send an acknowledgement of each of several deliveries, at least one, in order.
 
         Raise `NotConnected` if none was sent.
         """
-        self._connection.write(b"".join([publish_frame(reply, acknowledgement) for reply in replies]))
+        self._connection.write(publish_frames(replies, acknowledgement))
 
     def forget(self) -> None:
         """Close the inbox, and drop what is on its way."""

@@ -255,21 +255,23 @@ def _unwrapped(response: EventsResponse) -> EventsResponse:
 
 def write_event(event: Event, delivery: Delivery, token: bytes = b"") -> None:
     """Convert a delivery."""
-    event.id = delivery.id
-    event.subject = delivery.subject
-    event.delivery_attempt = delivery.attempt
-    event.data.type_url = TYPE_URL_PREFIX + delivery.type_name
-    event.data.value = delivery.data
+    event.id, event.subject, type_name, value, time, key, parent, state, event.delivery_attempt, _, _ = (
+        delivery
+    )
+    data = event.data
+    data.type_url = TYPE_URL_PREFIX + type_name
+    data.value = value
     if token:
         event.token = token
     headers = event.headers
-    headers.timestamp.seconds, headers.timestamp.nanos = delivery.time
-    if delivery.idempotency_key is not None:
-        headers.idempotency_key = delivery.idempotency_key
-    if delivery.trace_parent is not None:
-        headers.trace_parent = delivery.trace_parent
-    if delivery.trace_state is not None:
-        headers.trace_state = delivery.trace_state
+    timestamp = headers.timestamp
+    timestamp.seconds, timestamp.nanos = time
+    if key is not None:
+        headers.idempotency_key = key
+    if parent is not None:
+        headers.trace_parent = parent
+    if state is not None:
+        headers.trace_state = state
 
 
 def confirmation_response(confirmation: Confirmation) -> EventsResponse:

@@ -87,10 +87,10 @@ _FRAMING: Final = 200
 
 def message_size(delivery: Delivery) -> int:
     """Return the bytes of a response with an event and its token, or up to 300 more."""
-    key, parent, state = delivery.idempotency_key, delivery.trace_parent, delivery.trace_state
-    text = "".join((delivery.subject, delivery.type_name, key or "", parent or "", state or ""))
+    _, subject, type_name, data, _, key, parent, state, _, reply, _ = delivery
+    text = "".join((subject, type_name, key or "", parent or "", state or ""))
     length = len(text) if text.isascii() else len(text.encode())
-    return len(delivery.data) + length + len(delivery.reply) + _FRAMING
+    return len(data) + length + len(reply) + _FRAMING
 
 
 def stored_at(reply: bytes) -> int:

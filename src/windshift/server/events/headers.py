@@ -101,8 +101,23 @@ _PLAIN: Final = re.compile(
 """What a Windshift writes. Where this does not fit, `read_lines` reads the same, and anything else."""
 
 
-def read(block: bytes) -> EventHeaders:
-    """Read the headers of a message. Those of other programs, or none, are fine."""
+class _Reader:
+    """Reads headers, and remembers the last: those of events that were published together are the same."""
+
+    __slots__ = ("_block", "_headers")
+
+    def __init__(self) -> None:
+        self._block = b""
+        self._headers = read_lines(())
+
+    def read(self, block: bytes) -> EventHeaders:
+        """Read the headers of a message. Those of other programs, or none, are fine."""
+        if block != self._block:
+            self._block, self._headers = block, _read(block)
+        return self._headers
+
+
+def _read(block: bytes) -> EventHeaders:
     plain = _PLAIN.fullmatch(block)
     if plain is None:
         return read_lines(h.split(block))
@@ -144,3 +159,6 @@ def read_lines(lines: h.HeaderLines) -> EventHeaders:
         None if parent is None else parent.decode(errors="replace"),
         None if state is None else state.decode(errors="replace"),
     )
+
+
+read: Final = _Reader().read

@@ -495,13 +495,13 @@ class PullPacer:
         else:
             self._part.came(int(size * len(arrived)))
 
-    def delivered(self, delivery: Delivery) -> None:
-        """Note that a delivery was handed to the client, which reads."""
-        self._taken += self._size
-        if self._taken >= self._limit:
-            self._taken = 0.0
+    def delivered(self, deliveries: Sequence[Delivery]) -> None:
+        """Note that deliveries were handed to the client, which reads."""
+        self._taken += self._size * len(deliveries)
+        while self._taken >= self._limit:
+            self._taken -= self._limit
             self._limit = min(2 * self._limit, self._largest)
-        if self._one_by_one and len(delivery.data) < self._limit // 2:
+        if self._one_by_one and any(len(delivery.data) < self._limit // 2 for delivery in deliveries):
             self._one_by_one = False
 
     def ended(self, end: PullEnded) -> None:

@@ -327,10 +327,10 @@ class Incoming:
                 state.counts.redelivered += 1
             elif held.replay is None:
                 first.append(delivery.stored_ns)
-            self._pacer.delivered(delivery)
             queued += len(delivery.data)
         del self.unsent[:taken]
         if handed:
+            self._pacer.delivered(handed)
             self._count(handed, first)
         return handed
 

@@ -27,6 +27,8 @@ class Signal:
 
     def set(self) -> None:
         """Let the waiting task go on, now or when it waits."""
+        if self._is_set:  # as it mostly is: many things happen in one turn of the loop
+            return
         self._is_set = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
