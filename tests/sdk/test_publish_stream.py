@@ -10,12 +10,20 @@ from pathlib import Path
 
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 import windshift as ws
 from tests.support.cutting_proxy import cutting
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+from windshift.conventions import MESSAGE_ID
 from windshift.protos import test
 from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode
+from windshift.sdk.tracing import Tracing
 
 Unique = Callable[[], str]
 Text = test.StringValue
@@ -27,13 +35,16 @@ class OlderServer:
 
     Attributes:
         stored: their keys.
+        parents: the `traceparent` of each call.
     """
 
     def __init__(self) -> None:
         self.stored: list[str] = []
+        self.parents: list[str] = []
 
     async def publish(self, request: pb.PublishEventRequest, call: ServerCall) -> pb.PublishEventResponse:
         """Store one."""
+        self.parents.append(call.header(b"traceparent"))
         self.stored.append(request.idempotency_key)
         return pb.PublishEventResponse(id=len(self.stored))
 
@@ -59,6 +70,7 @@ class ScriptedServer(OlderServer):
     async def publish_stream(self, call: ServerCall) -> None:
         """Do it."""
         self.calls += 1
+        self.parents.append(call.header(b"traceparent"))
         self.ended.clear()
         try:
             async for _ in self._script(self, call):
@@ -81,8 +93,21 @@ class ScriptedServer(OlderServer):
 
 @pytest.fixture(autouse=True)
 def _no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have no program that traces: its events are published one by one. Other tests may have set it up."""
+    """Have no program that traces: its events may be published one by one. Others may have set it up."""
     monkeypatch.setattr("windshift.sdk.calling.tracing", lambda: None)
+
+
+@pytest.fixture
+def has_tracing(
+    monkeypatch: pytest.MonkeyPatch, _no_tracing: None
+) -> Callable[[TracerProvider | None], None]:
+    """Have a program that has imported OpenTelemetry, with this provider."""
+
+    def trace_with(provider: TracerProvider | None) -> None:
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+        monkeypatch.setattr("windshift.sdk.calling.tracing", Tracing)
+
+    return trace_with
 
 
 @asynccontextmanager
@@ -102,6 +127,17 @@ async def connected(
 def events(number: int, *, keys: bool) -> list[ws.Publish]:
     """Make events."""
     return [ws.Publish("a", Text(), key=f"key-{each}" if keys else None) for each in range(number)]
+
+
+async def answering(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+    """Answer all events as they come."""
+    call.begin_response()
+    answered, before = 0, len(server.taken)
+    while await server.take(call):
+        yield
+        count = len(server.taken) - before - answered
+        call.send(pb.PublishStreamResponse(ids=[7] * count, count=count, first=answered))
+        answered += count
 
 
 def ending(error: RpcError) -> Callable[[ScriptedServer, ServerCall], AsyncIterator[None]]:
@@ -154,17 +190,7 @@ async def test_without_ids(client: ws.Client, unique: Unique) -> None:
 
 async def test_only_one_call() -> None:
     """All events that are small go by one call, which ends in good order; a large one goes by its own."""
-
-    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
-        call.begin_response()
-        answered = 0
-        while await server.take(call):
-            yield
-            count = len(server.taken) - answered
-            call.send(pb.PublishStreamResponse(ids=[7] * count, count=count, first=answered))
-            answered += count
-
-    service = ScriptedServer(script)
+    service = ScriptedServer(answering)
     async with connected(service) as client:
         large = ws.Publish("a", Text(value="x" * 10_000), key="large")
         receipts = await client.publish_many([*events(1000, keys=True), large])
@@ -172,6 +198,54 @@ async def test_only_one_call() -> None:
         assert {event.idempotency_key for event in service.taken} == {f"key-{each}" for each in range(1000)}
         assert (service.calls, service.stored) == (1, ["large"])
         await service.ended.wait()
+
+
+async def test_opentelemetry_without_provider(
+    has_tracing: Callable[[TracerProvider | None], None],
+) -> None:
+    """A program that has only imported its API publishes by one call, but for events of a trace of others."""
+    has_tracing(None)
+    service = ScriptedServer(answering)
+    async with connected(service) as client:
+        await client.publish_many(events(100, keys=True))
+        assert (service.calls, service.stored, service.parents) == (1, [], [""])
+        context = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+        with trace.use_span(NonRecordingSpan(context)):
+            await client.publish_many(events(3, keys=True))
+        assert (service.calls, len(service.stored)) == (1, 3)
+        assert service.parents[1:] == [f"00-{1:032x}-{2:016x}-01"] * 3
+
+
+async def test_spans_that_are_not_sampled(has_tracing: Callable[[TracerProvider | None], None]) -> None:
+    """They go by one call, which tells the server so: or it would begin traces itself."""
+    has_tracing(TracerProvider(ALWAYS_OFF))
+    service = ScriptedServer(answering)
+    async with connected(service) as client:
+        await client.publish_many(events(100, keys=True))
+        async with client.publisher() as out:
+            _ = await out.send("a", Text())
+    assert (service.calls, service.stored) == (2, [])
+    assert [int(parent[-2:], 16) & TraceFlags.SAMPLED for parent in service.parents] == [0, 0]
+
+
+async def test_spans_that_are_recorded(has_tracing: Callable[[TracerProvider | None], None]) -> None:
+    """Each event with one has a call of its own, below it; others of the same publisher go by one call."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider(ParentBased(ALWAYS_OFF))
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    has_tracing(provider)
+    service = ScriptedServer(answering)
+    sampled = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    async with connected(service) as client, client.publisher() as out:
+        before = await out.send("a", Text())
+        with trace.use_span(NonRecordingSpan(sampled)):
+            recorded = [await out.send("a", Text(), key=f"key-{each}") for each in range(3)]
+        ids = {(await each).id for each in recorded}
+        assert (await before, service.calls, len(service.taken)) == (ws.PublishReceipt(7), 1, 1)
+    spans = exporter.get_finished_spans()
+    assert ids == {1, 2, 3} == {int(str((span.attributes or {})[MESSAGE_ID])) for span in spans}
+    parents = {f"00-{1:032x}-{span.context.span_id:016x}-01" for span in spans if span.context}
+    assert {parent for parent in service.parents if parent.endswith("-01")} == parents
+    assert len(parents) == 3
 
 
 @pytest.mark.parametrize("keys", [True, False])

@@ -183,16 +183,24 @@ class Caller:
             raise
 
     @asynccontextmanager
-    async def stream(self, request: type[Message], response: type[M]) -> AsyncIterator[ClientCall[M]]:
+    async def stream(
+        self, request: type[Message], response: type[M], span: Any = None
+    ) -> AsyncIterator[ClientCall[M]]:
         """Open a long-lived call of the method with these messages, on a connection beside that of others.
+
+        Args:
+            request: class of what is sent.
+            response: class of what comes.
+            span: the server is told of it; None = of none.
 
         Raises:
             RpcError: from the call inside, when it ends.
         """
         channels, pairs = self.channels(), await self._credentials.pairs()
+        context = () if self.tracing is None or span is None else self.tracing.context(span)
         with channels.for_stream() as channel:
             try:
-                async with channel.stream(path_of(request), response, metadata=pairs) as call:
+                async with channel.stream(path_of(request), response, metadata=pairs + context) as call:
                     yield call
             except RpcError as error:
                 self._note(channel, error)

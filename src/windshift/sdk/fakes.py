@@ -234,7 +234,9 @@ class FakeCaller(Caller):
         return answer
 
     @asynccontextmanager
-    async def stream(self, request: type[Message], response: type[M]) -> AsyncIterator[ClientCall[M]]:
+    async def stream(
+        self, request: type[Message], response: type[M], span: Any = None
+    ) -> AsyncIterator[ClientCall[M]]:
         """Answer the watch of a store.
 
         Raises:

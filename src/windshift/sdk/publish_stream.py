@@ -51,9 +51,13 @@ class PublishAlone(Protocol):
         repeat: Repeat,
         timeout: float,
         failed: RpcError | None,
+        span: Any,
         /,
     ) -> Coroutine[Any, Any, PublishReceipt]:
-        """Publish it within so many seconds; `failed` is how a first attempt by the call of many ended."""
+        """Publish it within so many seconds, and end its span.
+
+        `failed` is how a first attempt by the call of many ended.
+        """
         ...
 
 
@@ -64,12 +68,14 @@ class _Sent(NamedTuple):
         request: the event.
         repeat: what it makes of being published twice.
         due: loop time until which there must be a result.
+        span: what records the publish; None = the program does not trace.
         receipt: what its user waits for.
     """
 
     request: events.PublishEventRequest
     repeat: Repeat
     due: float
+    span: Any
     receipt: asyncio.Future[PublishReceipt]
 
     @property
@@ -82,7 +88,8 @@ class PublishStream:
     """Publishes events in the order in which it gets them, by one call as long as that lasts, then the next.
 
     No event is sent before the server has taken up the call, nor while much that was sent before waits to be
-    written. What that call cannot do, or what it failed to do, is left to calls for single events. When an
+    written. What that call cannot do, or what it failed to do, is left to calls for single events, and so are
+    events with a span that is recorded: the call tells the server of one trace context for all. When an
     event has no result in time, the call is ended: what the server has not read of it is never stored. So
     none is held for longer than the client's timeout, and only what users wait for, or gave up themselves:
     they bound how much that is.
@@ -100,7 +107,7 @@ class PublishStream:
         self._caller = caller
         self._alone = alone
         self._without_ids = without_ids
-        self._is_used = is_used and caller.tracing is None  # a span needs a call of its own
+        self._is_used = is_used
         self._queued: list[_Sent] = []
         self._is_held = False  # what is queued, until there are results
         self._sent: deque[_Sent] = deque()
@@ -114,12 +121,14 @@ class PublishStream:
         """Publish an event within the client's timeout; the future has its receipt, or a `WindshiftError`."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        sent = _Sent(request, repeat, now + self._caller.timeout, loop.create_future())
-        if not self._takes(request) or (self._running is None and now < self._rests_until):
+        tracing = self._caller.tracing
+        span = None if tracing is None else tracing.publishing(request.subject)
+        sent = _Sent(request, repeat, now + self._caller.timeout, span, loop.create_future())
+        if not self._takes(sent) or (self._running is None and now < self._rests_until):
             self._leave(sent, None)
             return sent.receipt
         if self._running is None:
-            self._running = loop.create_task(self._run())
+            self._running = loop.create_task(self._run(span))
         elif self._call is not None and not self._queued:
             loop.call_soon(self._flush)
         self._queued.append(sent)
@@ -160,8 +169,11 @@ class PublishStream:
         if self._running is not None:
             self._running.cancel()
 
-    def _takes(self, request: events.PublishEventRequest) -> bool:
-        return self._is_used and not self._caller.lacks_publish_stream and request.ByteSize() <= _LARGEST
+    def _takes(self, sent: _Sent) -> bool:
+        if not self._is_used or self._caller.lacks_publish_stream or sent.request.ByteSize() > _LARGEST:
+            return False
+        tracing = self._caller.tracing
+        return tracing is None or not tracing.is_recorded(sent.span)
 
     def _flush(self) -> None:
         """Send what is queued and still waited for. What is too much goes when there are results."""
@@ -176,12 +188,14 @@ class PublishStream:
                 call.send(events.PublishStreamRequest(events=requests, without_ids=self._without_ids))
         self._is_held = bool(self._queued)
 
-    async def _run(self) -> None:
-        """Make a call, until it ends."""
+    async def _run(self, span: Any) -> None:
+        """Make a call, until it ends. It has the trace context of the event that it begins with."""
         error = RpcError(StatusCode.CANCELLED, "the call was given up")
         has_results = False
         try:
-            async with self._caller.stream(events.PublishStreamRequest, events.PublishStreamResponse) as call:
+            async with self._caller.stream(
+                events.PublishStreamRequest, events.PublishStreamResponse, span
+            ) as call:
                 await call.initial_metadata()
                 if not call.done:
                     self._call = call
@@ -255,7 +269,7 @@ class PublishStream:
     def _leave(self, sent: _Sent, failed: RpcError | None) -> None:
         """Have an event published by a call of its own, or have that say what became of it."""
         left = sent.due - asyncio.get_running_loop().time()
-        task = asyncio.ensure_future(self._alone(sent.request, sent.repeat, left, failed))
+        task = asyncio.ensure_future(self._alone(sent.request, sent.repeat, left, failed, sent.span))
         self._single.add(task)
 
         def done(task: asyncio.Task[PublishReceipt]) -> None:

@@ -43,7 +43,9 @@ class Publish(NamedTuple):
 
 async def publish(caller: Caller, event: Publish, timeout: float | None = None) -> PublishReceipt:
     """Publish an event by a call of its own; see `Client.publish`."""
-    return await _publish_alone(caller, _request(caller, event), _repeat(event), timeout)
+    request = _request(caller, event)
+    span = None if caller.tracing is None else caller.tracing.publishing(request.subject)
+    return await _publish_alone(caller, request, _repeat(event), timeout, None, span)
 
 
 def _request(caller: Caller, event: Publish) -> events.PublishEventRequest:
@@ -70,14 +72,15 @@ async def _publish_alone(
     request: events.PublishEventRequest,
     repeat: Repeat,
     timeout: float | None,
-    failed: RpcError | None = None,
+    failed: RpcError | None,
+    span: Any,
 ) -> PublishReceipt:
     """Publish an event; see `PublishAlone`."""
     call = partial(caller.call, request, events.PublishEventResponse, repeat, timeout=timeout, failed=failed)
     if caller.tracing is None:
         response = await call()
     else:
-        with caller.tracing.publishing(request.subject) as span:
+        with caller.tracing.around(span):
             response = await call()
             span.set_attribute(c.MESSAGE_ID, str(response.id))
     return PublishReceipt(response.id, response.duplicate)

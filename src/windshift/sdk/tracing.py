@@ -26,18 +26,20 @@ class Tracing:
         self._w3c = tracecontext.TraceContextTextMapPropagator()
         self._tracer = trace.get_tracer(c.CLIENT_SCOPE, schema_url=c.SCHEMA_URL)
 
-    def context(self) -> Pairs:
-        """Return the metadata that tells the server of the current span."""
+    def context(self, span: Any = None) -> Pairs:
+        """Return the metadata that tells the server of a span; None = the current one."""
         carrier: dict[str, str] = {}
-        self._w3c.inject(carrier)
+        self._w3c.inject(carrier, None if span is None else self._trace.set_span_in_context(span))
         return tuple(carrier.items())
 
-    @contextmanager
-    def publishing(self, subject: str) -> Iterator[Any]:
-        """Record a publish around the block; what it yields takes attributes."""
+    def publishing(self, subject: str) -> Any:
+        """Begin the span of a publish, which `around` ends. One that is not recorded needs no end."""
         attributes = {c.OPERATION_NAME: c.PUBLISH, c.OPERATION_TYPE: c.SEND, c.SUBJECT: subject}
-        with self._span(c.PUBLISH, self._trace.SpanKind.CLIENT, attributes) as span:
-            yield span
+        return self._begin(c.PUBLISH, self._trace.SpanKind.CLIENT, attributes)
+
+    def is_recorded(self, span: Any) -> bool:
+        """Return whether a span is recorded, or the trace that it belongs to is, by others."""
+        return bool(span.is_recording() or span.get_span_context().trace_flags.sampled)
 
     @contextmanager
     def processing(self, stream: str, consumer: str, event: events.Event) -> Iterator[None]:
@@ -56,24 +58,28 @@ class Tracing:
         }
         links = [self._trace.Link(origin)] if origin.is_valid else []
         kind = self._trace.SpanKind.CONSUMER
-        with self._span(f"{c.PROCESS} {stream}", kind, attributes, parent, links):
+        with self.around(self._begin(f"{c.PROCESS} {stream}", kind, attributes, parent, links)):
             yield
 
-    @contextmanager
-    def _span(
+    def _begin(
         self, name: str, kind: Any, attributes: dict[str, Any], parent: Any = None, links: Any = ()
-    ) -> Iterator[Any]:
-        with self._tracer.start_as_current_span(
+    ) -> Any:
+        return self._tracer.start_span(
             name,
             context=parent,
             kind=kind,
             attributes={c.MESSAGING_SYSTEM: c.WINDSHIFT, **attributes},
             links=links,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+        )
+
+    @contextmanager
+    def around(self, span: Any) -> Iterator[None]:
+        """Have the block be what a span covers, and end the span."""
+        with self._trace.use_span(
+            span, end_on_exit=True, record_exception=False, set_status_on_exception=False
+        ):
             try:
-                yield span
+                yield
             except BaseException as error:
                 span.set_status(self._trace.StatusCode.ERROR)
                 span.set_attribute(c.ERROR_TYPE, _type(error))
