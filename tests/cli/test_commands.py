@@ -22,7 +22,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 import windshift as ws
-from tests.cli.conftest import TEXT, Cli
+from tests.cli.conftest import TEXT, Cli, Result
+from tests.support.older_server import older_server
 from tests.support.windshift_process import wait_for
 from windshift.cli.options import Options
 from windshift.cli.output import as_json, width
@@ -667,6 +668,52 @@ def test_pipes_and_signals(orders: Cli) -> None:
         tail.stdout.readline()
         tail.send_signal(signal.SIGINT)
         assert (tail.wait(60), said(tail)) == (130, b"")
+
+
+async def test_tail_of_an_older_server(orders: Cli) -> None:
+    """What such a server does not find is refused; from a position on, its events are shown as always."""
+
+    async def run(*line: str, code: int = 0) -> Result:
+        return await asyncio.to_thread(orders, "tail", "orders", "-o", "json", *line, code=code)
+
+    expected = (await run("--from", "start")).lines
+    found = (await run("--from", "2", "-n", "1")).lines
+    async with older_server(orders.environment["WINDSHIFT_ADDRESS"]) as (service, address):
+        orders.environment["WINDSHIFT_ADDRESS"] = address
+        shown = await run("--from", "start")
+        assert shown.lines == expected
+        assert shown.err == "an older server: this ends when no event came for 3 s\n"
+        assert (await run("--from", "2", "-n", "1")).lines == found
+        assert (await run("--since", "1h", "--type", "Order", "-q")).lines == found
+        assert (await run("--from", "start", "--subject", "orders.eu.>", "-n", "1")).lines == expected[2:]
+        assert (await run("--from", "start", "-n", "0")).out == ""
+        for line in ((), ("-n", "2"), ("-n", "2", "--since", "1h"), ("-n", "2", "-f")):
+            failed = json.loads((await run(*line, code=1)).err)["error"]
+            assert failed["message"] == "this is an older server, which cannot find the newest events"
+            assert "--from" in failed["hint"]
+        assert len(service.consumers) == 4
+        assert service.deleted == service.consumers
+
+
+async def test_following_an_older_server(orders: Cli) -> None:
+    """It shows what is stored from now on, or from a position on, until Ctrl-C."""
+    async with older_server(orders.environment["WINDSHIFT_ADDRESS"]) as (service, address):
+        environment = {**orders.environment, "WINDSHIFT_ADDRESS": address}
+        for number, start in enumerate(((), ("--from", "4")), 4):
+            line = ["tail", "orders", "-f", "-o", "json", *start]
+            tail = orders.popen(line, stdout=-1, stderr=-1, env=environment)
+            assert tail.stdout is not None
+            with tail.stdout as out:
+                await asyncio.wait_for(service.subscribed.wait(), 60)
+                await asyncio.to_thread(orders, "publish", "orders.x", "1", "-q")
+                for event_id in range(4, number + 1):
+                    assert json.loads(await asyncio.to_thread(out.readline))["id"] == event_id
+                tail.send_signal(signal.SIGINT)
+                assert await asyncio.to_thread(tail.wait, 60) == 130
+            remark = b"" if start else b"an older server: only what is stored from now on is shown\n"
+            assert said(tail) == remark
+            service.subscribed.clear()
+        assert service.deleted == service.consumers
 
 
 def test_a_long_stream_into_head(orders: Cli) -> None:

@@ -75,7 +75,14 @@ async def subscribe(
         "drop": ws.Drop,
     }
     make = verdicts.get(verdict)
-    await _Settling(session, count, make and partial(make, reason)).run(target, wait)
+
+    def show(event: ws.Event[Any]) -> bool:
+        from windshift.cli.reading import show_events
+
+        show_events(session, [event])
+        return True
+
+    await Settling(show, count, make and partial(make, reason)).run(target, wait)
 
 
 async def _peek(session: Session, target: ws.Consumer, count: int, wait: float | None) -> None:
@@ -91,25 +98,35 @@ async def _peek(session: Session, target: ws.Consumer, count: int, wait: float |
             show_events(session, [delivery.event])
 
 
-class _Settling:
-    """Shows events, and settles each in the same way.
+class Settling:
+    """Shows events, one after the other, and settles each in the same way.
 
     Args:
-        session: shows them.
+        show: shows one; returns whether it counts.
         count: how many; None = all.
         verdict: makes what is raised for an event; None = each is acknowledged.
+        prefetch: how many may wait behind the one that is shown.
     """
 
-    def __init__(self, session: Session, count: int | None, verdict: Callable[[], Exception] | None) -> None:
-        self._session = session
+    def __init__(
+        self,
+        show: Callable[[ws.Event[Any]], bool],
+        count: int | None,
+        verdict: Callable[[], Exception] | None = None,
+        prefetch: int = 0,
+    ) -> None:
+        self._show = show
         self._count = count
         self._verdict = verdict
-        self._shown: asyncio.Queue[Exception | None] = asyncio.Queue()
+        self._prefetch = prefetch
+        self._shown: asyncio.Queue[Exception | bool] = asyncio.Queue()
         self._stopping = asyncio.Event()
 
     async def run(self, target: ws.Consumer, wait: float | None) -> None:
         """Handle events until there were enough, or none for so long."""
-        running = asyncio.ensure_future(target.run(self._handle, concurrency=1, prefetch=0, linger=0))
+        running = asyncio.ensure_future(
+            target.run(self._handle, concurrency=1, prefetch=self._prefetch, linger=0)
+        )
         try:
             await self._watch(running, wait)
         finally:
@@ -129,22 +146,23 @@ class _Settling:
             if next_one not in done:
                 next_one.cancel()
                 return
-            if error := next_one.result():
-                raise error
-            left = None if left is None else left - 1
+            shown = next_one.result()
+            if isinstance(shown, Exception):
+                raise shown
+            left = None if left is None else left - shown
 
     async def _handle(self, delivery: ws.Delivery[Any]) -> None:
-        from windshift.cli.reading import show_events
-
+        if self._stopping.is_set():
+            raise ws.RetryLater("it was not shown")
         try:
-            show_events(self._session, [delivery.event])
+            counts = self._show(delivery.event)
         except Exception as error:  # who reads our output has seen enough, or it cannot be shown
             self._shown.put_nowait(error)
             await self._stopping.wait()
             raise ws.RetryLater("it could not be shown") from error
-        self._shown.put_nowait(None)
+        self._shown.put_nowait(counts)
         if self._count is not None:
-            self._count -= 1
+            self._count -= counts
             if self._count == 0:
                 await self._stopping.wait()
         if self._verdict is not None:

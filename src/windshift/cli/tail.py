@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -16,12 +17,20 @@ from windshift.cli.failing import USAGE, Failure
 from windshift.cli.options import Command
 from windshift.cli.session import Session, with_session
 from windshift.cli.values import POSITION, TIME
+from windshift.protos import events as protos
+from windshift.rpc import StatusCode
 
 _LAST = 10
 _TOGETHER = 500
 """Events that are printed at once, where all are there already."""
 _PAUSES = (0.1, 0.5, 1.0, 2.0, *[5.0] * 12)
 """Seconds between attempts to go on with a call that broke: a server may take a minute to come back."""
+_AHEAD = 100
+"""Events that an older server may deliver before they are shown."""
+_END = 3.0
+"""Seconds without an event after which an older server has no more: it does not tell where a stream ends."""
+_LEAVE = 2.0
+"""Seconds for deleting the consumer that an older server needed; it would delete it after an hour."""
 
 
 @click.command(
@@ -60,22 +69,33 @@ async def tail(
 ) -> None:
     """Show the newest events of a stream, 10 if nothing else is said. Nothing is settled, nothing changes.
 
-    JSON comes as a line for each event.
+    JSON comes as a line for each event. An older server cannot find the newest ones: there --from, --since or
+    -f says where to begin, and a consumer is made for it, and deleted at the end.
     """
     if since is not None and start is not None:
         raise Failure("--since and --from do not go together", USAGE)
     if follow:
         await session.reach()
     reading = _Reading(session, session.client.stream(stream), subjects, types)
-    if start is None and (count is not None or since is None):
-        last = (await reading.stream.info()).last_id
-        await reading.newest(_LAST if count is None else count, since, last)
-        if follow:
-            await reading.forward(ws.from_id(last + 1), None, follow=True)
-    else:
-        if start == ws.END:  # a call that breaks before the first event goes on from here, too
-            start = ws.from_id((await reading.stream.info()).last_id + 1)
-        await reading.forward(start or ws.at(since), count, follow=follow)  # type: ignore[arg-type] # one is there
+    if start is None and since is not None and count is None:
+        start = ws.at(since)
+    try:
+        if start is None:
+            last = (await reading.stream.info()).last_id
+            await reading.newest(_LAST if count is None else count, since, last)
+            if follow:
+                await reading.forward(ws.from_id(last + 1), None, follow=True)
+        else:
+            if start == ws.END:  # a call that breaks before the first event goes on from here, too
+                start = ws.from_id((await reading.stream.info()).last_id + 1)
+            await reading.forward(start, count, follow=follow)
+    except ws.WindshiftError as error:
+        if error.code is not StatusCode.UNIMPLEMENTED or reading.has_shown:
+            raise
+        if start is None and (count or not follow):
+            message = "this is an older server, which cannot find the newest events"
+            raise Failure(message, hint="say where to begin: --from, or --since without -n") from error
+        await reading.consume(start or ws.END, None if start is None else count, follow=follow)
 
 
 class _Reading:
@@ -123,6 +143,43 @@ class _Reading:
                 left -= len(wanted)
                 if not left:
                     return
+
+    @property
+    def has_shown(self) -> bool:
+        """Whether a tail has begun to show events, or to skip some."""
+        return self._last is not None
+
+    async def consume(self, start: ws.Position, count: int | None, *, follow: bool) -> None:
+        """Show the events from a position on as an older server has them: delivered to a consumer.
+
+        The consumer is made for it, so that others miss nothing.
+        """
+        from windshift.cli.subscribe import Settling
+
+        if count == 0:
+            return
+        consumer = await self.stream.consumers.ensure(None, start=start, subjects=self._subjects)
+        if not follow:
+            self._session.out.remark(f"an older server: this ends when no event came for {_END:.0f} s")
+        elif start == ws.END:
+            self._session.out.remark("an older server: only what is stored from now on is shown")
+        settling = Settling(self._show_delivered, count, prefetch=_AHEAD)
+        try:
+            await settling.run(consumer, None if follow else _END)
+        finally:
+            with suppress(ws.WindshiftError, TimeoutError):
+                async with asyncio.timeout(_LEAVE):
+                    await consumer.delete()
+
+    def _show_delivered(self, event: ws.Event[Any]) -> bool:
+        """Show an event without its attempt, which a tail does not have; return whether it is wanted."""
+        if not self._wanted(event):
+            return False
+        proto, settings = protos.Event(), self._session.settings
+        proto.CopyFrom(event.proto)
+        proto.ClearField("delivery_attempt")
+        self._show([ws.Event(proto, settings.names, settings.payloads)])
+        return True
 
     async def _events(self, start: ws.Position, *, follow: bool) -> AsyncIterator[list[ws.Event[Any]]]:
         """Yield events that came together; where the call breaks, go on behind the last one."""
