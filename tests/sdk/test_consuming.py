@@ -15,6 +15,7 @@ import pytest
 
 import windshift as ws
 from tests.support.cutting_proxy import CuttingProxy
+from tests.support.older_server import older_server
 from tests.support.ports import new_port
 from tests.support.windshift_process import windshift
 from windshift.protos import state, test
@@ -51,6 +52,36 @@ async def test_an_iterator_hands_out_and_settles(client: ws.Client) -> None:
                 break
     assert sorted(seen) == [(1, 1), (2, 1), (2, 2), (3, 1)]
     await consumer.idle(LIMIT)
+
+
+async def test_an_older_server_delivers_events_one_by_one(server: str, unique: Callable[[], str]) -> None:
+    """It does not know `max_batch`; an iterator and a handler get all events, and settle them."""
+    namespace, handled = unique(), list[int]()
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        handled.append(delivery.event.id)
+
+    async with ws.connect(server, namespace=namespace) as client:
+        iterated = await worker(client)
+        other = await client.stream("s").consumers.ensure("other", start=ws.START)
+        await client.publish_many(texts(300), subject="s.x")
+        async with (
+            older_server(server) as (service, address),
+            ws.connect(address, namespace=namespace) as older,
+        ):
+            ids: list[int] = []
+            async with older.stream("s").consumer("w").subscribe(concurrency=100) as deliveries:
+                async for delivery in deliveries:
+                    ids.append(delivery.event.id)
+                    await delivery.ack()
+                    if len(ids) == 300:
+                        break
+            async with older.stream("s").consumer("other").running(handle):
+                await other.idle(LIMIT)
+        await iterated.idle(LIMIT)
+    assert sorted(ids) == sorted(handled) == list(range(1, 301))
+    assert Counter(service.responses)["event"] == 600
+    assert "batch" not in service.responses
 
 
 async def test_a_block_that_runs_out_of_time_rejects_its_delivery(client: ws.Client) -> None:
