@@ -200,7 +200,7 @@ def out_of_order(publishes: Sequence[Publish], stored: Mapping[int, Stored]) -> 
 )
 async def batch_kills(run: Run) -> None:
     """Nothing that was answered is lost, nothing is stored twice, an atomic batch is there whole or not."""
-    kills = run.scale(20, 2)
+    kills = run.scale(20, 1)  # of each
     async with single(run) as (node, servers):
 
         async def kill(number: int) -> None:
@@ -227,9 +227,10 @@ async def batch_kills(run: Run) -> None:
                         for stream in ("batches", "atomic"):
                             publisher = Publisher(connection, f"{stream[0]}{name}", stream, keys=keys)
                             workers.add(publish_batches(workers, publisher, atomic=stream == "atomic"))
-                await rounds(run, kills, run.scale(2, 1), kill, "kill")
+                await rounds(run, 2 * kills, run.scale(2, 1), kill, "kill")
                 await asyncio.sleep(0.5)
-        run.count("kills", kills)
+        run.count("kills of nats-server", kills)
+        run.count("kills of the server", kills)
         for stream in _STREAMS:
             stored = await read_stream(node.url, stream)
             check_stream(run, stream, stored)
