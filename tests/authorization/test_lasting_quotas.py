@@ -37,6 +37,8 @@ ADMIN = admin_pb.DESCRIPTOR.services_by_name["AdminService"]
 NUMBERS = count()
 MEMORY = {"type": "STORAGE_TYPE_MEMORY"}
 KIB = 1024
+LARGE = "x" * 34_000
+"""Two of these are too much where 64 KiB are allowed."""
 
 
 def limited(name: str, quotas: str) -> str:
@@ -56,6 +58,10 @@ POLICY = (
     + limited("memory-streams", "memory_streams = 1")
     + limited("memory", 'memory_bytes = "64KiB"')
     + limited("hoarder", 'stored_bytes = "64KiB"')
+    + limited("stuffed", 'stored_bytes = "64KiB"')
+    + limited("memory-hoarder", 'memory_bytes = "64KiB"')
+    + limited("greedy", 'stored_bytes = "64KiB"')
+    + limited("on-two", 'stored_bytes = "64KiB"')
     + limited("disk", "reserved_bytes = 65536")
     + limited("owner", "reserved_bytes = 1000")
     + limited("stores", "stores = 2")
@@ -167,6 +173,13 @@ def works(act: Callable[[], object]) -> bool:
     return True
 
 
+def fill(caller: Caller, stream: str, events: int = 2) -> None:
+    """Publish events, and wait until the stream is found full. The duplicates until then add nothing."""
+    for _ in range(events):
+        caller.publish(f"{stream}.x", LARGE)
+    wait_for(lambda: not works(lambda: caller.publish(f"{stream}.x", idempotency_key="again")))
+
+
 def test_none(callers: Callers) -> None:
     """0 is none at all."""
     exceeded(lambda: ensure_stream(of(callers, "none"), new()), "streams", 0, 0)
@@ -221,29 +234,82 @@ def test_bytes_set_aside_on_disk(callers: Callers) -> None:
     ensure_stream(caller, new(), retentionPolicy={"maxBytes": 5_536})
 
 
-def test_bytes_stored(callers: Callers, nats_server: NatsServer) -> None:
-    """Once an owner has too many, what has no limit of its own is full, for whoever writes; not before."""
-    caller, stream, store = of(callers, "hoarder"), new(), new("store")
+def test_bytes_stored(callers: Callers) -> None:
+    """Once an owner has too many, its largest stream is full, for whoever writes; nothing else is."""
+    caller, other, stream, store = of(callers, "hoarder"), of(callers, "all"), new(), new("store")
     ensure_stream(caller, stream)
-    ensure_stream(of(callers, "all"), f"{stream}-other")
     caller.ensure_store(store)
     ensure_stream(caller, f"{stream}-limited", retentionPolicy={"maxBytes": 500_000})
-    for _ in range(3):
-        caller.publish(f"{stream}.x", "x" * 30_000)
-    wait_for(lambda: not works(lambda: caller.publish(f"{stream}.x")))
-    for act in (
-        lambda: of(callers, "all").publish(f"{stream}.y"),
-        lambda: caller.set(store, "k"),
-        lambda: ensure_stream(caller, new()),
-        lambda: caller.ensure_store(new("store")),
-    ):
-        exceeded(act, "stored_bytes", 64 * KIB)
-    caller.publish(f"{stream}-other.x")
-    caller.publish(f"{stream}-limited.x")
+    fill(other, stream)
+    exceeded(lambda: caller.publish(f"{stream}.y"), "stored_bytes", 64 * KIB)
+    exceeded(lambda: other.publish(f"{stream}.y"), "stored_bytes", 64 * KIB)
+    ensure_stream(caller, f"{stream}-new")
+    caller.ensure_store(f"{store}-new")
+    for each in ("limited", "new"):
+        other.publish(f"{stream}-{each}.x")
+    for each in (store, f"{store}-new"):
+        caller.set(each, "k")
     ensure_consumer(caller, stream, name="c")
     ensure_stream(caller, stream, retentionPolicy={"maxEvents": 1})  # makes room
-    wait_for(lambda: works(lambda: caller.publish(f"{stream}.x")))
-    caller.set(store, "k")
+    wait_for(lambda: works(lambda: other.publish(f"{stream}.x")))
+
+
+def test_a_full_store(callers: Callers) -> None:
+    """Whoever fills one store fills no stream of its owner, and no other store."""
+    caller, other, stream, store = of(callers, "stuffed"), of(callers, "all"), new(), new("store")
+    ensure_stream(caller, stream)
+    for each in (store, f"{store}-2"):
+        caller.ensure_store(each)
+    for key in ("a", "b"):
+        other.set(store, key, LARGE)
+    wait_for(lambda: not works(lambda: other.set(store, "k")))
+    exceeded(lambda: caller.set(store, "k"), "stored_bytes", 64 * KIB)
+    caller.set(f"{store}-2", "k")
+    caller.publish(f"{stream}.x")
+
+
+def test_a_stream_in_memory_that_is_full(callers: Callers) -> None:
+    """Others of its owner go on."""
+    caller, stream = of(callers, "memory-hoarder"), new()
+    for each in (stream, f"{stream}-2"):
+        ensure_stream(caller, each, storage=MEMORY)
+    fill(caller, stream)
+    exceeded(lambda: caller.publish(f"{stream}.x"), "memory_bytes", 64 * KIB)
+    caller.publish(f"{stream}-2.x")
+    ensure_stream(caller, new(), storage=MEMORY)
+
+
+def test_bytes_in_many_streams(callers: Callers) -> None:
+    """They become full one after the other, and at twice the quota all are, until there is room again."""
+    caller, stream, small = of(callers, "greedy"), new(), new()
+    ensure_stream(caller, small)
+    for number, events in enumerate((2, 1)):  # more than 64 KiB, and more than half of that
+        ensure_stream(caller, f"{stream}-{number}")
+        fill(caller, f"{stream}-{number}", events)
+        caller.publish(f"{small}.x")
+    ensure_stream(caller, f"{stream}-2")
+    caller.publish(f"{stream}-2.x", LARGE)
+    wait_for(lambda: not works(lambda: caller.publish(f"{small}.x")))
+    exceeded(lambda: ensure_stream(caller, new()), "stored_bytes", 64 * KIB)
+    exceeded(lambda: caller.ensure_store(new("store")), "stored_bytes", 64 * KIB)
+    caller.call(ADMIN.methods_by_name["DeleteStream"], admin_pb.DeleteStreamRequest(name=f"{stream}-1"))
+    caller.publish(f"{small}.x")
+    ensure_stream(caller, new())
+    exceeded(lambda: caller.publish(f"{stream}-0.x"), "stored_bytes", 64 * KIB)
+
+
+def test_all_servers_find_the_same_stream_full(callers: Callers, nats_server: NatsServer, file: str) -> None:
+    """What is full on one soon is on the others, and what goes on does so on all."""
+    stream = new()
+    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address, callers_of(address) as others:
+        one, two = of(callers, "on-two"), of(others, "on-two")
+        ensure_stream(one, stream)
+        ensure_stream(two, f"{stream}-2")
+        fill(one, stream)
+        wait_for(lambda: not works(lambda: two.publish(f"{stream}.x")))
+        for each in (one, two):
+            exceeded(partial(each.publish, f"{stream}.x"), "stored_bytes", 64 * KIB)
+            each.publish(f"{stream}-2.x")
 
 
 def test_bytes_that_are_no_more_too_many(own_nats_server: NatsServer, tmp_path: Path) -> None:
@@ -252,9 +318,7 @@ def test_bytes_that_are_no_more_too_many(own_nats_server: NatsServer, tmp_path: 
     with served(tmp_path, rules + less, NATS_URL=own_nats_server.url) as server:
         caller, other = server.caller("hoarder"), server.caller("all")
         ensure_stream(caller, "S")
-        for _ in range(3):
-            caller.publish("S.x", "x" * 30_000)
-        wait_for(lambda: not works(lambda: caller.publish("S.x")))
+        fill(caller, "S")
         server.put(rules + principal("hoarder", "all"))
         caller.publish("S.x")
         server.put(rules + less)

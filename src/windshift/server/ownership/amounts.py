@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.nats.jetstream.api import JsonObject, metadata_of, with_metadata
@@ -22,6 +22,11 @@ Amounts: TypeAlias = Mapping[str, int]
 GROWING: Final = ("memory_bytes", "stored_bytes")
 """Quotas of which something takes more and more when nobody changes it."""
 
+SET_ASIDE: Final = "memory_bytes"
+"""The one of these that has `max_bytes` in it, of what has that."""
+
+_END: Final = 2
+"""How many times such a quota somebody may have, in several streams and stores; then all of them are full."""
 
 CONSUMER_QUOTAS: Final = frozenset({"consumers", "ephemeral_consumers"})
 
@@ -32,12 +37,12 @@ class Held(NamedTuple):
     Attributes:
         owner: the name of the principal.
         amounts: what it takes of which quota.
-        endless: the subjects by which a stream grows that has no `max_bytes`.
+        endless: the subjects by which a stream grows that has no `max_bytes`; None = it has that.
     """
 
     owner: str
     amounts: Amounts
-    endless: tuple[str, ...] = ()
+    endless: tuple[str, ...] | None = ()
 
 
 def owner_of(config: Mapping[str, Any]) -> str:
@@ -61,9 +66,28 @@ def of_stream(config: Mapping[str, Any], stored: int = 0) -> dict[str, int]:
     return {"streams": 1, "reserved_bytes": most, "stored_bytes": stored}
 
 
-def endless(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the subjects of a stream that nothing but its owner's quotas keeps from growing."""
-    return () if (config.get("max_bytes") or 0) > 0 else tuple(config.get("subjects") or ())
+def endless(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return by which subjects a stream grows that has no `max_bytes`; None = it has that."""
+    return None if (config.get("max_bytes") or 0) > 0 else tuple(config.get("subjects") or ())
+
+
+def level(sizes: Iterable[int], limit: int) -> int:
+    """Return up to which size things may grow that share a limit. The largest are cut down first.
+
+    The sizes, those above the level cut down to it, add up to no more than the limit. In truth nothing is
+    cut: the sum may pass the limit while the smaller ones grow up to the level. That ends at twice the limit,
+    where the level is 0. In it no size counts as more than the limit: one alone never brings it about.
+    """
+    ordered = sorted(sizes)
+    if sum(min(size, limit) for size in ordered) > _END * limit:
+        return 0
+    left = limit
+    for number, size in enumerate(ordered):
+        share = left // (len(ordered) - number)
+        if size > share:
+            return share
+        left -= size
+    return max(ordered, default=0)
 
 
 def of_consumer(config: Mapping[str, Any]) -> Amounts:

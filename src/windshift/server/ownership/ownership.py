@@ -29,10 +29,12 @@ from windshift.server.ownership.amounts import (
     BUCKET,
     GROWING,
     OWNER,
+    SET_ASIDE,
     Held,
     Key,
     deduplication_seconds,
     endless,
+    level,
     of_consumer,
     of_stream,
     owned,
@@ -175,25 +177,42 @@ class Ownership:
                     yield owner, quota, limit
 
     def _find_full(self) -> None:
-        """Tell which streams may take nothing more: those of owners with too many bytes that have no limit.
+        """Tell which streams and stores may take nothing more: the largest of owners with too many bytes.
 
-        Others are counted by their limits, or kept within `reserved_bytes`. So whoever fills a stream with a
-        limit fills no other stream of its owner.
+        Those with `max_bytes` are left to the broker. Whoever fills one fills no others of its owner.
         """
         full = [
-            (owner, quota, limit, used)
+            (held.endless, owner, quota, limit, used)
             for owner, quota, limit in self._growing_limits()
             if (used := self._view.total(owner, quota)) > limit
+            for held in self._largest(owner, quota, limit)
+            if held.endless
         ]
-        if not full:
-            self._access.full = None
-            return
         streams = FullStreams()
-        for reason in full:
-            for held in self._view.held.values():
-                if held.owner == reason[0] and reason[1] in held.amounts:
-                    streams.add(held.endless, *reason)
-        self._access.full = streams
+        for each in full:
+            streams.add(*each)
+        self._access.full = streams if full else None
+
+    def _largest(self, owner: str, quota: str, limit: int) -> list[Held]:
+        """Return what has more than its share of what somebody may have of a quota."""
+        sizes, limit = self._sizes(owner, quota, limit)
+        most = level(sizes.values(), limit)
+        return [self._view.held[key] for key, size in sizes.items() if size > most]
+
+    def _sizes(self, owner: str, quota: str, limit: int) -> tuple[dict[Key, int], int]:
+        """Return how much each thing has of what grows, and how much of the limit is left for these together.
+
+        Memory that is set aside does not grow, whoever writes: it is taken off the limit.
+        """
+        sizes = dict[Key, int]()
+        for key, held in self._view.streams_of(owner):
+            if quota not in held.amounts:
+                continue
+            if quota == SET_ASIDE and held.endless is None:
+                limit -= held.amounts[quota]
+            else:
+                sizes[key] = held.amounts[quota]
+        return sizes, max(0, limit)
 
     # -- What is made ------------------------------------------------------------------------------------
 
@@ -235,27 +254,47 @@ class Ownership:
             await self._view.refresh(key, deadline, held.owner)
         while self._may_be_overtaken(key, held, limits):
             await self._view.refresh(key, deadline, held.owner, again=True)
-        for quota, more in self._view.growth(key, held).items():
+        for quota, more in self._growth(key, held, limits).items():
             used = self._view.total(held.owner, quota)
-            if quota in limits and used + more > limits[quota]:
+            if used + more > limits[quota]:
                 raise exceeded(held.owner, quota, limits[quota], used)
+
+    def _growth(self, key: Key, held: Held, limits: Mapping[str, int]) -> dict[str, int]:
+        """Return by how much something would take more of what is limited.
+
+        Bytes that grow by themselves are left out as long as it would not be full at once: even an owner with
+        too many of them, whose largest streams are full, may begin another.
+        """
+        return {
+            quota: more
+            for quota, more in self._view.growth(key, held).items()
+            if quota in limits and not self._is_open(key, held, quota, more, limits[quota])
+        }
+
+    def _is_open(self, key: Key, held: Held, quota: str, more: int, limit: int) -> bool:
+        """Tell whether something that takes so much more of a quota could go on to take more of it."""
+        if quota not in GROWING or (quota == SET_ASIDE and held.endless is None):
+            return False
+        if self._view.total(held.owner, quota) + more <= limit:
+            return True
+        sizes, limit = self._sizes(held.owner, quota, limit)
+        sizes[key] = held.amounts[quota]
+        return sizes[key] <= level(sizes.values(), limit)
 
     def _is_near(self, key: Key, held: Held, limits: Mapping[str, int]) -> bool:
         """Tell whether little would be left."""
         return any(
             self._view.total(held.owner, quota) + more > min(limits[quota] * _NEAR, limits[quota] - _FEW)
-            for quota, more in self._view.growth(key, held).items()
-            if quota in limits
+            for quota, more in self._growth(key, held, limits).items()
         )
 
     def _may_be_overtaken(self, key: Key, held: Held, limits: Mapping[str, int]) -> bool:
         """Tell whether a limit may be passed if others have made as much as this server since it looked."""
-        for quota, more in self._view.growth(key, held).items():
-            if quota in limits:
-                left = limits[quota] - self._view.total(held.owner, quota) - more
-                made = self._view.made(held.owner, quota)
-                if made and (made + more) * _SERVERS > left:
-                    return True
+        for quota, more in self._growth(key, held, limits).items():
+            left = limits[quota] - self._view.total(held.owner, quota) - more
+            made = self._view.made(held.owner, quota)
+            if made and (made + more) * _SERVERS > left:
+                return True
         return False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from typing import Final
 
@@ -135,6 +135,12 @@ class View:
     def owners(self) -> tuple[str, ...]:
         """All who have something, or had."""
         return tuple(self._totals)
+
+    def streams_of(self, owner: str) -> Iterator[tuple[Key, Held]]:
+        """Give the streams and stores that somebody has."""
+        for key in self._keys.get(_STREAMS, ()):
+            if self.held[key].owner == owner:
+                yield key, self.held[key]
 
     def made(self, owner: str, quota: str) -> int:
         """Return how much this server has made for somebody since it has looked what the others have made."""
