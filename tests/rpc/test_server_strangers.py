@@ -134,6 +134,32 @@ async def test_a_certificate_makes_its_connection_known(tmp_path: Path) -> None:
             assert strangers(running) == 1
 
 
+async def test_a_certificate_that_does_not_suffice(tmp_path: Path) -> None:
+    """Its connection is no stranger's, but has an anonymous place until a call is let through."""
+    authority = Authority(tmp_path)
+    own, clients = authority.issue("api"), authority.issue("client")
+    tls = server_tls(own.certificate, own.key, client_ca=authority.certificate)
+    shown = client_tls(authority.certificate, clients.certificate, clients.key)
+    admission = AdmissionOptions(places=10, anonymous_places=2, unlimited=LOOPBACK)
+    options = strict(0.3, certificate_suffices=False, admission=admission)
+    async with (
+        serving(options, ssl=tls, interceptors=[Authenticate()], unary_call=echo) as running,
+        AsyncExitStack() as closing,
+    ):
+        first, known, *others = [
+            await closing.enter_async_context(await running.peer(ssl=shown)) for _ in range(2)
+        ]
+        assert strangers(running) == 0
+        assert (await known.call(UNARY, simple(b"x"), extra=TOKEN)).status == 0
+        for _ in range(3):
+            others.append(await closing.enter_async_context(await running.peer(ssl=shown)))
+        assert await first.closed() is None
+        assert await others[0].closed() is None
+        assert running.server.places.refused["anonymous"] == 2
+        for peer in (known, *others[1:]):
+            assert (await peer.call(UNARY, simple(b"x"), extra=TOKEN)).status == 0
+
+
 async def test_where_nobody_is_asked_nobody_is_a_stranger() -> None:
     """Nor has anybody to authenticate."""
     async with serving(unary_call=echo) as running, await running.peer() as peer:

@@ -175,6 +175,7 @@ class Connection(asyncio.Protocol):
         made_at: ``loop.time()`` when the transport was there.
         peer: the address of the other side; to be set before there is a transport when another one counts.
         state: what those who use the connection keep about the other side.
+        on_closed: called, once, when the socket is closed.
     """
 
     def __init__(
@@ -217,6 +218,7 @@ class Connection(asyncio.Protocol):
         self.received_at = self.received_clock = 0.0
         self.peer = ""
         self.state: object = None
+        self.on_closed: Callable[[], None] | None = None
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------
 
@@ -385,6 +387,8 @@ class Connection(asyncio.Protocol):
             self._cut_off.cancel()
         handler, self._handler = self._handler, _NOBODY  # they hold each other: a cycle
         handler.on_socket_closed()
+        if self.on_closed is not None:
+            self.on_closed()
         if self.stranger:
             self._turns.charge_strangers(thread_time() - began)
 

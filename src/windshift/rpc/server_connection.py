@@ -104,6 +104,7 @@ class ServerConnection(ConnectionHandler):
         self._useless = 0  # units, halved each second
         self.holding = owner.holding
         self._had_request = False
+        self._admitted = not stranger
         self._draining = self._going_away = False
         age = owner.options.connection_age
         self._drain_at = inf if age is None else loop.time() + age * uniform(0.9, 1.1)
@@ -121,7 +122,9 @@ class ServerConnection(ConnectionHandler):
             self._slot.drop = self.http2.abort
         self._owner.connection_opened(self)
         if self.http2.stranger and self.http2.peer_certificate is not None:
-            self.call_admitted()
+            self.http2.stranger = False
+            if self._owner.options.certificate_suffices:
+                self.call_admitted()
 
     def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
         """Find the method and take the call up, or answer why not."""
@@ -159,7 +162,7 @@ class ServerConnection(ConnectionHandler):
         admission = None
         if method.on_headers is not None:
             admission = method.on_headers(call)
-            if admission is None and self.http2.stranger:
+            if admission is None and not self._admitted:
                 self.call_admitted()
         if seconds is not None:
             call.set_timeout(seconds)
@@ -257,7 +260,7 @@ class ServerConnection(ConnectionHandler):
 
     def call_admitted(self) -> None:
         """Treat the connection as that of somebody who is known, from now on."""
-        self.http2.stranger = False
+        self._admitted, self.http2.stranger = True, False
         if self._slot is not None:
             self._slot.authenticated()
 

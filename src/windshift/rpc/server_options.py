@@ -56,6 +56,8 @@ class ServerOptions:
         authenticate_timeout: seconds in which somebody must authenticate on a connection: by a call that
             ``Method.on_headers`` lets through, or a client certificate. Until then the connection is a
             stranger's, see ``turns``. None = nobody need.
+        certificate_suffices: whether a client certificate gives a connection the place of somebody who is
+            known; otherwise only such a call does.
         request_timeout: seconds in which the request message of a call without streams must arrive.
         first_request_timeout: seconds in which a connection's first call must begin.
         connection_age: seconds, give or take a tenth, after which a connection is drained, so that clients
@@ -86,6 +88,7 @@ class ServerOptions:
     admission: AdmissionOptions = field(default_factory=AdmissionOptions)
     proxy_protocol: tuple[Network, ...] = ()
     authenticate_timeout: float | None = None
+    certificate_suffices: bool = True
     request_timeout: float = 30.0
     first_request_timeout: float = 10.0
     connection_age: float | None = None

@@ -15,7 +15,9 @@ from windshift.rpc import RpcError, StatusCode
 DOMAIN = "windshift"
 _HINT = "hint"  # in the metadata of the server: the end of its message, which says what to do
 _NOTHING: Mapping[str, str] = MappingProxyType({})
-_PASSING = frozenset({"calls", "replays", "dead_letters", "dead_letter_bytes", "max_streams", "max_rps"})
+_PASSING = frozenset(
+    {"calls", "connections", "replays", "dead_letters", "dead_letter_bytes", "max_streams", "max_rps"}
+)
 
 
 class WindshiftError(Exception):

@@ -41,6 +41,11 @@ def rules(more: str = "", of_ann: str = "") -> Authenticator:
     return Authenticator(parse_policy(role + more + principal("ann", more=of_ann)))
 
 
+def a_connection() -> Any:
+    """Return what a call comes over."""
+    return SimpleNamespace(state=(), account=None, on_closed=None)
+
+
 @dataclass
 class Call:
     """A call that has come whole."""
@@ -49,7 +54,7 @@ class Call:
     peer: str = "127.0.0.1:1"
     started: float = 0
     state: Any = None
-    connection: Any = field(default_factory=lambda: SimpleNamespace(state=()))
+    connection: Any = field(default_factory=a_connection)
     work: Callable[[], Awaitable[Any]] | None = None
 
     def go_on(self, work: Callable[[], Awaitable[Any]]) -> None:
@@ -138,13 +143,32 @@ async def test_rules_that_change_meanwhile() -> None:
 
 async def test_connections_of_a_principal_share_an_account() -> None:
     """Of the loop's time; and keep it from call to call."""
-    method, connections = Behind().method, [SimpleNamespace(state=()), SimpleNamespace(state=())]
+    method, connections = Behind().method, [a_connection(), a_connection()]
     assert method.on_headers is not None
     accounts = []
     for connection in (*connections, *connections):
         method.on_headers(Call(connection=connection))
         accounts.append(connection.account)
     assert all(account is accounts[0] for account in accounts)
+
+
+async def test_connections_beyond_the_quota_share_the_account_as_well() -> None:
+    """The one that is refused costs its caller; one that ends is given back, once."""
+    behind = Behind("quotas = { connections = 1 }")
+    first, second = a_connection(), a_connection()
+    on_headers = behind.method.on_headers
+    assert on_headers is not None
+    for _ in range(2):
+        on_headers(Call(connection=first))
+        with pytest.raises(QuotaExceeded):
+            on_headers(Call(connection=second))
+    assert second.account is first.account
+    assert second.on_closed is None
+    assert behind.audit.denials["QUOTA_EXCEEDED"] == 2
+    first.on_closed()
+    on_headers(Call(connection=second))
+    with pytest.raises(QuotaExceeded):
+        on_headers(Call(connection=a_connection()))
 
 
 @pytest.mark.parametrize("more", ["", "max_rps = 1"], ids=["forbidden", "too many"])

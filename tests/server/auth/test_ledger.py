@@ -45,6 +45,18 @@ def test_streams_are_counted_by_all(memory: int) -> None:
     usages(memory, "ben")[0].open_stream(who)
 
 
+def test_connections_are_counted_by_all(memory: int) -> None:
+    """As streams are."""
+    who = Principal("ann", Permissions(), quotas=Quotas(connections=2))
+    one, two, _ = usages(memory)
+    one.open_connection(who)
+    two.open_connection(who)
+    with pytest.raises(QuotaExceeded):
+        one.open_connection(who)
+    two.close_connection()
+    one.open_connection(who)
+
+
 def test_weights_are_counted_by_all(memory: int) -> None:
     """As streams are; the only call of all is never too heavy."""
     who = Principal("ann", Permissions(), quotas=Quotas(calls=10))

@@ -142,6 +142,30 @@ token_sha256 = "{B}"
     assert two.quotas == Quotas(streams=1, stores=2, consumers=3, reserved_bytes=2 << 20)
 
 
+def test_defaults_of_a_server() -> None:
+    """They hold in place of the usual ones, and whatever the file says goes before."""
+    one, two = parse_policy(
+        f"""
+[quotas]
+streams = 1
+[role.a]
+[role.b]
+quotas = {{ connections = "off" }}
+[[principals]]
+name = "one"
+roles = ["a"]
+token_sha256 = "{A}"
+[[principals]]
+name = "two"
+roles = ["b"]
+token_sha256 = "{B}"
+""",
+        {"streams": 5, "connections": 6},
+    ).principals.values()
+    assert one.quotas == Quotas(streams=1, connections=6)
+    assert two.quotas == Quotas(streams=1, connections=None)
+
+
 def _lists(group: str) -> str:
     """Name the lists of a table in a role."""
     return ", ".join(key.partition(".")[2] for key in LISTS if key.startswith(f"{group}."))

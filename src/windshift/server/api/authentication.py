@@ -69,7 +69,12 @@ class AuthInterceptor:
         return replace(method, handler=handler, shortcut=None, on_headers=self.on_headers)
 
     def on_headers(self, call: ServerCall) -> Coroutine[Any, Any, None] | None:
-        """Find out who calls; return a coroutine when that takes a while. Raise `Unauthenticated`."""
+        """Find out who calls; return a coroutine when that takes a while.
+
+        Raises:
+            Unauthenticated: nobody who is known.
+            QuotaExceeded: somebody who has too many connections.
+        """
         header = call.raw_header(b"authorization")
         caller = None if header is None else self._access.authenticator.known(header)
         if caller is not None:
@@ -87,13 +92,29 @@ class AuthInterceptor:
         return None
 
     def _arrived(self, call: ServerCall, caller: Identity) -> None:
-        """Note whose call this is."""
-        connection = call.connection
-        call.state, peer = caller, peer_of(connection)
-        if peer.caller is not caller:
-            peer.caller = caller
-            connection.account = self._accounts.setdefault(caller.principal.name, Account())
-        self._access.usage(caller.principal, call.started).calls += 1
+        """Note whose call this is. Raise `QuotaExceeded` when that caller has too many connections."""
+        usage = self._access.usage(caller.principal, call.started)
+        usage.calls += 1
+        call.state = caller
+        if peer_of(call.connection).caller is not caller:
+            self._take_over(call, caller, usage)
+
+    def _take_over(self, call: ServerCall, caller: Identity, usage: Usage) -> None:
+        """Have a connection be that of its new caller. Who has too many stays a stranger on it."""
+        connection, principal = call.connection, caller.principal
+        peer, account = peer_of(connection), self._accounts.setdefault(principal.name, Account())
+        if peer.caller is None or peer.caller.principal.name != principal.name:
+            try:
+                usage.open_connection(principal)
+            except QuotaExceeded as error:
+                if peer.caller is None:
+                    connection.account = account
+                self._deny(call, caller, error)
+                raise
+            if connection.on_closed is not None:
+                connection.on_closed()
+            connection.on_closed = usage.close_connection
+        peer.caller, connection.account = caller, account
 
     async def _wait(self, call: ServerCall, caller: Pending) -> None:
         """Wait until it is known who calls. The call uses almost no memory until then."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -43,9 +44,16 @@ class Authorization:
         uses: when credentials were used last.
     """
 
-    def __init__(self, file: Path, ledger: Ledger | None = None) -> None:
-        """Read nothing yet. `ledger` is where the workers of this server count together, if there are any."""
+    def __init__(
+        self, file: Path, ledger: Ledger | None = None, quotas: Mapping[str, int] | None = None
+    ) -> None:
+        """Read nothing yet.
+
+        `ledger` is where the workers of this server count together, if there are any; `quotas` has defaults
+        that are not those of every server.
+        """
         self._file = file
+        self._quotas = quotas or {}
         self._keys = KeySets()
         self._policy = Policy()
         self._demanded = asyncio.Event()
@@ -73,7 +81,10 @@ class Authorization:
 
     def _load(self) -> Policy:
         refuse_pipes([self._file])
-        return _read(self._file)
+        try:
+            return read_policy(self._file, self._quotas)
+        except PolicyError as error:
+            raise PolicyNotUsable(error.problems) from error
 
     def _take(self, policy: Policy) -> None:
         self._policy = policy
@@ -86,10 +97,3 @@ class Authorization:
         self.uses.keep(self._policy.principals)
         rules = Authenticator(self._policy, self._keys.for_policy(self._policy), uses=self.uses)
         self.access.replace(rules, asyncio.get_running_loop().time())
-
-
-def _read(file: Path) -> Policy:
-    try:
-        return read_policy(file)
-    except PolicyError as error:
-        raise PolicyNotUsable(error.problems) from error

@@ -102,6 +102,7 @@ class Quotas:
         subjects: subjects of one stream, filters of all its sources, or filters of one consumer.
         deduplication_seconds: the `deduplication_window` of one stream: the broker has its keys in memory.
         calls: the weight of the calls that are under way at once on one server.
+        connections: connections to one server over which it called last.
         replays: replays that begin in a minute of dead letters of one consumer, on one server.
         dead_letters: dead letters that one consumer leaves in a minute on one server. Those without a name
             count as one, for each stream. All of a principal's together may leave four times as many.
@@ -121,6 +122,7 @@ class Quotas:
     subjects: int | None = 256
     deduplication_seconds: int | None = 86_400
     calls: int | None = 2_048
+    connections: int | None = 2_500
     replays: int | None = 60_000
     dead_letters: int | None = 6_000
     dead_letter_bytes: int | None = 64 * _MIB

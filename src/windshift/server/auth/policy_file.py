@@ -71,6 +71,7 @@ _OFF: Final = "off"
 _SIZE: Final = re.compile(r"([0-9]{1,15}) ?([KMGT])iB")
 _UNITS: Final = {"K": 10, "M": 20, "G": 30, "T": 40}
 _LARGEST_QUOTA: Final = 2**63 - 1
+_NO_QUOTAS: Final[Mapping[str, int]] = {}
 
 _PLAIN: Final = r'(?:[^\\",+;<>]|\\[\\",+;<>])'
 _VALUE: Final = rf"(?:\\[# ]|(?![# ]){_PLAIN})(?:{_PLAIN}*(?:(?! ){_PLAIN}|\\ ))?"
@@ -80,8 +81,12 @@ _SUBJECT: Final = re.compile(rf"{_ATTRIBUTE}(?:[,+]{_ATTRIBUTE})*")
 _ALTERNATIVE: Final = re.compile("(DNS|URI|EMAIL|IP):(.+)")
 
 
-def parse_policy(text: str) -> Policy:
+def parse_policy(text: str, quotas: Mapping[str, int] = _NO_QUOTAS) -> Policy:
     """Return what an authorization file says.
+
+    Args:
+        text: the file's.
+        quotas: defaults in place of those of `Quotas`.
 
     Raises:
         PolicyError: it has problems; all of them are named, or its syntax error alone.
@@ -94,7 +99,7 @@ def parse_policy(text: str) -> Policy:
     issuers = _issuers(document["issuers"])
     shared_keys = _shared_keys(document["publishing"].table())
     patterns = SubjectPatterns(entry.pattern for entry in shared_keys) if shared_keys else None
-    reader = _Principals(roles, issuers, _quotas(document["quotas"]), patterns)
+    reader = _Principals(roles, issuers, {**quotas, **_quotas(document["quotas"])}, patterns)
     principals = [reader.read(*each) for each in _named_tables(document["principals"], *_PRINCIPAL_KEYS)]
     document.check()
     return Policy(
@@ -107,8 +112,8 @@ def parse_policy(text: str) -> Policy:
     )
 
 
-def read_policy(file: Path) -> Policy:
-    """Return what the authorization file at a path says.
+def read_policy(file: Path, quotas: Mapping[str, int] = _NO_QUOTAS) -> Policy:
+    """Return what the authorization file at a path says. `quotas` as for `parse_policy`.
 
     Raises:
         PolicyError: it has problems.
@@ -118,7 +123,7 @@ def read_policy(file: Path) -> Policy:
         _refuse_other_writers(file, os.fstat(opened.fileno()).st_mode)
         data = opened.read(LARGEST + 1)
     try:
-        return parse_policy(data.decode("utf-8-sig"))  # editors on Windows put a mark before the text
+        return parse_policy(data.decode("utf-8-sig"), quotas)  # editors on Windows put a mark before the text
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PolicyError((f"line {line}: not UTF-8; save the file as such",)) from None

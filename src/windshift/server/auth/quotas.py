@@ -28,6 +28,7 @@ PHRASES: Final[Mapping[str, str]] = {
     "subjects": "subjects or filters of one stream or consumer",
     "deduplication_seconds": "seconds of deduplication_window of one stream",
     "calls": "calls at once, by weight",
+    "connections": "connections at once",
     "replays": "replays of one consumer per minute",
     "dead_letters": "dead letters of one consumer per minute",
     "dead_letter_bytes": "bytes of dead letters of one consumer per minute",
@@ -38,7 +39,9 @@ PHRASES: Final[Mapping[str, str]] = {
 ALL_QUOTAS: Final = tuple(PHRASES)
 """The names of all quotas."""
 
-_PASSING: Final = frozenset({"calls", "replays", "dead_letters", "dead_letter_bytes", MAX_STREAMS, MAX_RPS})
+_PASSING: Final = frozenset(
+    {"calls", "connections", "replays", "dead_letters", "dead_letter_bytes", MAX_STREAMS, MAX_RPS}
+)
 _OF_ONE: Final = frozenset({"sources", "replicas", "subjects", "deduplication_seconds"})
 
 
@@ -146,6 +149,7 @@ class Usage:
     those that hold a minute's worth.
 
     Attributes:
+        connections: those over which it called last.
         streams: calls that stream which it has open.
         weight: what its calls that are under way weigh together.
         calls: how many it has made here, those that were refused included.
@@ -157,9 +161,20 @@ class Usage:
         ledger: where the workers of this server count together; None = this process is alone.
     """
 
-    __slots__ = ("_buckets", "_calls", "_ledger", "_principal", "calls", "delivered", "streams", "weight")
+    __slots__ = (
+        "_buckets",
+        "_calls",
+        "_ledger",
+        "_principal",
+        "calls",
+        "connections",
+        "delivered",
+        "streams",
+        "weight",
+    )
 
     def __init__(self, now: float, principal: str = "", ledger: Ledger | None = None) -> None:
+        self.connections = Tally(ledger, principal, "connections")
         self.streams = Tally(ledger, principal, "streams")
         self.weight = Tally(ledger, principal, "weight")
         self._principal = principal
@@ -240,6 +255,21 @@ class Usage:
     def end_work(self, weight: int) -> None:
         """Count the weight of a call no more."""
         self.weight.add(-weight)
+
+    def open_connection(self, principal: Principal) -> None:
+        """Count a connection as its; `close_connection` must follow.
+
+        Raises:
+            QuotaExceeded: it is one too many, and was not counted.
+        """
+        most = principal.quotas.connections
+        if most is not None and self.connections.total >= most:
+            raise exceeded(principal.name, "connections", most)
+        self.connections.add(1)
+
+    def close_connection(self) -> None:
+        """Count a connection no more."""
+        self.connections.add(-1)
 
     def open_stream(self, principal: Principal) -> None:
         """Count a stream as open; `close_stream` must follow.

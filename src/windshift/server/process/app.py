@@ -109,6 +109,8 @@ _UNHEARD = 5.0
 """Seconds without a connection to read with after which calls should go to another server."""
 _MESSAGE_MARGIN = 64 * 1024
 """Bytes that a request may have besides the event: subject, key, type."""
+_CONNECTIONS_SHARE = 4
+"""Of all connections a principal may have one part in so many, unless the rules say otherwise."""
 
 _DEAD_LETTERS_MAX = 10_000_000_000
 """Bytes of dead letters, where nobody asks for another number."""
@@ -359,6 +361,7 @@ class App:
             authenticate_timeout=(
                 limits.anonymous_timeout.total_seconds() if self._config.authorizes else None
             ),
+            certificate_suffices=self.authorization is None,
             max_held=limits.max_held,
             first_request_timeout=limits.handshake_timeout.total_seconds(),
             connection_age=limits.max_connection_age.total_seconds() or None,
@@ -486,7 +489,9 @@ class _Rules(NamedTuple):
 def _rules(config: ServerConfig, api: JetStream, audit: Audit, ledger: Ledger | None) -> _Rules:
     if config.auth.file is None:
         return _Rules()
-    authorization = Authorization(config.auth.file, ledger)
+    places = config.grpc.limits.max_connections * config.workers
+    quotas = {"connections": max(1, places // _CONNECTIONS_SHARE)}
+    authorization = Authorization(config.auth.file, ledger, quotas)
     access = authorization.access
     return _Rules(authorization, Ownership(api, access), Copies(api, access, audit))
 
