@@ -70,6 +70,7 @@ POLICY = (
     + limited("crowd", "ephemeral_consumers = 10")
     + limited("two-servers", "streams = 3, consumers = 1")
     + limited("deleting", "streams = 2")
+    + limited("copier", "all_sources = 3")
     + limited("subjects", "subjects = 3")
     + limited("replicas", "replicas = 2")
     + limited("forgetful", "deduplication_seconds = 200")
@@ -389,6 +390,28 @@ def test_sources(callers: Callers) -> None:
     sources = [{"name": "LASTING", "filterSubjects": [f"lasting.{number}"]} for number in range(3)]
     exceeded(lambda: ensure_stream(caller, new(), aggregate={"sources": sources}), "sources", 2)
     ensure_stream(caller, new(), aggregate={"sources": sources[:2]})
+
+
+def test_sources_of_all_streams(callers: Callers, nats_server: NatsServer) -> None:
+    """They count together, and a mirror as one; what an aggregate has no more makes room."""
+    caller, one, two = of(callers, "copier"), new(), new()
+    sources = [{"name": "LASTING", "filterSubjects": [f"lasting.{number}"]} for number in range(2)]
+    ensure_stream(caller, one, aggregate={"sources": sources})
+    ensure_stream(caller, new(), mirror={"name": "LASTING"})
+    for act in (
+        lambda: ensure_stream(caller, two, aggregate={"sources": sources[:1]}),
+        lambda: ensure_stream(caller, two, aggregate={"sources": sources[:1]}, storage=MEMORY),
+        lambda: ensure_stream(caller, two, mirror={"name": "LASTING"}),
+    ):
+        refusal = exceeded(act, "all_sources", 3, 3)
+        assert "no more than 3 sources of all its streams and has 3; delete some" in refusal.message
+    ensure_stream(caller, one, aggregate={"sources": sources})
+    ensure_stream(caller, one, aggregate={"sources": sources[:1]})
+    ensure_stream(caller, two, aggregate={"sources": sources[:1]})
+    grow = partial(ensure_stream, of(callers, "all"), one, aggregate={"sources": sources})  # for its owner
+    exceeded(grow, "all_sources", 3, 3)
+    delete_stream(nats_server, two)
+    wait_for(lambda: works(grow))
 
 
 def test_subjects(callers: Callers, nats_server: NatsServer) -> None:

@@ -98,6 +98,7 @@ class Quotas:
         memory_bytes: what its streams in memory may hold: their `max_bytes`, and without one what they hold.
         stored_bytes: what its streams on disk and its stores hold.
         sources: sources of one stream.
+        all_sources: sources of all its streams; a mirror has one.
         replicas: replicas of one stream.
         subjects: subjects of one stream, filters of all its sources, or filters of one consumer.
         deduplication_seconds: the `deduplication_window` of one stream: the broker has its keys in memory.
@@ -118,6 +119,7 @@ class Quotas:
     memory_bytes: int | None = _GIB
     stored_bytes: int | None = None
     sources: int | None = 64
+    all_sources: int | None = 256
     replicas: int | None = 5
     subjects: int | None = 256
     deduplication_seconds: int | None = 86_400

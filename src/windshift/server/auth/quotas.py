@@ -24,6 +24,7 @@ PHRASES: Final[Mapping[str, str]] = {
     "memory_bytes": "bytes of its streams in memory",
     "stored_bytes": "bytes stored on disk",
     "sources": "sources of one stream",
+    "all_sources": "sources of all its streams",
     "replicas": "replicas of one stream",
     "subjects": "subjects or filters of one stream or consumer",
     "deduplication_seconds": "seconds of deduplication_window of one stream",

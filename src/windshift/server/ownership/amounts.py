@@ -61,9 +61,11 @@ def of_stream(config: Mapping[str, Any], stored: int = 0) -> dict[str, int]:
     if config["name"].startswith(BUCKET):
         return {"stores": 1, "stored_bytes": stored}
     most = max(0, config.get("max_bytes") or 0) * replicas(config)
+    copied = sources(config) + bool(config.get("mirror"))
+    made = {"streams": 1, "all_sources": copied} if copied else {"streams": 1}
     if config.get("storage") == "memory":
-        return {"streams": 1, "memory_streams": 1, "memory_bytes": most or stored}
-    return {"streams": 1, "reserved_bytes": most, "stored_bytes": stored}
+        return {**made, "memory_streams": 1, "memory_bytes": most or stored}
+    return {**made, "reserved_bytes": most, "stored_bytes": stored}
 
 
 def endless(config: Mapping[str, Any]) -> tuple[str, ...] | None:
