@@ -22,6 +22,7 @@ from tests.support.client import STATE, Refusal, refused
 from tests.support.nats_server import NatsServer, running_nats
 from tests.support.windshift_process import wait_for
 from tests.wire.burying import delete_stream
+from tests.wire.looking import tail
 from tests.wire.management import (
     delete_consumer,
     ensure_consumer,
@@ -50,6 +51,7 @@ POLICY = (
     ALL
     + '[role.all.quotas]\nconsumers = 10\nstores = "off"\n'
     + "[role.small]\nquotas = { consumers = 1, stores = 1 }\n"
+    + '[role.reader]\nstreams = { consume = ["*"], subjects = [">"] }\n'
     + "[quotas]\nsources = 2\n"
     + principal("all")
     + principal("both", "small", "all")
@@ -67,6 +69,8 @@ POLICY = (
     + limited("stores", "stores = 2")
     + limited("consumers", "consumers = 2")
     + limited("ephemeral", "ephemeral_consumers = 2")
+    + principal("reader", more="quotas = { ephemeral_consumers = 2 }\n")
+    + limited("watcher", "ephemeral_consumers = 1, streams = 1")
     + limited("crowd", "ephemeral_consumers = 10")
     + limited("two-servers", "streams = 3, consumers = 1")
     + limited("deleting", "streams = 2")
@@ -374,6 +378,47 @@ def test_ephemeral_consumers(callers: Callers) -> None:
     ensure_consumer(caller, "LASTING", name="with-a-name")
     delete_consumer(caller, "LASTING", first)
     ensure_consumer(caller, "LASTING")
+
+
+def begun(caller: Caller, stream: str) -> Any:
+    """Begin a tail, and wait until it has caught up."""
+    responses = tail(caller, stream)
+    assert next(responses).caught_up
+    return responses
+
+
+def ended(responses: Any) -> None:
+    """End a tail, and wait until that has come to an end."""
+    responses.cancel()
+    with pytest.raises(grpc.RpcError):
+        next(responses)
+
+
+def test_tails(callers: Callers) -> None:
+    """They count among ephemeral consumers as long as they last, and need no right to make those."""
+    caller = of(callers, "reader")
+    first, second = begun(caller, "LASTING"), begun(caller, "LASTING")
+    exceeded(lambda: next(tail(caller, "LASTING")), "ephemeral_consumers", 2, 2)
+    event = of(callers, "all").publish("lasting.tailed")
+    assert [next(each).event.event.id for each in (first, second)] == [event, event]
+    ended(first)
+    more = list[Any]()
+    wait_for(lambda: works(lambda: more.append(begun(caller, "LASTING"))))
+    exceeded(lambda: next(tail(caller, "LASTING")), "ephemeral_consumers", 2, 2)
+    for each in (second, *more):
+        ended(each)
+
+
+def test_tails_beside_consumers(callers: Callers, nats_server: NatsServer) -> None:
+    """They count together; a tail that ends takes nothing else with it from what is counted."""
+    caller, stream = of(callers, "watcher"), new()
+    ensure_stream(caller, stream)
+    watching = begun(caller, stream)
+    exceeded(lambda: ensure_consumer(caller, stream), "ephemeral_consumers", 1, 1)
+    ended(watching)
+    wait_for(lambda: works(lambda: ensure_consumer(caller, stream)))
+    exceeded(lambda: next(tail(caller, stream)), "ephemeral_consumers", 1, 1)
+    exceeded(lambda: ensure_stream(caller, new()), "streams", 1, 1)
 
 
 def test_many_at_once(callers: Callers) -> None:

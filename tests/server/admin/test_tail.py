@@ -21,6 +21,9 @@ from windshift.nats.times import NANOSECONDS
 from windshift.server.admin import tail
 from windshift.server.admin.events import Selection
 from windshift.server.admin.tail import Tail
+from windshift.server.auth.permissions import Permissions
+from windshift.server.auth.policy import Principal
+from windshift.server.auth.quotas import exceeded
 from windshift.server.broker import following
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import StreamNotFound
@@ -67,13 +70,43 @@ class Viewer:
         """Do nothing."""
 
 
+class Room:
+    """What a caller may have: a consumer at first, then none for one time."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.deleted: list[str] = []
+        self.refused = 0
+
+    @asynccontextmanager
+    async def consumer(
+        self, caller: Principal, stream: str, config: JsonObject, deadline: float
+    ) -> AsyncIterator[JsonObject]:
+        """Let one be made."""
+        if self.made and not self.refused:
+            self.refused += 1
+            raise exceeded(caller.name, "ephemeral_consumers", 1, 1)
+        self.made.append(config["name"])
+        yield config
+
+    def consumer_deleted(self, stream: str, consumer: str) -> None:
+        """Note that one is gone."""
+        self.deleted.append(consumer)
+
+
 @asynccontextmanager
 async def running(
-    broker: Broker, stream: str, viewer: Viewer, begin: StartPosition | None = None
+    broker: Broker,
+    stream: str,
+    viewer: Viewer,
+    begin: StartPosition | None = None,
+    room: Room | None = None,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Tail what is new, or from there on, for the length of the block, which begins when the tail stands."""
     which = Selection(stream, (), frozenset())
-    task = asyncio.create_task(Tail(broker.api, PullRoom(), which, viewer, 0).run(begin or AtEnd()))
+    ownership: Any = room
+    tail = Tail(broker.api, PullRoom(), which, viewer, 0, ownership)
+    task = asyncio.create_task(tail.run(begin or AtEnd(), Principal("ann", Permissions())))
     try:
         async with asyncio.timeout(30):
             await viewer.began.wait()
@@ -166,6 +199,20 @@ async def test_events_that_the_broker_has_lost(
         shutil.copytree(tmp_path / "before", own_nats_server.store)
         own_nats_server.start()
         await ended(task)
+
+
+async def test_a_tail_without_room_for_another_consumer(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for some, and misses nothing meanwhile; whatever is made for it is given back."""
+    monkeypatch.setattr(following, "PullOptions", partial(PullOptions, expires=2.0, heartbeat=0.2))
+    stream, viewer, room = await broker.stream(unique()), Viewer(), Room()
+    async with running(broker, stream, viewer, room=room), asyncio.timeout(30):
+        await broker.api.delete_consumer(stream, room.made[0], in_seconds(30))
+        await broker.publish(f"{stream}.a")
+        assert await viewer.ids.get() == 1
+        assert (room.refused, len(room.made), room.deleted[0]) == (1, 2, room.made[0])
+    assert room.deleted[-1] == room.made[1]
 
 
 async def test_a_tail_that_ends_while_its_consumer_is_made(

@@ -11,14 +11,16 @@ from typing import Final, Protocol
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, following_config
 from windshift.server.admin.events import Selection
+from windshift.server.auth.policy import Principal
 from windshift.server.background.pacing import pause
 from windshift.server.broker.following import Follower, StreamClient
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import PASSING, follower_errors
-from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
+from windshift.server.domain.errors import BrokerUnavailable, QuotaExceeded, StreamNotFound
 from windshift.server.events.positions import start_config
 from windshift.server.events.specs import AtEnd, StartPosition
+from windshift.server.ownership.ownership import Ownership
 
 _MAX_QUEUED: Final = 64 * 1024
 """Bytes queued for the client above which sending pauses."""
@@ -65,6 +67,7 @@ class Tail:
         which: the events.
         client: where to send them.
         max_rate: most events per second; 0 = any number.
+        ownership: knows who has what, where there are rules.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Tail:
         which: Selection,
         client: TailClient,
         max_rate: int,
+        ownership: Ownership | None = None,
     ) -> None:
         self._api = api
         self._room = room
@@ -81,6 +85,8 @@ class Tail:
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._rate = _Rate(max_rate, self._loop.time)
+        self._ownership = ownership
+        self._caller: Principal | None = None
         self._next: StartPosition | int = AtEnd()
         self._created = ""
         """When the stream was made; empty = it was not looked at yet."""
@@ -96,14 +102,15 @@ class Tail:
         self._skipped_to = 0
         self._told_at = self._loop.time()
 
-    async def run(self, begin: StartPosition) -> None:
-        """Send events until cancelled.
+    async def run(self, begin: StartPosition, caller: Principal | None = None) -> None:
+        """Send events until cancelled. What is made for that counts as an ephemeral consumer of the caller.
 
         Raise `StreamNotFound` when the stream is not there, or not any more, also when another one is in its
         place, or the broker has lost what was seen of it: new events have the ids of those. Raise
-        `BrokerUnavailable` if the broker cannot be asked at the beginning; later, wait for it.
+        `BrokerUnavailable` if the broker cannot be asked at the beginning, and `QuotaExceeded` if the caller
+        has too many consumers then; later, wait for it, and for room.
         """
-        self._next = begin
+        self._next, self._caller = begin, caller
         follower = Follower(
             self._api.connection,
             self._api.connection,
@@ -111,28 +118,45 @@ class Tail:
             self._which.stream,
             self._make,
             self._take,
-            PASSING,
+            (*PASSING, QuotaExceeded),
             self._idle,
             self._when_silent,
             interval=_INTERVAL,
         )
-        await follower.run(self._client.begin)
+        try:
+            await follower.run(self._client.begin)
+        finally:
+            self._count_no_more()
 
     async def _make(self, name: str) -> None:
         """Make a consumer that begins behind what was seen."""
         self._client.flush()
+        self._count_no_more()
+        self._consumer = name
         stream, deadline = self._which.stream, self._loop.time() + _ASKING
         with follower_errors(stream=stream):
             self._look(await self._api.stream_info(stream, deadline))
             config = following_config(name, self._which.subjects) | _start(self._next)
             config["metadata"] = {names.INTERNAL: ""}
-            request = {"stream_name": stream, "config": config, "action": "create"}
-            answer = await self._api.change(
-                f"CONSUMER.CREATE.{stream}.{name}", request, deadline, hidden=True
-            )
-        self._consumer = name
+            if self._caller is None or self._ownership is None:
+                answer = await self._create(config, deadline)
+            else:
+                async with self._ownership.consumer(self._caller, stream, config, deadline) as owned:
+                    answer = await self._create(owned, deadline)
         if not answer["num_pending"]:
             self._catch_up()
+
+    async def _create(self, config: JsonObject, deadline: float) -> JsonObject:
+        """Ask for a consumer, and return what the broker says of it."""
+        stream = self._which.stream
+        request = {"stream_name": stream, "config": config, "action": "create"}
+        operation = f"CONSUMER.CREATE.{stream}.{config['name']}"
+        return await self._api.change(operation, request, deadline, hidden=True)
+
+    def _count_no_more(self) -> None:
+        """Count the consumer no more: it was deleted, or soon will be."""
+        if self._ownership is not None and self._consumer:
+            self._ownership.consumer_deleted(self._which.stream, self._consumer)
 
     def _look(self, info: JsonObject) -> None:
         """See whether the stream is the same, and has what was seen of it."""

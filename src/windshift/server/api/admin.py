@@ -250,7 +250,8 @@ class AdminService:
         which = read_selection(request)
         begin = read_pointer("from", getattr(request, "from"), AtEnd())
         client = CallTail(call, with_data=not request.without_data)
-        await self._admin.tail(which, client, number("max_rate", request.max_rate)).run(begin)
+        tail = self._admin.tail(which, client, number("max_rate", request.max_rate))
+        await tail.run(begin, caller_of(call))
 
     async def delete_event(self, request: pb.DeleteEventRequest, call: ServerCall) -> pb.DeleteEventResponse:
         """Delete one event."""

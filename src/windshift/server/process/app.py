@@ -570,7 +570,7 @@ def _administration(
         subscriptions=subscriptions,
         events=EventReader(api, look),
         explainer=EventExplainer(api, look, gathering, subscriptions, dead_lettering),
-        tail=partial(Tail, api, PullRoom(lambda: connection.max_payload, _TAILS_PART)),
+        tail=partial(Tail, api, PullRoom(lambda: connection.max_payload, _TAILS_PART), ownership=ownership),
         history=History(look, letters, gathering),
     )
 
