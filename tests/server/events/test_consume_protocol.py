@@ -168,6 +168,34 @@ def test_a_last_attempt_that_is_rejected() -> None:
     assert call.told() == [([1], [], [])]
 
 
+def test_a_dead_letter_says_when_its_attempts_began() -> None:
+    """By the clock of the call, which also says when the next attempt is due."""
+    call = Call()
+    call.hold(1)
+    call.protocol.command(reject(1), 3.0)
+    call.sent(3.0)
+    known = call.memory.attempts.get((ConsumerKey("S", "c"), CREATED), (StreamSeq(1), STORED_NS))
+    assert known is not None
+    assert NOW_NS < known.next_ns < NOW_NS + 3600 * 10**9
+    call.hold(1, attempt=2)
+    call.protocol.command(reject(1), 5.0)
+    (keep,) = call.work()
+    assert isinstance(keep, Keep)
+    assert keep.failure.first_delivery_ns == NOW_NS - 3 * 10**9
+    assert keep.failure.last_delivery_ns == NOW_NS - 5 * 10**9
+
+
+def test_the_dead_letter_of_an_event_that_is_too_large_for_the_client() -> None:
+    """Its attempt began when it came, by the clock of the call."""
+    call = Call()
+    call.protocol.incoming.max_message_size = 1
+    call.arrive(1)
+    assert call.turn() == []
+    (give_up,) = call.work()
+    assert isinstance(give_up, GiveUp)
+    assert (give_up.failure.first_delivery_ns, give_up.failure.last_delivery_ns) == (NOW_NS, NOW_NS)
+
+
 def test_a_dead_letter_that_cannot_be_written() -> None:
     """The event stays with the client, which may try again."""
     call = Call()

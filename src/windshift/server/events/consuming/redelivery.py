@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
-from time import time_ns
 from typing import Final, TypeAlias
 
 from windshift.server.events.consuming.flow import InFlight
@@ -330,14 +329,18 @@ class Failures:
         attempts: the earlier attempts.
         consumer: the consumer.
         run: the name of its run.
+        unix_ns: the wall clock, in nanoseconds since 1970.
     """
 
-    __slots__ = ("_attempts", "_consumer", "_run")
+    __slots__ = ("_attempts", "_consumer", "_run", "_unix_ns")
 
-    def __init__(self, attempts: FailedAttempts, consumer: ConsumerKey, run: str) -> None:
+    def __init__(
+        self, attempts: FailedAttempts, consumer: ConsumerKey, run: str, unix_ns: Callable[[], int]
+    ) -> None:
         self._attempts = attempts
         self._consumer = consumer
         self._run: RunKey = consumer, run
+        self._unix_ns = unix_ns
 
     def rejected(
         self,
@@ -381,7 +384,7 @@ class Failures:
     ) -> Failure:
         """Return the record of an event that is given up on before a client has this attempt."""
         known = self._attempts.get(self._run, (letter_id.seq, letter_id.stored_ns))
-        now = time_ns()
+        now = self._unix_ns()
         first = known.first_ns if known else now
         return Failure(letter_id, attempt, first, now, Cause.REJECTED, reason, error_type, replay_count)
 
@@ -403,7 +406,7 @@ class Failures:
             reason,
             error_type,
             attempt=held.attempt,
-            next_ns=time_ns() + delay_ns,
+            next_ns=self._unix_ns() + delay_ns,
         )
 
     def over(self, seq: StreamSeq, held: InFlight, now: float) -> None:
@@ -436,7 +439,7 @@ class Failures:
         return DeadLetterId(*self._consumer, seq, stored_at(reply))
 
     def _began(self, held: InFlight, now: float) -> int:
-        return time_ns() - round((now - held.since) * 1e9)
+        return self._unix_ns() - round((now - held.since) * 1e9)
 
 
 def _key(seq: StreamSeq, reply: bytes) -> EventKey:

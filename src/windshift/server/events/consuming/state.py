@@ -128,7 +128,7 @@ class CallState:
         self.found, self.run = found, found.run
         self.settled, self.attempts, self.pauses, self.counts, self.latency = memory
         self.rand, self.unix_ns = rand, unix_ns
-        self.failures = Failures(memory.attempts, consumer, self.run.name)
+        self.failures = Failures(memory.attempts, consumer, self.run.name, unix_ns)
         self.window = Window(size, self.timeout, self._expired)
         self.doubts = Doubts(knows_dead_letters=not found.policy.dead_letters)
         self.dead: dict[StreamSeq, int] = {}
