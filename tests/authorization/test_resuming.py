@@ -8,7 +8,7 @@ from tests.authorization.rows import DENIED, invoke, method_of
 from tests.authorization.world import World
 from tests.wire.consuming import calling
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
-from windshift.server.events.consuming.tokens import KEY
+from windshift.server.events.token_key import KEY
 
 
 def test_the_token_of_another_principal(world: World) -> None:

@@ -44,8 +44,8 @@ from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions
 from windshift.server.events.consuming.pauses import LONG
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.settlement import CommandKind
-from windshift.server.events.consuming.tokens import key_of
 from windshift.server.events.model import ConsumerKey, StreamSeq
+from windshift.server.events.token_key import key_of
 
 Unique = Callable[[], str]
 

@@ -28,10 +28,11 @@ from windshift.server.events.consuming.handover import (
     write_objection,
     write_taken,
 )
-from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of, with_key
+from windshift.server.events.consuming.tokens import Resumed, Tokens
 from windshift.server.events.consuming.work import Check, Keep, LookUp
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
+from windshift.server.events.token_key import key_of, with_key
 
 PLAIN = RetryPolicy()
 

@@ -7,14 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windshift.server.domain.errors import InvalidField
-from windshift.server.events.consuming.tokens import (
-    KEY,
-    Resumed,
-    Tokens,
-    check_token,
-    key_of,
-    with_key,
-)
+from windshift.server.events.consuming.tokens import Resumed, Tokens, check_token
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
 KEY_OF_C = bytes(range(16))
@@ -85,19 +78,3 @@ def test_what_no_server_wrote(size: int) -> None:
     """It is refused where it is too short or too long."""
     with pytest.raises(InvalidField):
         check_token("resume", bytes(size))
-
-
-def test_the_key_of_a_consumer() -> None:
-    """It lies in the metadata, beside what else is there; another one each time."""
-    config = with_key({"name": "c", "metadata": {"a": "b"}})
-    assert config["metadata"]["a"] == "b"
-    assert len(key_of(config)) == 16
-    assert key_of(config) != key_of(with_key(config))
-
-
-@pytest.mark.parametrize(
-    "stored", [{}, {"metadata": None}, {"metadata": {KEY: "x"}}, {"metadata": {KEY: "ab"}}]
-)
-def test_no_key(stored: dict[str, object]) -> None:
-    """What cannot be one is none."""
-    assert key_of(stored) == b""

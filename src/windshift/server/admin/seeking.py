@@ -51,13 +51,13 @@ from windshift.server.domain.errors import (
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.consumers import chosen_subjects, name_in_rules
 from windshift.server.events.consuming.moves import STILL, Moves
-from windshift.server.events.consuming.tokens import with_key
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
 from windshift.server.events.positions import rfc3339
 from windshift.server.events.runs import Run, with_run
 from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, StartPosition
+from windshift.server.events.token_key import with_key
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,6 @@ from windshift.server.domain.errors import (
     WindshiftError,
 )
 from windshift.server.domain.names import EVERYTHING
-from windshift.server.events.consuming.tokens import with_key
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER
 from windshift.server.events.positions import start_config
@@ -41,6 +40,7 @@ from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_me
 from windshift.server.events.runs import Run, with_run
 from windshift.server.events.specs import ConsumerSpec
 from windshift.server.events.streams import OVERTAKEN_BACKOFF, existing_consumer, existing_stream
+from windshift.server.events.token_key import with_key
 from windshift.server.ownership.amounts import owner_of
 from windshift.server.ownership.ownership import Ownership
 

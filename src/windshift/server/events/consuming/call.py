@@ -34,12 +34,13 @@ from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.consuming.spans import ConsumeSpans
 from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.consuming.timer import DeadlineTimer, Signal
-from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
+from windshift.server.events.consuming.tokens import Resumed, Tokens
 from windshift.server.events.consuming.working import WorkRunner
 from windshift.server.events.deliveries import read_delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import ELECTED, REPLAY
 from windshift.server.events.runs import Run
+from windshift.server.events.token_key import key_of
 
 _COMMANDS: Final = 8
 """Commands after which is looked whether the step has become long."""

@@ -26,12 +26,12 @@ from windshift.server.events.consumers import (
     require_consumable,
 )
 from windshift.server.events.consuming.flow import LARGEST_LIMIT, LEAST_LIMIT, SLACK
-from windshift.server.events.consuming.tokens import key_of, with_key
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
 from windshift.server.events.retries import RetryPolicy, stored_policy
 from windshift.server.events.runs import Run
 from windshift.server.events.streams import existing_consumer
+from windshift.server.events.token_key import key_of, with_key
 from windshift.server.ownership.amounts import owner_of
 
 log = logging.getLogger(__name__)

@@ -47,9 +47,9 @@ from windshift.server.events.consuming.resuming import Resuming
 from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.settling import Settling
 from windshift.server.events.consuming.state import CallState
-from windshift.server.events.consuming.tokens import key_of
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.runs import Run
+from windshift.server.events.token_key import key_of
 
 LIMITED_WITHIN: Final = 2.0
 """Seconds that commands wait, at most, until another size of the window applies."""

@@ -1,14 +1,11 @@
 """Tokens, by which a client goes on with deliveries of an earlier call. No I/O.
 
-A token says which delivery it is and under which nats-server it was made, and is authenticated by a key that
-only servers know. The key lies in the consumer's metadata, so all servers have the same one and no operator
-has to hand it out; who can read it there can settle the consumer's deliveries anyway. With the consumer its
-tokens end.
+A token says which delivery it is and under which nats-server it was made, and is authenticated by the
+consumer's key (`token_key`), so its tokens end with it.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from hashlib import blake2b
 from hmac import compare_digest
@@ -16,15 +13,10 @@ from struct import Struct
 from time import time_ns
 from typing import Final, NamedTuple
 
-from windshift.nats.jetstream.api import JsonObject, metadata_of, with_metadata
 from windshift.nats.jetstream.pulling import split_ack_subject
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
-KEY: Final = "windshift.token_key"
-"""Where the key lies in the ``metadata`` of a consumer's configuration, in hexadecimal digits."""
-
-_KEY_SIZE: Final = 16
 _MAC_SIZE: Final = 16
 _FACTS: Final = Struct(">Q4s")  # when it was made, in nanoseconds since 1970, and under which nats-server
 _SHORTEST: Final = _MAC_SIZE + _FACTS.size + 1
@@ -48,20 +40,6 @@ class Resumed(NamedTuple):
     reply: bytes
     made_ns: int
     is_same_broker: bool
-
-
-def with_key(config: JsonObject) -> JsonObject:
-    """Return the configuration of a consumer with a new key: earlier tokens are worth nothing then."""
-    return with_metadata(config, KEY, secrets.token_hex(_KEY_SIZE))
-
-
-def key_of(config: JsonObject) -> bytes:
-    """Return the key in the configuration of a consumer; empty if there is none."""
-    try:
-        key = bytes.fromhex(metadata_of(config).get(KEY, ""))
-    except ValueError:
-        return b""
-    return key if len(key) == _KEY_SIZE else b""
 
 
 def check_token(field: str, token: bytes) -> None:
