@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # What builds images: docker, or another program with its arguments.
 DOCKER ?= docker
-# Arguments for pytest, such as `make test TESTS=tests/unit` or `make test PYTEST='-x -k drain'`.
+# Arguments for pytest, such as `make test TESTS=tests/server` or `make test PYTEST='-x -k drain'`.
 TESTS ?= tests
 PYTEST ?=
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,15 @@ def test_older_versions_are_refused(authority: Authority) -> None:
         Handshake(server, client)
 
 
-def test_a_key_with_a_password_is_refused(authority: Authority, tmp_path: Path) -> None:
-    """Nobody is asked for it: there may be no terminal, and a server that reloads cannot wait."""
+@pytest.mark.parametrize(
+    "context_of", [server_tls, lambda *own: client_tls(None, *own)], ids=["server", "client"]
+)
+def test_a_key_with_a_password_is_refused(
+    authority: Authority,
+    context_of: Callable[[Path, Path], ssl.SSLContext],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Nobody is asked for it: there may be no terminal, and an event loop cannot wait."""
     own = authority.issue("server")
     key = serialization.load_pem_private_key(own.key.read_bytes(), None)
     own.key.write_bytes(
@@ -115,7 +123,8 @@ def test_a_key_with_a_password_is_refused(authority: Authority, tmp_path: Path) 
         )
     )
     with pytest.raises(ssl.SSLError):
-        server_tls(own.certificate, own.key)
+        context_of(own.certificate, own.key)
+    assert capfd.readouterr().err == ""
 
 
 # Client certificates

@@ -52,6 +52,11 @@ class Sendable(Protocol):
 class Burst:
     """Messages that were sent together.
 
+    Args:
+        token: what the subjects of its replies have in common.
+        subjects: where each message went.
+        loop: the event loop that `done` belongs to.
+
     Attributes:
         subjects: where each of them went.
         answers: the answer to each; None = not yet.
@@ -122,6 +127,9 @@ class FastBatch(Burst):
     it could not write, after which the batch goes on.
 
     Args:
+        token: what the subjects of its replies have in common, and the name of the batch.
+        subjects: where each message goes.
+        loop: the event loop that `done` belongs to.
         stream: the stream that stores them.
     """
 

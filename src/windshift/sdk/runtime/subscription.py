@@ -58,7 +58,7 @@ class Handling:
         others: whether the handler gets payloads of other types too; if not, they become dead letters.
         max_lease: seconds for which the lease of a delivery is prolonged.
         linger: seconds for which what is held is kept for this process when a call breaks.
-        judge: says what becomes of an event whose handler raised something.
+        decide: says what becomes of an event whose handler raised something.
 
     Raises:
         ValueError: `concurrency` is less than 1, `prefetch` less than 0, or `max_lease` not above 0.

@@ -60,7 +60,7 @@ class DeadLettering:
         writer: writes them.
         replays: has events delivered again.
         notes: what servers tell each other.
-        told: tells of events that were given up on.
+        stats: logs and counts the events that were given up on.
         attempts: what is known of failed attempts.
         settled: what was settled lately.
         pauses: since when this process has been awake.

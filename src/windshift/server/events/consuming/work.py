@@ -117,7 +117,7 @@ class AwaitReader(Work):
 
 @dataclass(frozen=True, slots=True)
 class AwaitRoom(Work):
-    """Wait for room for one event that is too large for a limited request: `room_came`."""
+    """Wait for room for one event that is too large for a limited request: `PullPacer.take_room`."""
 
 
 @dataclass(frozen=True, slots=True)
