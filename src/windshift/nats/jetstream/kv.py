@@ -6,9 +6,7 @@ without a value whose headers say so. It has a sequence, which "create" on a del
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -35,7 +33,7 @@ from windshift.nats.jetstream.api import (
     following_config,
     last_by_subject,
 )
-from windshift.nats.jetstream.writes import Part, Write, Writes, together
+from windshift.nats.jetstream.writes import Part, Write, Writes, see_other_write, together
 from windshift.nats.retry import retry
 from windshift.nats.times import NANOSECONDS, Time, parse_duration
 
@@ -51,9 +49,6 @@ _PREFIX: Final = "KV_"
 _BATCHES: Final = "allow_atomic"
 _MARKED: Final = 300 * NANOSECONDS
 """How long the server keeps its own markers."""
-
-_OTHER_WRITE: Final = 0.005
-"""Seconds until a read sees another write that a cluster has under way."""
 
 
 class Record(NamedTuple):
@@ -303,8 +298,7 @@ class Buckets:
         except NoStream:
             raise NoBucket(bucket) from None
         except JetStreamError as error:
-            if error.err_code == codes.WRONG_LAST_SEQUENCE_UNTOLD:
-                await asyncio.sleep(random.random() * _OTHER_WRITE)
+            await see_other_write(error)
             if error.err_code == codes.MESSAGE_TOO_LARGE:
                 info = await self.api.stream_info(stream_of(bucket), deadline)
                 raise MessageTooLarge(int(info["config"]["max_msg_size"])) from error

@@ -13,6 +13,7 @@ What is guaranteed, and what is not:
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ from windshift.nats.jetstream.bursts import Answer, Burst, Bursts
 from windshift.nats.requests import Handler, NoReply, Outcome, Requests
 from windshift.nats.retry import Backoff, retry
 from windshift.nats.semaphore import FairSemaphore
+
+_OTHER_WRITE: Final = 0.005
+"""Seconds until a read sees another write that a cluster has under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,12 @@ class Write(NamedTuple):
     """What is stored with it, see `together`."""
     asker: str = ""
     """For whom: writes of different askers take turns where they have to wait for each other."""
+
+
+async def see_other_write(refusal: NatsError) -> None:
+    """Wait until a read sees another write to the subject, if a write was refused for that."""
+    if refusal.err_code == codes.WRONG_LAST_SEQUENCE_UNTOLD:
+        await asyncio.sleep(random.random() * _OTHER_WRITE)
 
 
 def together(parts: Sequence[Part], deadline: float, *, repeatable: bool = False) -> Write:

@@ -24,6 +24,7 @@ from windshift.server.admin.look import Look
 from windshift.server.domain.broker_errors import broker_errors, domain_error
 from windshift.server.domain.errors import EventNotFound, ForbiddenByBroker
 from windshift.server.domain.names import EVERYTHING
+from windshift.server.domain.pages import PAGE_BYTES
 from windshift.server.events.backwards import BackwardScan
 from windshift.server.events.headers import DATA_TYPE
 from windshift.server.events.positions import rfc3339
@@ -33,7 +34,6 @@ MOST_SCANNED: Final = 50_000
 """Ids that one page looks through."""
 _LOOK: Final = 0.2
 """Seconds that one page looks for."""
-_PAGE_BYTES: Final = 1024 * 1024
 _BATCH: Final = 500
 """Messages that are asked for at once. The broker gives no more than 1,024."""
 _WINDOW: Final = 256
@@ -129,7 +129,7 @@ class EventReader:
         scanned = query.get("seq", 1) - 1
         while True:
             want = _BATCH if which.types else min(_BATCH, page.room)
-            query |= {"batch": want, "max_bytes": _PAGE_BYTES}
+            query |= {"batch": want, "max_bytes": PAGE_BYTES}
             batch = await self._batch(which, query, page.until, deadline, direct=direct)
             for message in batch.messages:
                 if page.is_full:
@@ -166,7 +166,7 @@ class EventReader:
         scan, scanned = BackwardScan(held.first, newest, _WINDOW if held.direct else 1, _BATCH), 0
         while not scan.is_over:
             oldest, end = scan.oldest, scan.newest
-            query = {"seq": oldest, "batch": _BATCH, "max_bytes": _PAGE_BYTES}
+            query = {"seq": oldest, "batch": _BATCH, "max_bytes": PAGE_BYTES}
             batch = await self._batch(which, query, page.until, deadline, direct=held.direct, newest=end)
             inside = scan.take(batch)
             if inside is None:
@@ -321,7 +321,7 @@ class _Page:
     @property
     def is_full(self) -> bool:
         """Whether no more fit."""
-        return self.room == 0 or self._size >= _PAGE_BYTES
+        return self.room == 0 or self._size >= PAGE_BYTES
 
     def is_over(self, now: float) -> bool:
         """Whether it is full, or was looked for long enough."""

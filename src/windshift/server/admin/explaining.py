@@ -23,6 +23,7 @@ from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.background.batches import for_each
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import ConsumerNotFound
+from windshift.server.domain.pages import LARGEST
 from windshift.server.events.consumers import chosen_subjects
 from windshift.server.events.consuming.shared import DeadLettering
 from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter, DeadLetterId
@@ -34,7 +35,6 @@ MOST_CONSUMERS: Final = 100
 _AT_ONCE: Final = 32
 _LETTERS: Final = 500
 _ALL_DATA: Final = 1024 * 1024
-_LARGEST: Final = 2**63 - 1
 
 
 class Presence(Enum):
@@ -281,7 +281,7 @@ class EventExplainer:
 def _read(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Read what a server says; what is odd is left out."""
     known = {name: entry[name] for name, value in defaults.items() if type(entry.get(name)) is type(value)}
-    return {name: value for name, value in known.items() if isinstance(value, str) or 0 <= value <= _LARGEST}
+    return {name: value for name, value in known.items() if isinstance(value, str) or 0 <= value <= LARGEST}
 
 
 def known_holders(reports: Sequence[tuple[str, JsonObject]], name: str) -> Iterator[Holder]:

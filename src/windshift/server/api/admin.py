@@ -36,7 +36,7 @@ from windshift.server.api.callers import caller_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
-from windshift.server.api.fields import few, known, members, number, unix_ns, wire_time
+from windshift.server.api.fields import few, known, members, number, page_size, unix_ns, wire_time
 from windshift.server.api.policies import MOST_FILTERS
 from windshift.server.api.streams import read_consumer_key, read_pointer, write_stream
 from windshift.server.auth.actions import Action
@@ -56,8 +56,6 @@ from windshift.server.events.specs import AtEnd, AtStart
 ADMIN = pb.DESCRIPTOR.services_by_name["AdminService"]
 
 _MOST_CHECKS: Final = 100
-_LARGEST_PAGE: Final = 1_000
-_PAGE: Final = 100
 _LARGEST_READ: Final = 500
 _READ: Final = 50
 _LONGEST_FIND: Final = 255
@@ -159,7 +157,7 @@ class AdminService:
         page = await self._admin.streams.page(
             query,
             _may_view(call),
-            _page_size(request.page_size),
+            page_size(request.page_size),
             None if after is None else (after[0], after[1]),
             answer_by(call),
         )
@@ -186,7 +184,7 @@ class AdminService:
         page, last = await self._admin.streams.subjects(
             request.stream,
             request.filter,
-            _page_size(request.page_size),
+            page_size(request.page_size),
             None if after is None else after[0],
             answer_by(call),
         )
@@ -302,7 +300,7 @@ class AdminService:
             request.stream,
             order,
             caller_of(call),
-            _page_size(request.page_size),
+            page_size(request.page_size),
             None if after is None else (after[0], after[1], after[2]),
             answer_by(call),
         )
@@ -422,10 +420,6 @@ def _may_view(call: ServerCall) -> Callable[[str], bool]:
     """Return what tells whether the caller may see a stream."""
     caller = caller_of(call)
     return (lambda _: True) if caller is None else caller.sees
-
-
-def _page_size(size: int) -> int:
-    return number("page_size", size, _LARGEST_PAGE) or _PAGE
 
 
 def read_selection(request: pb.ReadEventsRequest | pb.TailEventsRequest) -> Selection:

@@ -11,7 +11,7 @@ from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
-from windshift.server.api.fields import few, known, members, number, unix_ns, wire_time
+from windshift.server.api.fields import few, known, members, number, page_size, unix_ns, wire_time
 from windshift.server.background.batches import spread
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
@@ -73,7 +73,7 @@ class DeadLettersService:
     async def list(self, request: pb.ListRequest, call: ServerCall) -> pb.ListResponse:
         """List dead letters."""
         which = read_filter(request.filter)
-        size = number("page_size", request.page_size, _LARGEST_PAGE) or _PAGE
+        size = page_size(request.page_size, _LARGEST_PAGE, _PAGE)
         bound = ("List", request.newest_first, which.identity)
         page = await self._admin.list(
             which,

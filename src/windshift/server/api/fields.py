@@ -13,12 +13,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift.nats.times import NANOSECONDS, Time
 from windshift.server.domain.errors import InvalidField
+from windshift.server.domain.pages import LARGEST
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
-
-LARGEST: Final = 2**63 - 1
-"""What the broker's counters hold, and its durations in nanoseconds (292 years)."""
 
 _DURATION_SECONDS: Final = 315_576_000_000
 _EARLIEST: Final = -62_135_596_800  # 0001-01-01T00:00:00Z
@@ -30,6 +28,11 @@ def number(field: str, value: int, largest: int = LARGEST) -> int:
     if value > largest:
         raise InvalidField(field, f"must be at most {largest}")
     return value
+
+
+def page_size(size: int, largest: int = 1_000, default: int = 100) -> int:
+    """Return how many entries a page of a list has at most."""
+    return number("page_size", size, largest) or default
 
 
 def real(field: str, value: float, smallest: float, largest: float) -> float:

@@ -16,7 +16,7 @@ from windshift.rpc import ServerCall
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import asker_of, caller_of
 from windshift.server.api.deadlines import answer_by
-from windshift.server.api.fields import duration, number, wire_time
+from windshift.server.api.fields import duration, number, page_size, wire_time
 from windshift.server.api.sizes import field_at
 from windshift.server.auth.actions import ViewStore
 from windshift.server.domain import names
@@ -36,8 +36,6 @@ _TAGS_OF_ANY: Final = b"\x0a\x12"
 """The tags of the two fields of an `Any`."""
 _MOST_FIELDS: Final = 100
 """Fields of a value that are looked at: each should be there once, and there may be millions."""
-_LARGEST_PAGE: Final = 1_000
-_PAGE: Final = 100
 
 STATE = pb.DESCRIPTOR.services_by_name["StateService"]
 
@@ -132,7 +130,7 @@ class StateService:
 
     async def list_stores(self, request: pb.ListStoresRequest, call: ServerCall) -> pb.ListStoresResponse:
         """List the stores that the caller may see."""
-        size = number("page_size", request.page_size, _LARGEST_PAGE) or _PAGE
+        size = page_size(request.page_size)
         after = read_token("page_token", request.page_token, (str,))
         found = {each.name: each for each in await self._stores.all(answer_by(call))}
         cut = PageCut[tuple[str]](size, None if after is None else (after[0],))
@@ -158,7 +156,7 @@ class StateService:
             request.store,
             request.filter or EVERYTHING,
             "" if after is None else after[0],
-            number("page_size", request.page_size, _LARGEST_PAGE) or _PAGE,
+            page_size(request.page_size),
             answer_by(call),
             with_values=request.with_values,
         )

@@ -18,7 +18,10 @@ Key = TypeVar("Key", bound=tuple[Any, ...])
 
 _LONGEST: Final = 40 * 1024
 """Characters of a token: a subject of 4,096 bytes takes up to six times as much in JSON, 32 KiB in base64."""
-_LARGEST: Final = 2**63 - 1
+LARGEST: Final = 2**63 - 1
+"""What the broker's counters hold, and its durations in nanoseconds (292 years)."""
+PAGE_BYTES: Final = 1024 * 1024
+"""Bytes of data at which a page ends, about."""
 
 
 def write_token(position: Position, *request: object) -> str:
@@ -53,7 +56,7 @@ def read_token(field: str, token: str, types: tuple[type, ...], *request: object
 
 def _is_whole(value: object) -> bool:
     """Whether a number, if it is a whole one, may be a position in a stream."""
-    return not isinstance(value, int) or 0 <= value <= _LARGEST
+    return not isinstance(value, int) or 0 <= value <= LARGEST
 
 
 def _digest(request: tuple[object, ...]) -> str:

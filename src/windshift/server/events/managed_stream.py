@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -22,7 +21,7 @@ from windshift.nats.jetstream.api import (
     StoredMessage,
     StreamState,
 )
-from windshift.nats.jetstream.writes import Write, Writes
+from windshift.nats.jetstream.writes import Write, Writes, see_other_write
 from windshift.server.broker.asking import asking
 from windshift.server.domain.broker_errors import broker_errors, domain_error
 from windshift.server.domain.errors import (
@@ -46,8 +45,6 @@ _ATTEMPTS_ON_DISK: Final = 4
 _LARGE: Final = 10_000
 """Messages that the broker counts without anybody noticing."""
 _SAMPLE: Final = 50
-_OTHER_WRITE: Final = 0.005
-"""Seconds until a read sees another write that a cluster has under way."""
 
 
 class Conflict(Exception):
@@ -382,12 +379,10 @@ def changed_config(
 
 async def _refusal(refusal: NatsError, stream: str) -> Exception:
     """Map the broker's refusal of a message to an error."""
+    await see_other_write(refusal)
     code = refusal.err_code
-    if code == codes.WRONG_LAST_SEQUENCE_UNTOLD:
-        await asyncio.sleep(random.random() * _OTHER_WRITE)
-        return Conflict(is_certain=False)
-    if code == codes.WRONG_LAST_SEQUENCE:
-        return Conflict(is_certain=True)
+    if code in (codes.WRONG_LAST_SEQUENCE, codes.WRONG_LAST_SEQUENCE_UNTOLD):
+        return Conflict(is_certain=code == codes.WRONG_LAST_SEQUENCE)
     if codes.is_full(refusal):
         return StreamFull(f"stream {stream} is full", "raise its limits or remove something")
     if code in (codes.MESSAGE_TOO_LARGE, codes.HEADER_TOO_LARGE):

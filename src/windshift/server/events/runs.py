@@ -13,8 +13,10 @@ from windshift.nats.jetstream.api import ConsumerState, JsonObject, metadata_of,
 from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
 
 _METADATA_KEY: Final = "windshift.run"
-_SKEW_NS: Final = 60 * NANOSECONDS
+SKEW_NS: Final = 60 * NANOSECONDS
 """How far clocks of servers and nats-servers may be apart."""
+BEGINNING: Final = Time(0, 0)
+"""Before everything that was ever written."""
 
 
 class Run(NamedTuple):
@@ -54,14 +56,11 @@ class Run(NamedTuple):
         What is older is of a consumer that had its name before, or of a run before. Positions tell without
         clocks; they begin anew if somebody deletes the stream, which this sees when clocks are about right.
         """
-        created = parse_rfc3339(self.created) or _BEGINNING
+        created = parse_rfc3339(self.created) or BEGINNING
         if self.position is None:
             return time >= created
-        is_much_later = time.unix_ns > max(self.number, created.unix_ns) + _SKEW_NS
+        is_much_later = time.unix_ns > max(self.number, created.unix_ns) + SKEW_NS
         return position > self.position or is_much_later
-
-
-_BEGINNING: Final = Time(0, 0)
 
 
 ALWAYS: Final = Run()

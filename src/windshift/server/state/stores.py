@@ -44,6 +44,7 @@ from windshift.server.domain.errors import (
     TtlNotSupported,
     UnsupportedCombination,
 )
+from windshift.server.domain.pages import PAGE_BYTES
 from windshift.server.ownership.ownership import Ownership
 from windshift.server.state.model import (
     ABSENT,
@@ -59,7 +60,6 @@ from windshift.server.state.transactions import puts, validate
 
 _AT_ONCE: Final = 32
 """Keys that are read at once for a list."""
-_PAGE_BYTES: Final = 1024 * 1024
 _ENTRY_BYTES: Final = 512
 """What a revision counts beside its value: a store that keeps all may have very many."""
 _OTHER_WRITER: Final = Backoff(timedelta(milliseconds=2), timedelta(milliseconds=50))
@@ -285,10 +285,10 @@ class Stores:
             nonlocal held
             found[key] = record = await self._read(store, key, deadline)
             held += len(record.value or b"")
-            if held > _PAGE_BYTES:
+            if held > PAGE_BYTES:
                 held = 0
                 for each in filter(found.__contains__, keys):
-                    if held > _PAGE_BYTES:
+                    if held > PAGE_BYTES:
                         del found[each]
                     else:
                         held += len(found[each].value or b"")
@@ -342,7 +342,7 @@ class Stores:
                     record = records.get(key)
                     if record is not None and record.value is None:
                         continue
-                    if record is None or len(entries) == size or held > _PAGE_BYTES:
+                    if record is None or len(entries) == size or held > PAGE_BYTES:
                         return KeyPage(entries, entries[-1].key)
                     entries.append(_key_revision(key, record))
                     held += len(record.value or b"")
@@ -360,7 +360,7 @@ class Stores:
         held = 0
         with broker_errors():
             while (record := await self._buckets.read_next(store, key, after, deadline)).sequence:
-                if held > _PAGE_BYTES:
+                if held > PAGE_BYTES:
                     return entries, True
                 entries.append(_key_revision(key, record))
                 held += _ENTRY_BYTES + len(record.value or b"")

@@ -26,6 +26,7 @@ from windshift.server.domain.errors import (
     StreamNotFound,
     WindshiftError,
 )
+from windshift.server.domain.pages import PAGE_BYTES
 from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter, DeadLetterId, Failure
 from windshift.server.events.dead_letters.pointers import Pointer
 from windshift.server.events.dead_letters.replay_queue import Cancelling, ReplayQueue
@@ -41,8 +42,6 @@ MAX_CONCURRENT: Final = 32
 """Requests to the broker that one call has under way."""
 
 _PAGE_SIZE: Final = 500
-_PAGE_BYTES: Final = 1024 * 1024
-"""Approximate bytes of data at which a page ends."""
 _BATCHES_PER_SECOND: Final = 20
 
 _MOST_COUNTED: Final = 5_000
@@ -200,7 +199,7 @@ class DeadLetterAdmin:
             which,
             begin.after,
             size,
-            _PAGE_BYTES,
+            PAGE_BYTES,
             deadline,
             with_data=with_data,
             newest_first=newest_first,
@@ -222,7 +221,7 @@ class DeadLetterAdmin:
             return None
         total, after, more = 0, 0, True
         while more:
-            page = await self._store.page(which, after, _PAGE_SIZE, _PAGE_BYTES, deadline, with_data=False)
+            page = await self._store.page(which, after, _PAGE_SIZE, PAGE_BYTES, deadline, with_data=False)
             total, after, more = total + len(page.dead_letters), page.after, page.more
         return total
 
@@ -235,7 +234,7 @@ class DeadLetterAdmin:
         while scanned < _MOST_SUMMARIZED and not summary.is_full:
             try:
                 page = await self._store.page(
-                    which, before, _PAGE_SIZE, _PAGE_BYTES, deadline, with_data=False, newest_first=True
+                    which, before, _PAGE_SIZE, PAGE_BYTES, deadline, with_data=False, newest_first=True
                 )
             except (BrokerUnavailable, OutcomeUnknown):
                 if not scanned:
@@ -390,7 +389,7 @@ class DeadLetterAdmin:
 
     def _letters(self, which: DeadLetterFilter, deadline: float) -> _Read[DeadLetter]:
         async def read(after: int) -> tuple[Sequence[DeadLetter], int]:
-            page = await self._store.page(which, after, _PAGE_SIZE, _PAGE_BYTES, deadline, with_data=False)
+            page = await self._store.page(which, after, _PAGE_SIZE, PAGE_BYTES, deadline, with_data=False)
             return page.dead_letters, page.after if page.more else 0
 
         return read

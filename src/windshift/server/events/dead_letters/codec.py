@@ -24,7 +24,8 @@ from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.times import Time, from_unix_ns
 from windshift.server.events import headers
-from windshift.server.events.dead_letters.model import BEGINNING, Cause, DeadLetter, DeadLetterId, Failure
+from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure
+from windshift.server.events.runs import BEGINNING
 
 SUBJECTS: Final = "_WS.dead."
 """Prefix of the subjects of dead letters; the id follows."""

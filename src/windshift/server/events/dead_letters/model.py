@@ -8,18 +8,15 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
-from windshift.nats.times import NANOSECONDS, Time
+from windshift.nats.times import Time
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import StreamSeq
+from windshift.server.events.runs import SKEW_NS
 
 _NAME: Final = "([A-Za-z0-9_-]{1,255})"
 _ID: Final = re.compile(rf"{_NAME}\.{_NAME}\.([1-9][0-9]{{0,19}})\.(0|[1-9][0-9]{{0,19}})", re.ASCII)
 _NAME_OR_ANY: Final = re.compile("[A-Za-z0-9_-]*")
-BEGINNING: Final = Time(0, 0)
-"""Before everything that was ever written."""
-_SKEW_NS: Final = 60 * NANOSECONDS
-"""How far times may fall from one dead letter to the next: another leader has another clock."""
 
 
 class Cause(Enum):
@@ -176,20 +173,23 @@ class DeadLetterFilter:
         return any(self.text in text.lower() for text in texts)
 
     def is_past(self, dead_letter: DeadLetter, *, newest_first: bool = False) -> bool:
-        """Whether nothing written after this one can pass, or nothing before it with `newest_first`."""
+        """Whether nothing written after this one can pass, or nothing before it with `newest_first`.
+
+        Times may fall from one dead letter to the next: another leader has another clock.
+        """
         if newest_first:
-            return self.since_ns is not None and dead_letter.time_ns < self.since_ns - _SKEW_NS
-        return self.until_ns is not None and dead_letter.time_ns >= self.until_ns + _SKEW_NS
+            return self.since_ns is not None and dead_letter.time_ns < self.since_ns - SKEW_NS
+        return self.until_ns is not None and dead_letter.time_ns >= self.until_ns + SKEW_NS
 
     @property
     def scan_from_ns(self) -> int | None:
         """When the first dead letter that may pass was written at the earliest; `None` for no limit."""
-        return None if self.since_ns is None else self.since_ns - _SKEW_NS
+        return None if self.since_ns is None else self.since_ns - SKEW_NS
 
     @property
     def scan_to_ns(self) -> int | None:
         """When the last dead letter that may pass was written at the latest; `None` for no limit."""
-        return None if self.until_ns is None else self.until_ns + _SKEW_NS
+        return None if self.until_ns is None else self.until_ns + SKEW_NS
 
     @property
     def pattern(self) -> str:
