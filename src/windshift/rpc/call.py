@@ -103,7 +103,6 @@ class ServerCall:
         "_handled",
         "_headers",
         "_headers_sent",
-        "_held",
         "_initial_metadata",
         "_loop",
         "_metadata",
@@ -153,7 +152,7 @@ class ServerCall:
         self._admission: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._done = self._headers_sent = self._held = self._deadline_passed = self._cancelled = False
+        self._done = self._headers_sent = self._deadline_passed = self._cancelled = False
         self._handled = False  # whether there is a handler at work, or was
         self._initial_metadata: HeaderList | None = None
         self._trailing_metadata: HeaderList | None = None
@@ -333,18 +332,16 @@ class ServerCall:
 
     # -- driven by the connection --------------------------------------------------------------------
 
-    def hold(self, admission: Coroutine[Any, Any, None]) -> None:
+    def await_admission(self, admission: Coroutine[Any, Any, None]) -> None:
         """Start the handler when ``admission`` is done, or end the call with what it raises.
 
         Until then the request waits, as far as the stream's window allows it to come.
         """
-        self._held = True
         self._admission = self._loop.create_task(admission)
         self._admission.add_done_callback(self._admitted)
 
     def _admitted(self, admission: asyncio.Task[None]) -> None:
         self._admission = None
-        self._held = False
         if admission.cancelled():
             self._fail_protocol(StatusCode.CANCELLED, "the call was cancelled")
         elif (error := admission.exception()) is not None:
@@ -359,7 +356,7 @@ class ServerCall:
         if self._method.client_streaming:
             requests = self._new_requests()
             requests.take(b"", ended)
-            if not self._held:
+            if self._admission is None:
                 self._begin(requests)
         elif ended:
             self._owner.call_malformed()
@@ -377,22 +374,22 @@ class ServerCall:
             self.connection.acknowledge(self._stream_id, len(data))
             return
         if requests is None:
-            if ended and not self._held:  # nearly every request comes in one piece
+            if ended and self._admission is None:  # nearly every request comes in one piece
                 payload = decode_single(data, self._method.max_message_size)
                 if payload is not None:
                     self.connection.acknowledge(self._stream_id, len(data))
-                    if self._hold(len(payload)):
+                    if self._account_for(len(payload)):
                         self._handle(payload, self._method.request_type)
                     return
             requests = self._new_requests()
-        if not self._method.client_streaming and not self._hold(len(data)):
+        if not self._method.client_streaming and not self._account_for(len(data)):
             self.connection.acknowledge(self._stream_id, len(data))
             return
         requests.take(data, ended)
-        if not (self._handled or self._held):
+        if not self._handled and self._admission is None:
             self._begin(requests)
 
-    def _hold(self, more: int) -> bool:
+    def _account_for(self, more: int) -> bool:
         """Count more bytes of a single request; False = there is no room for it, and the call failed."""
         holding = self._owner.holding
         self.size += more
@@ -423,7 +420,7 @@ class ServerCall:
                 self._owner.call_malformed()
                 self._fail(error)
                 return
-            if payload is None or not self._hold(
+            if payload is None or not self._account_for(
                 max(0, len(payload) - self.size)
             ):  # inflated it may be larger
                 return

@@ -169,7 +169,7 @@ class ServerConnection(ConnectionHandler):
         if method.streaming:
             self.http2.share_fairly(stream_id)
         if admission is not None:
-            call.hold(admission)
+            call.await_admission(admission)
         return call
 
     def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:

@@ -87,7 +87,7 @@ class DeadLetterStream(Protocol):
         ...
 
 
-class Notes(Protocol):
+class NoteSender(Protocol):
     """Tells every server that something changed. A note may be lost."""
 
     def send(self, kind: str, stream: str, consumer: str) -> None:
@@ -153,7 +153,7 @@ class Consumers:
         self,
         api: JetStream,
         dead_letters: DeadLetterStream,
-        notes: Notes,
+        notes: NoteSender,
         replays: Replays,
         ownership: Ownership | None = None,
     ) -> None:

@@ -89,7 +89,6 @@ class EmbeddedNats:
         self._looks = 0
         self._renewed_at = -math.inf
         self._renew_pause = 0.0
-        self.restarts = 0
         self.inventory = Inventory(self._directory)
         """What is missing since the directory was left."""
         self.disk = Disk(config.data_dir)
@@ -325,7 +324,6 @@ class EmbeddedNats:
                 await asyncio.sleep(pause)
                 pause = self._longer(pause)
             else:
-                self.restarts += 1
                 log.warning("nats-server runs again")
                 return
 
