@@ -286,7 +286,7 @@ async def test_unbound_subject_that_somebody_listens_to(broker: Broker, unique: 
 async def test_slow_answers_are_waited_for(
     own_nats_server: NatsServer, own_broker: Broker, unique: Unique
 ) -> None:
-    """An answer that takes longer than the patience counts like any other, and the publish is sent once."""
+    """An answer that takes longer than `doubt_after` counts like any other, and the publish is sent once."""
     stream = await own_broker.stream(unique())
     publish = publisher(own_broker, WriteOptions(doubt_after=timedelta(milliseconds=10))).publish
     own_nats_server.freeze()

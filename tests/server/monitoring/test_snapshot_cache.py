@@ -39,7 +39,7 @@ class CountingCollector(SnapshotCollector):
 
 def cached(broker: Broker, collector: SnapshotCollector, **options: timedelta) -> SnapshotCache:
     """Make a cache; on a busy machine a look may take longer than it may, and than anybody waits."""
-    options = {"timeout": timedelta(seconds=30), "patience": timedelta(seconds=60)} | options
+    options = {"timeout": timedelta(seconds=30), "max_wait": timedelta(seconds=60)} | options
     return SnapshotCache(broker.connection, broker.requests, collector, **options)
 
 
@@ -81,7 +81,7 @@ async def test_one_look_at_a_time(broker: Broker) -> None:
 async def test_nobody_waits_long(broker: Broker) -> None:
     """Who asks during a long look is shown what was seen before, unless that look fails at last."""
     collector = CountingCollector(broker)
-    kept = cached(broker, collector, keep=ALWAYS, keep_failure=NEVER, patience=timedelta(0))
+    kept = cached(broker, collector, keep=ALWAYS, keep_failure=NEVER, max_wait=timedelta(0))
     async with asyncio.timeout(30):
         while kept.snapshot is None:
             await kept.refresh()
@@ -102,7 +102,7 @@ async def test_nobody_waits_long(broker: Broker) -> None:
 async def test_looks_of_long_ago(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are not shown during a long look."""
     collector = CountingCollector(broker)
-    kept = cached(broker, collector, keep=ALWAYS, patience=timedelta(0))
+    kept = cached(broker, collector, keep=ALWAYS, max_wait=timedelta(0))
     async with asyncio.timeout(30):
         while kept.snapshot is None:
             await kept.refresh()

@@ -462,7 +462,7 @@ class JetStream:
             size = _LIST if is_list or lists_subjects else 2 * self.connection.max_payload
         send_by = deadline if send_by is None else send_by
         # A request to a leader that is gone is never answered; repeatable ones are sent again.
-        patience = inf if not repeatable else _LISTING if is_list else self.attempt_timeout
+        timeout = inf if not repeatable else _LISTING if is_list else self.attempt_timeout
         async for attempt in retry(send_by, first=first):
             await self.connection.wait_ready(send_by)
             try:
@@ -471,12 +471,12 @@ class JetStream:
                 if attempt == 1:
                     raise
                 break  # that nobody answered before says more
-            until = min(deadline, self.requests.loop.time() + patience)
+            until = min(deadline, self.requests.loop.time() + timeout)
             answer = await self._attempt(share, subject, body, until, read, repeatable=repeatable)
             if answer is not None:
                 return answer
             if lists_subjects and self.requests.loop.time() >= until:
-                patience = min(2 * patience, _LONGEST_SORT)  # all that match are sorted, for each answer
+                timeout = min(2 * timeout, _LONGEST_SORT)  # all that match are sorted, for each answer
         raise Unanswered
 
     async def _attempt(

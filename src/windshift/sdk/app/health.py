@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-_PATIENCE = 5.0  # seconds that a prober has for its request
+_TIMEOUT = 5.0  # seconds that a prober has for its request
 _CONNECTIONS = 64
 
 NotReady = str
@@ -42,7 +42,7 @@ async def _answer(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, not_ready: Callable[[], NotReady]
 ) -> None:
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_TIMEOUT):
             head = await reader.readuntil(b"\r\n\r\n")
             writer.write(_response(head, not_ready))
             await writer.drain()

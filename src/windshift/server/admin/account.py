@@ -50,11 +50,11 @@ class Usage(NamedTuple):
 
 
 class AccountView(NamedTuple):
-    """What the broker told.
+    """What the broker reported.
 
     Attributes:
-        usage: what is used; empty = it was not told.
-        clock_ahead_ns: how far the broker's clock is ahead of this server's; None = it was not told.
+        usage: what is used; empty = not reported.
+        clock_ahead_ns: how far the broker's clock is ahead of this server's; None = not reported.
     """
 
     usage: tuple[Usage, ...]
@@ -69,7 +69,7 @@ class Account:
         self._requests = requests
 
     async def look(self) -> AccountView:
-        """Look at the account. What is not told in half a second, or not to this user, is left out."""
+        """Look at the account. What is not reported in half a second, or not to this user, is left out."""
         usage, ahead = await asyncio.gather(self._usage(), self._clock_ahead_ns())
         return AccountView(usage, ahead)
 
@@ -86,8 +86,8 @@ class Account:
             outcome = await self._requests.request(_USER, b"", b"", self._requests.loop.time() + _TIMEOUT)
         except NotConnected:
             return None
-        told_ns = read_time_ns(outcome) if isinstance(outcome, bytes) else None
-        return None if told_ns is None else told_ns - (asked_ns + time.time_ns()) // 2
+        reported_ns = read_time_ns(outcome) if isinstance(outcome, bytes) else None
+        return None if reported_ns is None else reported_ns - (asked_ns + time.time_ns()) // 2
 
 
 def read_usage(info: JsonObject) -> Iterator[Usage]:

@@ -208,7 +208,7 @@ class Look:
 
         While some have no leader, those are left out which the broker has not told by `deadline`.
         """
-        found = await for_each(streams, lambda name: self._rows_if_told(name, deadline), at_once=_AT_ONCE)
+        found = await for_each(streams, lambda name: self._rows_if_answered(name, deadline), at_once=_AT_ONCE)
         return list(chain.from_iterable(found))
 
     def silent_last(self, streams: Iterable[str]) -> list[str]:
@@ -238,7 +238,7 @@ class Look:
         streams = self.silent_last(row.name for row in seen.rows if row.consumers)
         return await self.consumers_of(streams, deadline - _FOR_ENTRIES)
 
-    async def _rows_if_told(self, stream: str, deadline: float) -> list[ConsumerRow]:
+    async def _rows_if_answered(self, stream: str, deadline: float) -> list[ConsumerRow]:
         try:
             return await self.rows_of(stream, deadline)
         except StreamNotFound:

@@ -6,7 +6,7 @@ from one of the delivery after it. So nothing may be on its way while it does:
 1. The consumer is paused for `STILL` seconds: nothing is delivered, and it goes on by itself if this dies.
    Such a pause is told from one that somebody asked for by `_MARK`.
 2. All servers have their calls drop what they hold (``_WS.ask.seek``), and say when all that they had sent is
-   answered. Those that stay silent for `_PATIENCE` are not waited for, nor those without a connection to
+   answered. Those that stay silent for `_TIMEOUT` are not waited for, nor those without a connection to
    NATS; what they do then is in `ConsumeProtocol`: whoever was away looks the consumer up before it sends
    anything. A server that moves the consumer itself, and began earlier, says so, and is waited for.
 3. The consumer's metadata gets the number of its next run, and how far the stream of dead letters had come:
@@ -61,7 +61,7 @@ from windshift.server.events.token_key import with_key
 
 log = logging.getLogger(__name__)
 
-_PATIENCE: Final = 2.0
+_TIMEOUT: Final = 2.0
 """Seconds in which servers have to answer."""
 _MARK: Final = 590_417
 """The last six digits, in nanoseconds since 1970, of the time until which a move pauses a consumer."""
@@ -339,7 +339,7 @@ class ConsumerSeek:
             "created": run.created,
             "run": run.number,
         }
-        give_up = self._loop.time() + _PATIENCE
+        give_up = self._loop.time() + _TIMEOUT
         while True:
             gathered = await self._gathering.ask("seek", question)
             busy = [server for server, reported in gathered.entries.items() if any(map(_is_busy, reported))]

@@ -90,7 +90,7 @@ class Tail:
         self._next: StartPosition | int = AtEnd()
         self._created = ""
         """When the stream was made; empty = it was not looked at yet."""
-        self._patience = math.inf
+        self._give_up_at = math.inf
         """Until when the stream's leader may still come to know what was seen."""
         self._existing = 0
         """The last event that there was when the tail began."""
@@ -100,7 +100,7 @@ class Tail:
         """The last event that the types did not let through, if none was sent after it."""
         self._skipped = 0
         self._skipped_to = 0
-        self._told_at = self._loop.time()
+        self._reported_at = self._loop.time()
 
     async def run(self, begin: StartPosition, caller: Principal | None = None) -> None:
         """Send events until cancelled. What is made for that counts as an ephemeral consumer of the caller.
@@ -168,11 +168,11 @@ class Tail:
         if isinstance(self._next, AtEnd):
             self._next = after
         if not isinstance(self._next, int) or self._next <= after:
-            self._patience = math.inf
+            self._give_up_at = math.inf
             return
         now = self._loop.time()
-        self._patience = min(self._patience, now + _LOST)
-        if now >= self._patience:
+        self._give_up_at = min(self._give_up_at, now + _LOST)
+        if now >= self._give_up_at:
             raise StreamNotFound(self._which.stream)
         raise BrokerUnavailable
 
@@ -222,13 +222,13 @@ class Tail:
         """Tell of what is not sent, if it is time to; return when it will be."""
         if not (self._skipped or self._passed):
             return math.inf
-        if self._loop.time() < self._told_at + _NEWS:
-            return self._told_at + _NEWS
+        if self._loop.time() < self._reported_at + _NEWS:
+            return self._reported_at + _NEWS
         self._tell()
         return math.inf
 
     def _tell(self) -> None:
-        self._told_at = self._loop.time()
+        self._reported_at = self._loop.time()
         self._tell_skipped()
         if self._passed:
             self._client.position(self._passed)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _SUBJECT: Final = f"{API_PREFIX}STREAM.NAMES"
 _BODY: Final = b'{"subject":"_WS.available"}'
 """A subject of no stream: the answer is short however many streams there are."""
-_PATIENCE: Final = 2.0
+_TIMEOUT: Final = 2.0
 """Seconds that an answer may take. A cluster without a leader gives none; it has JetStream all the same."""
 _SOON: Final = 1.0
 """Seconds between two requests while something is missing."""
@@ -70,7 +70,7 @@ class Availability:
     async def look(self) -> None:
         """Ask once. Without an answer all stays as it was."""
         self._connected.clear()
-        until = self._requests.loop.time() + _PATIENCE
+        until = self._requests.loop.time() + _TIMEOUT
         try:
             outcome = await self._requests.request(_SUBJECT.encode(), _BODY, b"", until)
         except NotConnected:

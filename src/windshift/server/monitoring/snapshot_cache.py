@@ -33,7 +33,7 @@ class SnapshotCache:
         keep: how long a snapshot is good for.
         keep_failure: how long to wait after a failure.
         timeout: how long a snapshot may take: two lists that a cluster gives when it has waited for leaders.
-        patience: how long to wait for a snapshot: much less than Prometheus does.
+        max_wait: how long to wait for a snapshot: much less than Prometheus does.
 
     Attributes:
         snapshot: the latest one, also while the next one is taken. None after a failure, before the first, or
@@ -51,7 +51,7 @@ class SnapshotCache:
         keep: timedelta = timedelta(seconds=5),
         keep_failure: timedelta = timedelta(seconds=30),
         timeout: timedelta = timedelta(seconds=9),
-        patience: timedelta = timedelta(seconds=3),
+        max_wait: timedelta = timedelta(seconds=3),
     ) -> None:
         self._connection = connection
         self._requests = requests
@@ -59,7 +59,7 @@ class SnapshotCache:
         self._keep = keep.total_seconds()
         self._keep_failure = keep_failure.total_seconds()
         self._timeout = timeout.total_seconds()
-        self._patience = patience.total_seconds()
+        self._max_wait = max_wait.total_seconds()
         self._good_until = 0.0
         self._running: asyncio.Task[None] | None = None
         self.snapshot: Snapshot | None = None
@@ -86,7 +86,7 @@ class SnapshotCache:
                 self.snapshot = None
             self._running = loop.create_task(self._run())
         if self._running is not None:
-            await asyncio.wait((self._running,), timeout=self._patience)
+            await asyncio.wait((self._running,), timeout=self._max_wait)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

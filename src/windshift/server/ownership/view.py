@@ -34,7 +34,7 @@ _KEPT_NEAR: Final = 1.0
 """The same when little is left, or nothing."""
 _READING: Final = 15.0
 """Seconds that one list may take to be read."""
-_PATIENCE: Final = 0.5
+_TIMEOUT: Final = 0.5
 """Seconds that are waited for the lists of all streams when they are read for the first time."""
 _EFFORT: Final = 50
 """Lists are good for so many times as long as it took to read them, at least."""
@@ -227,7 +227,7 @@ class View:
         if self._all is None and self._loop.time() - self._all_read_at > kept:
             self._all = self._loop.create_task(self._read_all())
         if self._all is not None and self._all_read_at == -inf:
-            await asyncio.wait((self._all,), timeout=_PATIENCE)
+            await asyncio.wait((self._all,), timeout=_TIMEOUT)
 
     async def _read_all(self) -> None:
         began = self._loop.time()

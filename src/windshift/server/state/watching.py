@@ -115,7 +115,7 @@ class Watch:
         Wait until the store's leader has what was seen of it, since a new one may lag a little: without a
         turn, which others need.
         """
-        deadline, patience = self._loop.time() + _ASKING, math.inf
+        deadline, give_up_at = self._loop.time() + _ASKING, math.inf
         async for _ in retry(deadline):
             try:
                 await self._turns.take(self._store, deadline)
@@ -128,8 +128,8 @@ class Watch:
                 continue
             except InvalidField:
                 now = self._loop.time()
-                patience = min(patience, now + (_LOST if self._created else _LAGGING))
-                if now >= patience:
+                give_up_at = min(give_up_at, now + (_LOST if self._created else _LAGGING))
+                if now >= give_up_at:
                     raise
             finally:
                 self._turns.give_back(self._store)

@@ -22,7 +22,7 @@ from windshift.server.events.notes import CONSUMER, Notes
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 1.0
+_TIMEOUT = 1.0
 """Seconds that the end of a call waits for this."""
 
 
@@ -50,7 +50,7 @@ async def leave(
     """
     if settled.users or not is_ephemeral(found.config):
         return
-    deadline = asyncio.get_running_loop().time() + _PATIENCE
+    deadline = asyncio.get_running_loop().time() + _TIMEOUT
     try:
         state = await api.consumer(*consumer, deadline)
         if state is None or state.created != found.created:

@@ -14,8 +14,8 @@ from windshift.server.process.errors import EmbeddedError
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 60.0
-_PATIENCE_AT_STOP = 10.0
+_TIMEOUT = 60.0
+_TIMEOUT_AT_STOP = 10.0
 
 
 class Inventory:
@@ -41,7 +41,7 @@ class Inventory:
     async def inspect(self, address: ServerAddress) -> list[Damage]:
         """Say what is missing of what there was when the directory was left. Raises `EmbeddedError`."""
         try:
-            self._found = await stock.take(address, _PATIENCE)
+            self._found = await stock.take(address, _TIMEOUT)
             before = stock.read(self._directory.stock)
             return list(damage(before, self._found, self._directory.streams(), self._complaints()))
         except (NatsError, TimeoutError) as error:
@@ -72,7 +72,7 @@ class Inventory:
         if not self._accepted:
             return
         try:
-            self._final = replace(await stock.take(address, _PATIENCE_AT_STOP), final=True)
+            self._final = replace(await stock.take(address, _TIMEOUT_AT_STOP), final=True)
         except (NatsError, TimeoutError):
             log.warning("nats-server does not say what it has; the next start will compare less")
 
