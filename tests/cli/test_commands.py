@@ -126,26 +126,26 @@ history = 5
     assert [each["name"] for each in told] == ["orders", "accounting", "copy", "totals"]
     for wrong, text in (
         ("[streams.a]\nsubject = []", "has no 'subject'; it may have subjects"),
-        ("[streams.a]\nmax_age = 'x'", "max_age: 'x' is no duration"),
+        ("[streams.a]\nmax_age = 'x'", "max_age: 'x' is not a duration"),
         ("[a", "cannot be read"),
         ("a = 1", "has the unknown 'a'"),
         ("streams = 5", "streams of"),
-        ("[streams]\na = 5", "is no table"),
-        ("[streams.a]\nsubjects = 'a.>'", "'a.>' is no list of texts"),
-        ("[streams.a]\nsubjects = [5]", "[5] is no list of texts"),
-        ("[streams.a]\nmax_events = 'x'", "'x' is no whole number above 0"),
-        ("[streams.a]\nsubjects = ['a']\nmax_age = -5", "-5 is no duration"),
+        ("[streams]\na = 5", "is not a table"),
+        ("[streams.a]\nsubjects = 'a.>'", "'a.>' is not a list of texts"),
+        ("[streams.a]\nsubjects = [5]", "[5] is not a list of texts"),
+        ("[streams.a]\nmax_events = 'x'", "'x' is not a whole number above 0"),
+        ("[streams.a]\nsubjects = ['a']\nmax_age = -5", "-5 is not a duration"),
         ("[streams.a]\nmax_bytes = '99999999999T'", "is more than a stream can be"),
         ("[streams.a]\nmirror = 5", "mirror of stream 'a'"),
         ("[streams.a]\nmirror = {}", "has no name"),
-        ("[streams.a]\nmirror = { name = 5 }", "5 is no text"),
+        ("[streams.a]\nmirror = { name = 5 }", "5 is not a text"),
         ("[streams.a]\nfast_ingest = 1", "1 is neither true nor false"),
         ("[streams.a]\ndiscard = 'x'", "'x' is neither 'old' nor 'new'"),
         ("[streams.a]", "stream 'a' needs one of subjects, mirror and aggregate"),
         ("[streams.a]\nsubjects = ['a.>']\nconsumers = 5", "consumers of stream 'a'"),
-        ("[streams.a.consumers.x]\nretry = { multiplier = 'x' }", "multiplier: 'x' is no number"),
-        ("[stores]\nx = 5", "is no table"),
-        ("[stores.x]\nhistory = 'y'", "'y' is no whole number"),
+        ("[streams.a.consumers.x]\nretry = { multiplier = 'x' }", "multiplier: 'x' is not a number"),
+        ("[stores]\nx = 5", "is not a table"),
+        ("[stores.x]\nhistory = 'y'", "'y' is not a whole number"),
         ("[stores.x]\nbogus = 1", "has no 'bogus'; it may have history, ttl"),
     ):
         file.write_text(wrong)
@@ -213,7 +213,7 @@ def test_publish(orders: Cli, tmp_path: Path) -> None:
         {"id": 7},
     ]
     for arguments, code, text in (
-        (["nope"], 2, "is no JSON"),
+        (["nope"], 2, "is not JSON"),
         (['{"valu":1}', "--type", TEXT], 2, 'has no field named "valu"'),
         (["{}", "--type", "shop.None"], 3, "the type 'shop.None' is not known; name its --descriptors"),
         (["@/nothing"], 2, "/nothing cannot be read"),
@@ -235,7 +235,7 @@ def test_publish(orders: Cli, tmp_path: Path) -> None:
         "windshift: there is no payload; give it",
     )
     failed = orders("publish", "orders.x", "-", "--each", stdin="1\n\nx\n2\n", code=2)
-    assert "windshift: line 3: the payload is no JSON" in failed.err
+    assert "windshift: line 3: the payload is not JSON" in failed.err
     assert "stored 1 event, 8" in failed.out
 
 
@@ -284,7 +284,7 @@ def test_what_to_do_is_said_once(orders: Cli) -> None:
 def test_what_json_does_not_have(orders: Cli) -> None:
     """No number is published that JSON does not have; what others published so is shown as Protobuf would."""
     for payload in ("NaN", '{"a": [-Infinity]}'):
-        assert "is no number there" in orders("publish", "orders.x", payload, code=2).err
+        assert "is not a number in JSON" in orders("publish", "orders.x", payload, code=2).err
     orders("publish", "orders.x", '{"a": [1e999, -1e999]}', "-q")
     orders("publish", "orders.x", '"\\ud800 é"', "-q")
     shown = orders.process("tail", "orders", "-n", "2", "-o", "json", PYTHONIOENCODING="ascii").stdout
@@ -623,7 +623,7 @@ def test_wrong_usage(cli: Cli) -> None:
     assert (
         "No such command" in json.loads(cli("streams", "fly", "-o", "json", code=2).err)["error"]["message"]
     )
-    assert "is no duration" in cli("streams", "ls", "--timeout", "x", code=2).err
+    assert "is not a duration" in cli("streams", "ls", "--timeout", "x", code=2).err
     assert "above 0 seconds" in cli("streams", "ls", "--timeout", "0", code=2).err
     nobody = cli("streams", "ls", "--address", "127.0.0.1:1", "--timeout", "1s", "-o", "json", code=5)
     assert nobody.out == ""

@@ -169,7 +169,7 @@ def test_wrong_annotations_are_refused_at_import(function: Any, problem: str) ->
 def test_wrong_types_are_refused_at_import() -> None:
     """Types that are named must be messages, and those that are annotated."""
     _, consumer = make()
-    with pytest.raises(TypeError, match="'int' is no class"):
+    with pytest.raises(TypeError, match="'int' is not a class"):
         consumer.on(Text, "int")(_no_message)  # type: ignore[call-overload] # that is what is tested
     with pytest.raises(TypeError, match="annotated with StringValue, but takes SetResponse"):
 
@@ -183,7 +183,7 @@ def test_wrong_options_are_refused_at_import() -> None:
         make(on_error={ValueError: "drop"})
     with pytest.raises(TypeError, match="is not a class of exceptions with"):
         make(on_error={"ValueError": ws.drop})
-    with pytest.raises(ValueError, match="'keep' is none of dead_letter, ack"):
+    with pytest.raises(ValueError, match="'keep' is not one of dead_letter, ack"):
         make(unknown="keep")
     with pytest.raises(ValueError, match="concurrency"):
         make(concurrency=0)
@@ -391,7 +391,7 @@ async def test_middleware_that_does_not_wait() -> None:
         verdict = await trial.deliver("s.x", Text())
     assert verdict.outcome is ws.Outcome.RETRY
     assert "careless" in verdict.reason
-    assert verdict.reason.endswith("is no coroutine function")
+    assert verdict.reason.endswith("is not a coroutine function")
 
 
 async def test_the_short_form_makes_a_consumer_of_its_subjects() -> None:

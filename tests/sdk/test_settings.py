@@ -231,10 +231,10 @@ def test_a_context_that_is_wrong(contexts: dict[str, str], tmp_path: Path) -> No
     for part in (
         "'adress'",
         "names NONE, which is not set",
-        "token_command is no command",
+        "token_command is not a command",
         "token_env and token_command and oidc",
-        "tls is no table",
-        "namespace is no text",
+        "tls is not a table",
+        "namespace is not a text",
         "'typo'",
         "oidc of context 'wrong'",
         "use https",

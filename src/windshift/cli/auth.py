@@ -202,7 +202,7 @@ def _moment(text: str, now: datetime) -> datetime:
             "use 90d, 12h or 4w, a date, or a time such as 2027-01-01T12:00:00Z", param_hint="--expires"
         ) from None
     if until <= now:
-        raise click.BadParameter("that is over already", param_hint="--expires")
+        raise click.BadParameter("that is in the past", param_hint="--expires")
     return until
 
 

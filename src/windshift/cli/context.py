@@ -30,7 +30,7 @@ def descriptors_of(options: Options) -> tuple[Path, ...]:
     value = entries.get("descriptors", [])
     files = [value] if isinstance(value, str) else value
     if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-        raise Failure(f"descriptors in {path} are no list of files", USAGE)
+        raise Failure(f"descriptors in {path} are not a list of files", USAGE)
     return tuple(path.parent / Path(file).expanduser() for file in files)
 
 
@@ -46,9 +46,9 @@ def _read() -> tuple[Document, Path]:
         raise Failure(f"{path} cannot be read: {error}", USAGE) from error
     contexts = document.get("contexts", {})
     if not isinstance(contexts, dict) or not all(isinstance(each, dict) for each in contexts.values()):
-        raise Failure(f"{path} has contexts that are no tables", USAGE)
+        raise Failure(f"{path} has contexts that are not tables", USAGE)
     if not isinstance(document.get("selected", ""), str):
-        raise Failure(f"{path} selects what is no name", USAGE)
+        raise Failure(f"`selected` in {path} is not a name", USAGE)
     return document, path
 
 
@@ -188,7 +188,7 @@ def _oidc(pairs: Sequence[str]) -> Document:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise Failure(f"--oidc {pair}: this is no KEY=VALUE", USAGE)
+            raise Failure(f"--oidc {pair}: not KEY=VALUE", USAGE)
         is_file = key in {"client_secret_file", "ca"}
         entries[key] = str(Path(value).expanduser().absolute()) if is_file else value
     return entries

@@ -223,7 +223,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 def _table(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise Failure(f"{where} is no table", USAGE)
+        raise Failure(f"{where} is not a table", USAGE)
     return value
 
 

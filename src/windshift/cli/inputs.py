@@ -54,7 +54,7 @@ class Encoder:
         """Return a payload.
 
         Raises:
-            Failure: it is none; the text says why.
+            Failure: the content is not a payload; the text says why.
         """
         from windshift.cli.payloads import raw, wrapped
 
@@ -63,7 +63,7 @@ class Encoder:
         try:
             text = content.decode()
         except UnicodeDecodeError as error:
-            raise Failure("the payload is no UTF-8", USAGE, hint="send bytes with --raw") from error
+            raise Failure("the payload is not UTF-8", USAGE, hint="send bytes with --raw") from error
         return self._payloads.message(text, self._kind) if self._kind else wrapped(text, self._json_type)
 
 

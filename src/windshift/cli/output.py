@@ -207,7 +207,7 @@ class Output:
         self.item(value, *[f"{name:{longest}}{_GAP}{plain(text)}".rstrip() for name, text in pairs])
 
     def clip(self, line: str) -> str:
-        """Return a line as it fits a terminal; whole when stdout is none."""
+        """Return a line as it fits a terminal; whole when stdout is not a terminal."""
         return clip(line, _columns_there()) if self.stdout.isatty() else line
 
     # stderr

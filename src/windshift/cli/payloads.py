@@ -60,7 +60,7 @@ class Payloads:
         """Return the payload of a type whose JSON this is.
 
         Raises:
-            Failure: the type is unknown, or the JSON is none of it; the text names the field.
+            Failure: the type is unknown, or the JSON does not fit it; the text names the field.
         """
         name = name.rpartition("/")[2]
         found = self._find(name)
@@ -73,7 +73,9 @@ class Payloads:
         try:
             json_format.Parse(text, message, descriptor_pool=pool)
         except (json_format.ParseError, RecursionError) as error:
-            raise Failure(f"the payload is no {name}: {' '.join(str(error).split())}", USAGE) from error
+            raise Failure(
+                f"the payload is not a valid {name}: {' '.join(str(error).split())}", USAGE
+            ) from error
         return AnyMessage(type_url=_PREFIX + name, value=message.SerializeToString())
 
     def _find(self, name: str) -> tuple[type[Message], Any] | None:
@@ -93,19 +95,19 @@ def wrapped(text: str, name: str = "") -> AnyMessage:
     """Return JSON as a payload.
 
     Raises:
-        Failure: it is none.
+        Failure: it is not JSON.
     """
     try:
         _check(text)
     except (ValueError, RecursionError) as error:
         hint = "give its --type, or quote a text: '\"…\"'"
-        raise Failure(f"the payload is no JSON: {error}", USAGE, hint=hint) from error
+        raise Failure(f"the payload is not JSON: {error}", USAGE, hint=hint) from error
     value = protos.Json(type=name, value=text.encode())
     return AnyMessage(type_url=_PREFIX + _JSON, value=value.SerializeToString())
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number there")
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 _check: Final = json.JSONDecoder(parse_constant=_refuse).decode

@@ -51,16 +51,16 @@ def _is_list(value: Any) -> bool:
 _DURATION: Final = _Kind(
     ("max_age", "deduplication_window", "timeout", "initial", "maximum", "ttl"),
     _is_amount,
-    "is no duration, such as '30s' or 7",
+    "is not a duration, such as '30s' or 7",
     parse_duration,
 )
-_SIZE: Final = _Kind(("max_bytes", "max_event_size"), _is_count, "is no whole number above 0", parse_size)
+_SIZE: Final = _Kind(("max_bytes", "max_event_size"), _is_count, "is not a whole number above 0", parse_size)
 _COUNT: Final = _Kind(
     ("max_events", "max_events_per_subject", "replicas", "max_attempts", "history"),
     _is_count,
-    "is no whole number above 0",
+    "is not a whole number above 0",
 )
-_FACTOR: Final = _Kind(("multiplier", "jitter"), _is_amount, "is no number of 0 or more")
+_FACTOR: Final = _Kind(("multiplier", "jitter"), _is_amount, "is not a number of 0 or more")
 _FLAG: Final = _Kind(
     ("discard_new_per_subject", "fast_ingest", "dead_letters"),
     lambda value: isinstance(value, bool),
@@ -68,8 +68,8 @@ _FLAG: Final = _Kind(
 )
 _DISCARD: Final = _Kind(("discard",), ("old", "new").__contains__, "is neither 'old' nor 'new'")
 _STORAGE: Final = _Kind(("storage",), ("file", "memory").__contains__, "is neither 'file' nor 'memory'")
-_TEXT: Final = _Kind(("name",), lambda value: isinstance(value, str), "is no text")
-_LIST: Final = _Kind(("subjects",), _is_list, "is no list of texts")
+_TEXT: Final = _Kind(("name",), lambda value: isinstance(value, str), "is not a text")
+_LIST: Final = _Kind(("subjects",), _is_list, "is not a list of texts")
 
 _KINDS: Final[Mapping[str, _Kind]] = {
     key: kind
@@ -123,7 +123,7 @@ def _read(kind: Any, entries: Any, where: str) -> dict[str, Any]:
 
 def _read_entries(known: Sequence[str], entries: Any, where: str) -> dict[str, Any]:
     if not isinstance(entries, Mapping):
-        raise Failure(f"{where} is no table", USAGE)
+        raise Failure(f"{where} is not a table", USAGE)
     unknown = [key for key in entries if key not in known]
     if unknown:
         raise Failure(f"{where} has no {unknown[0]!r}; it may have {', '.join(known)}", USAGE)

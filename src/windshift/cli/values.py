@@ -27,12 +27,12 @@ def parse_duration(text: str) -> float:
     """Read `30s`, `1h30m`, `500ms`, `7d`, or a number of seconds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a valid duration.
     """
     if text.replace(".", "", 1).isdecimal() and text.isascii():
         return float(text)
     if not _DURATION.fullmatch(text):
-        raise ValueError(f"{text!r} is no duration, such as 30s, 1h30m or 7d")
+        raise ValueError(f"{text!r} is not a duration, such as 30s, 1h30m or 7d")
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
 
 
@@ -40,11 +40,11 @@ def parse_size(text: str) -> int:
     """Read a number of bytes: `1000`, `64K`, `1.5MiB`, `10G`, in powers of 1024.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a valid size.
     """
     found = _SIZE.fullmatch(text)
     if found is None:
-        raise ValueError(f"{text!r} is no size, such as 1000, 64K or 10G")
+        raise ValueError(f"{text!r} is not a size, such as 1000, 64K or 10G")
     size = round(float(found[1]) * 1024.0 ** _POWERS.index(found[2].lower() or " "))
     if size > _LARGEST:
         raise ValueError(f"{text!r} is more than a stream can be")
@@ -59,7 +59,7 @@ def parse_time(text: str, *, ahead: bool = False) -> datetime:
         ahead: whether it must be a time to come; `1h` is one hour from now then.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a valid time.
     """
     now = datetime.now(UTC)
     try:
@@ -70,9 +70,9 @@ def parse_time(text: str, *, ahead: bool = False) -> datetime:
             time = datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         example = "1h (from now)" if ahead else "1h (ago)"
-        raise ValueError(f"{text!r} is no time, such as {example} or 2026-11-28T12:00Z") from None
+        raise ValueError(f"{text!r} is not a time, such as {example} or 2026-11-28T12:00Z") from None
     if ahead and time <= now:
-        raise ValueError(f"{text!r} is over already")
+        raise ValueError(f"{text!r} is in the past")
     return time
 
 
@@ -80,7 +80,7 @@ def parse_position(text: str) -> Any:
     """Read `start`, `end`, an id or a time, and return a `ws.Position`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a valid position.
     """
     import windshift as ws
 
@@ -91,7 +91,9 @@ def parse_position(text: str) -> Any:
     try:
         return ws.at(parse_time(text))
     except ValueError:
-        raise ValueError(f"{text!r} is no position: start, end, an id, or a time such as 1h (ago)") from None
+        raise ValueError(
+            f"{text!r} is not a position: start, end, an id, or a time such as 1h (ago)"
+        ) from None
 
 
 class _Typed(_Type):

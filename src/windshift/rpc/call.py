@@ -64,7 +64,7 @@ class CallOwner(Protocol):
         """Take note that it is known now who makes a call."""
 
     def call_malformed(self) -> None:
-        """Take note of a call whose request is none."""
+        """Take note of a call with a malformed request."""
 
     def call_finished(self, call: ServerCall, code: StatusCode) -> None:
         """Take note that a call ended with ``code``."""
@@ -200,7 +200,7 @@ class ServerCall:
         """Return the next request message, or None after the client's last.
 
         Raises:
-            RpcError: the bytes received are no messages of the request type.
+            RpcError: the bytes received are not messages of the request type.
             RuntimeError: the call has a single request.
         """
         if self._requests is None or not self._method.client_streaming:
@@ -213,7 +213,7 @@ class ServerCall:
         They are 1,024 at most, and fewer when they are large.
 
         Raises:
-            RpcError: the bytes received are no messages of the request type.
+            RpcError: the bytes received are not messages of the request type.
             RuntimeError: the call has a single request.
         """
         if self._requests is None or not self._method.client_streaming:

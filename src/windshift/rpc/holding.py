@@ -1,4 +1,4 @@
-"""What clients make the server hold in memory, and who has to go when it is too much.
+"""What clients make the server hold in memory, and which of them are dropped when it is too much.
 
 Flow control bounds none of it: a message is gathered until it is whole, a request is held as long as its
 handler waits for others, and the answer of a call with a single response is there as soon as its handler
@@ -102,7 +102,9 @@ class Holding:
         return self._new_answers > self.limit // _LOOK_AFTER
 
     def who_goes(self, held: int, holders: Iterable[Holder[K]]) -> list[Holder[K]]:
-        """Return who has to go: who holds for nothing, by how much and how long, then who holds most.
+        """Return the clients to drop, worst first.
+
+        That is who holds for nothing, by how much and how long, then who holds most.
 
         When requests were refused, those go as well who hold for nothing more than half of the limit.
 

@@ -269,7 +269,7 @@ class ServerConnection(ConnectionHandler):
         self._owner.answered(size)
 
     def call_malformed(self) -> None:
-        """Count a call whose request is none."""
+        """Count a call with a malformed request."""
         self._count_useless(FAILING_CALL)
 
     def call_finished(self, call: ServerCall, code: StatusCode) -> None:

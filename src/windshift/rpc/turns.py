@@ -251,5 +251,5 @@ class Turns:
         return connection
 
     def _serve(self, connection: Waiting, seconds: float = SLICE) -> None:
-        if connection.take_turn(seconds):  # whoever was a stranger may be none any more
+        if connection.take_turn(seconds):  # it may have authenticated meanwhile
             self._stand_in_line(connection)

@@ -124,7 +124,7 @@ def _checked(url: str) -> SplitResult:
     """Split a URL that secrets may be sent to.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not such a URL.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc or parts.fragment:

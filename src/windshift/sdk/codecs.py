@@ -188,7 +188,7 @@ def _decimal(value: Any) -> Decimal:
     try:
         return Decimal(_of(str, value))
     except ArithmeticError:
-        raise ValueError("a text that is no number") from None
+        raise ValueError("a text that is not a number") from None
 
 
 _READERS: dict[Any, _Read] = {

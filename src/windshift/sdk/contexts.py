@@ -116,7 +116,7 @@ class _Table:
         value = self.skip(key)
         if value is None or (isinstance(value, str) and value):
             return value
-        self.wrong(f"{key} is no text")
+        self.wrong(f"{key} is not a text")
         return None
 
     def path(self, key: str) -> Path | None:
@@ -137,7 +137,7 @@ class _Table:
         """Read the value of an entry as a table."""
         if isinstance(value, dict):
             return _Table(value, f"{key} of {self._where}", self._folder, self._environment, self._problems)
-        self.wrong(f"{key} is no table")
+        self.wrong(f"{key} is not a table")
         return None
 
     def finish(self) -> None:
@@ -173,7 +173,7 @@ def _command(table: _Table) -> TokenSource | None:
     except (TypeError, ValueError):
         words = []
     if not words or not all(isinstance(word, str) for word in words):
-        table.wrong("token_command is no command")
+        table.wrong("token_command is not a command")
         return None
     return Command(tuple(words))
 

@@ -115,7 +115,7 @@ class Credentials:
         elif callable(self._source):
             token = await self._call(self._source)
             if not isinstance(token, Token):
-                raise TokenUnavailable(f"the token function returned {type(token).__name__}, and no Token")
+                raise TokenUnavailable(f"the token function returned {type(token).__name__}, not a Token")
             try:
                 self._pairs = _bearer(token.text)
             except SettingsError as error:

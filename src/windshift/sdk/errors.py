@@ -412,7 +412,7 @@ class UnknownType(WindshiftError):
 
 
 class Undecodable(WindshiftError):
-    """The bytes of a payload are no message of its type, or the type is not the one asked for.
+    """The bytes of a payload are not a message of its type, or the type is not the one asked for.
 
     Attributes:
         type_name: full name of the payload's type.

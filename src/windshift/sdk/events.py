@@ -53,7 +53,7 @@ class Event(Generic[T]):
 
         Raises:
             UnknownType: the module of its type is not imported.
-            Undecodable: the bytes are no such message.
+            Undecodable: the bytes are invalid.
         """
         if self._data is None:
             found: Any = self.message() if self._kind is None else self.decode(self._kind)
@@ -69,7 +69,7 @@ class Event(Generic[T]):
         """Return the payload as an object of a class: a message's, or one that a codec of the client takes.
 
         Raises:
-            Undecodable: it is of another type, or the bytes are no such object.
+            Undecodable: it is of another type, or the bytes are invalid.
             TypeError: no codec takes this class.
         """
         return self._payloads.unpack_as(self._proto.data, kind)

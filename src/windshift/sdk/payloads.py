@@ -37,7 +37,7 @@ class Codec(Protocol):
         """Return the object in a payload, whose type name is that of `kind`.
 
         Raises:
-            ValueError: it is none; the text says why.
+            ValueError: the payload is not valid; the text says why.
         """
         ...
 
@@ -151,7 +151,7 @@ class Payloads:
 
         Raises:
             UnknownType: no imported module has this type.
-            Undecodable: the bytes are no such message.
+            Undecodable: the bytes are invalid.
         """
         name = payload.type_url.rpartition("/")[2]
         message: Message = _parse(_classes.get(name) or _imported(name), payload)
@@ -161,7 +161,7 @@ class Payloads:
         """Return the object in a payload, which must be of this class; for `Any`, the payload as it is.
 
         Raises:
-            Undecodable: it is of another type, or the bytes are no such object.
+            Undecodable: it is of another type, or the bytes are invalid.
         """
         if kind is AnyMessage:
             return payload  # type: ignore[return-value] # T is Any
@@ -174,7 +174,7 @@ class Payloads:
         try:
             return self._known[kind][1].decode(payload, kind)
         except Exception as error:  # validators run code of their own
-            raise Undecodable(name, f"is no such object: {error}") from error
+            raise Undecodable(name, f"cannot be decoded: {error}") from error
 
     def _find(self, kind: type) -> tuple[str, Codec]:
         found = self._known.get(kind)
@@ -205,7 +205,7 @@ def _parse(kind: Any, payload: AnyMessage) -> Any:
         return kind.FromString(payload.value)
     except DecodeError as error:
         name = payload.type_url.rpartition("/")[2]
-        raise Undecodable(name, "has bytes that are no such message") from error
+        raise Undecodable(name, "is not a valid message") from error
 
 
 def _imported(name: str) -> type[Message]:

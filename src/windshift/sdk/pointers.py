@@ -44,7 +44,7 @@ def pointer(position: Position) -> events.StreamPointer:
     """Return a position for the wire.
 
     Raises:
-        TypeError: it is none.
+        TypeError: not a position.
     """
     if not isinstance(position, Position):
         raise TypeError(f"a position is ws.START, ws.END, ws.at(time) or ws.from_id(id), not {position!r}")

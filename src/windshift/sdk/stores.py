@@ -37,7 +37,7 @@ def _turn(caller: Caller, store: str, key: str) -> asyncio.Lock:
 
 
 def _text(key: str) -> str:
-    """Return a key; raise TypeError if it is none."""
+    """Return a key; raise TypeError for anything but a text."""
     if not isinstance(key, str):
         raise TypeError(f"a key is a text, not {key!r}")
     return key

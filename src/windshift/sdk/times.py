@@ -47,7 +47,7 @@ def timestamp(value: datetime) -> Timestamp:
     """Return a time for the wire.
 
     Raises:
-        TypeError: it is no time.
+        TypeError: not a time.
         ValueError: the time has no time zone.
     """
     if not isinstance(value, datetime):

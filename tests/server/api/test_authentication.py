@@ -124,7 +124,7 @@ async def test_what_asks_for_too_much_is_refused_in_turns_as_well() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
     assert not begun.done()
-    with pytest.raises(InvalidField, match=r"^the request asks for more than 16384 things"):
+    with pytest.raises(InvalidField, match=r"^the request needs more than 16384 permissions"):
         await begun
     assert behind.handled == 0
 

@@ -110,7 +110,7 @@ def test_a_guess_at_a_token_is_not_hidden(caplog: pytest.LogCaptureFixture) -> N
         for _ in range(1000):
             audit.denied(stranger, error, 0)
     assert len(caplog.records) == 4 * 300
-    audit.denied(stranger, Unauthenticated("it names root, but is none of its tokens", about="root"), 0)
+    audit.denied(stranger, Unauthenticated("it names root, but is not one of its tokens", about="root"), 0)
     assert len(caplog.records) == 4 * 300 + 1
 
 

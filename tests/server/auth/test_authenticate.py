@@ -91,9 +91,9 @@ def test_any_other_header_is_refused(clock: Clock, header: bytes) -> None:
     [
         ("Basic YTpi", "the header does not begin with Bearer and a blank"),
         ("%s", "the header does not begin with Bearer and a blank"),
-        ('Bearer "%s"', "what follows Bearer is no token"),
-        ("Bearer Bearer %s", "what follows Bearer is no token"),
-        ("Bearer ", "what follows Bearer is no token: nothing, or"),
+        ('Bearer "%s"', "the Bearer value is not a token"),
+        ("Bearer Bearer %s", "the Bearer value is not a token"),
+        ("Bearer ", "the Bearer value is not a token (empty, or"),
         (f"Bearer {'x' * 10_000}", "the header has more than 8256 characters"),
     ],
 )
@@ -151,10 +151,10 @@ def test_a_hash_with_a_line_end_is_found_out(clock: Clock, end: str) -> None:
     billing = principal("billing", f"{BILLING}{end}")
     error = refusal(Authenticator(people(billing), None, clock), bearer(BILLING))
     digest = token_digest(BILLING).hex()[:8]
-    assert error.why.startswith(f"token {digest} names 'billing', but is none of its tokens; the file has")
+    assert error.why.startswith(f"token {digest} names 'billing', but is not one of its tokens; the file has")
     assert "line end" in error.why
     other = refusal(Authenticator(people(billing), None, clock), bearer(make_token("billing")))
-    assert other.why.endswith("names 'billing', but is none of its tokens")
+    assert other.why.endswith("names 'billing', but is not one of its tokens")
 
 
 def test_two_tokens_stuck_together_get_into_no_log(clock: Clock) -> None:
@@ -276,7 +276,8 @@ def test_a_certificate_of_two_principals_is_nobodys(clock: Clock) -> None:
     )
     assert error.message == DEFAULT
     assert error.why == (
-        "the client certificate is that of several: DNS:edge.acme is 'edge', URI:spiffe://acme/ops is 'ops'"
+        "the client certificate matches several principals: "
+        "DNS:edge.acme is 'edge', URI:spiffe://acme/ops is 'ops'"
     )
 
 

@@ -109,7 +109,7 @@ class Failures:
 
     def __post_init__(self) -> None:
         if self.unknown not in get_args(Unknown):
-            raise ValueError(f"unknown: {self.unknown!r} is none of {', '.join(get_args(Unknown))}")
+            raise ValueError(f"unknown: {self.unknown!r} is not one of {', '.join(get_args(Unknown))}")
         for kind, reaction in self.on_error.items():
             if not _is_exception(kind) or not isinstance(reaction, Reaction):
                 raise TypeError(
@@ -301,5 +301,5 @@ def _wrap(run: Next, around: Iterable[Middleware]) -> Next:
 async def _through(function: Middleware, run: Next, delivery: Delivery[Any]) -> None:
     passing: Any = function(delivery, run)
     if not inspect.isawaitable(passing):
-        raise TypeError(f"the middleware {function!r} is no coroutine function")
+        raise TypeError(f"the middleware {function!r} is not a coroutine function")
     await passing

@@ -83,7 +83,7 @@ def read_handler(function: Function, types: Sequence[type] = (), *, untyped: boo
     name = getattr(function, "__qualname__", None) or repr(function)
     for kind in types:
         if not isinstance(kind, type):
-            raise TypeError(f"{name}: {kind!r} is no class")
+            raise TypeError(f"{name}: {kind!r} is not a class")
     wanted = tuple(
         replace(parameter, message=_is_message(parameter, position, types))
         for position, parameter in enumerate(_parameters(function, name))

@@ -200,7 +200,7 @@ def in_parts(rule: Rule, request: Any, size: int) -> Iterator[list[Action]]:
     while part := list(islice(asked, size)):
         left -= len(part)
         if left < 0:
-            raise InvalidField("", f"the request asks for more than {MOST_ACTIONS} things")
+            raise InvalidField("", f"the request needs more than {MOST_ACTIONS} permissions")
         yield part
 
 

@@ -75,7 +75,7 @@ class _Counted:
                 field = self.DESCRIPTOR.fields_by_number[number].name
                 raise InvalidField(field, f"must have at most {self._most[number]} elements")
         if len(data) > IN_SHORT and self._is_crumbled(data):
-            raise InvalidField("", "the request has too many fields; each is to be there once")
+            raise InvalidField("", "the request has too many fields; set each field once")
         return self._parse(data)
 
     def _is_crumbled(self, data: bytes) -> bool:

@@ -169,12 +169,12 @@ class Authenticator:
         name = principal_of(token)
         principal = None if name is None else self._policy.principals.get(name)
         if principal is None:
-            raise Unauthenticated("the static token is nobody's")
+            raise Unauthenticated("unknown static token")
         digest = sha256(token.encode()).digest()
         match = matching_token(principal.tokens, digest)
         credential = f"token {digest.hex()[:8]}"
         if match is None:
-            why = f"{credential} names {principal.name!r}, but is none of its tokens"
+            why = f"{credential} names {principal.name!r}, but is not one of its tokens"
             raise Unauthenticated(why + _hashed_with_line_end(principal, token), about=principal.name)
         expires = inf if match.expires is None else match.expires
         if expires <= now:
@@ -229,7 +229,7 @@ class Authenticator:
         principal = self._policy.by_subject.get((issuer, subject))
         if principal is None:
             raise Unauthenticated(
-                f"the JWT of {issuer!r} is about nobody who is known: {subject[:128]!r}",
+                f"no principal matches the JWT of {issuer!r}: its sub is {subject[:128]!r}",
                 about=f"issuer {issuer}",
             )
         identity = Identity(principal, _credential(issuer, subject), token.expires)
@@ -247,11 +247,13 @@ class Authenticator:
             name: self._policy.by_certificate[name] for name in names if name in self._policy.by_certificate
         }
         if not found:
-            raise Unauthenticated(f"the client certificate is nobody's: {', '.join(names)[:256]}")
+            raise Unauthenticated(f"no principal matches the client certificate: {', '.join(names)[:256]}")
         name, principal = next(iter(found.items()))
         if any(other is not principal for other in found.values()):
             who = ", ".join(f"{name} is {other.name!r}" for name, other in found.items())
-            raise Unauthenticated(f"the client certificate is that of several: {who}", about=principal.name)
+            raise Unauthenticated(
+                f"the client certificate matches several principals: {who}", about=principal.name
+            )
         expires = names.expires if isinstance(names, CertificateNames) else inf
         now = self._clock()
         if expires <= now:
@@ -276,7 +278,7 @@ def _malformed(header: bytes) -> str:
         return f"the header has more than {_LONGEST_HEADER} characters"
     if header[:7].lower() != b"bearer ":
         return "the header does not begin with Bearer and a blank"
-    return "what follows Bearer is no token: nothing, or something with a blank or a quote in it, or the like"
+    return "the Bearer value is not a token (empty, or with blanks or quotes)"
 
 
 def _hashed_with_line_end(principal: Principal, token: str) -> str:

@@ -68,7 +68,7 @@ def read_token(text: bytes, issuers: Mapping[str, Issuer], now: float) -> ReadTo
         raise Unauthenticated(f"the JWT has more than {MAX_LENGTH} characters")
     parts = _FORM.fullmatch(text)
     if parts is None:
-        raise Unauthenticated("the JWT has not three parts of base64url")
+        raise Unauthenticated("the JWT must have three base64url parts")
     header, claims = _part(parts[1], "header"), _part(parts[2], "payload")
     _check_spelling(parts[3])
     iss = claims.get("iss")
@@ -108,7 +108,7 @@ def _part(text: bytes, name: str) -> dict[str, Any]:
     try:
         return read_object(_decoded(text))
     except ValueError:
-        raise Unauthenticated(f"the {name} of the JWT is no JSON object") from None
+        raise Unauthenticated(f"the {name} of the JWT is not a JSON object") from None
 
 
 def _check_spelling(signature: bytes) -> None:
@@ -116,7 +116,7 @@ def _check_spelling(signature: bytes) -> None:
     try:
         _decoded(signature)
     except ValueError:
-        raise Unauthenticated("the signature of the JWT is no base64url") from None
+        raise Unauthenticated("the signature of the JWT is not valid base64url") from None
 
 
 def _decoded(text: bytes) -> bytes:
@@ -136,12 +136,12 @@ def _signing(header: Mapping[str, Any], issuer: Issuer) -> tuple[str, str | None
         raise _refusal(issuer, "needs extensions")
     kind = header.get("typ", "JWT")
     if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in _TYPES:
-        raise _refusal(issuer, "is of a type that is for other ends")
+        raise _refusal(issuer, "is of a type for another purpose")
     if "kid" not in header:
         return algorithm, None
     key_id = header["kid"]
     if not isinstance(key_id, str) or len(key_id) > MAX_KEY_ID:
-        raise _refusal(issuer, "names its key by something that is no id")
+        raise _refusal(issuer, "has an invalid kid")
     return algorithm, key_id
 
 

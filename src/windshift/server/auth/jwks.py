@@ -102,7 +102,7 @@ def _describe(entry: Any, algorithms: Iterable[str]) -> tuple[str | None, list[s
         raise _Unusable("not for verifying")
     key_id = entry.get("kid")
     if key_id is not None and not (isinstance(key_id, str) and len(key_id) <= MAX_KEY_ID):
-        raise _Unusable("an id that is none")
+        raise _Unusable("an invalid id")
     kind = entry.get("kty"), entry.get("crv")
     only = entry.get("alg")
     fitting = [name for name in algorithms if only in (None, name) and ALGORITHMS.get(name) == kind]

@@ -56,7 +56,7 @@ class Ledger:
 
     @staticmethod
     def make(workers: int) -> int:
-        """Make the memory for so many workers, all zeros, and return its descriptor. Linux only."""
+        """Allocate shared memory for the workers, all zeros, and return its descriptor. Linux only."""
         file = os.memfd_create("windshift-ledger")
         os.ftruncate(file, _size(workers))
         return file

@@ -244,7 +244,7 @@ def _check_file(path: Path) -> str:
 
 def _check_program(path: Path) -> str:
     why = _unusable(path, os.X_OK)
-    return why and f"'{path}' is no program that may be run ({why}); name one that is"
+    return why and f"'{path}' is not a program that may be run ({why}); name one that is"
 
 
 def _unusable(path: Path, mode: int) -> str:

@@ -48,7 +48,7 @@ def read_token(field: str, token: str, types: tuple[type, ...], *request: object
     except (ValueError, RecursionError):
         read = None
     if not isinstance(read, list) or list(map(type, read)) != [*types, str] or not all(map(_is_whole, read)):
-        raise InvalidField(field, "is no token of a page; pass on what the call before returned")
+        raise InvalidField(field, "is not a valid page token; pass the one that the last call returned")
     if read.pop() != _digest(request):
         raise InvalidField(field, "is of another request; begin anew without it")
     return read

@@ -28,7 +28,7 @@ def keep_large_blocks() -> None:
     """Have large blocks come from the heap, and let it keep what they leave, where the allocator is glibc's.
 
     It maps them anew by default, or gives the end of the heap back each time; then each page is fetched anew,
-    for some 4 µs. To word a message of 1 MB took 1.6 ms, and takes 0.07: time in which nobody else is served.
+    for some 4 µs. Serializing a message of 1 MB took 1.6 ms, and takes 0.07, in which nobody else is served.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

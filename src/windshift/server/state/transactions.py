@@ -39,7 +39,7 @@ def _keys(field: str, keys: Iterable[str]) -> set[str]:
     for position, key in enumerate(keys):
         names.key(f"{field}[{position}].key", key)
         if key in seen:
-            raise InvalidField(f"{field}[{position}].key", f"{key!r} is there twice")
+            raise InvalidField(f"{field}[{position}].key", f"{key!r} appears twice")
         seen.add(key)
     return seen
 

@@ -136,7 +136,7 @@ class Registry:
     def add_histogram(self, instrument: Instrument) -> Histogram:
         """Add a histogram with one series, and return it for the caller to observe."""
         if instrument.kind is not InstrumentKind.HISTOGRAM:
-            raise ValueError(f"{instrument.name} is no histogram")
+            raise ValueError(f"{instrument.name} is not a histogram")
         histogram = Histogram(instrument.bounds)
         self._readers[instrument] = lambda: (((), histogram.read()),)
         return histogram

@@ -49,7 +49,7 @@ def check_token(field: str, token: bytes) -> None:
         InvalidField: no server wrote it.
     """
     if not _SHORTEST <= len(token) <= _LONGEST:
-        raise InvalidField(field, "holds what is no token; use `Event.token` as it is")
+        raise InvalidField(field, "contains an invalid token; pass `Event.token` unchanged")
 
 
 class Tokens:
