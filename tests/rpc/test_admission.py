@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from windshift.rpc.admission import BURST, FAILING_CALL, AdmissionOptions, NoPlace, Places, Slot, includes
+from windshift.rpc.admission import (
+    BURST,
+    FAILING_CALL,
+    AdmissionOptions,
+    ConnectionLimiter,
+    NoPlace,
+    Slot,
+    includes,
+)
 
 
 class Clock:
@@ -20,15 +28,15 @@ class Clock:
         return self.now
 
 
-def make(clock: Clock | None = None, **options: Any) -> Places:
+def make(clock: Clock | None = None, **options: Any) -> ConnectionLimiter:
     """Make places with other options than usual."""
-    return Places(AdmissionOptions(**options), clock or Clock())
+    return ConnectionLimiter(AdmissionOptions(**options), clock or Clock())
 
 
-def refusal(places: Places, address: str) -> str:
+def refusal(limiter: ConnectionLimiter, address: str) -> str:
     """Return why an address gets no place."""
     with pytest.raises(NoPlace) as caught:
-        places.take(address)
+        limiter.take(address)
     return caught.value.reason
 
 

@@ -195,13 +195,13 @@ async def test_an_honest_client_that_holds_most_stays(monkeypatch: pytest.Monkey
         honest = await stack.enter_async_context(await running.peer(settings={INITIAL_WINDOW_SIZE: 0}))
         streams = [honest.request(UNARY, simple(response_size=MB)) for _ in range(10)]
         await honest.pong()
-        await eventually(lambda: running.server.places.refused["held"] > 0)
+        await eventually(lambda: running.server.connection_limiter.refused["held"] > 0)
         await honest.pong()
         assert not honest.ended
         honest.send(settings({INITIAL_WINDOW_SIZE: 2 * MB}) + window_update(0, 20 * MB))
         for stream in streams:
             assert (await honest.response(stream)).status == 0
-        assert 0 < running.server.places.refused["held"] < 12
+        assert 0 < running.server.connection_limiter.refused["held"] < 12
 
 
 async def test_watches_of_the_health_service_count() -> None:
@@ -216,4 +216,4 @@ async def test_watches_of_the_health_service_count() -> None:
                 peer.request("/grpc.health.v1.Health/Watch")
             await peer.pong()
         await eventually(lambda: 0 < server.connections <= 6)
-        assert server.places.refused["held"] == 10 - server.connections
+        assert server.connection_limiter.refused["held"] == 10 - server.connections

@@ -101,13 +101,13 @@ async def test_a_handshake_that_does_not_begin_takes_a_place(tmp_path: Path) -> 
         with ExitStack() as stack:
             for _ in range(2):
                 stack.enter_context(socket.create_connection(running.address))
-            await eventually(lambda: running.server.places.taken == 3)
+            await eventually(lambda: running.server.connection_limiter.taken == 3)
             assert await refused(running)
             assert (await peer.call(UNARY, simple(b"x"))).status == 0
-            await eventually(lambda: running.server.places.taken == 1)
+            await eventually(lambda: running.server.connection_limiter.taken == 1)
         async with await running.peer(ssl=client) as second:
             assert (await second.call(UNARY, simple(b"x"))).status == 0
-        await eventually(lambda: running.server.places.taken == 1)
+        await eventually(lambda: running.server.connection_limiter.taken == 1)
 
 
 async def test_a_server_that_is_closed_leaves_no_handshake(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ async def test_a_server_that_is_closed_leaves_no_handshake(tmp_path: Path) -> No
             silent.setblocking(False)
             async with asyncio.timeout(30):
                 assert await asyncio.get_running_loop().sock_recv(silent, 1) == b""
-    assert running.server.places.taken == 0
+    assert running.server.connection_limiter.taken == 0
 
 
 async def test_the_window_of_a_connection_follows_its_streams() -> None:

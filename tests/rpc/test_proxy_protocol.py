@@ -141,14 +141,14 @@ async def test_the_clients_address_counts(tmp_path: Path, encrypted: bool) -> No
                 assert (
                     client is None or peers[-1].strip("[").replace("]", "") == f"{client.host}:{client.port}"
                 )
-            await eventually(lambda: running.server.places.taken == 0)
+            await eventually(lambda: running.server.connection_limiter.taken == 0)
         async with await connect(next(iter(WHOLE))) as peer:
             await peer.start()
             with suppress(OSError):  # in its TLS handshake
                 async with await connect(next(iter(WHOLE))) as second:
                     await second.frame()
                     assert second.ended
-            assert +running.server.places.refused == {"address": 1}
+            assert +running.server.connection_limiter.refused == {"address": 1}
 
 
 async def test_a_connection_without_a_header_is_refused(caplog: pytest.LogCaptureFixture) -> None:
@@ -161,17 +161,17 @@ async def test_a_connection_without_a_header_is_refused(caplog: pytest.LogCaptur
         assert "it does not begin with a PROXY header" in caplog.text
         with socket.create_connection(running.address) as sock:
             sock.sendall(b"PROXY TCP4")
-        await eventually(lambda: running.server.places.taken == 0)
+        await eventually(lambda: running.server.connection_limiter.taken == 0)
 
 
 async def test_a_server_that_is_closed_waits_for_no_header() -> None:
     """The connection is closed with the others."""
     async with serving(behind_proxy(), unary_call=echo) as running:
         with socket.create_connection(running.address) as sock:
-            await eventually(lambda: running.server.places.taken == 1)
+            await eventually(lambda: running.server.connection_limiter.taken == 1)
             await asyncio.sleep(0.02)
             running.server.close()
             sock.setblocking(False)
             async with asyncio.timeout(30):
                 assert await asyncio.get_running_loop().sock_recv(sock, 1) == b""
-            await eventually(lambda: running.server.places.taken == 0)
+            await eventually(lambda: running.server.connection_limiter.taken == 0)

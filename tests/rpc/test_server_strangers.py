@@ -155,7 +155,7 @@ async def test_a_certificate_that_does_not_suffice(tmp_path: Path) -> None:
             others.append(await closing.enter_async_context(await running.peer(ssl=shown)))
         assert await first.closed() is None
         assert await others[0].closed() is None
-        assert running.server.places.refused["anonymous"] == 2
+        assert running.server.connection_limiter.refused["anonymous"] == 2
         for peer in (known, *others[1:]):
             assert (await peer.call(UNARY, simple(b"x"), extra=TOKEN)).status == 0
 
@@ -181,7 +181,7 @@ async def test_who_does_not_authenticate_has_to_go() -> None:
         stream = peer.request(DUPLEX)
         assert (await peer.response(stream)).status == StatusCode.UNAVAILABLE
         assert await peer.closed() == 0
-        assert running.server.places.refused["unauthenticated"] == 1
+        assert running.server.connection_limiter.refused["unauthenticated"] == 1
         await known.pong()
         assert running.server.connections == 1
 
@@ -198,7 +198,7 @@ async def test_strangers_that_wait_hold_little_memory() -> None:
         await eventually(lambda: running.server.connections == CROWD + 1)
         modest.send(PREFACE, settings())
         await eventually(lambda: all(each.http2._rest for each in running.server._connections))
-        assert running.server.places.refused["anonymous"] == 50
+        assert running.server.connection_limiter.refused["anonymous"] == 50
         waiting = [each.http2._rest for each in running.server._connections]
         assert PREFACE + settings() in waiting
         assert sum(map(len, waiting)) <= CROWD * 262_144
@@ -215,7 +215,7 @@ async def test_what_waits_to_be_parsed_is_held() -> None:
             peer.send(PREFACE, settings(), *[ping()] * 3000)
         await eventually(lambda: running.server.connections < 40)
         await eventually(lambda: sum(each.http2.unread for each in running.server._connections) > 1_000_000)
-        assert running.server.places.refused["held"] == 100 - running.server.connections
+        assert running.server.connection_limiter.refused["held"] == 100 - running.server.connections
         running.server.turns.charge_strangers(-1000)
 
 
@@ -248,7 +248,7 @@ async def test_known_callers_find_a_place_at_any_time() -> None:
         await attack()
         for peer in known:
             assert (await peer.call(UNARY, simple(b"x"), extra=TOKEN)).status == 0
-        await eventually(lambda: running.server.places.taken == 13)
+        await eventually(lambda: running.server.connection_limiter.taken == 13)
 
 
 async def hung_up(connection: socket.socket) -> bool:
@@ -270,11 +270,11 @@ async def test_a_handshake_may_lose_its_place(tmp_path: Path) -> None:
         silent = [socket.create_connection(running.address) for _ in range(4)]
         async with await running.peer(ssl=client_tls(authority.certificate)) as peer:
             assert (await peer.call(UNARY, simple(b"x"))).status == 0
-            assert running.server.places.refused["anonymous"] == 3
+            assert running.server.connection_limiter.refused["anonymous"] == 3
             async with asyncio.timeout(WAIT):
                 assert await asyncio.gather(*map(hung_up, silent[:3])) == [True] * 3
         silent[3].close()
-        await eventually(lambda: running.server.places.taken == 0)
+        await eventually(lambda: running.server.connection_limiter.taken == 0)
 
 
 # -- useless work -------------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ async def test_many_failing_calls_end_a_connection() -> None:
         async with await running.peer() as again:  # a new connection does not begin anew
             failing(again, 60)
             await again.closed()
-        assert running.server.places.refused["useless"] == 2
+        assert running.server.connection_limiter.refused["useless"] == 2
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ async def test_frames_that_answer_what_was_sent_are_free() -> None:
                     peer.send(window_update(0, 1))
                 peer.send(ping())
             assert not peer.ended
-        assert running.server.places.refused["useless"] == 0
+        assert running.server.connection_limiter.refused["useless"] == 0
 
 
 async def test_a_proxy_may_do_more() -> None:
@@ -369,7 +369,7 @@ async def test_an_address_that_floods_waits() -> None:
         async with await running.peer(start=False) as refused:
             await refused.frame()
             assert refused.ended
-        assert running.server.places.refused["waiting"] == 1
+        assert running.server.connection_limiter.refused["waiting"] == 1
         await asyncio.sleep(0.4)
         async with await running.peer() as peer:
             assert (await peer.call(UNARY, simple(b"x"))).status == 0
@@ -387,7 +387,7 @@ async def test_a_peer_that_does_not_acknowledge_settings_is_dropped() -> None:
         await peer.start()
         assert (await peer.call(UNARY, simple(b"x"))).status == 0
         await peer.closed()
-        assert running.server.places.refused["handshake"] == 1
+        assert running.server.connection_limiter.refused["handshake"] == 1
 
 
 async def test_a_peer_whose_transport_stays_full_is_dropped() -> None:
@@ -412,7 +412,7 @@ async def test_a_peer_whose_transport_stays_full_is_dropped() -> None:
 
         def dropped() -> bool:
             writer.write(ping())
-            return running.server.places.refused["stalled"] == 1
+            return running.server.connection_limiter.refused["stalled"] == 1
 
         await eventually(dropped)
         writer.transport.abort()

@@ -145,26 +145,26 @@ class Slot:
         drop: ends the connection that has it.
     """
 
-    __slots__ = ("_places", "address", "drop")
+    __slots__ = ("_limiter", "address", "drop")
 
-    def __init__(self, places: Places) -> None:
-        self._places: Places | None = places
+    def __init__(self, limiter: ConnectionLimiter) -> None:
+        self._limiter: ConnectionLimiter | None = limiter
         self.address: Address | None = None
         self.drop: Callable[[], object] = _nothing
 
     def authenticated(self) -> None:
         """Take none of the anonymous places any more."""
-        if self._places is not None:
-            self._places.authenticated(self)
+        if self._limiter is not None:
+            self._limiter.authenticated(self)
 
     def release(self) -> None:
         """Make room for another connection; once is enough."""
-        if self._places is not None:
-            self._places.released(self)
-            self._places = None
+        if self._limiter is not None:
+            self._limiter.released(self)
+            self._limiter = None
 
 
-class Places:
+class ConnectionLimiter:
     """Gives connections their places.
 
     Attributes:

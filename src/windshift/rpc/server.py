@@ -15,7 +15,7 @@ from time import perf_counter, thread_time
 from typing import Any, TypeAlias
 
 from . import proxy_protocol
-from .admission import NoPlace, Places, Slot, includes
+from .admission import ConnectionLimiter, NoPlace, Slot, includes
 from .holding import Holder, Holding
 from .listening import Listener, RejectionLog, open_sockets
 from .server_connection import ServerConnection
@@ -64,7 +64,7 @@ class Server:
         self.rejections = RejectionLog(self._loop)
         self.endings = RejectionLog(self._loop, "a connection was ended")
         self._too_many = RejectionLog(self._loop)
-        self.places = Places(self.options.admission, self._loop.time)
+        self.connection_limiter = ConnectionLimiter(self.options.admission, self._loop.time)
         self.turns = Turns(self._loop)
         self.holding = Holding(self.options.max_held)
         self._beginning: dict[asyncio.Task[None], Callable[[], None]] = {}  # handshakes, and what ends them
@@ -138,7 +138,7 @@ class Server:
     def _accepted(self, sock: socket.socket, address: str, ssl: tls.SSLContext | None) -> float:
         """Begin a connection, or drop it; return for how long strangers have to wait."""
         try:
-            slot = self.places.take(address)
+            slot = self.connection_limiter.take(address)
         except NoPlace as error:
             self._refuse(sock, address, error)
             return 0.0
@@ -162,7 +162,7 @@ class Server:
         try:
             if includes(options.proxy_protocol, address):
                 client = await self._client_address(sock)
-                self.places.move(slot, client.host if client else address)
+                self.connection_limiter.move(slot, client.host if client else address)
             await self._loop.connect_accepted_socket(
                 lambda: ServerConnection(self, self._loop, slot, client).http2,
                 sock,
@@ -210,7 +210,7 @@ class Server:
                 self._ticker = self._loop.call_soon(self._look_at, connections, seen)
                 return
         self._drop_holders(seen)
-        self.places.forget()
+        self.connection_limiter.forget()
         self._ticker = self._loop.call_later(self.options.tick_interval, self._tick)
 
     def answered(self, size: int) -> None:
@@ -230,7 +230,7 @@ class Server:
         for each in gone:
             each.who.http2.abort()
         if gone:
-            self.places.refused["held"] += len(gone)
+            self.connection_limiter.refused["held"] += len(gone)
             _log.warning(
                 "clients hold too much memory: %d connections were dropped, the first of %s, with %d MB "
                 "of incomplete messages, unread answers, bytes to be parsed and open streams",

@@ -9,7 +9,7 @@ from math import inf
 from random import uniform
 from typing import Any, Protocol
 
-from .admission import CANCELLED_CALL, FAILING_CALL, INVALID_CALL, USELESS_FRAME, Places, Slot
+from .admission import CANCELLED_CALL, FAILING_CALL, INVALID_CALL, USELESS_FRAME, ConnectionLimiter, Slot
 from .call import RESPONSE_HEADERS, ServerCall
 from .connection import NO_ERROR, SERVER, Connection, ConnectionHandler, Headers
 from .holding import Holding, Turnover
@@ -46,7 +46,7 @@ class ConnectionOwner(Protocol):
     Attributes:
         options: its limits and timers.
         methods: what it answers, by path.
-        places: the places of its connections.
+        connection_limiter: gives connections their places.
         turns: when what connections received is parsed.
         holding: what is held for all clients.
         rejections: where connections are logged that were refused.
@@ -55,7 +55,7 @@ class ConnectionOwner(Protocol):
 
     options: ServerOptions
     methods: dict[bytes, Method]
-    places: Places
+    connection_limiter: ConnectionLimiter
     turns: Turns
     holding: Holding
     rejections: RejectionLog
@@ -207,7 +207,7 @@ class ServerConnection(ConnectionHandler):
 
     def on_given_up(self, reason: str) -> None:
         """Count the connection."""
-        self._owner.places.refused[reason] += 1
+        self._owner.connection_limiter.refused[reason] += 1
 
     def _count_useless(self, units: int) -> None:
         """Have useless work counted, and end the connection when its address made too much of it."""
@@ -217,7 +217,7 @@ class ServerConnection(ConnectionHandler):
         self._useless += units
         within = slot.address.spend(units, self._loop.time())
         if not within and self._useless > _TOLERATED and self.http2.end_for_flood():
-            self._owner.places.flooded(slot)
+            self._owner.connection_limiter.flooded(slot)
             self._owner.endings.rejected(
                 self.http2.peer, "its address makes too many calls that fail, or frames that carry nothing"
             )
@@ -392,7 +392,7 @@ class ServerConnection(ConnectionHandler):
             return False
         if now - self.http2.made_at <= timeout:
             return False
-        self._owner.places.refused["unauthenticated"] += 1
+        self._owner.connection_limiter.refused["unauthenticated"] += 1
         for call in list(self._calls.values()):
             call.abort(
                 RpcError(StatusCode.UNAVAILABLE, "nobody authenticated on this connection; connect anew")

@@ -185,7 +185,7 @@ def _add_rpc(registry: Registry, server: Server) -> None:
 
     registry.add(i.ACTIVE_CALLS, active)
     registry.add_number(i.CONNECTIONS, lambda: server.connections)
-    registry.add(i.CONNECTIONS_ENDED, lambda: _by_label(server.places.refused))
+    registry.add(i.CONNECTIONS_ENDED, lambda: _by_label(server.connection_limiter.refused))
     registry.add(i.TRAFFIC, lambda: ((("receive",), server.received), (("transmit",), server.sent)))
 
 
