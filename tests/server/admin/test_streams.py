@@ -15,7 +15,7 @@ from tests.support.broker import Broker, in_seconds, no_consumers
 from windshift.nats import JetStreamError, Message
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, read_answer
-from windshift.server.admin.letters import LetterCounts, Whose
+from windshift.server.admin.dead_letter_counts import DeadLetterCounts, Whose
 from windshift.server.admin.look import Look, StreamRow, StreamsSeen
 from windshift.server.admin.streams import StreamAdmin, StreamOrder, StreamQuery
 from windshift.server.domain.errors import OutcomeUnknown
@@ -62,7 +62,7 @@ async def test_a_page_looks_at_each_row_once(order: StreamOrder, looks: int) -> 
 
     letters = Counting()
     admin = StreamAdmin(
-        cast("Any", Gone()), cast("Look", SimpleNamespace(seen=seen)), cast("LetterCounts", letters)
+        cast("Any", Gone()), cast("Look", SimpleNamespace(seen=seen)), cast("DeadLetterCounts", letters)
     )
     page = await admin.page(StreamQuery(find="s1", order=order), may_view, 10, None, 1e9)
     assert (page.total, page.after) == (99, (110 if order is StreamOrder.EVENTS else 0, "s110"))
@@ -79,7 +79,7 @@ async def test_a_purge_up_to_the_first_event(
     stream, asked = await broker.stream(unique()), list[Message]()
     await broker.publish(f"{stream}.a")
     broker.connection.subscribe(b"$JS.API.STREAM.PURGE.>", asked.append)
-    admin = StreamAdmin(broker.api, cast("Look", None), cast("LetterCounts", None))
+    admin = StreamAdmin(broker.api, cast("Look", None), cast("DeadLetterCounts", None))
     assert await admin.purge(stream, {"seq": 1} | subject, in_seconds(30), dry_run=dry_run) == 0
     await broker.requests.round_trip(in_seconds(30))
     assert not asked
@@ -91,7 +91,7 @@ async def test_counting_changes_nothing(broker: Broker, unique: Unique) -> None:
     stream = await broker.stream(unique())
     for _ in range(3):
         await broker.publish(f"{stream}.a")
-    admin = StreamAdmin(broker.api, cast("Look", None), cast("LetterCounts", None))
+    admin = StreamAdmin(broker.api, cast("Look", None), cast("DeadLetterCounts", None))
     before = broker.api.changes
     assert await admin.purge(stream, {"seq": 3}, in_seconds(30), dry_run=True) == 2
     assert broker.api.changes == before
@@ -116,7 +116,7 @@ async def test_deleting_an_event_takes_long(code: int, is_there: bool) -> None:
         async def message(self, *_: object) -> object:
             return object() if is_there else None
 
-    admin = StreamAdmin(cast("Any", Slow()), cast("Look", None), cast("LetterCounts", None))
+    admin = StreamAdmin(cast("Any", Slow()), cast("Look", None), cast("DeadLetterCounts", None))
     with pytest.raises(OutcomeUnknown) if is_there else nullcontext():
         await admin.delete_event("s", 1, 1e9, erase=False)
 
@@ -135,7 +135,7 @@ class Answering:
 
 async def test_many_subjects_are_read_some_at_a_time() -> None:
     """Others run while a page of them is cut, and each page goes on behind the one before."""
-    admin = StreamAdmin(cast("Any", Answering(20_000)), cast("Look", None), cast("LetterCounts", None))
+    admin = StreamAdmin(cast("Any", Answering(20_000)), cast("Look", None), cast("DeadLetterCounts", None))
     turns = 0
 
     async def others() -> None:

@@ -22,8 +22,8 @@ from typing import Final, NamedTuple
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.times import NANOSECONDS
+from windshift.server.admin.dead_letter_counts import DeadLetterCounts
 from windshift.server.admin.gathering import Gathering
-from windshift.server.admin.letters import LetterCounts
 from windshift.server.admin.look import Look, StreamRow
 from windshift.server.admin.rings import IDLE, LENGTH, LONGEST_HOLD, Rings, Run, condensed, merged
 from windshift.server.background.batches import batches
@@ -98,7 +98,9 @@ class History:
         step: seconds between two looks.
     """
 
-    def __init__(self, look: Look, letters: LetterCounts, gathering: Gathering, step: float = STEP) -> None:
+    def __init__(
+        self, look: Look, letters: DeadLetterCounts, gathering: Gathering, step: float = STEP
+    ) -> None:
         self._look = look
         self._letters = letters
         self._gathering = gathering

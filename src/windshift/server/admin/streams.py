@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from windshift.nats import JetStreamError
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, leave_subjects, subject_pages
-from windshift.server.admin.letters import LetterCounts
+from windshift.server.admin.dead_letter_counts import DeadLetterCounts
 from windshift.server.admin.look import Look, StreamRow
 from windshift.server.admin.probing import count_from
 from windshift.server.admin.views import StreamView, stream_view
@@ -140,7 +140,7 @@ class StreamAdmin:
     """
 
     def __init__(
-        self, api: JetStream, look: Look, letters: LetterCounts, ownership: Ownership | None = None
+        self, api: JetStream, look: Look, letters: DeadLetterCounts, ownership: Ownership | None = None
     ) -> None:
         self._api = api
         self._look = look

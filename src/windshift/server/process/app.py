@@ -35,11 +35,11 @@ from windshift.rpc import ConnectionOptions as RpcConnectionOptions
 from windshift.rpc.server_connection import ServerConnection
 from windshift.server.admin.account import Account
 from windshift.server.admin.consumers import ConsumerAdmin
+from windshift.server.admin.dead_letter_counts import DeadLetterCounts
 from windshift.server.admin.events import EventReader
 from windshift.server.admin.explaining import EventExplainer
 from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.history import History
-from windshift.server.admin.letters import LetterCounts
 from windshift.server.admin.look import Look
 from windshift.server.admin.pausing import ConsumerPause
 from windshift.server.admin.seeking import ConsumerSeek
@@ -559,7 +559,7 @@ def _administration(
 ) -> Administration:
     connection, requests, api, _, notes, *_ = nats
     store, look, pauses = dead_lettering.store, Look(api), ConsumerPause(api, notes)
-    letters = LetterCounts(store)
+    letters = DeadLetterCounts(store)
     return Administration(
         servers=Servers(gathering, *describing, connection, requests),
         account=Account(api, requests),

@@ -19,7 +19,7 @@ Whose = tuple[str, str]
 """A stream and a consumer; an empty consumer is all of the stream's."""
 
 
-class LetterCounts:
+class DeadLetterCounts:
     """Counts dead letters, and remembers the counts for a while, or until there are others."""
 
     def __init__(self, store: DeadLetterStore) -> None:

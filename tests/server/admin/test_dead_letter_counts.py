@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-from windshift.server.admin import letters
-from windshift.server.admin.letters import LetterCounts
+from windshift.server.admin import dead_letter_counts
+from windshift.server.admin.dead_letter_counts import DeadLetterCounts
 from windshift.server.events.dead_letters.store import DeadLetterStore
 
 
@@ -26,9 +26,9 @@ class Lagging:
 
 async def test_a_count_that_was_old(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is remembered for a while, also when nothing changes any more."""
-    counts = LetterCounts(cast("DeadLetterStore", Lagging()))
-    monkeypatch.setattr(letters, "_KEPT", 1e9)
+    counts = DeadLetterCounts(cast("DeadLetterStore", Lagging()))
+    monkeypatch.setattr(dead_letter_counts, "_KEPT", 1e9)
     for _ in range(2):
         assert await counts.of([("S", "c")], 1e9) == {("S", "c"): 2}
-    monkeypatch.setattr(letters, "_KEPT", 0.0)
+    monkeypatch.setattr(dead_letter_counts, "_KEPT", 0.0)
     assert await counts.of([("S", "c")], 1e9) == {("S", "c"): 3}
