@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.support.windshift_process import LIMIT, wait_for
 from tests.wire.burying import consumer, kill_off, watching
 from tests.wire.consuming import calling, subscribed
 from tests.wire.management import ensure_consumer
+from tests.wire.test_publish_streams import an_event, start
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.server.auth.access import ActivePolicy
 
@@ -152,6 +154,22 @@ def test_a_principal_with_another_role(usual: Served) -> None:
         assert call.event(LIMIT).id == event
         call.ack(event)
         assert call.told(LIMIT) == ("ack", [event], [], [])
+
+
+def test_a_quota_that_is_raised(usual: Served) -> None:
+    """A stream of events that waits for its quota goes on when that is raised."""
+    slow = principal("slow", "writer", more="max_rps = 0.001")
+    usual.put(USUAL + slow)
+    caller, requests = usual.caller("slow"), SimpleQueue[pb.PublishStreamRequest | None]()
+    call = start(caller, iter(requests.get, None))
+    call.initial_metadata()
+    requests.put(pb.PublishStreamRequest(events=[an_event("orders.x")]))
+    with refused("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"):
+        caller.publish("orders.x")  # on the same connection, so the event is there as well
+    usual.put(USUAL + slow.replace("0.001", "1000"))
+    assert not next(call).errors
+    requests.put(None)
+    assert list(call) == []
 
 
 def test_watches_follow_the_file(usual: Served) -> None:

@@ -46,6 +46,8 @@ _AT_ONCE: Final = 64
 """Events, or errors, after which it is looked whether others should run."""
 _STREAM_SIZE: Final = 16_384
 """Bytes that an open stream takes, about. Anybody may open some."""
+_LONGEST_PAUSE: Final = 1.0
+"""Seconds after which a stream that waits for its quota looks at it again: the rules may have changed."""
 
 
 def read_publish(
@@ -193,7 +195,7 @@ async def _wait_for_quota(call: ServerCall, number: int, drained: asyncio.Future
     if admission is None:
         return
     while (seconds := admission.pause(asyncio.get_running_loop().time())) > 0:
-        await asyncio.wait((drained,), timeout=seconds)
+        await asyncio.wait((drained,), timeout=min(seconds, _LONGEST_PAUSE))
         if drained.done():
             raise ShuttingDown
     admission.count_calls(number)
