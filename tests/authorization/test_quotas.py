@@ -23,6 +23,7 @@ from tests.support.windshift_process import LIMIT, wait_for
 from tests.wire.burying import watching
 from tests.wire.consuming import calling, subscribed
 from tests.wire.management import ensure_consumer
+from tests.wire.test_publish_batches import publish
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
@@ -60,6 +61,7 @@ POLICY = (
     + limited("twenty-events", "max_rps = 20")
     + limited("twenty-others", "max_rps = 20")
     + limited("never", "max_rps = 0.001")
+    + limited("large-batches", "max_rps = 20")
     + limited("two-watches", "quotas = { calls = 32 }")
 )
 
@@ -183,6 +185,15 @@ def test_events_of_a_stream_of_publishes(callers: Callers, who: str, *, without_
     assert time.monotonic() - begin > 1  # the call and 40 events come before the last 20, at 20 a second
     requests.put(None)
     assert list(call) == []
+
+
+def test_a_batch_is_let_in_whole(callers: Callers) -> None:
+    """Then no other call is, until as many as it has events have come in again."""
+    caller = callers.with_token(token_of("large-batches"))
+    response = publish(caller, *[event()] * 1000)
+    assert (len(response.ids), len(response.errors)) == (1000, 0)
+    get = method_of("StateService/Get"), state_pb.GetRequest(store="quotas", key="k")
+    assert [invoke(caller, *ask).answer for ask in (get, (PUBLISH, event()))] == [EXCEEDED] * 2
 
 
 def test_a_drain_while_events_wait(nats_server: NatsServer, tmp_path: Path) -> None:
