@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from tests.support.nats_server import NatsServer
 from tests.wire.consuming import calling, ensure_consumer, subscribed
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
+from windshift.server.api.state import StateService
 
 Unique = Callable[[], str]
 
@@ -298,6 +300,35 @@ def test_operations_on_stores(nats_server: NatsServer, unique: Unique) -> None:
         "db.collection.name": store,
     }
     assert "secret-key" not in str(spans)
+
+
+@pytest.mark.parametrize(("parent", "tasks"), [(SAMPLED, ["set", "get"]), (UNSAMPLED, [])])
+def test_reads_and_writes_that_need_no_task(
+    nats_server: NatsServer, unique: Unique, monkeypatch: pytest.MonkeyPatch, parent: str, tasks: list[str]
+) -> None:
+    """Where tracing is on they take one only if they are recorded."""
+    taken: list[str] = []
+    for name in ("get", "set"):
+        monkeypatch.setattr(StateService, name, noted(taken, name, getattr(StateService, name)))
+    store = unique()
+    with traced(nats_server) as (client, collector):
+        client.ensure_store(store)
+        write = state_pb.SetRequest(store=store, key="k", value=any_of("x"))
+        client.call(STATE.methods_by_name["Set"], write, metadata=caller(parent))
+        read = state_pb.GetRequest(store=store, key="k")
+        assert client.call(STATE.methods_by_name["Get"], read, metadata=caller(parent)).revision == 1
+    assert taken == tasks
+    assert [span.attributes["db.operation.name"].lower() for span in of_caller(collector)] == tasks
+
+
+def noted(names: list[str], name: str, handler: Any) -> Any:
+    """Note whenever a handler is asked."""
+
+    async def ask(*arguments: Any) -> Any:
+        names.append(name)
+        return await handler(*arguments)
+
+    return ask
 
 
 @pytest.mark.parametrize(

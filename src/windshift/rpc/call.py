@@ -86,6 +86,7 @@ class ServerCall:
         finished_at: ``loop.time()`` at which its status was sent; 0 before.
         encoding: what the client compresses messages with, ``identity`` or ``gzip``.
         state: what interceptors keep about the call, such as who makes it.
+        span: what one that traces keeps about it; None = it has not decided yet whether to record the call.
         size: bytes of its request so far, where it has a single one; of others what a handler keeps.
         overhead: bytes that the server keeps for the call as long as it lasts, where clients may open many.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
@@ -125,6 +126,7 @@ class ServerCall:
         "overhead",
         "peer",
         "size",
+        "span",
         "started",
         "state",
     )
@@ -163,6 +165,7 @@ class ServerCall:
         self.finished_at = 0.0
         self.size = self.overhead = 0
         self.state: object = None
+        self.span: object = None
         self.on_drain: Callable[[], None] | None = None
         self.on_cancel: Callable[[], None] | None = None
         self.on_end: Callable[[], None] | None = None

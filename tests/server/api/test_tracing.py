@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from windshift._gen.windshift.state.v1alpha1.service_pb2 import ListKeysRequest
+from windshift._gen.windshift.state.v1alpha1.service_pb2 import GetRequest, ListKeysRequest
 from windshift.rpc import Method
 from windshift.server.api.tracing import TracingInterceptor
 from windshift.server.config import SamplerConfig
@@ -27,6 +29,12 @@ from windshift.server.telemetry.propagation import extractor
 from windshift.server.telemetry.tracer import Sampler, Span, Tracer
 
 LIST = "/windshift.state.v1alpha1.StateService/ListKeys"
+GET = "/windshift.state.v1alpha1.StateService/Get"
+
+
+def a_call() -> Any:
+    """Make a call as it begins."""
+    return SimpleNamespace(span=None)
 
 
 async def span_of(store: str, failure: BaseException | None) -> Span:
@@ -41,7 +49,7 @@ async def span_of(store: str, failure: BaseException | None) -> Span:
     plain = Method(LIST, handle, ListKeysRequest, False, False, False)
     traced = TracingInterceptor(tracer, extractor(("none",))).intercept(plain)
     with suppress(WindshiftError, CancelledError):
-        await traced.handler(ListKeysRequest(store=store), None)
+        await traced.handler(ListKeysRequest(store=store), a_call())
     (span,) = spans
     return span
 
@@ -72,3 +80,42 @@ async def test_a_store_that_may_not_be_there(failure: BaseException) -> None:
     span = await span_of("x" * 500_000, failure)
     assert (span.name, "db.collection.name" in span.attributes) == ("ListKeys", False)
     assert span.error is not None
+
+
+@pytest.mark.parametrize("applies", [True, False])
+async def test_each_call_is_decided_about_once(*, applies: bool) -> None:
+    """Either it is recorded, in a task, or its shortcut is tried, and then it is not, whoever does it."""
+    tried, handled, spans = list[Any](), list[Any](), list[Span]()
+
+    def shortcut(request: object, _: object) -> bool:
+        tried.append(request)
+        return applies
+
+    async def handle(request: object, _: object) -> None:
+        handled.append(request)
+
+    plain = Method(GET, handle, GetRequest, False, False, False, shortcut=shortcut)
+    tracer = Tracer(Sampler(SamplerConfig(ratio=0.5)), spans.append)
+    traced = TracingInterceptor(tracer, extractor(("none",))).intercept(plain)
+    assert traced.shortcut is not None
+    calls = [a_call() for _ in range(200)]
+    for call in calls:
+        if not traced.shortcut(GetRequest(store="s"), call):
+            await traced.handler(GetRequest(store="s"), call)
+    assert 0 < len(tried) < len(calls)
+    assert len(spans) == len(calls) - len(tried)
+    assert len(handled) == (len(spans) if applies else len(calls))
+
+
+async def test_a_call_whose_shortcut_is_not_tried() -> None:
+    """It is decided about in its task."""
+
+    async def handle(*_: object) -> None:
+        pass
+
+    spans: list[Span] = []
+    plain = Method(GET, handle, GetRequest, False, False, False, shortcut=lambda *_: True)
+    tracer = Tracer(Sampler(SamplerConfig()), spans.append)
+    traced = TracingInterceptor(tracer, extractor(("none",))).intercept(plain)
+    await traced.handler(GetRequest(store="s"), a_call())
+    assert [span.name for span in spans] == ["Get s"]

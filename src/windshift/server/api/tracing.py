@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from windshift import conventions as c
 from windshift.rpc import Method, ServerCall
-from windshift.rpc.service import Handler
 from windshift.server.api.errors import code_of
 from windshift.server.api.policies import Trace, policy_of
 from windshift.server.domain.errors import KeyExists, KeyNotFound, RevisionMismatch, ValueNotAny
@@ -42,19 +41,19 @@ class TracingInterceptor:
         trace = policy_of(method.path).trace
         if trace is Trace.NONE:
             return method
-        handler = _traced(method, trace, self._tracer, self._extract)
-        return replace(method, handler=handler, shortcut=None)
+        return _traced(method, trace, self._tracer, self._extract)
 
 
-def _traced(method: Method, trace: Trace, tracer: Tracer, extract: Extract) -> Handler:
-    handler, path = method.handler, method.path
+def _traced(method: Method, trace: Trace, tracer: Tracer, extract: Extract) -> Method:
+    """Have calls recorded where the tracer says so; the others may take the shortcut."""
+    handler, shortcut, path = method.handler, method.shortcut, method.path
     of_store = trace is Trace.STORE
     kind = c.SpanKind.CLIENT if of_store else c.SpanKind.SERVER
 
     async def traced(*arguments: Any) -> Any:
         call: ServerCall = arguments[-1]
-        span = tracer.start(kind, extract(call))
-        if span is None:
+        span = tracer.start(kind, extract(call)) if call.span is None else call.span
+        if not isinstance(span, Span):
             return await handler(*arguments)
         current_span.set(span)
         failure: BaseException | None = None
@@ -70,7 +69,15 @@ def _traced(method: Method, trace: Trace, tracer: Tracer, extract: Extract) -> H
                 _describe_call(span, path, call, failure)
             span.end()
 
-    return traced
+    if shortcut is None:
+        return replace(method, handler=traced)
+
+    def begin(request: Any, call: ServerCall) -> bool:
+        span = tracer.start(kind, extract(call))
+        call.span = span or False
+        return span is None and shortcut(request, call)
+
+    return replace(method, handler=traced, shortcut=begin)
 
 
 def _describe_operation(span: Span, path: str, store: str, failure: BaseException | None) -> None:
