@@ -1,7 +1,8 @@
 """Every rule about a published event holds in each way of publishing it, and is told in the same words.
 
 A single publish goes a short way where nothing has to be waited for but the answer, and another one when it
-is traced; batches and streams have ways of their own.
+is traced; batches and streams have ways of their own, and so do events whose ids nobody asks for, once more
+where the broker ingests them fast.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from tests.wire import test_publish_batches as batches
 from tests.wire import test_publish_streams as streams
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
-WAYS = ("single", "traced", "batch", "stream")
+WITHOUT_IDS = ("without ids", "ingest")
+REFUSED = ("single", "traced", "batch", "atomic")
+"""Ways in which whoever has no call left is refused; in the others he waits."""
 POLICY = (
     ALL
     + """
@@ -35,7 +38,7 @@ deny.publish = ["*.b"]
 """
     + principal("all", more='quotas = { memory_streams = "off" }')
     + principal("some")
-    + "".join(principal(f"seldom-{way}", "all", more="max_rps = 0.001") for way in WAYS)
+    + "".join(principal(f"seldom-{way}", "all", more="max_rps = 0.001") for way in REFUSED)
 )
 NUMBERS = count(1)
 
@@ -56,15 +59,20 @@ def single(caller: Caller, event: pb.PublishEventRequest) -> Outcome:
     try:
         response = caller.call(EVENTS.methods_by_name["PublishEvent"], event, 20)
     except grpc.RpcError as error:
-        told = read_refusal(error)
-        metadata = {**told.metadata, "hint": told.hint} if told.hint else told.metadata
-        return Outcome(0, False, told.code, told.message, told.reason, tuple(sorted(metadata.items())))
+        return refused_with(error)
     return Outcome(response.id, response.duplicate)
+
+
+def refused_with(error: grpc.RpcError) -> Outcome:
+    """Read the error of a call."""
+    told = read_refusal(error)
+    metadata = {**told.metadata, "hint": told.hint} if told.hint else told.metadata
+    return Outcome(0, False, told.code, told.message, told.reason, tuple(sorted(metadata.items())))
 
 
 def outcome_of(response: pb.PublishBatchResponse | pb.PublishStreamResponse) -> Outcome:
     """Read the result of an only event."""
-    (id_,) = response.ids
+    (id_,) = response.ids or [0]  # there is none where nobody asked for it
     if not response.errors:
         return Outcome(id_, bool(response.duplicates))
     (error,) = response.errors
@@ -77,10 +85,42 @@ def batch(caller: Caller, event: pb.PublishEventRequest) -> Outcome:
     return outcome_of(batches.publish(caller, event))
 
 
+def atomic(caller: Caller, event: pb.PublishEventRequest) -> Outcome:
+    """Publish as all of the events that are stored or not; that it is the first is told as well."""
+    try:
+        return outcome_of(batches.publish(caller, event, atomic=True))
+    except grpc.RpcError as error:
+        told = refused_with(error)
+        return told._replace(
+            message=told.message.replace("events[0].", ""),
+            metadata=tuple(
+                (key, value.replace("events[0].", "")) for key, value in told.metadata if key != "index"
+            ),
+        )
+
+
 def stream(caller: Caller, event: pb.PublishEventRequest) -> Outcome:
     """Publish on a stream of events."""
     (response,) = streams.publish(caller, [event])
     return outcome_of(response)
+
+
+def without_ids(caller: Caller, event: pb.PublishEventRequest) -> Outcome:
+    """Publish on a stream of events that have no ids."""
+    (response,) = streams.start(caller, iter([pb.PublishStreamRequest(events=[event], without_ids=True)]))
+    assert (response.first, response.count, len(response.ids)) == (0, 1, 0)
+    return outcome_of(response)
+
+
+PUBLISH = {
+    "single": single,
+    "traced": single,
+    "batch": batch,
+    "atomic": atomic,
+    "stream": stream,
+    "without ids": without_ids,
+    "ingest": without_ids,
+}
 
 
 class Server(NamedTuple):
@@ -93,8 +133,7 @@ class Server(NamedTuple):
     def publish(self, way: str, who: str, event: pb.PublishEventRequest) -> Outcome:
         """Publish in one of the ways."""
         callers = self.traced if way == "traced" else self.plain
-        publish = {"batch": batch, "stream": stream}.get(way, single)
-        return publish(callers.with_token(token_of(who)), event)
+        return PUBLISH[way](callers.with_token(token_of(who)), event)
 
 
 @pytest.fixture(scope="module")
@@ -174,11 +213,12 @@ def event_of(name: str, given: dict[str, Any]) -> pb.PublishEventRequest:
 def test_each_way_has_every_rule(server: Server, case: Case) -> None:
     """The outcome is the same in each way, to the words of the error."""
     seen = dict[str, Outcome]()
-    for way in WAYS:
+    for way in PUBLISH:
         name = f"ways-{next(NUMBERS)}"
         limits = {"max_events": 2, "discard_policy": 2}
         manager = server.plain.with_token(token_of("all"))
-        manager.ensure_stream(name, max_event_size=10_000, retention_policy=limits)
+        settings = {"max_event_size": 10_000, "fast_ingest": way == "ingest"}
+        manager.ensure_stream(name, retention_policy=limits, **settings)
         for before in case.before:
             assert server.publish("single", "all", event_of(name, before)).code == "OK"
         outcome = server.publish(way, case.who, event_of(name, case.given))
@@ -187,10 +227,13 @@ def test_each_way_has_every_rule(server: Server, case: Case) -> None:
             metadata=tuple((key, value.replace(name, "NAME")) for key, value in outcome.metadata),
         )
     assert (seen["single"].code, seen["single"].reason) == (case.code, case.reason)
-    assert set(seen.values()) == {seen["single"]}
+    expected = dict.fromkeys(PUBLISH, seen["single"])
+    for way in WITHOUT_IDS:
+        expected[way] = seen["single"]._replace(id=0, duplicate=False)
+    assert seen == expected
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "stream"])  # which is slowed down
+@pytest.mark.parametrize("way", REFUSED)
 def test_each_way_counts(server: Server, way: str) -> None:
     """Whoever has no call left is refused."""
     name = f"ways-{next(NUMBERS)}"
