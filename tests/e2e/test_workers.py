@@ -24,6 +24,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import LIMIT, WindshiftProcess, lives, wait_for, windshift
 from tests.wire.consuming import Call, calling, ensure_consumer, subscribed
 from tests.wire.looking import ask
+from tests.wire.management import get_consumer
 
 WORKERS = {1, 2}
 
@@ -110,6 +111,29 @@ def test_they_are_one_server(server: WindshiftProcess) -> None:
     assert not any(map(lives, {*children, broker}))
     assert {each["worker"] for each in records(server) if "worker" in each} == WORKERS
     assert "drained: all calls ended" in server.err
+
+
+def test_subscribers_of_one_consumer(server: WindshiftProcess) -> None:
+    """Those at different workers share its events: each gets some, and no event comes twice."""
+    with on_each_worker(server) as clients:
+        clients[1].ensure_stream("S")
+        ensure_consumer(clients[1], "S", timeout=600)
+        with subscribed(clients[1], "S", 1) as one, subscribed(clients[2], "S", 1) as two:
+            came: list[int] = []
+            for _ in range(10):
+                for client in clients.values():
+                    client.publish("S.a")
+                events = [call.event(within=LIMIT) for call in (one, two)]  # each holds no more than one
+                assert {event.delivery_attempt for event in events} == {1}
+                for call, event in zip((one, two), events, strict=True):
+                    call.ack(event.id)
+                    assert call.told() == ("ack", [event.id], [], [])
+                came += (event.id for event in events)
+            assert sorted(came) == [*range(1, 21)]
+            found = get_consumer(clients[1], "S", "c")
+            assert (found.pending, found.unsettled, found.settled_to) == (0, 0, 20)
+            assert not one.has_event
+            assert not two.has_event
 
 
 def test_another_one_takes_the_place_of_one_that_was_killed(server: WindshiftProcess) -> None:
