@@ -81,9 +81,13 @@ def test_an_authorization_file(tmp_path: Path, nats_server: NatsServer) -> None:
         ("WINDSHIFT_AUTHFILE", "auth.toml", "there is no such setting; did you mean WINDSHIFT_AUTH_FILE?"),
         ("WINDSHIFT_AUTH_FILE", "", "it is set, and empty; give it a value, or unset it"),
         ("WINDSHIFT_AUTH_FILE", " ", "it is set, and empty; give it a value, or unset it"),
+        ("GRPC_TLS_CLIENT_CA", "", "it is set, and empty; give it a value, or unset it"),
+        ("GRPC_TLS_CA", "ca.pem", "there is no such setting; did you mean GRPC_TLS_CLIENT_CA?"),
+        ("WINDSHIFT_TLS_CERT", "a.pem", "only clients read it; did you mean GRPC_TLS_CERT? If not, unset it"),
+        ("NATS_URL", "", "it is set, and empty; give it a value, or unset it"),
     ],
 )
-def test_a_file_that_was_meant(tmp_path: Path, name: str, value: str, told: str) -> None:
-    """Authorization that is misspelt or empty is no server, also where an open one would be allowed."""
+def test_what_was_meant(tmp_path: Path, name: str, value: str, told: str) -> None:
+    """Authorization, TLS or a NATS that is misspelt or empty is no server, also where an open one may be."""
     found = refused(tmp_path, GRPC_HOST=ANY, WINDSHIFT_INSECURE="true", **{name: value})
     assert found == (2, f"windshift: {name}: {told}\n")

@@ -70,9 +70,10 @@ def _explained(setting: Setting[Any]) -> str:
 def serve(share_port: bool, workers: str | None) -> None:
     """Run a server until SIGTERM or Ctrl-C; a second one ends it at once.
 
-    Without NATS_URL it starts a NATS server for itself. All settings are environment variables; an empty
-    value counts as unset, but an empty or unknown variable that begins with WINDSHIFT_ is an error. Exits
-    with 0 after an orderly stop, 1 if it cannot start, 2 if the environment is wrong, 70 if it got stuck.
+    Without NATS_URL it starts a NATS server for itself. All settings are environment variables. An empty
+    value counts as unset, but is an error where a name begins with WINDSHIFT_, GRPC_TLS_ or NATS_; so is an
+    unknown WINDSHIFT_ variable. Exits with 0 after an orderly stop, 1 if it cannot start, 2 if the
+    environment is wrong, 70 if it got stuck.
 
     \b
     Examples:

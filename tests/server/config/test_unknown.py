@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from windshift.server.config import SETTINGS, ConfigurationError, config_from_environment
@@ -54,6 +56,37 @@ def test_empty(name: str, blank: str) -> None:
     assert problems(**{name: blank}) == [f"{name}: it is set, and empty; give it a value, or unset it"]
 
 
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name.startswith(("GRPC_TLS_", "NATS_"))])
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_empty_where_others_would_be_let_in(name: str, blank: str) -> None:
+    """No open server and no embedded NATS takes the place of what a forgotten value would have said."""
+    assert problems(**{name: blank}) == [f"{name}: it is set, and empty; give it a value, or unset it"]
+
+
+ANY = "0.0.0.0"  # noqa: S104 - nothing listens
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("WINDSHIFT_TLS_CERT", "GRPC_TLS_CERT"),
+        ("WINDSHIFT_TLS_KEY", "GRPC_TLS_KEY"),
+        ("WINDSHIFT_TLS_CA", "GRPC_TLS_CLIENT_CA"),
+    ],
+)
+@pytest.mark.parametrize("value", ["file.pem", ""])
+def test_tls_of_clients(name: str, meant: str, value: str, tmp_path: Path) -> None:
+    """A server for others that has no such file refuses it; on loopback it is that of a client."""
+    others = {"GRPC_HOST": ANY, "WINDSHIFT_INSECURE": "true"}
+    told = [f"{name}: only clients read it; did you mean {meant}? If not, unset it"]
+    assert problems(**others, **{name: value}) == told
+    assert problems(**{name: value}) == []
+    file = tmp_path / "file"
+    file.touch()
+    files = dict.fromkeys(("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA"), str(file))
+    assert problems(**others, **files, **{name: value}) == []
+
+
 def test_all_are_told_at_once() -> None:
     """Wrong names and wrong values are said together."""
     wrong = {"WINDSHIFT_AUTHFILE": "x", "WINDSHIFT_DATADIR": "x", "WINDSHIFT_INSECURE": "", "GRPC_PORT": "x"}
@@ -97,12 +130,22 @@ def test_those_of_others(name: str, value: str) -> None:
         ("GRPC_TLS_CRT", "GRPC_TLS_CERT"),
         ("GRPC_PROT", "GRPC_PORT"),
         ("GRPC_TLS_CLIENTCA", "GRPC_TLS_CLIENT_CA"),
+        ("GRPC_TLS_CA", "GRPC_TLS_CLIENT_CA"),
+        ("GRPC_TLS_CA_FILE", "GRPC_TLS_CLIENT_CA"),
+        ("GRPC_MTLS_CA", "GRPC_TLS_CLIENT_CA"),
+        ("GRPC_CA", "GRPC_TLS_CLIENT_CA"),
+        ("GRPC_CERT", "GRPC_TLS_CERT"),
+        ("GRPC_SSL_CERT", "GRPC_TLS_CERT"),
+        ("GRPC_SERVER_KEY", "GRPC_TLS_KEY"),
+        ("GRPC_TLS_PRIVATE_KEY", "GRPC_TLS_KEY"),
         ("GRPC_MAX_CONNECTIONS_PER_ADRESS", "GRPC_MAX_CONNECTIONS_PER_ADDRESS"),
         ("HEALTH_PORTS", "HEALTH_PORT"),
         ("NATS_URLS", "NATS_URL"),
         ("NATS_URI", "NATS_URL"),
         ("NATS_CRED", "NATS_CREDS"),
+        ("NATS_CREDENTIALS", "NATS_CREDS"),
         ("NATS_TLS_CERTS", "NATS_TLS_CERT"),
+        ("NATS_TLS_CA_CERT", "NATS_TLS_CA"),
         ("OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ("OTEL_TRACE_SAMPLER", "OTEL_TRACES_SAMPLER"),
     ],
@@ -130,6 +173,8 @@ def test_misspelt_in_a_family_that_others_share(name: str, meant: str, value: st
         "GRPC_XDS_BOOTSTRAP",
         "GRPC_GO_LOG_SEVERITY_LEVEL",
         "GRPC_PYTHON_BUILD_WITH_CYTHON",
+        "GRPC_API_KEY",
+        "GRPC_CLIENT_CERT",
         "NATS_USER",
         "NATS_PASSWORD",
         "NATS_CONTEXT",

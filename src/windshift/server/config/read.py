@@ -17,6 +17,12 @@ _HOW_TO_CONNECT: Final = (
     *("NATS_CREDS", "NATS_NKEY", "NATS_PASSWORD_FILE"),
     *("NATS_TLS_CERT", "NATS_TLS_KEY", "NATS_TLS_CA", "NATS_TLS_FIRST"),
 )
+_OF_CLIENTS: Final = {
+    "WINDSHIFT_TLS_CERT": "GRPC_TLS_CERT",
+    "WINDSHIFT_TLS_KEY": "GRPC_TLS_KEY",
+    "WINDSHIFT_TLS_CA": "GRPC_TLS_CLIENT_CA",
+}
+"""TLS files of clients, and what a server has in their place."""
 
 
 def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
@@ -99,6 +105,17 @@ def _check_exposure(reader: Reader, config: ServerConfig) -> None:
         )
 
 
+def _check_tls_of_clients(reader: Reader, config: ServerConfig) -> None:
+    """Refuse names that clients have for TLS where the server would do without it, and others reach it.
+
+    On loopback they are those of clients in the same shell.
+    """
+    if not config.grpc.listen.loopback:
+        for name, meant in _OF_CLIENTS.items():
+            if reader.is_set(name) and not reader.is_set(meant):
+                reader.problem(name, f"only clients read it; did you mean {meant}? If not, unset it")
+
+
 def _check_workers(reader: Reader, config: ServerConfig) -> None:
     """Refuse several processes where the system does not spread connections over them."""
     if config.workers > 1 and not parsers.SHARES_PORTS:
@@ -115,5 +132,6 @@ _RULES: Final[tuple[Callable[[Reader, ServerConfig], None], ...]] = (
     _check_replicas,
     _check_url,
     _check_exposure,
+    _check_tls_of_clients,
     _check_workers,
 )

@@ -15,6 +15,9 @@ from windshift.server.config.unknown import PREFIX, unknown
 T = TypeVar("T")
 
 _SOURCE: Final = "source"
+_NEVER_EMPTY: Final = (PREFIX, "GRPC_TLS_", "NATS_")
+"""How the names of variables begin that are errors when empty: without the value that was meant, the server
+would be open, or in plain text, or have an embedded NATS without data."""
 
 
 class ConfigurationError(Exception):
@@ -27,7 +30,7 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Setting(Generic[T]):
-    """One environment variable. An empty value counts as absent; of one of ours it is an error too."""
+    """One environment variable. An empty value counts as absent, and is an error too where that is unsafe."""
 
     name: str
     parser: Parser[T]
@@ -88,6 +91,10 @@ class Reader:
         """Return the text of a variable without surrounding blanks; None when absent or empty."""
         return self._environment.get(name, "").strip() or None
 
+    def is_set(self, name: str) -> bool:
+        """Whether there is such a variable, empty or not."""
+        return name in self._environment
+
     def value(self, setting: Setting[T]) -> T | None:
         """Return the value of a setting, or None if it is absent and has no default."""
         if setting.name not in self._values:
@@ -98,7 +105,7 @@ class Reader:
     def _parse(self, setting: Setting[T]) -> T | None:
         text, parser = self.text(setting.name), setting.parser
         if text is None:
-            if setting.name.startswith(PREFIX) and setting.name in self._environment:
+            if setting.name.startswith(_NEVER_EMPTY) and self.is_set(setting.name):
                 self.problem(setting.name, "it is set, and empty; give it a value, or unset it")
             return self._absent(setting)
         try:

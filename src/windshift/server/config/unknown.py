@@ -1,4 +1,4 @@
-"""Refuses unknown variables that begin with WINDSHIFT_, and those of others' families that are nearly ours.
+"""Refuses unknown variables that begin with WINDSHIFT_, and those of others' families that were meant for us.
 
 A misspelt one would have no effect, and the server would not be what its owner thinks: possibly open to
 everybody. Ignored are those that clients in the same shell read, those that Kubernetes sets in containers for
@@ -33,8 +33,8 @@ _SHARED: Final = re.compile(r"(GRPC|HEALTH|NATS|OTEL)_(.+)")
 
 _OTHERS: Final = re.compile(
     r"GRPC_(VERBOSITY|TRACE|EXPERIMENTS|DNS_RESOLVER|ARES\w*|POLL_STRATEGY|ABORT_ON_LEAKS|CLIENT_CHANNEL_\w+"
-    r"|(NOT_USE_|DEFAULT_|USE_)?(SYSTEM_)?SSL_\w+|ENABLE_FORK_SUPPORT|XDS_\w+|GO_\w+|BINARY_LOG_FILTER"
-    r"|PYTHON_\w+|BUILD_\w+|GCP_\w+|GOOGLE_\w+|STACKTRACE_MINLOGLEVEL)"
+    r"|(NOT_USE_|DEFAULT_|USE_)?(SYSTEM_)?SSL_(CIPHER_SUITES|ROOTS\w*)|ENABLE_FORK_SUPPORT|XDS_\w+|GO_\w+"
+    r"|BINARY_LOG_FILTER|PYTHON_\w+|BUILD_\w+|GCP_\w+|GOOGLE_\w+|STACKTRACE_MINLOGLEVEL)"
     r"|NATS_(USER|PASSWORD|TOKEN|CONTEXT|CA|CERT|KEY|TIMEOUT|DOMAIN|DESCRIPTION|INBOX_PREFIX|COLOR|SOCKS_PROXY|JS_\w+"
     r"|SERVER|VERSION|DOCKERIZED)"
     r"|OTEL_(LOG_LEVEL|CONFIG_FILE|ENTITIES|(BSP|BLRP|ATTRIBUTE|SPAN|EVENT|LINK|LOGRECORD|EXPERIMENTAL|PYTHON|JAVA|GO|NODE"
@@ -44,7 +44,12 @@ _OTHERS: Final = re.compile(
 )
 """What others read: gRPC's doc/environment_variables.md, OpenTelemetry's specification, NATS's tools."""
 
-_SYNONYMS: Final = {"URI": "URL"}
+_ABOUT_TLS: Final = re.compile(
+    r"(GRPC|NATS)_M?TLS(_\w+)?|GRPC_((SSL|SERVER|ROOT|PRIVATE)_)*(CA|CERTS?|CERTIFICATES?|KEY)(_(FILE|PATH))?"
+)
+"""Names that can only be meant for TLS, however little they are like ours. Without it others may get in."""
+
+_SYNONYMS: Final = {"URI": "URL", "CREDENTIALS": "CREDS"}
 """What some write in place of a word of ours, and is not like it."""
 
 _LEAST_ALIKE: Final = 0.6
@@ -63,18 +68,27 @@ def unknown(environment: Iterable[tuple[str, str]], known: Iterable[str]) -> dic
 
 def _misspelt(variables: Iterable[tuple[str, str]], names: Iterable[str]) -> dict[str, str]:
     """Return the same of those in families that others share. Most of those are nothing to us."""
-    from difflib import get_close_matches  # noqa: PLC0415 - most environments have nothing to compare
-
     said: dict[str, str] = {}
     for name, _ in variables:
         family = _SHARED.fullmatch(name)
         if family is None or _OTHERS.fullmatch(name):
             continue
         ours = {each[2]: each[0] for each in map(_SHARED.fullmatch, names) if each and each[1] == family[1]}
-        found = get_close_matches(_SYNONYMS.get(family[2], family[2]), ours, n=1, cutoff=_ALMOST_THE_SAME)
+        found = _closest(name, _SYNONYMS.get(family[2], family[2]), ours)
         if found:
             said[name] = f"there is no such setting; did you mean {ours[found[0]]}?"
     return said
+
+
+def _closest(name: str, rest: str, ours: Iterable[str]) -> list[str]:
+    """Return which of the settings of a family is most like a name without it, if one is like it."""
+    from difflib import get_close_matches  # noqa: PLC0415 - most environments have nothing to compare
+
+    if not _ABOUT_TLS.fullmatch(name):
+        return get_close_matches(rest, ours, n=1, cutoff=_ALMOST_THE_SAME)
+    ending = "_CA" if "CA" in rest.split("_") else ""
+    about_tls = [each for each in ours if each.startswith("TLS_") and each.endswith(ending)]
+    return get_close_matches(rest, about_tls, n=1, cutoff=0.0)
 
 
 def _after_prefix(name: str) -> str | None:
