@@ -70,13 +70,17 @@ def test_unusable_files(tmp_path: Path) -> None:
         "GRPC_TLS_KEY": one.key,
         "GRPC_TLS_CLIENT_CA": authority.certificate,
     }
-    nothing, damaged, locked = (tmp_path / name for name in ("nothing", "damaged", "locked"))
+    nothing, damaged, locked, shared = (
+        tmp_path / name for name in ("nothing", "damaged", "locked", "shared")
+    )
     nothing.write_text("nothing\n")
     damaged.write_bytes(one.certificate.read_bytes()[:200])
     key = load_pem_private_key(one.key.read_bytes(), None)
     locked.write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
     )
+    shared.write_bytes(authority.certificate.read_bytes())
+    shared.chmod(0o664)
     for variable, file, what in (
         ("GRPC_TLS_CERT", nothing, "holds no certificate in PEM"),
         ("GRPC_TLS_CERT", one.key, "holds no certificate in PEM but a key"),
@@ -86,6 +90,7 @@ def test_unusable_files(tmp_path: Path) -> None:
         ("GRPC_TLS_KEY", another.key, f"is not the key of the first certificate in {one.certificate}"),
         ("GRPC_TLS_KEY", locked, "has a password; write it without: openssl pkey -in OLD -out NEW"),
         ("GRPC_TLS_CLIENT_CA", one.key, "holds no certificate in PEM but a key"),
+        ("GRPC_TLS_CLIENT_CA", shared, f": a group may write to the file; chmod go-w {shared}"),
     ):
         files = {name: str(path) for name, path in (right | {variable: file}).items()}
         status, told = refused(tmp_path, LOG_LEVEL="error", **files)

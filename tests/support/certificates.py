@@ -47,6 +47,7 @@ class Authority:
             decipher_only=False,
         )
         signed = builder.add_extension(usage, critical=True).sign(self._key, hashes.SHA256())
+        self.certificate.touch(0o644)  # a server refuses authorities that a group may write to
         self.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
     def issue(

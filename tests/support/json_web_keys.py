@@ -97,6 +97,7 @@ def key_set(*keys: Signer | dict[str, Any]) -> bytes:
 
 def write_key_set(path: Path, *keys: Signer | dict[str, Any]) -> Path:
     """Write a key set to a file. Return the path."""
+    path.touch(0o644)  # a server refuses one that a group may write to
     path.write_bytes(key_set(*keys))
     return path
 

@@ -33,7 +33,23 @@ def tls(authority: Authority, name: str = "localhost") -> ssl.SSLContext:
 def test_a_file_is_read(tmp_path: Path) -> None:
     """A path gives what the file holds."""
     path = tmp_path / "keys.json"
+    path.touch(0o644)
     path.write_bytes(b"{}")
+    assert fetch(str(path)) == b"{}"
+
+
+def test_a_file_that_others_may_change_is_refused(tmp_path: Path) -> None:
+    """Whoever may write to an issuer's keys, or put others in their place, signs tokens for everybody."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    path = directory / "keys.json"
+    path.write_bytes(b"{}")
+    for file, folder in ((0o620, 0o755), (0o602, 0o755), (0o644, 0o777)):
+        path.chmod(file)
+        directory.chmod(folder)
+        with pytest.raises(NotFetched, match="others than its owner may write to the file"):
+            fetch(str(path))
+    directory.chmod(0o1777)
     assert fetch(str(path)) == b"{}"
 
 

@@ -6,6 +6,7 @@ These functions block; `windshift.server.auth.jwks` runs them in a thread.
 from __future__ import annotations
 
 import io
+import os
 import socket
 import ssl
 from contextlib import ExitStack
@@ -14,6 +15,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Final, cast
 from urllib.parse import urlsplit
+
+from windshift.server.background.writers import other_writers
 
 TIME_LIMIT: Final = 10.0
 """Seconds that a fetch may take, except for resolving the host name, which the system bounds."""
@@ -34,7 +37,8 @@ def fetch(source: str, time_limit: float = TIME_LIMIT) -> bytes:
     SSL_CERT_FILE and SSL_CERT_DIR.
 
     Raises:
-        NotFetched: it could not be read, is too large, or took longer than `time_limit` seconds.
+        NotFetched: it could not be read, is too large, or took longer than `time_limit` seconds, or others
+            may change the file.
     """
     try:
         if not source.startswith(("https://", "http://")):
@@ -58,6 +62,8 @@ def _read(path: Path) -> bytes:
     if path.exists() and not path.is_file():
         raise NotFetched("it is not a file")
     with path.open("rb") as file:
+        if other_writers(path, os.fstat(file.fileno()).st_mode):
+            raise NotFetched("others than its owner may write to the file, or replace it")
         return _bounded(file.read(SIZE_LIMIT + 1))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -31,6 +30,7 @@ from windshift.server.auth.policy import (
 )
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.auth.tokens import principal_of
+from windshift.server.background.writers import other_writers
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 
@@ -120,36 +120,14 @@ def read_policy(file: Path, quotas: Mapping[str, int] = _NO_QUOTAS) -> Policy:
         OSError: it cannot be read.
     """
     with file.open("rb") as opened:
-        _refuse_other_writers(file, os.fstat(opened.fileno()).st_mode)
+        if others := other_writers(file, os.fstat(opened.fileno()).st_mode):
+            raise PolicyError((f"line 1: {others}",))
         data = opened.read(LARGEST + 1)
     try:
         return parse_policy(data.decode("utf-8-sig"), quotas)  # editors on Windows put a mark before the text
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise PolicyError((f"line {line}: not UTF-8; save the file as such",)) from None
-
-
-def _refuse_other_writers(file: Path, mode: int) -> None:
-    """Raise `PolicyError` when others than its owner may write to the file, or put another in its place.
-
-    Of directories only those count that everybody may write to: a group often shares one that it works in. In
-    one with the sticky bit nobody replaces what belongs to others, and on a file system that is mounted
-    read-only nobody does: volumes of Kubernetes are such, with directories of mode 0777.
-    """
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        who = "anybody on this machine" if mode & stat.S_IWOTH else "a group"
-        raise PolicyError((f"line 1: {who} may write to the file; chmod go-w {file}",))
-    for directory in {file.absolute().parent, file.resolve().parent}:
-        if _anybody_replaces_files(directory):
-            remedy = f"chmod o-w {directory}, or keep the file elsewhere"
-            raise PolicyError((f"line 1: anybody on this machine may replace the file; {remedy}",))
-
-
-def _anybody_replaces_files(directory: Path) -> bool:
-    mode = directory.stat().st_mode
-    if not mode & stat.S_IWOTH or mode & stat.S_ISVTX:
-        return False
-    return not os.statvfs(directory).f_flag & os.ST_RDONLY
 
 
 _Key = TypeVar("_Key")

@@ -13,6 +13,7 @@ from windshift.nats import ConnectFailed
 from windshift.nats.credentials import credentials_expiry
 from windshift.rpc import ReplaceableTls, objection, server_tls
 from windshift.server.background.reloading import NotUsable, Watched, refuse_pipes
+from windshift.server.background.writers import other_writers
 from windshift.server.config import ClientAuth, NatsConfig, ServerConfig
 
 _log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ _ENCRYPTED: Final = (b"ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED")
 
 
 class TlsNotUsable(NotUsable):
-    """The files cannot be read, or do not match."""
+    """The files cannot be read, or do not match, or others decide which clients get in."""
 
 
 class ApiTls:
@@ -61,6 +62,8 @@ class ApiTls:
         certificate, key, client_ca = self._files
         refuse_pipes(self.watched.paths)
         files = [_read(*named) for named in zip(_VARIABLES, self.watched.paths, strict=False)]
+        if client_ca and (others := other_writers(client_ca, client_ca.stat().st_mode)):
+            raise TlsNotUsable(f"{_VARIABLES[2]}: {client_ca}: {others}")
         try:
             context = server_tls(certificate, key, client_ca, client_required=self._client_required)
             against = objection(context, certificate)
