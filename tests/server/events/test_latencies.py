@@ -19,9 +19,9 @@ def numbers(latencies: Latencies) -> dict[str, int]:
     return {each.name: sum(latency.delivery.read().counts) for each, latency in latencies.items()}
 
 
-def deliver(latencies: Latencies, name: str, *, durable: bool = True) -> None:
+def deliver(latencies: Latencies, name: str, *, durable: bool = True, owner: str = "") -> None:
     """Have a client come and get an event."""
-    latencies.of(key(name), durable=durable).delivery.observe_since([0], SECOND)
+    latencies.of(key(name), durable=durable, owner=owner).delivery.observe_since([0], SECOND)
 
 
 def test_seconds() -> None:
@@ -60,3 +60,19 @@ def test_those_that_come_later_share_a_series() -> None:
         assert sum(seen.values()) == sum(before.values()) + 1
         assert all(seen[each] >= before[each] for each in before)
     assert seen == {"a": 2, "b": 2, OTHERS: 2}
+
+
+def test_one_owner_leaves_places_for_others() -> None:
+    """Who has as many series as are left gets no more: others still get theirs, and nobody loses one."""
+    latencies = Latencies(8)
+    for number in range(20):
+        deliver(latencies, f"greedy{number}", owner="greedy")
+    for owner in ("one", "two", "three"):
+        deliver(latencies, f"of-{owner}", owner=owner)
+    deliver(latencies, "greedy0", owner="greedy")
+    greedy = {"greedy0": 2, "greedy1": 1, "greedy2": 1, "greedy3": 1}
+    assert numbers(latencies) == greedy | {"of-one": 1, "of-two": 1, "of-three": 1, OTHERS: 16}
+    deliver(latencies, "nobodys")
+    deliver(latencies, "late")
+    assert numbers(latencies)["nobodys"] == 1
+    assert numbers(latencies)[OTHERS] == 17

@@ -5,6 +5,7 @@ Every consumer has histograms of its own, up to a number of consumers; those tha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
@@ -40,22 +41,29 @@ class Latencies:
     """Those of all consumers that have, or had, clients at this server.
 
     A consumer keeps its series as long as the process runs: whoever reads counters takes one that goes back,
-    or counts of another that come to it, for something that happened.
+    or counts of another that come to it, for something that happened. So that nobody takes all places, an
+    owner who has as many as are left gets no more: one alone has half at most.
     """
 
     def __init__(self, most: int = MOST_CONSUMERS) -> None:
         self._most = most
         self._others = ConsumerLatency()
         self._series: dict[ConsumerKey, ConsumerLatency] = {}
+        self._owned: Counter[str] = Counter()
 
-    def of(self, consumer: ConsumerKey, *, durable: bool) -> ConsumerLatency:
-        """Return what counts for a client of a consumer. Consumers without a name share their stream's."""
+    def of(self, consumer: ConsumerKey, *, durable: bool, owner: str) -> ConsumerLatency:
+        """Return what counts for a client of a consumer. Consumers without a name share their stream's.
+
+        `owner` is the principal that owns it; empty where that is not known, as without rules.
+        """
         key = consumer if durable else ConsumerKey(consumer.stream, EPHEMERAL)
         latency = self._series.get(key)
         if latency is None:
-            if len(self._series) >= self._most:
+            left = self._most - len(self._series)
+            if left <= 0 or (owner and self._owned[owner] >= left):
                 return self._others
             latency = self._series[key] = ConsumerLatency()
+            self._owned[owner] += 1
         return latency
 
     def items(self) -> Iterator[tuple[ConsumerKey, ConsumerLatency]]:

@@ -160,7 +160,7 @@ class ConsumeCall:
         """Share what the calls of this process remember together."""
         broker, shared = self._broker, self._broker.dead_letters
         settled = shared.settled.attach(consumer, found.run.name, asyncio.get_running_loop().time())
-        latency = broker.counts.latencies.of(consumer, durable=found.durable)
+        latency = broker.counts.latencies.of(consumer, durable=found.durable, owner=found.owner)
         return Memory(settled, shared.attempts, shared.pauses, broker.counts, latency)
 
     def _detach(self, state: CallState) -> None:
