@@ -20,7 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from tests.faults.history import Access, Failure, History, Outcome, Publish, Transaction
+from tests.faults.history import LOST_WHILE_WRITING, Access, Failure, History, Outcome, Publish, Transaction
 from tests.support.client import EVENTS, STATE, any_of, text_of
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
@@ -69,10 +69,8 @@ def read_refused(method: str, error: Any) -> Refused:
     for packed in Status.FromString(metadata.get("grpc-status-details-bin", b"")).details:
         packed.Unpack(info)
     code, message = error.code().name, error.details() or ""
-    if (code, message, info.reason) == ("INTERNAL", "Internal error from Core", ""):
-        code = (
-            "UNAVAILABLE"  # grpcio's word for a connection that is gone at the moment that it is written to
-        )
+    if (code, message, info.reason) == ("INTERNAL", LOST_WHILE_WRITING, ""):
+        code = "UNAVAILABLE"  # what it is, and what clients take it for; each run counts those by their text
     failure = Failure(time.monotonic(), method, code, info.reason, message)
     return Refused(failure, dict(info.metadata))
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+LOST_WHILE_WRITING = "Internal error from Core"
+"""The text of ``grpc.aio``'s INTERNAL for a connection that goes while it is written to."""
+
 
 class Outcome(StrEnum):
     """What a client knows of a write after its last try."""

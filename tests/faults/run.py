@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.checks import Violation
-from tests.faults.history import Fault, History
+from tests.faults.history import LOST_WHILE_WRITING, Fault, History
 
 Number = int | float
 
@@ -99,6 +99,15 @@ class Run:
         if not holds:
             self.violations.append(Violation(check, text))
 
+    def count_lost_while_writing(self) -> None:
+        """Count, if there are any, the lost connections that ``grpc.aio`` has another code for.
+
+        For other checks they are UNAVAILABLE.
+        """
+        lost = sum(each.message == LOST_WHILE_WRITING for each in self.history.failures)
+        if lost:
+            self.count("lost connections that grpc.aio reported as INTERNAL", lost)
+
     async def until(
         self, condition: Callable[[], object], within: float, what: str, say: Callable[[], str] | None = None
     ) -> bool:
@@ -144,6 +153,7 @@ async def play_watched(scenario: Scenario, run: Run) -> None:
         await scenario.play(run)
     finally:
         watch.cancel()
+        run.count_lost_while_writing()
 
 
 async def _watch_lag(history: History) -> None:

@@ -93,6 +93,7 @@ async def _cycle(run: Run, server: Server, url: str, number: int, events: int) -
         delete = pb.DeleteConsumerRequest(stream="orders", id=consumer)
         await made[0].insist(EVENTS.methods_by_name["DeleteConsumer"], delete)
     run.check(checks.undocumented(run.history.failures))
+    run.count_lost_while_writing()
     run.history.failures.clear()
     run.history.publishes.clear()
 
