@@ -37,6 +37,7 @@ from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.settling import CLAIMED_FOR
 from windshift.server.events.dead_letters import admin, replay_queue, store, summaries
+from windshift.server.events.streams import LONGEST_CHOICE
 from windshift.server.process import app, health_http, memory, open_files
 from windshift.server.state import transactions
 
@@ -132,6 +133,9 @@ VALUES: Final = {
         f"{commands.LONGEST_LINGER.total_seconds():.0f} s"
     ),
     "subjects, filters or sources in one request": amount(streams.MOST_IN_A_LIST),
+    "subjects and filters of one stream or consumer in JetStream's lists, where sources stand twice": (
+        f"{size(LONGEST_CHOICE)}, or what it has already"
+    ),
     "keys of a transaction, with those that are checked": amount(transactions.MOST_KEYS),
     "a transaction": size(policies.LARGEST_OF_TRANSACTIONS),
     "the reason of a reject": f"{commands.LONGEST_REASON:,} characters",

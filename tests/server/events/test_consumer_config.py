@@ -10,7 +10,12 @@ import pytest
 
 from windshift.nats import JetStreamError
 from windshift.nats.jetstream.api import ConsumerState, JsonObject, StreamState
-from windshift.server.domain.errors import ConsumerLimit, StreamNotFound, UnsupportedCombination
+from windshift.server.domain.errors import (
+    ConsumerLimit,
+    InvalidField,
+    StreamNotFound,
+    UnsupportedCombination,
+)
 from windshift.server.events.consumers import (
     KEPT_UNUSED_KEY,
     ConsumerView,
@@ -274,3 +279,18 @@ def test_others_are_kept_as_they_are(stored: JsonObject) -> None:
 def test_what_says_nothing_of_its_time() -> None:
     """A number that cannot be read changes nothing."""
     assert used_config({"name": "x", "metadata": {KEPT_UNUSED_KEY: "soon"}}) is None
+
+
+def test_filters_may_have_so_many_bytes_together() -> None:
+    """Lists of consumers have all of them; an existing consumer may keep what it has."""
+    filters = tuple(f"s.{number:05}".ljust(125, "x") for number in range(513))
+    fitting, long = ConsumerSpec("S", "c", filters[:512]), ConsumerSpec("S", "c", filters)
+    stored = new_config("c", fitting, STREAM)
+    assert stored["filter_subjects"] == list(filters[:512])
+    with pytest.raises(InvalidField, match=r"^subjects: needs 65664 bytes .*, and may have 65536"):
+        new_config("c", long, STREAM)
+    with pytest.raises(InvalidField):
+        changed_config(stored, long)
+    longer = stored | {"filter_subjects": list(filters)}
+    assert changed_config(longer, long)["filter_subjects"] == list(filters)
+    assert changed_config(longer, fitting)["filter_subjects"] == list(filters[:512])

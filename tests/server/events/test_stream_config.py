@@ -34,7 +34,12 @@ from windshift.server.events.specs import (
     StorageType,
     StreamSpec,
 )
-from windshift.server.events.streams import desired_config, refusal_error, refuse_contradictions
+from windshift.server.events.streams import (
+    LONGEST_CHOICE,
+    desired_config,
+    refusal_error,
+    refuse_contradictions,
+)
 
 SUBJECTS = StreamSpec("S", FromSubjects(("s.>",)))
 LAST_IDS = {"A": 5, "B": 0}
@@ -380,3 +385,40 @@ def test_refusals(err_code: int, code: int, error: type[Exception]) -> None:
     """The broker's error codes become the contract's; a text that may hold a path becomes no message."""
     spec = replace(SUBJECTS, retention=RetentionSpec(max_bytes=1))
     assert isinstance(refusal_error(JetStreamError(err_code, code, "why"), spec), error)
+
+
+def subjects_of(size: int) -> StreamSpec:
+    """Wish for subjects that need so many bytes together."""
+    full, rest = divmod(size, 128)
+    lengths = [125] * full + [rest - 3] * (rest > 3)
+    return StreamSpec("S", FromSubjects(tuple(f"s{n:05}".ljust(each, "x") for n, each in enumerate(lengths))))
+
+
+def test_subjects_may_have_so_many_bytes_together() -> None:
+    """Lists of streams have all of them: more than nats-server keeps for a connection would end it."""
+    allowed = subjects_of(LONGEST_CHOICE)
+    assert config(allowed)["subjects"] == list(allowed.source.subjects)  # type: ignore[union-attr]
+    with pytest.raises(InvalidField, match=r"^subjects: needs 65552 bytes .*, and may have 65536"):
+        config(subjects_of(LONGEST_CHOICE + 16))
+
+
+def test_sources_count_twice() -> None:
+    """A stream's state has their names and filters again."""
+    filters = tuple(f"f{number:05}".ljust(108, "x") for number in range(256))
+    with pytest.raises(InvalidField, match=r"^mirror: needs 65578 "):
+        config(mirror(AT_START, *filters))
+    assert config(mirror(AT_START, *filters[1:]))
+    sources = tuple(SourceSpec("A", AT_START, (each,)) for each in filters)
+    with pytest.raises(InvalidField, match=r"^aggregate: needs 65560 "):
+        config(aggregate(*sources[:220]))
+    assert config(aggregate(*sources[:219]))
+
+
+def test_what_was_longer_may_stay() -> None:
+    """Another program made it: it may be changed otherwise, and become shorter, but not longer."""
+    before = {"name": "S", "storage": "file", "subjects": list(subjects_of(70_000).source.subjects)}  # type: ignore[union-attr]
+    spec = replace(subjects_of(70_000), retention=RetentionSpec(max_events=1))
+    assert config(spec, before)["max_msgs"] == 1
+    assert config(subjects_of(66_000), before)
+    with pytest.raises(InvalidField, match=r"^subjects: "):
+        config(subjects_of(70_128), before)

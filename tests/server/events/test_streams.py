@@ -23,9 +23,11 @@ from tests.server.events.management import (
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import JetStreamError, Message
+from windshift.nats.jetstream.api import to_json
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import (
     BrokerUnavailable,
+    InvalidField,
     OutcomeUnknown,
     ReplicasUnavailable,
     StorageChange,
@@ -40,6 +42,7 @@ from windshift.server.events.specs import (
     SourceSpec,
     StorageType,
 )
+from windshift.server.events.streams import LONGEST_CHOICE
 
 Unique = Callable[[], str]
 
@@ -314,8 +317,10 @@ async def test_more_than_fits_in_a_message(management: Management, unique: Uniqu
     """A request that is larger than a message may be is refused, and the connection lives on."""
     name = unique()
     subjects = [f"{name}.{'x' * 200}.{number}" for number in range(5_000)]
-    with pytest.raises(UnsupportedCombination, match="larger"):
+    with pytest.raises(InvalidField, match=r"^subjects: needs "):
         await management.ensure(on(*subjects, name=name))
+    with pytest.raises(JetStreamError, match="larger than a message may be"):
+        await management.tell(f"STREAM.CREATE.{name}", name=name, subjects=subjects)
     assert management.broker.connection.reconnects == 0
 
 
@@ -357,3 +362,20 @@ class StreamChange:
         api = self._management.broker.api
         with broker_errors():
             await api.change(f"STREAM.UPDATE.{name}", {"name": name}, in_seconds(0.2))
+
+
+async def test_the_longest_fit_on_a_page_of_a_list(management: Management, unique: Unique) -> None:
+    """However long subjects, sources and filters may be, 256 answers with them have 24 MiB at most."""
+    origin = await source_stream(management, unique())
+    filters = tuple(f"{origin}.{number:05}" for number in range(1000))
+    room, of_origin, of_filter = LONGEST_CHOICE, 2 * (len(origin) + 20), 2 * (len(filters[0]) + 20)
+    mirrored, copied = (room - of_origin) // of_filter, room // (of_origin + of_filter)
+    sources = [SourceSpec(origin, AtEnd(), (each,)) for each in filters[:copied]]
+    for spec in (
+        mirror(unique(), SourceSpec(origin, filters=filters[:mirrored])),
+        copy(unique(), *sources),
+        on(*(f"{unique()}.{'x' * 200}" for _ in range(300)), name=unique()),
+    ):
+        await management.ensure(spec)
+        info = await management.broker.api.stream_info(spec.name, in_seconds(30))
+        assert len(to_json(info)) < 24 * 1024 * 1024 / 256

@@ -39,7 +39,12 @@ from windshift.server.events.positions import start_config
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.runs import Run, with_run
 from windshift.server.events.specs import ConsumerSpec
-from windshift.server.events.streams import OVERTAKEN_BACKOFF, existing_consumer, existing_stream
+from windshift.server.events.streams import (
+    OVERTAKEN_BACKOFF,
+    existing_consumer,
+    existing_stream,
+    refuse_long_choice,
+)
 from windshift.server.events.token_key import with_key
 from windshift.server.ownership.amounts import owner_of
 from windshift.server.ownership.ownership import Ownership
@@ -317,7 +322,11 @@ class Consumers:
 
 
 def new_config(name: str, spec: ConsumerSpec, stream: StreamState) -> JsonObject:
-    """Return the JetStream configuration of a consumer that does not exist yet."""
+    """Return the JetStream configuration of a consumer that does not exist yet.
+
+    Raise `InvalidField` for subjects that are too long together.
+    """
+    refuse_long_choice("subjects", {}, _subjects(spec))
     config: JsonObject = {
         "name": name,
         "ack_policy": "explicit",
@@ -410,8 +419,9 @@ def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
     """Return the configuration of an existing consumer with this spec's subjects, timeout and retry policy.
 
     Everything else stays, the position above all; but JetStream's own limit of deliveries would skip events
-    before the policy has a say. Raise `UnsupportedCombination` when the consumer is of a
-    kind that cannot serve a consume call: another program made it.
+    before the policy has a say. Raise `InvalidField` for subjects that are too long together, and
+    `UnsupportedCombination` when the consumer is of a kind that cannot serve a consume call: another program
+    made it.
     """
     require_consumable(str(stored.get("name")), stored)
     is_same_choice = chosen_subjects(stored) == (set(spec.subjects) or {EVERYTHING})
@@ -424,6 +434,7 @@ def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
         config["max_deliver"] = -1
     if is_same_choice:
         return config
+    refuse_long_choice("subjects", stored, _subjects(spec))
     # Left without any filter, it would no longer be told of new events by nats-server (2.15), and pulls that
     # wait would stay unanswered.
     return config | (_subjects(spec) or {"filter_subject": EVERYTHING})

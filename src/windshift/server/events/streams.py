@@ -57,6 +57,10 @@ OVERTAKEN_BACKOFF: Final = Backoff(timedelta(milliseconds=20), timedelta(millise
 """Pauses of a change that others overtake."""
 
 
+LONGEST_CHOICE: Final = 64 * 1024
+"""Bytes that JetStream takes to tell the subjects, sources and filters of one stream or consumer. A page of a
+list has 256 of those, and must not be more than nats-server keeps for one connection.
+"""
 _MOST_LOOKED_UP: Final = 16
 """Subjects of which it is said which streams take them already."""
 _OF_THE_STREAM: Final = (
@@ -218,12 +222,14 @@ def desired_config(
     from; `takes_batches` is whether the broker knows atomic batches.
 
     Raises:
+        InvalidField: its subjects or sources are too long together.
         MirrorChange, StorageChange: the broker could not do that.
     """
     before = stored or {}
     if stored is not None:
         _refuse_another_kind(stored, spec)
     source = _input(before, spec, last_ids)
+    refuse_long_choice(_FIELDS[type(spec.source)], before, source)
     if stored is not None:
         _refuse_another_storage(stored, spec)
     dropped = _SET_OR_ABSENT
@@ -235,6 +241,30 @@ def desired_config(
     config["num_replicas"] = spec.replicas or before.get("num_replicas") or default_replicas
     config["allow_direct"] = True
     return config | _batches(stored, spec, takes_batches=takes_batches) | _limits(spec) | source
+
+
+_FIELDS: Final = {FromSubjects: "subjects", FromMirror: "mirror", FromAggregate: "aggregate"}
+_BESIDE_SUBJECT: Final = 3
+_IN_SOURCE: Final = 20
+"""Bytes of JSON around a subject, and around the name or a filter of a source."""
+
+
+def refuse_long_choice(field: str, stored: JsonObject, wanted: JsonObject) -> None:
+    """Raise `InvalidField` for subjects and sources that are too long together, and were not before."""
+    length = _length_of_choice(wanted)
+    if length > max(LONGEST_CHOICE, _length_of_choice(stored)):
+        told = f"needs {length} bytes for subjects, sources and filters, and may have {LONGEST_CHOICE}"
+        raise InvalidField(field, f"{told}; use shorter or fewer ones")
+
+
+def _length_of_choice(config: JsonObject) -> int:
+    """Return the bytes of an answer for what a stream or consumer chooses; sources are there twice."""
+    subjects = [*(config.get("subjects") or ()), *(config.get("filter_subjects") or ())]
+    sources = [*(config.get("sources") or ()), *filter(None, (config.get("mirror"),))]
+    in_sources = (text for source in sources for text in (source["name"], *source_filters(source)))
+    return sum(len(each) + _BESIDE_SUBJECT for each in subjects) + sum(
+        2 * (len(each) + _IN_SOURCE) for each in in_sources
+    )
 
 
 _ATOMIC: Final = "allow_atomic"
