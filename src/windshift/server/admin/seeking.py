@@ -263,7 +263,7 @@ class ConsumerSeek:
     ) -> Sought:
         """Move a paused consumer, and again if it is not in the new run afterwards."""
         was = 0
-        while True:
+        async for _ in retry(deadline):
             self._moving[consumer] = run.number
             sought = await self._move_once(consumer, target, run, deadline)
             was = was or sought.was
@@ -276,6 +276,7 @@ class ConsumerSeek:
                 extra={"stream": consumer.stream, "consumer": consumer.name},
             )
             run = run._replace(number=max(run.number, present.number) + 1)
+        raise Unavailable
 
     async def _move_once(self, consumer: ConsumerKey, target: int, run: Run, deadline: float) -> Sought:
         await self._have_all_hold_still(consumer, run)
