@@ -16,6 +16,7 @@ import pytest
 from tests.nats.fake_server import Operation, Peer, message_frame
 from tests.nats.test_fake_server import asking, reply_to
 from tests.nats.test_retry import Turns
+from tests.nats.waiting import eventually
 from tests.server.events.consuming import QUICK, Worker, dead_lettering
 from tests.server.state.test_watching import Watcher
 from tests.support.broker import Broker as NatsBroker
@@ -29,8 +30,9 @@ from windshift.server.admin import pausing
 from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.pausing import ConsumerPause
 from windshift.server.admin.seeking import ConsumerSeek
+from windshift.server.broker.following import Follower
 from windshift.server.broker.room import PullRoom
-from windshift.server.domain.errors import WindshiftError
+from windshift.server.domain.errors import BrokerUnavailable, WindshiftError
 from windshift.server.events.atomic import AtomicPublisher
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.call import ConsumeCall
@@ -361,3 +363,38 @@ async def test_pull_requests_that_end_at_once(end: str) -> None:
         worker.say(None)
         async with asyncio.timeout(30):
             await call
+
+
+# --- Following a stream -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_followers_that_get_nothing(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends at once, the consumer or what is asked of it: the pauses before the next one grow."""
+    asked, made = 0, 0
+
+    def reply(peer: Peer, operation: Operation) -> None:
+        nonlocal asked
+        if len(operation.arguments) < 3:
+            return
+        asked += 1
+        inbox = reply_to(operation)
+        status = ENDS["there is none" if b"no_wait" in operation.body else end]
+        peer.say(message_frame(peer.sid(inbox), inbox, b"", status))
+
+    async def make(_: str) -> None:
+        nonlocal made
+        made += 1
+
+    async def take(*_: object) -> None:
+        raise AssertionError
+
+    pauses = noted_pauses(monkeypatch, longest=0.001)
+    async with asking(reply) as requests, asyncio.TaskGroup() as group:
+        connection = requests._connection
+        follower = Follower(connection, connection, PullRoom(), "S", make, take, (BrokerUnavailable,))
+        following = group.create_task(follower.run(lambda: None))
+        await eventually(lambda: len(pauses) >= 8)
+        following.cancel()
+    assert min(pauses[4:]) >= 0.25
+    assert max(asked, made) <= 2 * (1 + len(pauses))

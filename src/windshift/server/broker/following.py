@@ -16,7 +16,14 @@ from typing import Final, Protocol
 from windshift.nats.connection import Connection
 from windshift.nats.errors import NotConnected, Unavailable
 from windshift.nats.jetstream.api import API_PREFIX, StoredMessage
-from windshift.nats.jetstream.pulling import Arrival, Notice, Puller, PullOptions, split_ack_subject
+from windshift.nats.jetstream.pulling import (
+    Arrival,
+    Notice,
+    PullEnded,
+    Puller,
+    PullOptions,
+    split_ack_subject,
+)
 from windshift.nats.protocol import Message
 from windshift.nats.retry import retry
 from windshift.nats.times import from_unix_ns
@@ -27,6 +34,8 @@ _BATCH: Final = 256
 """Messages that are asked for at once."""
 _TURN: Final = 5.0
 """Seconds to wait for a turn to ask for one large message, before waiting anew."""
+_LASTED: Final = 5.0
+"""Seconds after which the loss of a consumer, or the end of a request, is not one of a series any more."""
 _UNDER_WAY: Final = 1.0
 """Seconds after which a consumer that nobody waits for is deleted once more: the broker may have handled the
 first deletion before the request that makes it."""
@@ -86,11 +95,16 @@ class Follower:
 
         Raises what `make` and `take` raise.
         """
+        loop = asyncio.get_running_loop()
         consumer = await self._make()
         begin()
+        attempts = retry(None, first=2)
         while True:
+            made_at = loop.time()
             await self._follow(consumer)
-            async for _ in retry(None, first=2):
+            if loop.time() - made_at > _LASTED:
+                attempts = retry(None, first=2)
+            async for _ in attempts:  # the pauses of those that are lost at once grow
                 try:
                     consumer = await self._make()
                 except self.passing:
@@ -146,6 +160,8 @@ class _Pulls:
         self._has_all = False
         """Whether the consumer had no more messages when it sent the last one."""
         self._loop = asyncio.get_running_loop()
+        self._asked_at = self._loop.time()
+        self._attempts = retry(None, first=2)
 
     async def run(self) -> None:
         """Hand out messages until one is missing, or no word comes any more."""
@@ -153,7 +169,7 @@ class _Pulls:
             return
         number, is_large = 1, False
         while await self._ask(is_large=is_large):
-            begun = number
+            begun, self._asked_at = number, self._loop.time()
             while isinstance(arrival := await self._next(), Message | Notice):
                 if arrival is Notice.ALIVE:
                     if self._follower.silent is not None:
@@ -170,9 +186,20 @@ class _Pulls:
                 if is_large or number - begun == _BATCH:
                     break
             else:
-                is_large = arrival.too_large and number == begun
+                is_large = await self._ended(arrival, was_large=is_large, is_idle=number == begun)
                 continue
             is_large = False
+
+    async def _ended(self, end: PullEnded, *, was_large: bool, is_idle: bool) -> bool:
+        """Pause after a request that ended at once and brought nothing, longer after each of several.
+
+        Return whether the next message is larger than what may be asked for.
+        """
+        if not is_idle or self._loop.time() - self._asked_at > _LASTED:
+            self._attempts = retry(None, first=2)
+        elif was_large or not end.too_large:
+            await anext(self._attempts)
+        return end.too_large and is_idle
 
     async def _ask(self, *, is_large: bool) -> bool:
         """Ask for more, or for the next message alone, because it is larger than what may be asked for."""
