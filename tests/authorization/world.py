@@ -370,11 +370,11 @@ def furnish(world: World) -> None:
 
 
 @contextmanager
-def running_world(directory: Path) -> Iterator[World]:
-    """Run a broker and a server with rules for the length of a block."""
+def running_world(directory: Path, more: str = "") -> Iterator[World]:
+    """Run a broker and a server with rules, and `more` of them, for the length of a block."""
     nats = NatsServer(directory)
     nats.start()
-    file = put(directory / "auth.toml", policy())
+    file = put(directory / "auth.toml", policy() + more)
     try:
         with (
             running_app(nats.url, WINDSHIFT_AUTH_FILE=str(file)) as address,
