@@ -6,10 +6,11 @@ import asyncio
 import importlib
 import json
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import timedelta
 from itertools import count
 from math import inf
+from typing import Any, cast
 
 import pytest
 
@@ -30,6 +31,11 @@ from windshift.server.admin import pausing
 from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.pausing import ConsumerPause
 from windshift.server.admin.seeking import ConsumerSeek
+from windshift.server.auth.access import ActivePolicy
+from windshift.server.auth.audit import Audit
+from windshift.server.auth.authenticate import Authenticator
+from windshift.server.auth.policy import Policy
+from windshift.server.broker.availability import Availability
 from windshift.server.broker.following import Follower
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import BrokerUnavailable, WindshiftError
@@ -37,12 +43,15 @@ from windshift.server.events.atomic import AtomicPublisher
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.shared import Broker
+from windshift.server.events.copies import Copies
+from windshift.server.events.dead_letters import watch as dead_watch
 from windshift.server.events.dead_letters.admin import Cursor, DeadLetterAdmin
 from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId, Failure
 from windshift.server.events.dead_letters.pointers import Pointer, pointer_subject
 from windshift.server.events.dead_letters.replay_queue import ALL, Clock
 from windshift.server.events.dead_letters.stats import DeadLetterStats
+from windshift.server.events.dead_letters.upkeep import DeadLetterUpkeep
 from windshift.server.events.model import ConsumerKey, PublishRequest, StreamSeq
 from windshift.server.events.notes import Notes
 from windshift.server.events.publish import Publisher
@@ -50,12 +59,14 @@ from windshift.server.events.runs import Run
 from windshift.server.events.specs import ConsumerSpec, FromSubjects, StreamSpec
 from windshift.server.events.streams import Streams
 from windshift.server.events.targets import Targets
+from windshift.server.ownership import ownership
+from windshift.server.ownership.ownership import Ownership
 from windshift.server.state import watching
 from windshift.server.state.model import Check, Revision, Write
 from windshift.server.state.stores import Stores
 from windshift.server.state.watching import Watch, watch_turns
 
-SECONDS = 0.15
+SECONDS = 0.1
 """Until the deadline of what is tried."""
 ASKED_AT_ONCE = 8
 """Requests that are made between two pauses at most."""
@@ -150,7 +161,7 @@ def overtaken(subject: bytes) -> bytes:
 
 
 def outrun(subject: bytes) -> bytes:
-    """Let others write something between any two looks, too."""
+    """Let others write something between any two looks at replays, too."""
     if b".STREAM.MSG.GET.WS_REPLAYS" in subject:
         return stored(pointer_subject(ID), b"1", next(NUMBERS))
     return overtaken(subject)
@@ -160,6 +171,9 @@ def unchangeable(subject: bytes) -> bytes:
     """Answer what is read, and have no leader for what is to be changed."""
     is_read = any(part in subject for part in (b".INFO.", b".NAMES", b".MSG.GET.", b".DIRECT.GET."))
     return overtaken(subject) if is_read else no_leader(subject)
+
+
+ANSWERS = [nobody, no_leader, overtaken, outrun, unchangeable]
 
 
 # --- What is tried again ----------------------------------------------------------------------------------
@@ -188,6 +202,19 @@ class Domain:
     def lease(self) -> Lease:
         """Make a lease of a replay."""
         return Lease(self.dead.replays._stream, POINTER)
+
+    def background(self) -> Iterable[Coroutine[Any, Any, None]]:
+        """Begin what goes on for as long as a server runs, or a client watches dead letters."""
+        api, dead, stats = self.api, self.dead, DeadLetterStats()
+        access, anybody = ActivePolicy(Authenticator(Policy())), cast("Any", Watcher())
+        watch = dead_watch.Watch(
+            dead.store, dead.notes, DeadLetterFilter(), anybody, dead_watch.WatchOptions(), with_data=True
+        )
+        yield DeadLetterUpkeep(dead.store, dead.replays, api, dead.notes, stats).run()
+        yield watch.run(None, existing=True)
+        yield Availability(self.nats.connection, self.nats.requests, api).watch()
+        yield Ownership(api, access).watch()
+        yield Copies(api, access, Audit()).watch()
 
     async def watch(self, _: float) -> None:
         """Watch a store that has lost what was seen of it."""
@@ -279,8 +306,18 @@ def noted_pauses(monkeypatch: pytest.MonkeyPatch, longest: float = inf) -> list[
     return made
 
 
-@pytest.mark.parametrize("answer", [nobody, no_leader, overtaken, outrun, unchangeable])
-@pytest.mark.parametrize("what", WORK)
+def respond(peer: Peer, operation: Operation, answer: Answer) -> None:
+    """Answer a request."""
+    body, inbox = answer(operation.arguments[0]), reply_to(operation)
+    head = body if body.startswith(b"NATS/1.0") else b""
+    sid = peer.sid(inbox) if inbox in peer.subscriptions.values() else 1
+    peer.say(message_frame(sid, inbox, b"" if head else body, head))
+
+
+@pytest.mark.parametrize(
+    ("what", "answer"),
+    [(what, answer) for what in WORK for answer in ANSWERS if answer is not outrun or "replay" in what],
+)
 async def test_work_ends_by_its_deadline(what: str, answer: Answer, pauses: list[float]) -> None:
     """It succeeds, fails, or is tried again a bearable number of times; others run between any two."""
     asked, turns, seen = 0, Turns(), set[int]()
@@ -291,11 +328,7 @@ async def test_work_ends_by_its_deadline(what: str, answer: Answer, pauses: list
             return
         asked += 1
         seen.add(turns.now())
-        body = answer(operation.arguments[0])
-        head = body if body.startswith(b"NATS/1.0") else b""
-        inbox = reply_to(operation)
-        sid = peer.sid(inbox) if inbox in peer.subscriptions.values() else 1
-        peer.say(message_frame(sid, inbox, b"" if head else body, head))
+        respond(peer, operation, answer)
 
     async with asking(reply) as requests:
         loop = asyncio.get_running_loop()
@@ -308,6 +341,29 @@ async def test_work_ends_by_its_deadline(what: str, answer: Answer, pauses: list
         assert loop.time() - begun < SECONDS + 10  # long after on a slow machine, but not for ever
         assert asked <= ASKED_AT_ONCE * (1 + len(pauses))
         assert len(seen) >= min(asked, 2)
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_background_work_goes_on(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is answered, it asks at a bearable rate, and does not end."""
+    monkeypatch.setattr(ownership, "_INTERVAL", 0.01)
+    asked, turns, seen = 0, Turns(), set[int]()
+
+    def reply(peer: Peer, operation: Operation) -> None:
+        nonlocal asked
+        if len(operation.arguments) == 3:
+            asked += 1
+            seen.add(turns.now())
+            respond(peer, operation, answer)
+
+    async with asking(reply) as requests, asyncio.TaskGroup() as group:
+        running = [group.create_task(work) for work in Domain(requests).background()]
+        await asyncio.sleep(4 * SECONDS)
+        assert not any(task.done() for task in running)
+        assert len(running) <= asked <= 100
+        assert len(seen) > 1
+        for task in running:
+            task.cancel()
 
 
 # --- Consuming --------------------------------------------------------------------------------------------
