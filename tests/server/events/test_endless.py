@@ -55,6 +55,7 @@ from windshift.server.events.dead_letters.upkeep import DeadLetterUpkeep
 from windshift.server.events.model import ConsumerKey, PublishRequest, StreamSeq
 from windshift.server.events.notes import Notes
 from windshift.server.events.publish import Publisher
+from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
 from windshift.server.events.runs import Run
 from windshift.server.events.specs import ConsumerSpec, FromSubjects, StreamSpec
 from windshift.server.events.streams import Streams
@@ -92,8 +93,9 @@ STREAM = {
     "state": {"last_seq": 9, "messages": 9, "bytes": 900},
 }
 CREATED = "2026-01-01T00:00:00Z"
+CONFIG = {"ack_policy": "explicit", "ack_wait": 30_000_000_000, "durable_name": "c"}
 CONSUMER = {
-    "config": {"ack_policy": "explicit", "ack_wait": 30_000_000_000, "durable_name": "c"},
+    "config": CONFIG,
     "created": CREATED,
     "ts": "2026-01-01T00:00:00Z",
     "num_pending": 5,
@@ -416,6 +418,40 @@ async def test_pull_requests_that_end_at_once(end: str) -> None:
         assert not call.done()
         assert pulls <= 60
         assert len(seen) == pulls
+        worker.say(None)
+        async with asyncio.timeout(30):
+            await call
+
+
+async def test_dead_letters_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that has to know them after a change of leader asks with pauses, and ends as its client does."""
+    asked, policy = 0, policy_metadata(RetryPolicy(max_attempts=3, dead_letters=True))
+    buries = CONSUMER | {"config": CONFIG | {"metadata": {METADATA_KEY: policy}}}
+
+    def answer(subject: bytes) -> bytes:
+        nonlocal asked
+        if b".CONSUMER.INFO." in subject:
+            return json.dumps(buries).encode()
+        if b"WS_REPLAYS" in subject:
+            return error(codes.STREAM_NOT_FOUND, 404)
+        if b"WS_DEAD_LETTERS" in subject:
+            asked += 1
+            return error(codes.WRONG_LAST_SEQUENCE)
+        return ENDS["the leader changes"] if b".MSG.NEXT." in subject else overtaken(subject)
+
+    def reply(peer: Peer, operation: Operation) -> None:
+        if len(operation.arguments) == 3:
+            respond(peer, operation, answer)
+
+    pauses = noted_pauses(monkeypatch, longest=0.01)
+    async with asking(reply) as requests:
+        all_, worker = Domain(requests), Worker()
+        broker = Broker(requests._connection, requests, all_.api, all_.dead)
+        worker.subscribe("S", "c", 8)
+        call = asyncio.create_task(ConsumeCall(broker, worker, QUICK).run())
+        await eventually(lambda: asked >= 5)
+        assert not call.done()
+        assert len(pauses) >= asked - 1
         worker.say(None)
         async with asyncio.timeout(30):
             await call
