@@ -26,6 +26,7 @@ from tests.support.windshift_process import wait_for
 from tests.wire.burying import DEAD_LETTER
 from tests.wire.consuming import calling
 from tests.wire.management import ensure_consumer
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.server.api.policies import POLICIES, Quota
@@ -36,8 +37,8 @@ from windshift.server.ownership.amounts import OWNER
 EXCEEDED = Answer("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED")
 ROOT = Path(__file__).parents[2]
 
-CALL = ("max_rps", "calls")
-STREAM = ("max_rps", "max_streams")
+CALL = ("max_rps", "connections", "calls")
+STREAM = ("max_rps", "connections", "max_streams")
 STORED = ("stored_bytes", "memory_bytes")
 """Quotas of whoever owns what is written to."""
 DEAD = ("dead_letters", "dead_letter_bytes")
@@ -107,7 +108,7 @@ LETTERS = 'dead_letters = { read = ["*"], replay = ["LEDGER"], purge = ["LEDGER"
 
 PUBLISHING = Line(
     PUBLISH,
-    ("max_rps", *STORED),
+    ("max_rps", "connections", *STORED),
     {quota: events_pb.PublishEventRequest(**_event(quota)) for quota in STORED},
 )
 
@@ -121,6 +122,7 @@ MATRIX: Final[Mapping[str, Line]] = {
             "memory_streams",
             "reserved_bytes",
             "sources",
+            "all_sources",
             "replicas",
             "subjects",
             "deduplication_seconds",
@@ -131,6 +133,7 @@ MATRIX: Final[Mapping[str, Line]] = {
             "replicas": _stream(storage={"replicas": 2}),
             "reserved_bytes": _stream(retention_policy={"max_bytes": 1000}),
             "sources": _stream(aggregate=ONE_SOURCE),
+            "all_sources": _stream(aggregate=ONE_SOURCE),
         },
     ),
     "EventsService/EnsureConsumer": Line(
@@ -191,7 +194,11 @@ MATRIX: Final[Mapping[str, Line]] = {
     "AdminService/DeleteStream": Line('streams.delete = ["spare-*"]'),
     "AdminService/GetEvent": Line(CONSUME),
     "AdminService/ReadEvents": Line(CONSUME),
-    "AdminService/TailEvents": Line(CONSUME, (*STREAM, "calls")),
+    "AdminService/TailEvents": Line(
+        CONSUME,
+        (*STREAM, "calls", "ephemeral_consumers", "subjects"),
+        {"subjects": admin_pb.TailEventsRequest(stream="SHOP", subjects=["shop.a.b", "shop.z"])},
+    ),
     "AdminService/DeleteEvent": Line(PURGE),
     "AdminService/ExplainEvent": Line(f"{VIEW}\n{OBSERVE}"),
     "AdminService/ListConsumers": Line(VIEW),
@@ -270,6 +277,8 @@ async def make_full(url: str) -> None:
         await broker.stream("FULL", "full.stored_bytes", **on_disk)
         await broker.stream("FULL-MEMORY", "full.memory_bytes", metadata=owners["memory_bytes"])
         await broker.stream(f"KV_{FULL_STORE}", f"$KV.{FULL_STORE}.>", **on_disk)
+        for subject in ("full.stored_bytes", "full.memory_bytes", f"$KV.{FULL_STORE}.some"):
+            await broker.publish(subject, b"more than nothing")
 
 
 def fill(world: World) -> None:
