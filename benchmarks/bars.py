@@ -20,6 +20,7 @@ from . import (
 from .figures import (
     BEFORE,
     COMPARISON,
+    PEER,
     WINDSHIFT,
     Bar,
     Figures,
@@ -55,7 +56,15 @@ _IDLE = (
     ),
 )
 
+_PUBLISH_TO_PEER = Bar(
+    f"publishes per second, ratio to the {PEER}",
+    2,
+    False,
+    partial(Figures.ratio, measurement=_T.PUBLISH, quantity=_T.PER_SECOND, subject=WINDSHIFT, other=PEER),
+)
+
 BARS = (
+    _PUBLISH_TO_PEER,
     Bar(f"publishes per second, ratio to {COMPARISON}", 8, False, ratio(_T.PUBLISH, _T.PER_SECOND)),
     Bar("server CPU of a publish, µs", 32, True, median(_T.PUBLISH, _T.SERVER_CPU)),
     Bar(f"p99 at {_T.RATE:,} publishes/s, ratio to {COMPARISON}", 1, True, ratio(_T.LATENCY, _T.P99)),
@@ -209,6 +218,7 @@ _MANY = (
 _BATCHES = next(way.name for way in _T.WAYS if way.batch)
 
 VERSION_BARS = (
+    _PUBLISH_TO_PEER,
     _to_before("server CPU of a publish", _T.PUBLISH, _T.SERVER_CPU, 0.72),
     _to_before("publishes per second", _T.PUBLISH, _T.PER_SECOND, 1.3, at_most=False),
     _to_before("broker CPU of a publish", _T.PUBLISH, _T.BROKER_CPU, 1.05),  # 1, and some noise

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from typing import Protocol
 
 import nats
 from nats.aio.client import Client
@@ -19,14 +22,28 @@ from windshift.rpc import Channel
 
 from .credentials import credentials_of
 from .h2load import publish_request
-from .processes import FailedToRun
+from .processes import FailedToRun, run_program
 
-_SERVICE = "/windshift.events.v1alpha1.EventsService"
+SERVICE = "/windshift.events.v1alpha1.EventsService"
 _HEADERS = {
     "WS-Data-Type": test_pb2.StringValue.DESCRIPTOR.full_name,
     "WS-Published-Time": "2026-01-01T00:00:00.000000000Z",
 }
-_names = itertools.count(1)
+_names = (f"bench-{secrets.token_hex(4)}-{number}" for number in itertools.count(1))
+"""Others than those of any run before: a broker that is not ours keeps its streams."""
+
+
+class Storage(Protocol):
+    """What a measurement needs of the broker behind a server."""
+
+    async def count(self, stream: str) -> int:
+        """Return how many events a stream holds."""
+
+    async def delete(self, stream: str) -> None:
+        """Delete a stream; nothing happens when there is none."""
+
+    async def fill(self, stream: str, count: int, size: int) -> None:
+        """Put at least ``count`` events, texts of ``size`` bytes, into an empty stream."""
 
 
 class Broker:
@@ -104,6 +121,31 @@ class Broker:
         return found
 
 
+class Behind:
+    """A broker that only a server of the contract reaches; its streams stay."""
+
+    def __init__(self, address: str, directory: Path) -> None:
+        self._address = address
+        self._directory = directory
+
+    async def count(self, stream: str) -> int:
+        """Publish one more event: its id says how many came before it."""
+        request = publish_request(stream, 100)
+        async with Channel(self._address) as channel:
+            answer = await channel.unary(f"{SERVICE}/PublishEvent", request, events_pb.PublishEventResponse)
+        return answer.id - 1
+
+    async def delete(self, stream: str) -> None:
+        """Do nothing: the contract cannot delete a stream."""
+
+    async def fill(self, stream: str, count: int, size: int) -> None:
+        """Publish the events; their texts have 100 bytes, whatever `size` says."""
+        arguments = (self._address, stream, f"--count={count}")
+        seen = await run_program(self._directory, "load", "publish", *arguments)
+        if seen["failures"]:
+            raise FailedToRun(f"the stream did not take {count} events: {seen['failures']}")
+
+
 @contextlib.asynccontextmanager
 async def connected(address: str) -> AsyncIterator[Broker]:
     """Connect to a nats-server."""
@@ -115,7 +157,7 @@ async def connected(address: str) -> AsyncIterator[Broker]:
 
 
 @contextlib.asynccontextmanager
-async def new_stream(address: str, broker: Broker | None = None, *, token: str = "") -> AsyncIterator[str]:
+async def new_stream(address: str, broker: Storage | None = None, *, token: str = "") -> AsyncIterator[str]:
     """Make a stream through a Windshift server, that allows fast ingest; its only subject is its name.
 
     Args:
@@ -123,11 +165,11 @@ async def new_stream(address: str, broker: Broker | None = None, *, token: str =
         broker: deletes the stream at the end; None = it stays.
         token: of somebody who may do it; empty = nobody asks.
     """
-    name = f"bench-{next(_names)}"
+    name = next(_names)
     request = events_pb.EnsureStreamRequest(name=name, subjects={"subjects": [name]}, fast_ingest=True)
     async with Channel(address) as channel:
         response, metadata = events_pb.EnsureStreamResponse, credentials_of(token)
-        await channel.unary(f"{_SERVICE}/EnsureStream", request, response, metadata=metadata)
+        await channel.unary(f"{SERVICE}/EnsureStream", request, response, metadata=metadata)
     try:
         yield name
     finally:
@@ -136,14 +178,27 @@ async def new_stream(address: str, broker: Broker | None = None, *, token: str =
 
 
 async def new_consumer(
-    address: str, stream: str, *, timeout_seconds: int | None = None, token: str = ""
+    address: str,
+    stream: str,
+    *,
+    timeout_seconds: int | None = None,
+    token: str = "",
+    subjects: Iterable[str] = (),
 ) -> str:
-    """Make a consumer of all events of a stream, from the first one, and return its name."""
-    request = events_pb.EnsureConsumerRequest(stream=stream, name=f"bench-{next(_names)}")
+    """Make a consumer of a stream, from the first event, and return its name.
+
+    Args:
+        address: the server.
+        stream: its stream.
+        timeout_seconds: within which an event must be settled; None = the default.
+        token: of somebody who may do it; empty = nobody asks.
+        subjects: of the events; none = all of the stream.
+    """
+    request = events_pb.EnsureConsumerRequest(stream=stream, name=next(_names), subjects=subjects)
     getattr(request, "from").start = True
     if timeout_seconds is not None:
         request.processing_timeout.FromSeconds(timeout_seconds)
     async with Channel(address) as channel:
         response, metadata = events_pb.EnsureConsumerResponse, credentials_of(token)
-        answer = await channel.unary(f"{_SERVICE}/EnsureConsumer", request, response, metadata=metadata)
+        answer = await channel.unary(f"{SERVICE}/EnsureConsumer", request, response, metadata=metadata)
     return answer.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import statistics
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 WINDSHIFT = "windshift"
 BEFORE = "before"
 COMPARISON = "grpc.aio"
+PEER = "peer"
 NATS = "nats-py"
 
 Rows = list[tuple[str, ...]]
@@ -64,7 +66,9 @@ class Figures:
         self.notes: list[str] = []
 
     def add(self, measurement: str, subject: str, quantity: str, value: float) -> None:
-        """Add the value of one run."""
+        """Add the value of one run, unless it is NaN: that could not be measured."""
+        if math.isnan(value):
+            return
         key = (measurement, subject, quantity)
         self._figures.setdefault(key, Figure(*key)).values.append(value)
 
@@ -167,6 +171,8 @@ def counterpart(subject: str, other: str) -> str:
 
 def number(value: float) -> str:
     """Write a value with three significant digits or more, thousands separated."""
+    if math.isnan(value):
+        return "unknown"
     if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -199,11 +199,16 @@ async def nats_server(directory: Path) -> AsyncIterator[Running]:
     )
     command = [str(BIN / "nats-server"), "-c", str(config)]
     async with running("nats-server", command, directory, read=False) as started:
-        await _wait_listening(started, port)
+        await wait_listening(started, port)
         yield Running(started.name, started.process, f"127.0.0.1:{port}", started.log)
 
 
-async def _wait_listening(process: Running, port: int, timeout: float = 10.0) -> None:
+async def wait_listening(process: Running, port: int, timeout: float = 10.0) -> None:
+    """Wait until a process listens on a port of the loopback address.
+
+    Raises:
+        FailedToRun: it has ended, or does not listen in time.
+    """
     give_up = time.monotonic() + timeout
     while process.process.returncode is None and time.monotonic() < give_up:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):

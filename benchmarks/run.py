@@ -12,6 +12,8 @@ from pathlib import Path
 
 import click
 
+from windshift.rpc import RpcError
+
 from .auth import measure_auth, measure_auth_check
 from .bars import judge
 from .bench import Bench, Options, prepared
@@ -105,7 +107,7 @@ async def run(names: list[str], options: Options, figures: Figures) -> list[str]
             try:
                 async with prepared(part, options, figures) as bench:
                     await MEASUREMENTS[name].run(bench)
-            except* (FailedToRun, OSError, TimeoutError) as errors:
+            except* (FailedToRun, RpcError, OSError, TimeoutError) as errors:
                 failed.append(name)
                 for error in errors.exceptions:
                     print(f"FAILED: {name}: {error}", file=sys.stderr, flush=True)
@@ -140,6 +142,13 @@ def _server_of(checkout: Path) -> Path:
     help="Measure this version in turns with that of another checkout, with an environment of its own.",
 )
 @click.option(
+    "--peer",
+    envvar="WINDSHIFT_PEER",
+    default="",
+    metavar="SERVER",
+    help="Measure another server of the contract as well: the command line that starts it, or host:port.",
+)
+@click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here, as JSON."
 )
 def main(
@@ -150,6 +159,7 @@ def main(
     soak: bool,
     load_client: Path | None,
     before: Path | None,
+    peer: str,
     output: Path | None,
 ) -> None:
     """Measure the server beside a plain grpc.aio server and nats-py alone, or beside another version of it.
@@ -164,6 +174,7 @@ def main(
         soak=soak,
         load_client=load_client and load_client.resolve(),
         before=before and _server_of(before),
+        peer=peer,
     )
     machine, figures = describe(), Figures()
     machine["commits"] = ({} if before is None else {BEFORE: commit(before)}) | {WINDSHIFT: commit(ROOT)}

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import h2load
-from .bench import Bench, compared_servers, windshift_servers
-from .broker import new_consumer, new_stream
+from .bench import Bench, Target, compared_servers, contract_servers, windshift_servers
+from .broker import new_stream
 from .figures import COMPARISON, NATS, WINDSHIFT, number
-from .processes import FailedToRun, Running, output, run_program, windshift_server
+from .processes import FailedToRun, output, run_program, windshift_server
 
 PUBLISH, LATENCY, CONSUME, DIRECT = "publish", "latency", "consume", "nats-py"
 PUBLISH_OWN = f"{PUBLISH}, own client"
@@ -32,27 +32,26 @@ async def measure_publish(bench: Bench) -> None:
     """Unary publishes as fast as they are answered: h2load, and our own client."""
     if not h2load.available():
         bench.figures.note("h2load was not found (Debian: nghttp2-client), so its publishes were skipped.")
-    async with compared_servers(bench) as servers:
-        owner = servers[WINDSHIFT]
+    async with compared_servers(bench, PUBLISH) as servers:
         for run in range(bench.options.runs):
             for subject, server in servers.items():
                 bench.say(f"publish, run {run + 1} of {bench.options.runs}: {subject}")
                 count = bench.options.scaled(15_000 if subject == COMPARISON else 100_000)
                 if h2load.available():
-                    await _publish_h2load(bench, subject, server, owner, count)
-                await _publish_own(bench, subject, server, owner, count // 2)
+                    await _publish_h2load(bench, subject, server, count)
+                await publish_own(bench, subject, server, count // 2)
 
 
-async def _publish_h2load(bench: Bench, subject: str, server: Running, owner: Running, count: int) -> None:
+async def _publish_h2load(bench: Bench, subject: str, server: Target, count: int) -> None:
     warm_up = count // 10
-    async with new_stream(owner.address, bench.broker) as stream:
+    async with server.stream() as stream:
         body = bench.directory / "publish.bin"
         h2load.write_request(body, stream, 100)
         await h2load.publish(bench.directory, server.address, body, warm_up)
-        cpu, broker_cpu = server.cpu_seconds(), bench.nats.cpu_seconds()
+        before = server.cpu_seconds()
         load = await h2load.publish(bench.directory, server.address, body, count)
-        cpu, broker_cpu = server.cpu_seconds() - cpu, bench.nats.cpu_seconds() - broker_cpu
-        stored = await bench.broker.count(stream)
+        cpu, broker_cpu = server.used_since(before)
+        stored = await server.storage.count(stream)
     if not load.answered == count == stored - warm_up:
         raise FailedToRun(f"{subject}: {count} sent, {load.answered} answered, {stored - warm_up} stored")
     figures = bench.figures
@@ -62,14 +61,15 @@ async def _publish_h2load(bench: Bench, subject: str, server: Running, owner: Ru
     bench.say(f"    h2load: {number(load.per_second)} publishes/s, {number(cpu / count * 1e6)} µs each")
 
 
-async def _publish_own(bench: Bench, subject: str, server: Running, owner: Running, count: int) -> None:
-    async with new_stream(owner.address, bench.broker) as stream:
-        cpu = server.cpu_seconds()
+async def publish_own(bench: Bench, subject: str, server: Target, count: int) -> None:
+    """Publish as fast as it is answered, by our own client."""
+    async with server.stream() as stream:
+        before = server.cpu_seconds()
         seen = await run_program(
             bench.directory, "load", "publish", server.address, stream, f"--count={count}"
         )
-        cpu = server.cpu_seconds() - cpu
-        stored = await bench.broker.count(stream)
+        cpu, _ = server.used_since(before)
+        stored = await server.storage.count(stream)
     if stored != count:
         raise FailedToRun(f"{subject}: {count} sent, {stored} stored, {seen['failures']}")
     bench.figures.add(PUBLISH_OWN, subject, PER_SECOND, seen["per_second"])
@@ -103,18 +103,18 @@ async def measure_many(bench: Bench) -> None:
         for run in range(bench.options.runs):
             for subject, server in servers.items():
                 bench.say(f"many events, run {run + 1} of {bench.options.runs}: {subject}")
-                await _publish_own(bench, subject, server, servers[WINDSHIFT], count // 4)
+                await publish_own(bench, subject, server, count // 4)
                 for way, each in MANY if subject == WINDSHIFT else ():  # an older version may have none
                     await _publish_many(bench, subject, server, count, way, each)
 
 
-async def _publish_many(bench: Bench, subject: str, server: Running, count: int, way: str, each: int) -> None:
-    async with new_stream(server.address, bench.broker) as stream:
-        cpu, broker_cpu = server.cpu_seconds(), bench.nats.cpu_seconds()
+async def _publish_many(bench: Bench, subject: str, server: Target, count: int, way: str, each: int) -> None:
+    async with server.stream() as stream:
+        before = server.cpu_seconds()
         arguments = (f"--count={count}", f"--each={each}", f"--way={way}")
         seen = await run_program(bench.directory, "load", "many", server.address, stream, *arguments)
-        cpu, broker_cpu = server.cpu_seconds() - cpu, bench.nats.cpu_seconds() - broker_cpu
-        stored = await bench.broker.count(stream)
+        cpu, broker_cpu = server.used_since(before)
+        stored = await server.storage.count(stream)
     if stored != count:
         raise FailedToRun(f"{subject}, {way}: {count} sent, {stored} stored, {seen['failures']}")
     name = many_name(way, each)
@@ -128,22 +128,20 @@ async def _publish_many(bench: Bench, subject: str, server: Running, count: int,
 async def measure_latency(bench: Bench) -> None:
     """Unary publishes at a fixed rate that does not wait for answers."""
     seconds = 4 if bench.options.quick else 10
-    async with compared_servers(bench) as servers:
+    async with compared_servers(bench, LATENCY) as servers:
         for run in range(bench.options.runs):
             for subject, server in servers.items():
                 bench.say(f"latency, run {run + 1} of {bench.options.runs}: {subject}")
                 for name, rate in ((LATENCY, RATE), (LATENCY_FAST, FAST_RATE)):
                     if rate == RATE or subject != COMPARISON:
-                        async with new_stream(servers[WINDSHIFT].address, bench.broker) as stream:
-                            await _latency(bench, name, subject, server, stream, rate, seconds)
+                        await _latency(bench, name, subject, server, rate, seconds)
 
 
-async def _latency(
-    bench: Bench, name: str, subject: str, server: Running, stream: str, rate: int, seconds: int
-) -> None:
-    arguments = (server.address, stream, f"--per-second={rate}", f"--seconds={seconds}")
-    seen = await run_program(bench.directory, "load", "rate", *arguments)
-    stored = await bench.broker.count(stream)
+async def _latency(bench: Bench, name: str, subject: str, server: Target, rate: int, seconds: int) -> None:
+    async with server.stream() as stream:
+        arguments = (server.address, stream, f"--per-second={rate}", f"--seconds={seconds}")
+        seen = await run_program(bench.directory, "load", "rate", *arguments)
+        stored = await server.storage.count(stream)
     for failure, times in seen["failures"].items():
         bench.figures.note(f"{name}, {subject}: {times} of {seen['sent']} calls failed: {failure}")
     if not seen["failures"] and stored != seen["sent"]:
@@ -185,30 +183,30 @@ async def measure_consume(bench: Bench) -> None:
     """Consuming on one stream, every ack confirmed: one id each, 25 each, and both ways in batches."""
     count = bench.options.scaled(60_000)
     async with contextlib.AsyncExitStack() as stack:
-        servers = await stack.enter_async_context(windshift_servers(bench))
+        running = contract_servers(bench, CONSUME, "Events", "EnsureConsumer")
+        servers = await stack.enter_async_context(running)
         streams = {}
-        for subject in servers:
-            stream = new_stream(servers[WINDSHIFT].address, bench.broker)
-            streams[subject] = await stack.enter_async_context(stream)
+        for subject, server in servers.items():
+            streams[subject] = await stack.enter_async_context(server.stream())
             bench.say(f"consume: putting {number(count)} events into a stream")
-            await bench.broker.fill(streams[subject], count, 100)
+            await server.storage.fill(streams[subject], count, 100)
         for run in range(bench.options.runs):
             for way in WAYS:
                 for subject, server in servers.items():
+                    if server.is_peer and way.batch:
+                        continue
                     bench.say(f"{way.name}, run {run + 1} of {bench.options.runs}: {subject}")
                     await _consume_own(bench, subject, server, streams[subject], count, way)
                     if (client := bench.options.load_client) is not None and not way.batch:
                         await _consume_go(bench, client, subject, server, streams[subject], count, way)
 
 
-async def _consume_own(
-    bench: Bench, subject: str, server: Running, stream: str, count: int, way: Way
-) -> None:
-    consumer = await new_consumer(server.address, stream)
-    cpu, broker_cpu = server.cpu_seconds(), bench.nats.cpu_seconds()
+async def _consume_own(bench: Bench, subject: str, server: Target, stream: str, count: int, way: Way) -> None:
+    consumer = await server.consumer(stream)
+    before = server.cpu_seconds()
     arguments = (f"--count={count}", f"--acks={way.acks}", f"--window={way.window}", f"--batch={way.batch}")
     seen = await run_program(bench.directory, "load", "consume", server.address, stream, consumer, *arguments)
-    cpu, broker_cpu = server.cpu_seconds() - cpu, bench.nats.cpu_seconds() - broker_cpu
+    cpu, broker_cpu = server.used_since(before)
     if seen["invalid"] or seen["duplicates"]:
         bench.figures.note(
             f"consume, {subject}: {seen['invalid']} acks invalid, {seen['duplicates']} deliveries repeated"
@@ -222,14 +220,14 @@ async def _consume_own(
 
 
 async def _consume_go(
-    bench: Bench, client: Path, subject: str, server: Running, stream: str, count: int, way: Way
+    bench: Bench, client: Path, subject: str, server: Target, stream: str, count: int, way: Way
 ) -> None:
-    consumer = await new_consumer(server.address, stream)
+    consumer = await server.consumer(stream)
     command = [str(client), "consume", "-addr", server.address, "-stream", stream, "-subject", stream]
     command += ["-consumer", consumer, "-n", str(count), "-ack", str(way.acks), "-window", str(way.window)]
-    cpu = server.cpu_seconds()
+    before = server.cpu_seconds()
     text, _ = await output(bench.directory, command)
-    cpu = server.cpu_seconds() - cpu
+    cpu, _ = server.used_since(before)
     found = re.search(r"consume (\d+)/s ack \d+ invalid (\d+)", text)
     if found is None:
         raise FailedToRun(f"the load client said nothing of use: {text[-500:]}")

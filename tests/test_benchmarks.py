@@ -1,4 +1,4 @@
-"""The parts of the benchmarks that need no server: reading reports, medians, ratios, bars."""
+"""The benchmarks: reading reports, medians, ratios, bars; and what takes turns with Windshift."""
 
 from __future__ import annotations
 
@@ -6,22 +6,35 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 
+from benchmarks import h2load, throughput
 from benchmarks.bars import judge
-from benchmarks.bench import Options
+from benchmarks.bench import Options, contract_servers, prepared
+from benchmarks.contract import peer_server
 from benchmarks.credentials import credentials_of, write_rules
-from benchmarks.figures import BEFORE, COMPARISON, WINDSHIFT, Figures, as_json, table, verdict_table
+from benchmarks.figures import BEFORE, COMPARISON, PEER, WINDSHIFT, Figures, as_json, table, verdict_table
 from benchmarks.h2load import parse, publish_request
 from benchmarks.memory import RESIDENT, START, TOKENS
 from benchmarks.page import merged, page
 from benchmarks.peers import opening
-from benchmarks.processes import SERVER, FailedToRun, server_of
+from benchmarks.processes import SERVER, FailedToRun, program, server_of, windshift_server
 from benchmarks.run import MEASUREMENTS, chosen
-from benchmarks.throughput import PER_SECOND, PUBLISH, SERVER_CPU
+from benchmarks.throughput import (
+    CONSUME,
+    PER_SECOND,
+    PUBLISH,
+    PUBLISH_OWN,
+    SERVER_CPU,
+    WAYS,
+    measure_consume,
+    measure_publish,
+    publish_own,
+)
 from windshift.server.auth.actions import Publish
 from windshift.server.auth.policy_file import read_policy
 
@@ -239,3 +252,72 @@ def test_a_driver_that_is_terminated_leaves_no_process(tmp_path: Path) -> None:
         assert driver.wait(60) != 0
     with pytest.raises(ProcessLookupError):
         os.kill(started, 0)
+
+
+class Few(Options):
+    """Counts so small that the figures say nothing."""
+
+    def scaled(self, count: int) -> int:
+        """Return a few hundred."""
+        return count // 200
+
+
+async def test_a_peer_takes_turns_with_windshift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is started by its command line, on our broker; what has batches is for Windshift alone."""
+    figures = Figures()
+    ways = (WAYS[0], WAYS[-1])
+    monkeypatch.setattr(throughput, "WAYS", ways)
+    async with prepared(tmp_path, Few(runs=1, peer=f"{SERVER} serve"), figures) as bench:
+        await measure_publish(bench)
+        await measure_consume(bench)
+    assert not figures.notes or not h2load.available()
+    for name in (PUBLISH, PUBLISH_OWN) if h2load.available() else (PUBLISH_OWN,):
+        for subject in (WINDSHIFT, COMPARISON, PEER):
+            assert figures.get(name, subject, PER_SECOND)
+            assert figures.get(name, subject, SERVER_CPU)
+    for way in ways:
+        assert figures.get(way.name, WINDSHIFT, PER_SECOND)
+        assert (figures.get(way.name, PEER, SERVER_CPU) is None) is bool(way.batch)
+    assert not h2load.available() or any("ratio to the peer" in verdict.text for verdict in judge(figures))
+
+
+async def test_a_peer_may_run_already_with_a_broker_of_its_own(tmp_path: Path) -> None:
+    """Nobody knows what it costs, and it says itself how many events it has stored."""
+    async with (
+        windshift_server(tmp_path, None) as running,
+        prepared(tmp_path, Few(runs=1, peer=running.server.address), Figures()) as bench,
+        contract_servers(bench, CONSUME, "Events", "EnsureConsumer") as servers,
+        servers[PEER].stream() as stream,
+    ):
+        peer = servers[PEER]
+        await peer.storage.fill(stream, 3, 100)
+        await publish_own(bench, PEER, peer, 3)
+        assert await peer.storage.count(stream) == 3
+        assert await peer.consumer(stream)
+    assert bench.figures.get(PUBLISH_OWN, PEER, PER_SECOND)
+    assert bench.figures.get(PUBLISH_OWN, PEER, SERVER_CPU) is None
+
+
+async def test_a_peer_is_left_out_where_it_lacks_what_is_measured(tmp_path: Path) -> None:
+    """The comparison server has nothing but publishing."""
+    figures = Figures()
+    async with prepared(tmp_path, Few(runs=1), figures) as bench:
+        url = f"nats://{bench.nats.address}"
+        async with program(tmp_path, "comparison_server", url) as (peer, _):
+            with_peer = replace(bench, options=Few(runs=1, peer=peer.address))
+            async with contract_servers(with_peer, CONSUME, "Events", "EnsureConsumer") as servers:
+                assert list(servers) == [WINDSHIFT]
+    assert figures.notes == [
+        "consume: the peer has no EnsureConsumer and EnsureStream and Events, so it was left out."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("named", "said"), [("no-such-server --fast", "names no program"), ("false", "does not listen")]
+)
+async def test_a_peer_that_does_not_start_fails_with_a_reason(tmp_path: Path, named: str, said: str) -> None:
+    """A program that is not there, and one that ends."""
+    async with prepared(tmp_path, Few(runs=1), Figures()) as bench:
+        with pytest.raises(FailedToRun, match=f"WINDSHIFT_PEER {said}"):
+            async with peer_server(tmp_path, named, bench.nats):
+                pass
