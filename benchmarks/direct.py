@@ -1,16 +1,19 @@
-"""Publishing with nats-py alone: what the way through the broker costs without a server of ours.
+"""Publishing and consuming without a server of ours: what the way through the broker costs.
 
-    python -m benchmarks.direct NATS_URL SUBJECT --mode jetstream|multiplexed
+    python -m benchmarks.direct nats-py|publish|consume --help
 
-Prints what it saw as a line of JSON.
+nats-py is what its users have; the others stand on Windshift's own client of NATS, without a task for each
+event. Each prints what it saw as a line of JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -19,12 +22,17 @@ import uvloop
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from windshift.nats import Connection, ConnectionOptions, Message, Outcome, Requests, parse_servers
+from windshift.nats import headers as h
+
 from .h2load import publish_request
 
 _HEADERS = {
     "WS-Data-Type": "windshift.test.v1.StringValue",
     "WS-Published-Time": "2026-01-01T00:00:00.000000000Z",
 }
+_LINES = b"".join(h.line(name.encode(), value.encode()) for name, value in _HEADERS.items())
+_TIMEOUT = 60.0
 Publish = Callable[[str, bytes], Awaitable[object]]
 
 
@@ -78,15 +86,163 @@ async def measure(url: str, subject: str, mode: str, count: int, inflight: int) 
     return {"per_second": count / seconds, "cpu_us": cpu / count * 1e6}
 
 
-@click.command(context_settings={"show_default": True})
+@contextlib.asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[tuple[Connection, Requests]]:
+    connection = Connection(ConnectionOptions(parse_servers(url)))
+    await connection.connect()
+    try:
+        yield connection, Requests(connection)
+    finally:
+        await connection.close()
+
+
+async def publish(
+    url: str, subject: str, count: int, unanswered: int, *, keys: bool, atomic: int
+) -> dict[str, Any]:
+    """Publish ``count`` events, ``unanswered`` of them under way all the time.
+
+    Args:
+        url: the broker.
+        subject: of all events.
+        count: a multiple of `atomic`.
+        unanswered: a multiple of `atomic`, too.
+        keys: whether each has an id of its own, by which the broker knows it.
+        atomic: events of a batch that is stored as a whole; 0 = each for itself.
+    """
+    body = publish_request(subject, 100).data.value
+    topic, plain = subject.encode(), h.BEGIN + _LINES + h.END
+    each = atomic or 1
+    sent = answered = failed = 0
+    over = asyncio.get_running_loop().create_future()
+    async with _connected(url) as (connection, requests):
+        deadline = requests.loop.time() + _TIMEOUT
+
+        def lines(*pairs: tuple[bytes, bytes]) -> bytes:
+            return h.BEGIN + _LINES + b"".join(h.line(*pair) for pair in pairs) + h.END
+
+        def send() -> None:
+            nonlocal sent
+            sent += each
+            for place in range(1, atomic):
+                block = lines((h.BATCH_ID, b"%d" % sent), (h.BATCH_SEQUENCE, b"%d" % place))
+                connection.publish(topic, body, block)
+            block = plain
+            if keys:
+                block = lines((h.MESSAGE_ID, b"key-%d" % sent))
+            elif atomic:
+                last = (h.BATCH_SEQUENCE, b"%d" % atomic), (h.BATCH_COMMIT, b"1")
+                block = lines((h.BATCH_ID, b"%d" % sent), *last)
+            requests.send(topic, body, block, answer, deadline)
+
+        def answer(outcome: Outcome) -> None:
+            nonlocal answered, failed
+            answered += each
+            failed += each * (not isinstance(outcome, bytes) or b'"error"' in outcome)
+            if sent < count:
+                send()
+            elif answered >= count:
+                over.set_result(None)
+
+        started, cpu = time.perf_counter(), time.process_time()
+        while sent < min(count, unanswered):
+            send()
+        await over
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return {"per_second": count / seconds, "cpu_us": cpu / count * 1e6, "failed": failed}
+
+
+async def consume(url: str, stream: str, consumer: str, count: int, acks: int, window: int) -> dict[str, Any]:
+    """Pull ``count`` events, at most ``window`` of them unsettled, and acknowledge all.
+
+    Of so many ``acks`` the last one is confirmed.
+    """
+    pulling = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}".encode()
+    pending: list[bytes] = []
+    received = confirmed = room = failed = 0
+    pulled, started = min(window, count), 0.0
+    over = asyncio.get_running_loop().create_future()
+    async with _connected(url) as (connection, requests):
+        deadline, inbox = requests.loop.time() + _TIMEOUT, connection.inbox()
+
+        def pull(batch: int) -> None:
+            connection.publish(pulling, b'{"batch": %d}' % batch, b"", inbox)
+
+        def receive(message: Message) -> None:
+            nonlocal received, started
+            if not message.reply:  # no event, but a status
+                return
+            started = started or time.perf_counter()
+            received += 1
+            pending.append(message.reply)
+            if len(pending) == acks or received == count:
+                for reply in pending[:-1]:
+                    connection.publish(reply, b"+ACK")
+                confirm = partial(confirmation, len(pending))
+                requests.send(pending[-1], b"+ACK", b"", confirm, deadline)
+                pending.clear()
+
+        def confirmation(of: int, outcome: Outcome) -> None:
+            nonlocal confirmed, room, pulled, failed
+            confirmed += of
+            room += of
+            failed += of * (not isinstance(outcome, bytes))
+            more = min(room, count - pulled)
+            if more and (room >= window // 2 or more < room):
+                pull(more)
+                pulled, room = pulled + more, 0
+            if confirmed == count:
+                over.set_result(None)
+
+        connection.subscribe(inbox, receive)
+        cpu = time.process_time()
+        pull(pulled)
+        await over
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return {"per_second": count / seconds, "cpu_us": cpu / count * 1e6, "failed": failed}
+
+
+@click.group(context_settings={"show_default": True})
+def main() -> None:
+    """Publish or consume and print what was seen as a line of JSON."""
+
+
+def _report(coroutine: Any) -> None:
+    print(json.dumps(uvloop.run(coroutine)), flush=True)
+
+
+@main.command("nats-py")
 @click.argument("url")
 @click.argument("subject")
 @click.option("--mode", type=click.Choice(["jetstream", "multiplexed"]), default="jetstream")
 @click.option("--count", default=50_000, help="Messages.")
 @click.option("--inflight", default=200, help="Publishes under way at once.")
-def main(**options: Any) -> None:
-    """Publish with nats-py and print what was seen as a line of JSON."""
-    print(json.dumps(uvloop.run(measure(**options))), flush=True)
+def _nats_py(**options: Any) -> None:
+    """Publish with nats-py."""
+    _report(measure(**options))
+
+
+@main.command("publish")
+@click.argument("url")
+@click.argument("subject")
+@click.option("--count", default=100_000, help="Events.")
+@click.option("--unanswered", default=200, help="Events under way at once.")
+@click.option("--keys", is_flag=True, help="Give each an id.")
+@click.option("--atomic", default=0, help="Events of a batch that is stored as a whole.")
+def _publish(**options: Any) -> None:
+    """Publish with our own client of NATS."""
+    _report(publish(**options))
+
+
+@main.command("consume")
+@click.argument("url")
+@click.argument("stream")
+@click.argument("consumer")
+@click.option("--count", default=50_000, help="Events.")
+@click.option("--acks", default=1, help="Acks of which the last one is confirmed.")
+@click.option("--window", default=200, help="Events unsettled at once.")
+def _consume(**options: Any) -> None:
+    """Consume with our own client of NATS."""
+    _report(consume(**options))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
         "nats-server": _first_line([str(BIN / "nats-server"), "--version"]),
+        "nats": _first_line(["nats", "--version"]),
         "h2load": _first_line(["h2load", "--version"]),
         "load_average_before": round(os.getloadavg()[0], 2),
     }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import h2load
+from . import h2load, limits
 from .bench import Bench, Target, compared_servers, contract_servers, windshift_servers
 from .broker import new_stream
 from .figures import COMPARISON, NATS, WINDSHIFT, number
@@ -16,6 +16,7 @@ from .processes import FailedToRun, output, run_program, windshift_server
 PUBLISH, LATENCY, CONSUME, DIRECT = "publish", "latency", "consume", "nats-py"
 PUBLISH_OWN = f"{PUBLISH}, own client"
 PER_SECOND, SERVER_CPU, BROKER_CPU = "per second", "server CPU, µs each", "broker CPU, µs each"
+CLIENT_CPU = "client CPU, µs each"
 P50, P99, P99_9 = "p50, ms", "p99, ms", "p99.9, ms"
 RATE = 2500
 FAST_RATE = 2 * RATE
@@ -40,6 +41,8 @@ async def measure_publish(bench: Bench) -> None:
                 if h2load.available():
                     await _publish_h2load(bench, subject, server, count)
                 await publish_own(bench, subject, server, count // 2)
+            count = bench.options.scaled(100_000)
+            await limit_of_publishing(bench, [PUBLISH], servers[WINDSHIFT], count, _UNARY)
 
 
 async def _publish_h2load(bench: Bench, subject: str, server: Target, count: int) -> None:
@@ -74,7 +77,7 @@ async def publish_own(bench: Bench, subject: str, server: Target, count: int) ->
         raise FailedToRun(f"{subject}: {count} sent, {stored} stored, {seen['failures']}")
     bench.figures.add(PUBLISH_OWN, subject, PER_SECOND, seen["per_second"])
     bench.figures.add(PUBLISH_OWN, subject, SERVER_CPU, cpu / count * 1e6)
-    bench.figures.add(PUBLISH_OWN, subject, "client CPU, µs each", seen["client_cpu_us"])
+    bench.figures.add(PUBLISH_OWN, subject, CLIENT_CPU, seen["client_cpu_us"])
     bench.say(
         f"    own client: {number(seen['per_second'])} publishes/s, {number(cpu / count * 1e6)} µs each"
     )
@@ -89,6 +92,18 @@ MANY = (
     ("atomic", 100),
 )
 """Ways to publish many events, and how many each request has."""
+
+
+_UNARY = limits.Publishing(clients=4, each=50)
+_PIPELINED = limits.Publishing()
+LIMITS = {
+    _PIPELINED: MANY[:2],
+    replace(_PIPELINED, keys=True): MANY[2:3],
+    limits.Publishing("fast", each=1000, own=False): MANY[3:4],
+    limits.Publishing(clients=8, each=100): MANY[4:5],
+    limits.Publishing("atomic", clients=8, each=100): MANY[5:],
+}
+"""What stands beside them without a server between, with as many events unanswered."""
 
 
 def many_name(way: str, each: int) -> str:
@@ -106,6 +121,9 @@ async def measure_many(bench: Bench) -> None:
                 await publish_own(bench, subject, server, count // 4)
                 for way, each in MANY if subject == WINDSHIFT else ():  # an older version may have none
                     await _publish_many(bench, subject, server, count, way, each)
+            for limit, ways in LIMITS.items():
+                names = [many_name(*way) for way in ways]
+                await limit_of_publishing(bench, names, servers[WINDSHIFT], count, limit)
 
 
 async def _publish_many(bench: Bench, subject: str, server: Target, count: int, way: str, each: int) -> None:
@@ -121,8 +139,32 @@ async def _publish_many(bench: Bench, subject: str, server: Target, count: int, 
     bench.figures.add(name, subject, PER_SECOND, seen["per_second"])
     bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
     bench.figures.add(name, subject, BROKER_CPU, broker_cpu / count * 1e6)
-    bench.figures.add(name, subject, "client CPU, µs each", seen["client_cpu_us"])
+    bench.figures.add(name, subject, CLIENT_CPU, seen["client_cpu_us"])
     bench.say(f"    {way}, {each}: {number(seen['per_second'])} events/s, {cpu / count * 1e6:.1f} µs each")
+
+
+async def limit_of_publishing(
+    bench: Bench, names: list[str], server: Target, count: int, way: limits.Publishing
+) -> None:
+    """Publish without a server between, to a stream that the server has made."""
+    if not (way.own or limits.installed()):
+        return
+    async with server.stream() as stream:
+        before = bench.nats.cpu_seconds()
+        reached = await limits.publish(bench, stream, count, way)
+        broker_cpu = bench.nats.cpu_seconds() - before
+        stored = await bench.broker.count(stream)
+    if stored != count:
+        raise FailedToRun(f"{reached.client}: {count} sent, {stored} stored")
+    for name in names:
+        _add_limit(bench, name, reached, broker_cpu / count * 1e6)
+
+
+def _add_limit(bench: Bench, name: str, reached: limits.Reached, broker_cpu_us: float) -> None:
+    bench.figures.add(name, reached.client, PER_SECOND, reached.per_second)
+    bench.figures.add(name, reached.client, BROKER_CPU, broker_cpu_us)
+    bench.figures.add(name, reached.client, CLIENT_CPU, reached.client_cpu_us)
+    bench.say(f"    {name}, {reached.client}: {number(reached.per_second)} events/s")
 
 
 async def measure_latency(bench: Bench) -> None:
@@ -199,6 +241,7 @@ async def measure_consume(bench: Bench) -> None:
                     await _consume_own(bench, subject, server, streams[subject], count, way)
                     if (client := bench.options.load_client) is not None and not way.batch:
                         await _consume_go(bench, client, subject, server, streams[subject], count, way)
+                await _limit_of_consuming(bench, servers[WINDSHIFT], streams[WINDSHIFT], count, way)
 
 
 async def _consume_own(bench: Bench, subject: str, server: Target, stream: str, count: int, way: Way) -> None:
@@ -215,8 +258,17 @@ async def _consume_own(bench: Bench, subject: str, server: Target, stream: str, 
     bench.figures.add(name, subject, PER_SECOND, seen["per_second"])
     bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
     bench.figures.add(name, subject, BROKER_CPU, broker_cpu / count * 1e6)
-    bench.figures.add(name, subject, "client CPU, µs each", seen["client_cpu_us"])
+    bench.figures.add(name, subject, CLIENT_CPU, seen["client_cpu_us"])
     bench.say(f"    {number(seen['per_second'])} events/s, {number(cpu / count * 1e6)} µs each")
+
+
+async def _limit_of_consuming(bench: Bench, server: Target, stream: str, count: int, way: Way) -> None:
+    """Consume without a server between, on a consumer that the server has made."""
+    consumer = await server.consumer(stream)
+    before = bench.nats.cpu_seconds()
+    reached = await limits.consume(bench, stream, consumer, count, way.acks, way.window)
+    broker_cpu = bench.nats.cpu_seconds() - before
+    _add_limit(bench, way.name, reached, broker_cpu / count * 1e6)
 
 
 async def _consume_go(
@@ -249,7 +301,7 @@ async def measure_direct(bench: Bench) -> None:
                 bench.say(f"nats-py, run {run + 1} of {bench.options.runs}: {mode}")
                 async with new_stream(started.server.address, bench.broker) as stream:
                     arguments = (url, stream, f"--mode={mode}", f"--count={count}")
-                    seen = await run_program(bench.directory, "direct", *arguments)
+                    seen = await run_program(bench.directory, "direct", "nats-py", *arguments)
                 subject = f"{NATS}, js.publish" if mode == "jetstream" else f"{NATS}, one inbox"
                 bench.figures.add(DIRECT, subject, PER_SECOND, seen["per_second"])
-                bench.figures.add(DIRECT, subject, "client CPU, µs each", seen["cpu_us"])
+                bench.figures.add(DIRECT, subject, CLIENT_CPU, seen["cpu_us"])

@@ -12,13 +12,14 @@ from pathlib import Path
 import click
 import pytest
 
-from benchmarks import h2load, throughput
+from benchmarks import h2load, limits, throughput
 from benchmarks.bars import judge
-from benchmarks.bench import Options, contract_servers, prepared
+from benchmarks.bench import Options, contract_servers, prepared, windshift_servers
 from benchmarks.contract import peer_server
 from benchmarks.credentials import credentials_of, write_rules
 from benchmarks.figures import BEFORE, COMPARISON, PEER, WINDSHIFT, Figures, as_json, table, verdict_table
 from benchmarks.h2load import parse, publish_request
+from benchmarks.limits import NATS_BENCH, OWN, rate_of
 from benchmarks.memory import RESIDENT, START, TOKENS
 from benchmarks.page import merged, page
 from benchmarks.peers import opening
@@ -26,11 +27,15 @@ from benchmarks.processes import SERVER, FailedToRun, program, server_of, windsh
 from benchmarks.run import MEASUREMENTS, chosen
 from benchmarks.throughput import (
     CONSUME,
+    LIMITS,
+    MANY,
     PER_SECOND,
     PUBLISH,
     PUBLISH_OWN,
     SERVER_CPU,
     WAYS,
+    limit_of_publishing,
+    many_name,
     measure_consume,
     measure_publish,
     publish_own,
@@ -254,6 +259,26 @@ def test_a_driver_that_is_terminated_leaves_no_process(tmp_path: Path) -> None:
         os.kill(started, 0)
 
 
+REPORT_OF_NATS = """
+NATS JetStream asynchronous publish stats: 41,872 msgs/sec ~ 4.1 MiB/sec ~ 23.88us
+"""
+REPORT_OF_CLIENTS = """
+  [1] 10,500 msgs/sec ~ 1.0 MiB/sec ~ 95.24us (5,000 msgs)
+  [2] 10,400 msgs/sec ~ 1.0 MiB/sec ~ 96.15us (5,000 msgs)
+
+ NATS JetStream asynchronous publish aggregated stats: 20,872 msgs/sec ~ 2.0 MiB/sec
+ message rates min 10,400 | avg 10,450 | max 10,500 | stddev 50 msgs
+"""
+
+
+def test_reports_of_nats_bench_are_read() -> None:
+    """Of one client, and of several together."""
+    assert rate_of(REPORT_OF_NATS) == 41_872
+    assert rate_of(REPORT_OF_CLIENTS) == 20_872
+    with pytest.raises(FailedToRun):
+        rate_of("nats: error: no such stream")
+
+
 class Few(Options):
     """Counts so small that the figures say nothing."""
 
@@ -275,8 +300,11 @@ async def test_a_peer_takes_turns_with_windshift(tmp_path: Path, monkeypatch: py
         for subject in (WINDSHIFT, COMPARISON, PEER):
             assert figures.get(name, subject, PER_SECOND)
             assert figures.get(name, subject, SERVER_CPU)
+    limit = NATS_BENCH if limits.installed() else OWN
+    assert figures.get(PUBLISH, limit, PER_SECOND)
     for way in ways:
         assert figures.get(way.name, WINDSHIFT, PER_SECOND)
+        assert figures.get(way.name, limit, PER_SECOND)
         assert (figures.get(way.name, PEER, SERVER_CPU) is None) is bool(way.batch)
     assert not h2load.available() or any("ratio to the peer" in verdict.text for verdict in judge(figures))
 
@@ -321,3 +349,15 @@ async def test_a_peer_that_does_not_start_fails_with_a_reason(tmp_path: Path, na
         with pytest.raises(FailedToRun, match=f"WINDSHIFT_PEER {said}"):
             async with peer_server(tmp_path, named, bench.nats):
                 pass
+
+
+async def test_limits_of_publishing_need_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way to publish many stands beside one without a server between, as far as our client has it."""
+    monkeypatch.setattr(limits, "installed", lambda: False)
+    async with prepared(tmp_path, Few(runs=1), Figures()) as bench, windshift_servers(bench) as servers:
+        for limit, ways in LIMITS.items():
+            names = [many_name(*way) for way in ways]
+            await limit_of_publishing(bench, names, servers[WINDSHIFT], 1_000, limit)
+    assert {figure.measurement for figure in bench.figures} == {
+        many_name(way, each) for way, each in MANY if "without" not in way
+    }
