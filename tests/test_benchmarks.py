@@ -20,6 +20,7 @@ from benchmarks.credentials import credentials_of, write_rules
 from benchmarks.figures import BEFORE, COMPARISON, PEER, WINDSHIFT, Figures, as_json, table, verdict_table
 from benchmarks.h2load import parse, publish_request
 from benchmarks.limits import NATS_BENCH, OWN, rate_of
+from benchmarks.load import percentiles
 from benchmarks.memory import RESIDENT, START, TOKENS
 from benchmarks.page import merged, page
 from benchmarks.peers import opening
@@ -92,6 +93,13 @@ def test_anything_else_is_no_report() -> None:
     """h2load exits with 0 also when it could not connect."""
     with pytest.raises(FailedToRun):
         parse("could not connect", 0.0)
+
+
+def test_latencies_are_told_by_their_percentiles() -> None:
+    """In milliseconds, from seconds, exact to a thousandth; one of hours counts as one of an hour."""
+    seconds = [number / 1000 for number in range(1, 1001)]
+    assert percentiles(seconds, 50, 99, 99.9) == pytest.approx([500, 990, 999], rel=0.001)
+    assert percentiles([10_000.0], 99) == pytest.approx([3_600_000], rel=0.001)
 
 
 def test_requests_carry_a_text_of_the_size_asked_for() -> None:
