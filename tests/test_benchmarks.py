@@ -136,6 +136,23 @@ def test_versions_are_held_against_each_other() -> None:
     assert [bar["met"] for bar in as_json(Figures(), verdicts, {})["bars"]] == [True, None, False]
 
 
+def test_batches_are_held_against_single_events_in_each_window() -> None:
+    """Of the version before, which acknowledged them one by one."""
+    figures = Figures()
+    single, *_ = WAYS
+    figures.add(single.name, BEFORE, PER_SECOND, 1000)
+    figures.add(single.name, WINDSHIFT, PER_SECOND, 1520)
+    batches = [way for way in WAYS if way.batch]
+    for way, rate in zip(batches, (2300, 2400, 3000), strict=True):
+        figures.add(way.name, WINDSHIFT, PER_SECOND, rate)
+    assert [(verdict.value, verdict.limit, verdict.passed) for verdict in judge(figures)] == [
+        (1.52, 1.53, False),
+        (2.3, 2.36, False),
+        (2.4, 2.36, True),
+        (3.0, 2.36, True),
+    ]
+
+
 def test_each_figure_stands_beside_that_of_the_version_before() -> None:
     """Also where a subject says how the server was set up; the other version's rows have no ratio."""
     printed = table(measured_versions())
