@@ -1,4 +1,4 @@
-"""The page of results: a table for each measurement, and a chart where it compares several things.
+"""The page of results: a table for each measurement, and a chart of each of its rows.
 
     python -m benchmarks.page [RESULTS.json...]
 
@@ -88,8 +88,7 @@ def _measurement(figures: list[dict[str, Any]]) -> list[str]:
             name = "" if place else f" {quantity}"
             median, runs = number(figure["median"]), len(figure["values"])
             rows.append(f"|{name} | {figure['subject']} | {median} | {runs} |")
-        if len(same) > 1:
-            charts.append(_chart(quantity, same))
+        charts.append(_chart(quantity, same))
     return ["\n".join(rows), *charts]
 
 

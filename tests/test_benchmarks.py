@@ -237,7 +237,7 @@ def test_calls_without_a_token_send_no_credentials() -> None:
 
 
 def test_the_page_of_results() -> None:
-    """It has every figure, a chart where there is something to compare, and of two runs the later one."""
+    """It has every figure, a chart of each quantity, and of two runs the later one."""
     figures = measured()
     first = as_json(figures, judge(figures), MACHINE)
     figures.add(PUBLISH, WINDSHIFT, SERVER_CPU, 50.0)
@@ -246,7 +246,8 @@ def test_the_page_of_results() -> None:
     assert "| | | median | runs |" in written
     assert f"| {PER_SECOND} | {WINDSHIFT} | 30,000 | 2 |\n| | {COMPARISON} | 3,000 | 2 |" in written
     assert f"| {SERVER_CPU} | {WINDSHIFT} | 40 | 3 |" in written
-    assert written.count("xychart-beta") == 1
+    assert written.count("xychart-beta") == 2
+    assert f'x-axis ["{WINDSHIFT}"]\n  y-axis "{SERVER_CPU}" 0 --> 44\n  bar [40]' in written
     assert f'x-axis ["{WINDSHIFT}", "{COMPARISON}"]' in written
     assert "bar [30000, 3000]" in written
 
