@@ -22,6 +22,7 @@ from .figures import (
     COMPARISON,
     PEER,
     WINDSHIFT,
+    WITH_TOKEN,
     Bar,
     Figures,
     Verdict,
@@ -191,18 +192,26 @@ def _to_before(
 
 
 def _to_single(
-    text: str, measurement: str, single: str, quantity: str, limit: float | None = None, *, at_most: bool
+    text: str,
+    measurement: str,
+    single: str,
+    quantity: str,
+    limit: float | None = None,
+    *,
+    at_most: bool,
+    subject: str = WINDSHIFT,
 ) -> Bar:
     """Compare events of this version, many at once, with those of the other one, which come one by one."""
     measured = partial(
         Figures.ratio,
         measurement=measurement,
         quantity=quantity,
-        subject=WINDSHIFT,
+        subject=subject,
         other=BEFORE,
         beside=single,
     )
-    return Bar(f"{text}, ratio to {BEFORE} {_SINGLE[single]}", limit, at_most, measured)
+    whose = ", with a token" if subject == WITH_TOKEN else ""
+    return Bar(f"{text}{whose}, ratio to {BEFORE} {_SINGLE[single]}", limit, at_most, measured)
 
 
 _SINGLE = {_T.PUBLISH_OWN: "with one in a call", _consume(1, ""): "with acks of 1"}
@@ -240,6 +249,23 @@ VERSION_BARS = (
         for bar in (
             _to_before(f"server CPU of an event, {way.name}", way.name, _T.SERVER_CPU),
             _to_before(f"events per second, {way.name}", way.name, _T.PER_SECOND),
+        )
+    ),
+    _to_single(
+        "events per second, acks of 1",
+        _consume(1, ""),
+        _consume(1, ""),
+        _T.PER_SECOND,
+        1.53,
+        at_most=False,
+        subject=WITH_TOKEN,
+    ),
+    *(
+        bar
+        for way in _T.WAYS
+        if way.batch
+        for subject in (WINDSHIFT, WITH_TOKEN)
+        for bar in (
             _to_single(
                 f"events per second in batches, window {way.window:,}",
                 way.name,
@@ -247,6 +273,7 @@ VERSION_BARS = (
                 _T.PER_SECOND,
                 2.36,
                 at_most=False,
+                subject=subject,
             ),
             _to_single(
                 f"server CPU of an event in batches, window {way.window:,}",
@@ -254,6 +281,7 @@ VERSION_BARS = (
                 _consume(1, ""),
                 _T.SERVER_CPU,
                 at_most=True,
+                subject=subject,
             ),
         )
     ),
@@ -261,12 +289,25 @@ VERSION_BARS = (
         bar
         for way, each, rate, cpu in _MANY
         for name in (_T.many_name(way, each),)
+        for subject in (WINDSHIFT, WITH_TOKEN)
         for bar in (
             _to_single(
-                f"events per second, {name}", name, _T.PUBLISH_OWN, _T.PER_SECOND, rate, at_most=False
+                f"events per second, {name}",
+                name,
+                _T.PUBLISH_OWN,
+                _T.PER_SECOND,
+                rate,
+                at_most=False,
+                subject=subject,
             ),
             _to_single(
-                f"server CPU of an event, {name}", name, _T.PUBLISH_OWN, _T.SERVER_CPU, cpu, at_most=True
+                f"server CPU of an event, {name}",
+                name,
+                _T.PUBLISH_OWN,
+                _T.SERVER_CPU,
+                cpu,
+                at_most=True,
+                subject=subject,
             ),
         )
     ),

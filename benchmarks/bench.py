@@ -13,6 +13,7 @@ from typing import Protocol
 
 from .broker import Behind, Broker, Storage, connected, new_consumer, new_stream
 from .contract import Elsewhere, knows, peer_server
+from .credentials import write_rules
 from .figures import BEFORE, COMPARISON, PEER, WINDSHIFT, Figures
 from .processes import SERVER, Running, nats_server, program, windshift_server
 
@@ -99,6 +100,7 @@ class Target:
         nats: the broker behind it.
         storage: the same, as measurements use it.
         is_peer: whether it is none of ours, and knows the contract only.
+        token: of somebody who may do everything there; empty = nobody asks.
     """
 
     server: Server
@@ -106,6 +108,7 @@ class Target:
     nats: Server
     storage: Storage
     is_peer: bool = False
+    token: str = ""
 
     @property
     def address(self) -> str:
@@ -128,7 +131,7 @@ class Target:
     async def consumer(self, stream: str) -> str:
         """Make a consumer of all events of a stream."""
         subjects = [stream] if self.is_peer else []  # not every server takes a consumer without
-        return await new_consumer(self.address, stream, subjects=subjects)
+        return await new_consumer(self.address, stream, token=self.token, subjects=subjects)
 
 
 @contextlib.asynccontextmanager
@@ -143,6 +146,19 @@ async def windshift_servers(bench: Bench) -> AsyncIterator[dict[str, Target]]:
         yield {
             subject: Target(server, owner, bench.nats, bench.broker) for subject, server in servers.items()
         }
+
+
+@contextlib.asynccontextmanager
+async def server_with_token(bench: Bench, owner: str) -> AsyncIterator[Target]:
+    """Run this version of Windshift with rules, for callers with a static token.
+
+    Args:
+        bench: the setting.
+        owner: the address of a server without, which makes the streams.
+    """
+    rules = write_rules(bench.directory, issuer=False)
+    async with windshift_server(bench.directory, bench.nats, environment=rules.environment) as started:
+        yield Target(started.server, owner, bench.nats, bench.broker, token=rules.token)
 
 
 @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WINDSHIFT = "windshift"
+WITH_TOKEN = f"{WINDSHIFT}, token"
 BEFORE = "before"
 COMPARISON = "grpc.aio"
 PEER = "peer"

@@ -67,19 +67,20 @@ async def publish(
     return {"per_second": count / seconds, "client_cpu_us": cpu / count * 1e6, "failures": failures}
 
 
-async def many(address: str, subject: str, count: int, each: int, way: str) -> dict[str, Any]:
+async def many(address: str, subject: str, count: int, each: int, way: str, token: str) -> dict[str, Any]:
     """Publish ``each`` events in a request: on one ``PublishStream``, or in batches, eight under way."""
-    return await (_stream if way.startswith("stream") else _batches)(address, subject, count, each, way)
+    send = _stream if way.startswith("stream") else _batches
+    return await send(address, subject, count, each, way, token)
 
 
-async def _stream(address: str, subject: str, count: int, each: int, way: str) -> dict[str, Any]:
+async def _stream(address: str, subject: str, count: int, each: int, way: str, token: str) -> dict[str, Any]:
     """Send the bytes of one request again and again, or with other keys each time."""
     events = [publish_request(subject, 100)] * each
     request = events_pb.PublishStreamRequest(events=events, without_ids="without" in way)
     payload = request.SerializeToString()
     answered = failed = sent = 0
     async with Channel(address) as channel:
-        call = channel.stream(PUBLISH_STREAM, events_pb.PublishStreamResponse)
+        call = channel.stream(PUBLISH_STREAM, events_pb.PublishStreamResponse, metadata=credentials_of(token))
         started, cpu = time.perf_counter(), time.process_time()
         while answered < count:
             while sent < count and sent - answered < _UNANSWERED:
@@ -100,16 +101,19 @@ async def _stream(address: str, subject: str, count: int, each: int, way: str) -
     return {"per_second": count / seconds, "client_cpu_us": cpu / count * 1e6, "failures": {"events": failed}}
 
 
-async def _batches(address: str, subject: str, count: int, each: int, way: str) -> dict[str, Any]:
+async def _batches(address: str, subject: str, count: int, each: int, way: str, token: str) -> dict[str, Any]:
     event = publish_request(subject, 100)
     request = events_pb.PublishBatchRequest(events=[event] * each, atomic=way == "atomic")
+    metadata = credentials_of(token)
     left = iter(range(count // each))
     failed = 0
 
     async def worker(channel: Channel) -> None:
         nonlocal failed
         for _ in left:
-            response = await channel.unary(PUBLISH_BATCH, request, events_pb.PublishBatchResponse)
+            response = await channel.unary(
+                PUBLISH_BATCH, request, events_pb.PublishBatchResponse, metadata=metadata
+            )
             failed += len(response.errors)
 
     async with Channel(address) as channel:
@@ -234,7 +238,7 @@ def _subscribe(
 
 
 async def consume(
-    address: str, stream: str, consumer: str, count: int, acks: int, window: int, batch: int
+    address: str, stream: str, consumer: str, count: int, acks: int, window: int, batch: int, token: str
 ) -> dict[str, Any]:
     """Consume on one call and acknowledge ``acks`` ids at a time, until ``count`` are confirmed."""
     seen: set[int] = set()
@@ -242,7 +246,7 @@ async def consume(
     pending: list[int] = []
     started = 0.0
     async with Channel(address) as channel:
-        call = _subscribe(channel, stream, consumer, window, batch=batch)
+        call = _subscribe(channel, stream, consumer, window, token, batch)
         await call.receive()
         cpu = time.process_time()
         while confirmed + invalid < count:
@@ -438,6 +442,7 @@ def _publish(**options: Any) -> None:
     default="stream",
     type=click.Choice(["stream", "stream, keys", "stream without ids", "batch", "atomic"]),
 )
+@click.option("--token", default="", help="Of somebody who may do it.")
 def _many(**options: Any) -> None:
     """Publish many events with each request, as fast as the answers allow."""
     _report(many(**options))
@@ -462,6 +467,7 @@ def _rate(**options: Any) -> None:
 @click.option("--acks", default=1, help="Ids in an ack.")
 @click.option("--window", default=200, help="Events unsettled at once.")
 @click.option("--batch", default=0, help="Events in a response; 0 = one.")
+@click.option("--token", default="", help="Of somebody who may do it.")
 def _consume(**options: Any) -> None:
     """Consume and acknowledge on one call."""
     _report(consume(**options))

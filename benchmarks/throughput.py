@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import h2load, limits
-from .bench import Bench, Target, compared_servers, contract_servers, windshift_servers
+from .bench import Bench, Target, compared_servers, contract_servers, server_with_token, windshift_servers
 from .broker import new_stream
-from .figures import COMPARISON, NATS, WINDSHIFT, number
+from .figures import BEFORE, COMPARISON, NATS, WINDSHIFT, WITH_TOKEN, number
 from .processes import FailedToRun, output, run_program, windshift_server
 
 PUBLISH, LATENCY, CONSUME, DIRECT = "publish", "latency", "consume", "nats-py"
@@ -69,7 +69,13 @@ async def publish_own(bench: Bench, subject: str, server: Target, count: int) ->
     async with server.stream() as stream:
         before = server.cpu_seconds()
         seen = await run_program(
-            bench.directory, "load", "publish", server.address, stream, f"--count={count}"
+            bench.directory,
+            "load",
+            "publish",
+            server.address,
+            stream,
+            f"--count={count}",
+            f"--token={server.token}",
         )
         cpu, _ = server.used_since(before)
         stored = await server.storage.count(stream)
@@ -114,12 +120,16 @@ def many_name(way: str, each: int) -> str:
 async def measure_many(bench: Bench) -> None:
     """Many events with each request, beside one with each, by our own client."""
     count = bench.options.scaled(200_000)
-    async with windshift_servers(bench) as servers:
+    async with (
+        windshift_servers(bench) as servers,
+        server_with_token(bench, servers[WINDSHIFT].owner) as guarded,
+    ):
+        servers[WITH_TOKEN] = guarded
         for run in range(bench.options.runs):
             for subject, server in servers.items():
                 bench.say(f"many events, run {run + 1} of {bench.options.runs}: {subject}")
                 await publish_own(bench, subject, server, count // 4)
-                for way, each in MANY if subject == WINDSHIFT else ():  # an older version may have none
+                for way, each in MANY if subject != BEFORE else ():  # an older version may have none
                     await _publish_many(bench, subject, server, count, way, each)
             for limit, ways in LIMITS.items():
                 names = [many_name(*way) for way in ways]
@@ -129,7 +139,7 @@ async def measure_many(bench: Bench) -> None:
 async def _publish_many(bench: Bench, subject: str, server: Target, count: int, way: str, each: int) -> None:
     async with server.stream() as stream:
         before = server.cpu_seconds()
-        arguments = (f"--count={count}", f"--each={each}", f"--way={way}")
+        arguments = (f"--count={count}", f"--each={each}", f"--way={way}", f"--token={server.token}")
         seen = await run_program(bench.directory, "load", "many", server.address, stream, *arguments)
         cpu, broker_cpu = server.used_since(before)
         stored = await server.storage.count(stream)
@@ -227,6 +237,8 @@ async def measure_consume(bench: Bench) -> None:
     async with contextlib.AsyncExitStack() as stack:
         running = contract_servers(bench, CONSUME, "Events", "EnsureConsumer")
         servers = await stack.enter_async_context(running)
+        guarded = server_with_token(bench, servers[WINDSHIFT].owner)
+        servers[WITH_TOKEN] = await stack.enter_async_context(guarded)
         streams = {}
         for subject, server in servers.items():
             streams[subject] = await stack.enter_async_context(server.stream())
@@ -239,7 +251,7 @@ async def measure_consume(bench: Bench) -> None:
                         continue
                     bench.say(f"{way.name}, run {run + 1} of {bench.options.runs}: {subject}")
                     await _consume_own(bench, subject, server, streams[subject], count, way)
-                    if (client := bench.options.load_client) is not None and not way.batch:
+                    if (client := bench.options.load_client) is not None and not (way.batch or server.token):
                         await _consume_go(bench, client, subject, server, streams[subject], count, way)
                 await _limit_of_consuming(bench, servers[WINDSHIFT], streams[WINDSHIFT], count, way)
 
@@ -247,8 +259,9 @@ async def measure_consume(bench: Bench) -> None:
 async def _consume_own(bench: Bench, subject: str, server: Target, stream: str, count: int, way: Way) -> None:
     consumer = await server.consumer(stream)
     before = server.cpu_seconds()
-    arguments = (f"--count={count}", f"--acks={way.acks}", f"--window={way.window}", f"--batch={way.batch}")
-    seen = await run_program(bench.directory, "load", "consume", server.address, stream, consumer, *arguments)
+    arguments = [server.address, stream, consumer, f"--count={count}", f"--acks={way.acks}"]
+    arguments += [f"--window={way.window}", f"--batch={way.batch}", f"--token={server.token}"]
+    seen = await run_program(bench.directory, "load", "consume", *arguments)
     cpu, broker_cpu = server.used_since(before)
     if seen["invalid"] or seen["duplicates"]:
         bench.figures.note(

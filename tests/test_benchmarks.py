@@ -17,7 +17,17 @@ from benchmarks.bars import judge
 from benchmarks.bench import Options, contract_servers, prepared, windshift_servers
 from benchmarks.contract import peer_server
 from benchmarks.credentials import credentials_of, write_rules
-from benchmarks.figures import BEFORE, COMPARISON, PEER, WINDSHIFT, Figures, as_json, table, verdict_table
+from benchmarks.figures import (
+    BEFORE,
+    COMPARISON,
+    PEER,
+    WINDSHIFT,
+    WITH_TOKEN,
+    Figures,
+    as_json,
+    table,
+    verdict_table,
+)
 from benchmarks.h2load import parse, publish_request
 from benchmarks.limits import NATS_BENCH, OWN, rate_of
 from benchmarks.load import percentiles
@@ -145,11 +155,13 @@ def test_batches_are_held_against_single_events_in_each_window() -> None:
     batches = [way for way in WAYS if way.batch]
     for way, rate in zip(batches, (2300, 2400, 3000), strict=True):
         figures.add(way.name, WINDSHIFT, PER_SECOND, rate)
+    figures.add(batches[-1].name, WITH_TOKEN, PER_SECOND, 2350)
     assert [(verdict.value, verdict.limit, verdict.passed) for verdict in judge(figures)] == [
         (1.52, 1.53, False),
         (2.3, 2.36, False),
         (2.4, 2.36, True),
         (3.0, 2.36, True),
+        (2.35, 2.36, False),
     ]
 
 
@@ -330,6 +342,7 @@ async def test_a_peer_takes_turns_with_windshift(tmp_path: Path, monkeypatch: py
     assert figures.get(PUBLISH, limit, PER_SECOND)
     for way in ways:
         assert figures.get(way.name, WINDSHIFT, PER_SECOND)
+        assert figures.get(way.name, WITH_TOKEN, PER_SECOND)
         assert figures.get(way.name, limit, PER_SECOND)
         assert (figures.get(way.name, PEER, SERVER_CPU) is None) is bool(way.batch)
     assert not h2load.available() or any("ratio to the peer" in verdict.text for verdict in judge(figures))
