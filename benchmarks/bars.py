@@ -164,17 +164,20 @@ BARS = (
         True,
         median(_L.LOOKING, _L.ADDED),
     ),
-    Bar(
-        "server CPU of an event of 1,000 subscribers, times that of one",
-        1.3,
-        True,
-        partial(
-            Figures.ratio,
-            measurement=scale.SUBSCRIBERS,
-            quantity=_T.SERVER_CPU,
-            subject=scale.named(1_000),
-            other=scale.named(1),
-        ),
+    *(
+        Bar(
+            f"server CPU of an event of 1,000 {what}, times that of one",
+            1.3,
+            True,
+            partial(
+                Figures.ratio,
+                measurement=measurement,
+                quantity=_T.SERVER_CPU,
+                subject=scale.named(1_000),
+                other=scale.named(1),
+            ),
+        )
+        for what, measurement in (("subscribers", scale.SUBSCRIBERS), ("active consumers", scale.ACTIVE))
     ),
     Bar(
         "growth over 1,000,000 requests and 1,000 killed connections, MB",

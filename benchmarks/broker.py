@@ -63,14 +63,14 @@ class Broker:
             await self._jetstream.delete_stream(stream)
 
     async def fill(self, stream: str, count: int, size: int) -> None:
-        """Put ``count`` events, texts of ``size`` bytes, into an empty stream.
+        """Put exactly ``count`` events, texts of ``size`` bytes, into an empty stream.
 
         Raises:
             FailedToRun: they did not arrive.
         """
         payload = publish_request(stream, size).data.value
         for done in range(0, count, 2000):
-            for _ in range(min(2000, count - done)):
+            for _ in range(min(2000, count - done) - 1):
                 await self._client.publish(stream, payload, headers=_HEADERS)
             await self._jetstream.publish(stream, payload, headers=_HEADERS)  # after the others are stored
         for _ in range(100):
@@ -105,6 +105,16 @@ class Broker:
                 await self._jetstream.add_stream(name=name, subjects=[name], storage="memory")
 
         await asyncio.gather(*(make() for _ in range(20)))
+
+    @contextlib.asynccontextmanager
+    async def roomy_stream(self, consumers: int) -> AsyncIterator[str]:
+        """Make a stream for so many consumers: where none says how many, nats-server takes 1,000."""
+        name = next(_names)
+        await self._jetstream.add_stream(name=name, subjects=[name], max_consumers=consumers)
+        try:
+            yield name
+        finally:
+            await self.delete(name)
 
     async def texts(self, stream: str) -> Counter[str]:
         """Return the texts of all events of a stream, and how often each lies there."""
@@ -175,6 +185,28 @@ async def new_stream(address: str, broker: Storage | None = None, *, token: str 
     finally:
         if broker is not None:
             await broker.delete(name)
+
+
+async def new_consumers(address: str, stream: str, prefix: str, count: int, first: int = 0) -> None:
+    """Make many consumers of all events of a stream, such as ``prefix-17``.
+
+    Args:
+        address: the server.
+        stream: their stream.
+        prefix: of their names.
+        count: the number after the last one's.
+        first: the number of the first one.
+    """
+    left = iter(range(first, count))
+
+    async def make(channel: Channel) -> None:
+        for index in left:
+            request = events_pb.EnsureConsumerRequest(stream=stream, name=f"{prefix}-{index}")
+            getattr(request, "from").start = True
+            await channel.unary(f"{SERVICE}/EnsureConsumer", request, events_pb.EnsureConsumerResponse)
+
+    async with Channel(address) as channel:
+        await asyncio.gather(*(make(channel) for _ in range(20)))
 
 
 async def new_consumer(

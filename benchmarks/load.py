@@ -1,6 +1,6 @@
 """The load client: a process that drives a server through ``windshift.rpc`` and prints what it saw as JSON.
 
-    python -m benchmarks.load publish|many|rate|consume|deliver|share|idle|connect --help
+    python -m benchmarks.load publish|many|rate|consume|deliver|share|active|idle|connect --help
 
 Its own cost counts: on a small machine it shares the cores with the server and the broker.
 """
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -329,7 +329,7 @@ async def idle(
     """Open ``count`` consume calls, say so, wait for a line on stdin, then wait for an event on each."""
     served = 0
     async with asyncio.TaskGroup() as group:
-        channels, calls = await _open(address, stream, consumer, count, token)
+        channels, calls = await _open(address, stream, [consumer] * count, token)
         print(json.dumps({"open": len(calls)}), flush=True)
         await asyncio.to_thread(sys.stdin.readline)
 
@@ -350,10 +350,15 @@ async def idle(
     return {"served": served, "seconds": seconds}
 
 
-async def share(address: str, stream: str, consumer: str, count: int, calls: int) -> dict[str, Any]:
-    """Open ``calls`` consume calls, say so, and acknowledge events until ``count`` are confirmed."""
+async def share(
+    address: str, stream: str, consumers: Sequence[str], count: int, window: int
+) -> dict[str, Any]:
+    """Open a consume call for each of ``consumers``, which may be one and the same, and say so.
+
+    Then acknowledge events until ``count`` are confirmed.
+    """
     confirmed, started = 0, 0.0
-    channels, opened = await _open(address, stream, consumer, calls)
+    channels, opened = await _open(address, stream, consumers, window=window)
     print(json.dumps({"open": len(opened)}), flush=True)
     over = asyncio.Event()
 
@@ -392,15 +397,16 @@ async def connect(address: str, count: int) -> dict[str, Any]:
 
 
 async def _open(
-    address: str, stream: str, consumer: str, count: int, token: str = ""
+    address: str, stream: str, consumers: Sequence[str], token: str = "", window: int = 10
 ) -> tuple[list[Channel], list[ClientCall[events_pb.EventsResponse]]]:
-    """Open consume calls, many on each connection."""
+    """Open a consume call of each consumer, many on each connection."""
     channels: list[Channel] = []
     calls: list[ClientCall[events_pb.EventsResponse]] = []
-    while len(calls) < count:  # not all at once: a lookup of the consumer takes its turn
+    for begun in range(0, len(consumers), _STREAMS_PER_CONNECTION):
         channels.append(Channel(address))
-        more = min(_STREAMS_PER_CONNECTION, count - len(calls))
-        opened = [_subscribe(channels[-1], stream, consumer, 10, token) for _ in range(more)]
+        some = consumers[begun : begun + _STREAMS_PER_CONNECTION]
+        # Not all at once: a lookup of the consumer takes its turn.
+        opened = [_subscribe(channels[-1], stream, consumer, window, token) for consumer in some]
         await asyncio.gather(*(call.receive() for call in opened))
         calls += opened
     return channels, calls
@@ -502,9 +508,21 @@ def _idle(**options: Any) -> None:
 @click.argument("consumer")
 @click.option("--count", default=50_000, help="Events.")
 @click.option("--calls", default=10, help="Consume calls.")
-def _share(**options: Any) -> None:
+def _share(address: str, stream: str, consumer: str, count: int, calls: int) -> None:
     """Consume and acknowledge on many calls of one consumer, one event at a time."""
-    _report(share(**options))
+    _report(share(address, stream, [consumer] * calls, count, window=10))
+
+
+@main.command("active")
+@click.argument("address")
+@click.argument("stream")
+@click.argument("prefix")
+@click.option("--count", default=50_000, help="Deliveries, of all consumers together.")
+@click.option("--consumers", default=10, help="Each with one consume call.")
+def _active(address: str, stream: str, prefix: str, count: int, consumers: int) -> None:
+    """Consume and acknowledge on a call each of many consumers, PREFIX-0 and so on, one event at a time."""
+    names = [f"{prefix}-{index}" for index in range(consumers)]
+    _report(share(address, stream, names, count, window=200))
 
 
 @main.command("connect")

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from .bench import Bench
-from .broker import new_consumer, new_stream
+from .broker import new_consumer, new_consumers, new_stream
 from .figures import number
 from .processes import FailedToRun, Running, program, read_line, run_program, windshift_server
 from .throughput import BROKER_CPU, PER_SECOND, SERVER_CPU
@@ -14,12 +14,13 @@ from .throughput import BROKER_CPU, PER_SECOND, SERVER_CPU
 STREAMS = "a publish beside so many streams"
 CONSUMERS = "a publish to a stream with so many consumers"
 SUBSCRIBERS = "an event of a consumer with so many subscribers"
+ACTIVE = "an event of a stream with so many active consumers"
 IDLE = "a publish beside so many idle subscribers"
 CONNECTIONS = "a publish beside so many connections"
 STEPS = (1, 10, 100, 1_000, 10_000)
+_MOST_ACTIVE = 1_000
+"""Of 10,000 consumers each gets so few events of a run that setting them up is all that counts."""
 _ROOM = {"GRPC_MAX_CONNECTIONS": str(STEPS[-1] + 100)}
-_MOST_CONSUMERS = 1_000
-"""nats-server takes no more for a stream by default."""
 
 
 def named(steps: int) -> str:
@@ -33,8 +34,9 @@ async def measure_scale(bench: Bench) -> None:
     for run in range(bench.options.runs):
         bench.say(f"scale, run {run + 1} of {bench.options.runs}")
         await _streams(bench, steps)
-        await _consumers(bench, [step for step in steps if step <= _MOST_CONSUMERS])
-        await _subscribers(bench, [step for step in steps if step <= _MOST_CONSUMERS])
+        await _consumers(bench, steps)
+        await active(bench, [step for step in steps if step <= _MOST_ACTIVE])
+        await _subscribers(bench, steps)
         await _held(bench, IDLE, "idle", steps)
         await _held(bench, CONNECTIONS, "connect", steps)
 
@@ -54,13 +56,29 @@ async def _consumers(bench: Bench, steps: list[int]) -> None:
     made = 0
     async with (
         windshift_server(bench.directory, bench.nats) as started,
-        new_stream(started.server.address, bench.broker) as stream,
+        bench.broker.roomy_stream(steps[-1]) as stream,
     ):
         for step in steps:
-            while made < step:
-                await new_consumer(started.server.address, stream)
-                made += 1
+            await new_consumers(started.server.address, stream, "scale", step, made)
+            made = step
             await _publish(bench, started.server, CONSUMERS, step, stream)
+
+
+async def active(bench: Bench, steps: list[int]) -> None:
+    """Deliver as many events in all to more and more consumers, each of which gets all of its stream."""
+    async with windshift_server(bench.directory, bench.nats) as started:
+        server = started.server
+        for step in steps:
+            events = max(1, bench.options.scaled(50_000) // step)
+            count = events * step
+            async with bench.broker.roomy_stream(step) as stream:
+                await new_consumers(server.address, stream, "scale", step)
+                arguments = (server.address, stream, "scale", f"--count={count}", f"--consumers={step}")
+                async with program(bench.directory, "load", "active", *arguments) as (client, _):
+                    before = server.cpu_seconds(), bench.nats.cpu_seconds()
+                    await bench.broker.fill(stream, events, 100)
+                    seen = await read_line(client)
+                    _add(bench, server, before, ACTIVE, step, count, seen["per_second"])
 
 
 async def _subscribers(bench: Bench, steps: list[int]) -> None:

@@ -36,6 +36,7 @@ from benchmarks.page import merged, page
 from benchmarks.peers import opening
 from benchmarks.processes import SERVER, FailedToRun, program, server_of, windshift_server
 from benchmarks.run import MEASUREMENTS, chosen
+from benchmarks.scale import ACTIVE, active, named
 from benchmarks.throughput import (
     CONSUME,
     LIMITS,
@@ -388,6 +389,14 @@ async def test_a_peer_that_does_not_start_fails_with_a_reason(tmp_path: Path, na
         with pytest.raises(FailedToRun, match=f"WINDSHIFT_PEER {said}"):
             async with peer_server(tmp_path, named, bench.nats):
                 pass
+
+
+async def test_active_consumers_each_get_all_events(tmp_path: Path) -> None:
+    """The cost is that of a delivery: three consumers share them out no more than one does."""
+    async with prepared(tmp_path, Few(runs=1), Figures()) as bench:
+        await active(bench, [1, 3])
+    for consumers in (1, 3):
+        assert bench.figures.get(ACTIVE, named(consumers), SERVER_CPU)
 
 
 async def test_limits_of_publishing_need_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
