@@ -125,6 +125,30 @@ BARS = (
         )
         for quantity, limit in ((workers.PER_SECOND, limit), (workers.SERVER_CPU, None))
     ),
+    Bar(
+        f"events per second of two connections, {workers.TWO}, ratio to one",
+        None,
+        False,
+        partial(
+            Figures.ratio,
+            measurement=workers.WORKERS_CONSUME,
+            quantity=workers.PER_SECOND,
+            subject=workers.TWO,
+            other=workers.ONE,
+        ),
+    ),
+    Bar(
+        f"events that came twice, {workers.TWO}",
+        0,
+        True,
+        maximum(workers.WORKERS_CONSUME, workers.REPEATED, workers.TWO),
+    ),
+    Bar(
+        f"{workers.FEWEST}, {workers.TWO}",
+        10,
+        False,
+        median(workers.WORKERS_CONSUME, workers.FEWEST, workers.TWO),
+    ),
     *(
         Bar(
             f"CPU of a publish, authorization {way}, ratio to off",

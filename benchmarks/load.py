@@ -1,6 +1,6 @@
 """The load client: a process that drives a server through ``windshift.rpc`` and prints what it saw as JSON.
 
-    python -m benchmarks.load publish|many|rate|consume|deliver|share|active|idle|connect --help
+    python -m benchmarks.load publish|many|rate|consume|deliver|share|active|spread|idle|connect --help
 
 Its own cost counts: on a small machine it shares the cores with the server and the broker.
 """
@@ -24,6 +24,7 @@ import nats
 import uvloop
 from hdrh.histogram import HdrHistogram
 
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift.rpc import Channel, ClientCall, RpcError
 from windshift.rpc._gen.grpc.health.v1 import health_pb2
@@ -33,6 +34,7 @@ from .direct import multiplexed
 from .h2load import PUBLISH, publish_request
 
 EVENTS = "/windshift.events.v1alpha1.EventsService/Events"
+GET_SERVER = "/windshift.admin.v1alpha1.AdminService/GetServer"
 HEALTH = "/grpc.health.v1.Health/Check"
 PUBLISH_BATCH = "/windshift.events.v1alpha1.EventsService/PublishBatch"
 PUBLISH_STREAM = "/windshift.events.v1alpha1.EventsService/PublishStream"
@@ -385,6 +387,68 @@ async def share(
     return {"per_second": confirmed / seconds}
 
 
+async def spread(
+    address: str, stream: str, consumer: str, count: int, connections: int, workers: int
+) -> dict[str, Any]:
+    """Consume on a call of each connection, as many connections to each worker, and acknowledge each event.
+
+    Report how many events came to each worker, and how many came more than once. None is acknowledged before
+    each call has one, so there must be more of them than the windows of all calls but one.
+    """
+    channels = await _to_each_worker(address, connections // workers, workers)
+    ids: Counter[int] = Counter()
+    received: Counter[int] = Counter({worker: 0 for worker, _ in channels})
+    confirmed, started = 0, 0.0
+    served, over = asyncio.Barrier(len(channels)), asyncio.Event()
+
+    async def work(worker: int, channel: Channel) -> None:
+        nonlocal confirmed, started
+        call = _subscribe(channel, stream, consumer, 200)
+        await call.receive()
+        responses = await call.receive_many()
+        await served.wait()
+        started = started or time.perf_counter()
+        while responses:
+            for response in responses:
+                if response.HasField("event"):
+                    event_id = response.event.id
+                    ids[event_id] += 1
+                    received[worker] += 1
+                    call.send(events_pb.EventsRequest(ack=events_pb.EventsRequest.Ack(ids=[event_id])))
+                else:
+                    confirmed += len(response.ack_confirmation.ids)
+            if confirmed >= count:
+                over.set()
+            responses = await call.receive_many()
+
+    working = [asyncio.create_task(work(worker, channel)) for worker, channel in channels]
+    async with asyncio.timeout(300):
+        await over.wait()
+    seconds = time.perf_counter() - started
+    for each in working:
+        each.cancel()
+    await _close([channel for _, channel in channels])
+    return {
+        "per_second": confirmed / seconds,
+        "by_worker": sorted(received.values()),
+        "repeated": received.total() - len(ids),
+    }
+
+
+async def _to_each_worker(address: str, each: int, workers: int) -> list[tuple[int, Channel]]:
+    """Connect until there are so many connections to each worker: the kernel chooses one for each."""
+    found: list[tuple[int, Channel]] = []
+    while len(found) < each * workers:
+        channel = Channel(address)
+        answer = await channel.unary(GET_SERVER, admin_pb.GetServerRequest(), admin_pb.GetServerResponse)
+        worker = answer.server.worker
+        if sum(worker == other for other, _ in found) < each:
+            found.append((worker, channel))
+        else:
+            await channel.close()
+    return found
+
+
 async def connect(address: str, count: int) -> dict[str, Any]:
     """Open ``count`` connections, say so, and keep them until a line comes on stdin."""
     channels = [Channel(address) for _ in range(count)]
@@ -523,6 +587,18 @@ def _active(address: str, stream: str, prefix: str, count: int, consumers: int) 
     """Consume and acknowledge on a call each of many consumers, PREFIX-0 and so on, one event at a time."""
     names = [f"{prefix}-{index}" for index in range(consumers)]
     _report(share(address, stream, names, count, window=200))
+
+
+@main.command("spread")
+@click.argument("address")
+@click.argument("stream")
+@click.argument("consumer")
+@click.option("--count", default=50_000, help="Events.")
+@click.option("--connections", default=2, help="Each with one consume call.")
+@click.option("--workers", default=1, help="Of the server.")
+def _spread(**options: Any) -> None:
+    """Consume on as many connections to each worker, one event at a time, and count what comes twice."""
+    _report(spread(**options))
 
 
 @main.command("connect")

@@ -1,4 +1,4 @@
-"""What a second worker brings: publishes of several connections, and of one."""
+"""What a second worker brings: publishes of several connections, and of one; consuming on two."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 
 from . import h2load
 from .bench import Bench
-from .broker import new_stream
+from .broker import new_consumer, new_stream
 from .figures import number
 from .processes import FailedToRun, Running, cpu_seconds_of, run_program, windshift_server
 
-WORKERS, WORKERS_OWN = "workers", "workers, own client"
+WORKERS, WORKERS_OWN, WORKERS_CONSUME = "workers", "workers, own client", "workers, consume"
+REPEATED, FEWEST = "events repeated", "events of the worker with fewest, %"
 PER_SECOND, SERVER_CPU = "per second", "server CPU, µs each"
 ONE, TWO = "one worker", "two workers"
 
 
 async def measure_workers(bench: Bench) -> None:
-    """Publish to servers with one worker and with two, in turns: by h2load, and by our own client."""
+    """Publish to servers with one worker and with two, in turns, and consume from them."""
     async with contextlib.AsyncExitStack() as stack:
         servers = {}
         for subject, count in ((ONE, "1"), (TWO, "2")):
@@ -31,6 +32,7 @@ async def measure_workers(bench: Bench) -> None:
                 if h2load.available():
                     await _publish(bench, WORKERS, subject, server, bench.options.scaled(100_000), _by_h2load)
                 await _publish(bench, WORKERS_OWN, subject, server, bench.options.scaled(50_000), _by_own)
+                await consume(bench, subject, server, bench.options.scaled(50_000))
 
 
 async def _publish(
@@ -51,6 +53,23 @@ async def _publish(
     bench.figures.add(measurement, subject, PER_SECOND, per_second)
     bench.figures.add(measurement, subject, SERVER_CPU, cpu / count * 1e6)
     bench.say(f"    {number(per_second)} publishes/s, {number(cpu / count * 1e6)} µs each")
+
+
+async def consume(bench: Bench, subject: str, server: Running, count: int) -> None:
+    """Consume on two connections, one for each worker where there are two."""
+    async with new_stream(server.address, bench.broker) as stream:
+        await bench.broker.fill(stream, count, 100)
+        consumer = await new_consumer(server.address, stream)
+        cpu = _cpu_seconds(server)
+        workers = 2 if subject == TWO else 1
+        arguments = (server.address, stream, consumer, f"--count={count}", f"--workers={workers}")
+        seen = await run_program(bench.directory, "load", "spread", *arguments)
+        cpu = _cpu_seconds(server) - cpu
+    bench.figures.add(WORKERS_CONSUME, subject, PER_SECOND, seen["per_second"])
+    bench.figures.add(WORKERS_CONSUME, subject, SERVER_CPU, cpu / count * 1e6)
+    bench.figures.add(WORKERS_CONSUME, subject, REPEATED, seen["repeated"])
+    bench.figures.add(WORKERS_CONSUME, subject, FEWEST, 100 * seen["by_worker"][0] / count)
+    bench.say(f"    {number(seen['per_second'])} events/s, by worker: {seen['by_worker']}")
 
 
 async def _by_h2load(bench: Bench, address: str, stream: str, count: int) -> float:

@@ -52,6 +52,7 @@ from benchmarks.throughput import (
     measure_publish,
     publish_own,
 )
+from benchmarks.workers import FEWEST, REPEATED, TWO, WORKERS_CONSUME, consume
 from windshift.server.auth.actions import Publish
 from windshift.server.auth.policy_file import read_policy
 
@@ -397,6 +398,21 @@ async def test_active_consumers_each_get_all_events(tmp_path: Path) -> None:
         await active(bench, [1, 3])
     for consumers in (1, 3):
         assert bench.figures.get(ACTIVE, named(consumers), SERVER_CPU)
+
+
+async def test_two_workers_share_the_events_of_two_connections(tmp_path: Path) -> None:
+    """Each gets some, and none comes twice."""
+    two = {"WINDSHIFT_WORKERS": "2"}
+    async with (
+        prepared(tmp_path, Few(runs=1), Figures()) as bench,
+        windshift_server(tmp_path, bench.nats, environment=two) as started,
+    ):
+        await consume(bench, TWO, started.server, 1_000)
+    repeated, fewest = (bench.figures.get(WORKERS_CONSUME, TWO, what) for what in (REPEATED, FEWEST))
+    assert repeated
+    assert repeated.values == [0]
+    assert fewest
+    assert 0 < fewest.median <= 50
 
 
 async def test_limits_of_publishing_need_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
