@@ -76,5 +76,5 @@ async def test_histogram_of_its_own() -> None:
 
 def test_no_histogram() -> None:
     """Only histograms can be observed."""
-    with pytest.raises(ValueError, match="no histogram"):
+    with pytest.raises(ValueError, match="not a histogram"):
         Registry().add_histogram(i.PUBLISHED)

@@ -70,9 +70,11 @@ def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bo
 async def _run(
     config: ServerConfig, telemetry: Telemetry, announce: Callable[[str], None], *, share_port: bool
 ) -> None:
-    await Process(config, telemetry, announce, share_port=share_port).run()
-    if config.reloads:  # the loop is about to let go of the signal, which would end the process then
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        await Process(config, telemetry, announce, share_port=share_port).run()
+    finally:
+        if config.reloads:  # to the end of the process there is nothing to reload
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 class Process:
@@ -104,8 +106,8 @@ class Process:
         loop = asyncio.get_running_loop()
         for each in _SIGNALS:
             loop.add_signal_handler(each, self._on_signal, each)
-        if self._config.reloads:
-            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        if self._config.reloads:  # not by the loop: it would restore what ends the process before its end
+            signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self._on_hangup))
         elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
             loop.add_signal_handler(signal.SIGHUP, self._on_signal, signal.SIGHUP)
         async with AsyncExitStack() as stack:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -86,8 +85,6 @@ class Watchdog:
         self._timer = loop.call_later(self._tick, self._beat, loop)
 
     def _watch(self) -> None:
-        # The main thread blocks it at the end of the process; it would end with this thread still there.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         seen, blocked, is_logged = self._beats, 0.0, False
         while not self._stopped.wait(self._tick):
             if self._beats != seen:
