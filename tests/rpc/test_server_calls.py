@@ -158,19 +158,61 @@ async def test_what_is_kept_after_the_end_counts_for_nothing() -> None:
     received, kept = asyncio.Event(), list[int]()
 
     async def handler(call: ServerCall) -> None:
-        await call.receive_many()
+        await call.receive()
         received.set()
         while not call.done:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-        kept.append(call.keep())
+        _, size = await call.receive_kept()
+        kept.append(size)
 
     async with serving(full_duplex_call=handler) as running, await running.peer() as peer:
-        stream_id = peer.request(DUPLEX, piece(bytes(1000)), end=False)
+        stream_id = peer.request(DUPLEX, piece(bytes(1000)) * 2, end=False)
         await received.wait()
         peer.send(rst_stream(stream_id))
         await eventually(lambda: kept == [0])
         assert running.server.holding.requests == 0
+
+
+async def test_what_is_kept_counts_until_it_is_let_go() -> None:
+    """All clients together may have the server keep so much; where it is too much, a call fails."""
+    sizes: list[int] = []
+
+    async def handler(call: ServerCall) -> None:
+        while (received := await call.receive_kept())[0]:
+            sizes.append(call.size)
+            call.let_go(received[1])
+
+    options = server_options(max_held=1_000_000)
+    async with serving(options, full_duplex_call=handler) as running, await running.peer() as peer:
+        body = piece(bytes(30_000))
+        assert (await peer.response(peer.request(DUPLEX, body))).status == 0
+        assert sizes == [len(body) - 5]
+        running.server.holding.requests += 32_400_000  # there is some room more for small ones
+        assert (await peer.response(peer.request(DUPLEX, body))).status == StatusCode.RESOURCE_EXHAUSTED
+        assert running.server.holding.requests == 32_400_000
+
+
+async def test_nothing_is_inflated_without_room() -> None:
+    """A message that is compressed may become large: whatever it is, it has to wait for room to be kept."""
+    inflated: list[int] = []
+
+    async def handler(call: ServerCall) -> None:
+        while (received := await call.receive_kept())[0]:
+            inflated.append(received[1])
+
+    options = server_options(max_held=1_000_000)
+    async with serving(options, full_duplex_call=handler) as running, await running.peer() as peer:
+        packed = prefixed(gzip.compress(piece(bytes(100_000))[5:]), 1)
+        header = [(b"grpc-encoding", b"gzip")]
+        running.server.holding.requests += 400_001
+        response = await peer.response(peer.request(DUPLEX, packed, header))
+        assert response.status == StatusCode.RESOURCE_EXHAUSTED
+        assert inflated == []
+        assert running.server.holding.requests == 400_001
+        running.server.holding.requests -= 400_001
+        assert (await peer.response(peer.request(DUPLEX, packed, header))).status == 0
+        assert len(inflated) == 1
 
 
 async def test_a_call_may_end_with_trailers() -> None:

@@ -28,7 +28,7 @@ from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_mess
 from .holding import Holding
 from .message_stream import Direction, MessageStream
 from .metadata import Metadata, encode_metadata
-from .service import Method
+from .service import UNLIMITED, Method
 from .status import OK_TRAILERS, HeaderList, MetadataValue, NoRoom, RpcError, StatusCode, status_trailers
 
 RESPONSE_HEADERS: HeaderList = [
@@ -223,15 +223,27 @@ class ServerCall:
             raise RuntimeError(_SINGLE)
         return self._requests.receive_many()
 
-    def keep(self) -> int:
-        """Count the messages that were received last as kept, until ``let_go`` of the bytes returned.
+    async def receive_kept(self) -> tuple[list[Any], int]:
+        """Receive as ``receive_many`` does; return also the bytes that count as kept until ``let_go``.
 
         Raises:
-            NoRoom: too much is kept for all clients.
+            NoRoom: too much is kept for all clients; nothing more is inflated then.
         """
-        if self._requests is None or self._done:
+        if self._requests is None or not self._method.client_streaming:
+            raise RuntimeError(_SINGLE)
+        messages = await self._requests.receive_many(before_inflating=self._require_room)
+        return messages, self._keep(self._requests)
+
+    def _require_room(self) -> None:
+        """Raise ``NoRoom`` unless a message of any size could be kept."""
+        if not self._owner.holding.has_room(UNLIMITED):
+            raise NoRoom
+
+    def _keep(self, requests: MessageStream[Any]) -> int:
+        """Count the messages that were received last as kept."""
+        if self._done:
             return 0
-        size, self._requests.handed = self._requests.handed, 0
+        size, requests.handed = requests.handed, 0
         holding = self._owner.holding
         self.size += size
         holding.requests += size

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from .connection import Connection
-from .framing import MessageDecoder
+from .framing import MessageDecoder, Packed
 from .status import RpcError, StatusCode
 
 M = TypeVar("M", bound=Message)
@@ -184,11 +184,14 @@ class MessageStream(Generic[M]):
         """
         return next(iter(await self.receive_many(1)), None)
 
-    async def receive_many(self, limit: int = MANY) -> list[M]:
+    async def receive_many(
+        self, limit: int = MANY, before_inflating: Callable[[], None] | None = None
+    ) -> list[M]:
         """Return the messages that have arrived, at least one; an empty list after the last.
 
         Args:
             limit: at most so many; the others wait, and so does the peer. It is fewer when they are large.
+            before_inflating: called before a compressed one is inflated; may raise ``RpcError``.
 
         Raises:
             RpcError: see ``receive``.
@@ -200,7 +203,7 @@ class MessageStream(Generic[M]):
                 while len(self._messages) < most and self._take_chunk():
                     pass
                 if self._messages:
-                    return self._batch(limit)
+                    return self._batch(limit, before_inflating)
                 if not await self._more():
                     return []
         except DecodeError as error:
@@ -209,18 +212,20 @@ class MessageStream(Generic[M]):
             self._failed(error)
             raise
 
-    def _batch(self, limit: int) -> list[M]:
+    def _batch(self, limit: int, before_inflating: Callable[[], None] | None) -> list[M]:
         if self.decoder.gzip:
-            return self._inflated(limit)
+            return self._inflated(limit, before_inflating)
         some = self._messages[:limit]
         del self._messages[:limit]
         self.handed = sum(map(len, some))
         return [*map(self._from_string, some)]
 
-    def _inflated(self, limit: int) -> list[M]:
+    def _inflated(self, limit: int, before_inflating: Callable[[], None] | None) -> list[M]:
         """Do the same with messages that may be compressed: inflated they need room, and time."""
         batch: list[M] = []
         for payload in self._messages[:limit]:
+            if before_inflating is not None and isinstance(payload, Packed):
+                before_inflating()
             inflated = self.decoder.unpack(payload)
             self.handed += len(inflated)
             batch.append(self._from_string(inflated))

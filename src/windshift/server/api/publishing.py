@@ -127,18 +127,20 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
     call.overhead = _STREAM_SIZE
     call.begin_response()
     trace = extract(call)
-    requests = await _next_requests(call, drained)
+    requests, kept = await _next_requests(call, drained)
     without_ids = bool(requests) and requests[0].without_ids
 
     waiting: deque[tuple[int, int]] = deque()  # what has no results yet: up to which event, and its bytes
 
     async def feed() -> Feed:
-        nonlocal requests
+        nonlocal requests, kept
         number = 0
         while requests:
             more = sum(len(each.events) for each in requests)
             if more:
-                waiting.append((number + more, call.keep()))
+                waiting.append((number + more, kept))
+            else:
+                call.let_go(kept)
             for events in _gathered(requests):
                 await _wait_for_quota(call, len(events), drained)
                 deadline = loop.time() + DEFAULT
@@ -148,7 +150,7 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
                 tell_denied(items, call)
                 number += len(items)
                 yield items, deadline
-            requests = await _next_requests(call, drained)
+            requests, kept = await _next_requests(call, drained)
         if drained.done():
             raise ShuttingDown
 
@@ -165,15 +167,18 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
 
 async def _next_requests(
     call: ServerCall, drained: asyncio.Future[None]
-) -> Sequence[pb.PublishStreamRequest]:
-    """Return the requests that have come, at least one; none after the last, or when the server drains."""
-    receiving = asyncio.ensure_future(paced(call.receive_many()))
+) -> tuple[Sequence[pb.PublishStreamRequest], int]:
+    """Return the requests that have come, at least one, and the bytes that are kept of them.
+
+    There are none after the last, or when the server drains.
+    """
+    receiving = asyncio.ensure_future(paced(call.receive_kept()))
     try:
         await asyncio.wait((receiving, drained), return_when=asyncio.FIRST_COMPLETED)
     finally:
         if not receiving.done():
             receiving.cancel()
-    return receiving.result() if receiving.done() else ()
+    return receiving.result() if receiving.done() else ((), 0)
 
 
 def _gathered(requests: Sequence[pb.PublishStreamRequest]) -> Iterator[list[pb.PublishEventRequest]]:
