@@ -357,7 +357,8 @@ async def share(
 ) -> dict[str, Any]:
     """Open a consume call for each of ``consumers``, which may be one and the same, and say so.
 
-    Then acknowledge events until ``count`` are confirmed.
+    Then acknowledge events until ``count`` are settled. What was not confirmed in time is acknowledged again:
+    so many calls may ask more of the broker at once than it answers in seconds.
     """
     confirmed, started = 0, 0.0
     channels, opened = await _open(address, stream, consumers, window=window)
@@ -366,15 +367,17 @@ async def share(
 
     async def work(call: ClientCall[events_pb.EventsResponse]) -> None:
         nonlocal confirmed, started
+        settled: set[int] = set()
         while responses := await call.receive_many():
             started = started or time.perf_counter()
             for response in responses:
-                if response.HasField("event"):
-                    call.send(
-                        events_pb.EventsRequest(ack=events_pb.EventsRequest.Ack(ids=[response.event.id]))
-                    )
-                else:
-                    confirmed += len(response.ack_confirmation.ids)
+                told, before = response.ack_confirmation, len(settled)
+                settled.update(told.ids, told.invalid_ids)
+                confirmed += len(settled) - before
+                again = told.temporary_failed_ids
+                if response.HasField("event") or again:
+                    ids = again or [response.event.id]
+                    call.send(events_pb.EventsRequest(ack=events_pb.EventsRequest.Ack(ids=ids)))
             if confirmed >= count:
                 over.set()
 
