@@ -17,6 +17,7 @@ from tests.support.broker import connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.events.consuming.peers import Peers
 from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.shared import DeadLettering
 from windshift.server.events.dead_letters.model import DeadLetterId
@@ -237,4 +238,31 @@ async def test_a_restart_of_the_broker(own_nats_server: NatsServer, pair: Pair, 
         assert await worker.told(10) == (CommandKind.REJECT, [], [2], [])
         ended = await pair.near.keeper.store.recall(consuming.stream, "c", in_seconds(30))
         assert set(ended) == {1}
+        assert await pair.letters(consuming) == set()
+
+
+async def test_a_loss_while_others_are_waited_for(
+    own_nats_server: NatsServer, pair: Pair, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No dead letter is made of a delivery that the broker may have forgotten meanwhile."""
+    began, heard = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: Peers) -> None:
+        began.set()
+        await heard.wait()
+
+    monkeypatch.setattr(Peers, "heard", wait)
+    consuming = await pair.consumer(await pair.stream(unique()), "c", OFTEN, 10.0)
+    near = pair.near.on(consuming)
+    async with near.worker() as worker:
+        await near.publish()
+        await worker.event()
+        reject(worker, 1, Action.DEAD_LETTER)
+        await began.wait()
+        own_nats_server.stop()
+        await pair.near.keeper.broker.lost()
+        own_nats_server.start()
+        await pair.near.keeper.broker.connection.wait_ready(in_seconds(10))
+        heard.set()
+        assert await worker.told(10) == (CommandKind.REJECT, [], [], [1])
         assert await pair.letters(consuming) == set()

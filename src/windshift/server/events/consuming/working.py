@@ -321,12 +321,22 @@ class WorkRunner:
         self._protocol.incoming.gave_up(delivery, done=is_decided)
 
     async def _keep(self, failure: Failure, deadline: float) -> w.EndOutcome:
-        """Make a dead letter of an event, unless somebody has settled it, or there are too many of late."""
-        authorizer, run = self._state.authorizer, self._state.run
+        """Make a dead letter of an event, unless somebody has settled it, or there are too many of late.
+
+        All that comes before it is written is given up, too, when a connection to a broker without replicas
+        ends meanwhile: see `unless_lost`.
+        """
+        if self._state.found.state.is_replicated:
+            return await self._bury(failure, deadline)
+        if not self._broker.connection.connected:
+            return w.EndOutcome.NOT_NOW
+        return await self._shared.unless_lost(self._bury(failure, deadline))
+
+    async def _bury(self, failure: Failure, deadline: float) -> w.EndOutcome:
+        authorizer = self._state.authorizer
         if not await self._is_certain(failure.id.seq):
             return w.EndOutcome.OTHERWISE
-        is_replicated = self._state.found.state.is_replicated
-        if not is_replicated:
+        if not self._state.found.state.is_replicated:
             await self._shared.peers.heard()
             if not failure.replay_count and self._state.settled.lately(failure.id.seq, failure.id.stored_ns):
                 return w.EndOutcome.OTHERWISE
@@ -338,10 +348,7 @@ class WorkRunner:
                 self._shared.stats.not_kept(failure, error)
                 return w.EndOutcome.NOT_NOW
             buried = partial(authorizer.buried, failure.id.stream)
-        if not is_replicated and not self._broker.connection.connected:
-            return w.EndOutcome.NOT_NOW
-        keeping = self._shared.keep(failure, run, deadline, buried)
-        return await (keeping if is_replicated else self._shared.unless_lost(keeping))
+        return await self._shared.keep(failure, self._state.run, deadline, buried)
 
     async def _is_certain(self, seq: StreamSeq) -> bool:
         """Whether the client still has an event that it went on with, after others had time to object."""
