@@ -50,7 +50,7 @@ an object on stderr. Durations are in seconds there, times in UTC. What goes on 
 | 6 | not allowed, or no valid credentials |
 | 7 | it may have happened or not |
 | 130 | Ctrl-C |
-| 143 | SIGTERM: it stopped in good order, as after Ctrl-C |
+| 143 | SIGTERM, or SIGHUP (its terminal was closed): it stopped in good order, as after Ctrl-C |
 
 `auth check`, `health`, `run` and `serve` have exit codes of their own.
 

@@ -209,6 +209,38 @@ def test_health_asks_where_the_server_listens(environment: dict[str, str], addre
     assert health_address(environment) == ListenConfig(*address)
 
 
+@pytest.mark.parametrize(
+    ("when", "files", "status"),
+    [("read_config", "", 3), ("import_server", "", 0), ("import_server", "WINDSHIFT_AUTH_FILE", 3)],
+    ids=["nothing is known yet", "nothing to reload", "files to reload"],
+)
+def test_a_hangup_before_the_start(tmp_path: Path, when: str, files: str, status: int) -> None:
+    """It means to stop where there is nothing to reload, and otherwise nothing: the files are read later."""
+    rules = tmp_path / "rules.toml"
+    rules.touch()
+    environment = {files: str(rules)} if files else {}
+    code = f"""
+import os, signal
+from windshift.cli import serve
+
+def interrupted(function):
+    def call(*arguments):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return function(*arguments)
+    return call
+
+def loaded(name):
+    raise SystemExit(3)
+
+serve.import_server = loaded
+serve.{when} = interrupted(serve.{when})
+serve.run_server({environment!r}, print, share_port=False, words={{}})
+"""
+    result = run("serve", code=code.strip())
+    assert result.returncode == status
+    assert result.stderr == ("" if status else "windshift: SIGHUP: stopped before it had started\n")
+
+
 def test_a_signal_before_the_start() -> None:
     """A SIGTERM that comes while the server is still being loaded ends it in good order, and says so."""
     code = (

@@ -982,7 +982,12 @@ def test_a_tail_whose_token_expires_during_an_outage(
 
 @pytest.mark.parametrize(
     ("waits", "by", "code"),
-    [(True, signal.SIGINT, 130), (False, signal.SIGINT, 130), (True, signal.SIGTERM, 143)],
+    [
+        (True, signal.SIGINT, 130),
+        (False, signal.SIGINT, 130),
+        (True, signal.SIGTERM, 143),
+        (True, signal.SIGHUP, 143),
+    ],
 )
 def test_an_end_while_lines_are_published(
     cli: Cli, tmp_path: Path, waits: bool, by: signal.Signals, code: int

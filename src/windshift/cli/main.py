@@ -160,7 +160,8 @@ def main() -> None:
 
     Exits with 0 when it is done, 1 if it failed, 2 for wrong usage, 3 if something does not exist, 4 for a
     conflict, 5 if nothing happened since the server cannot be reached, was too slow or has no room for now, 6
-    if it is not allowed, 7 if nobody knows whether it happened, 130 after Ctrl-C, 143 after SIGTERM.
+    if it is not allowed, 7 if nobody knows whether it happened, 130 after Ctrl-C, 143 after SIGTERM or
+    SIGHUP.
     """
 
 

@@ -100,9 +100,10 @@ def run_server(
         words: what to do about a setting, by its variable, where that is not to be set.
     """
     signal.signal(signal.SIGTERM, stop_early)
+    before = signal.signal(signal.SIGHUP, _not_yet)  # until it is known what it means
     config = read_config(environment)
-    if config.reloads:
-        signal.signal(signal.SIGHUP, _not_yet)
+    if not config.reloads:
+        signal.signal(signal.SIGHUP, before if before is signal.SIG_IGN else stop_early)  # by nohup
     process = import_server("serve")
     try:
         process.run(config, tell, share_port=share_port)

@@ -163,7 +163,7 @@ def run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
 async def _run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
     from windshift.sdk.errors import WindshiftError
 
-    _stop_on_sigterm()
+    _stop_on_signals()
     try:
         await work()
     except WindshiftError as error:
@@ -174,17 +174,23 @@ async def _run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
         await session.close()
 
 
-def _stop_on_sigterm() -> None:
-    """Have SIGTERM stop the command in good order, as Ctrl-C does; a second one ends it at once."""
+def _stop_on_signals() -> None:
+    """Have SIGTERM, or a SIGHUP that is not ignored, stop the command in good order, as Ctrl-C does.
+
+    A second one ends it at once.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
-    def stop() -> None:
-        loop.remove_signal_handler(signal.SIGTERM)
+    def stop(number: signal.Signals) -> None:
+        loop.remove_signal_handler(number)
         if task is not None:
             task.cancel()
 
-    if threading.current_thread() is threading.main_thread():
-        loop.add_signal_handler(signal.SIGTERM, stop)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop, number)
 
 
 async def failure_of(session: Session, error: ws.WindshiftError) -> Failure:
