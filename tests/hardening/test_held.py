@@ -54,6 +54,11 @@ UNREAD = _packed(*[pb.PublishEventRequest()] * 1000) + _packed(
 )
 """Events with more results than fit into a window that stays shut, and one that is large behind them."""
 
+TOLD = _packed(
+    *[pb.PublishEventRequest(subject="-", data=AnyMessage(type_url="x.Y", value=bytes(900_000)))] * 4
+)
+"""Events of which each is told that no stream takes it."""
+
 
 @pytest.fixture(params=MODES)
 def narrow(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
@@ -101,6 +106,22 @@ async def test_what_clients_hold_is_bounded(narrow: Target, kind: str) -> None:
     assert ("clients hold too much memory" in narrow.process.err) == (kind == "answers")
     assert narrow.peak - before < 160 * MIB
     assert narrow.faults() == []
+
+
+@pytest.mark.parametrize("held_mb", [HELD_MB, 4], ids=["answered", "refused"])
+async def test_streams_of_events_keep_nothing_of_the_past(tmp_path: Path, held_mb: int) -> None:
+    """What has its results is not in memory while the call is open, nor is what there was no room for."""
+    with target(tmp_path, MODES[0], GRPC_MAX_HELD_MB=str(held_mb)) as server:
+        await server.warm_up()
+        before = server.memory
+        async with await server.peer() as peer, asyncio.timeout(60):
+            for _ in range(40):
+                response = peer.responses[peer.request(EVENTS + "PublishStream", TOLD, GZIP, end=False)]
+                while not (response.body or response.ended):
+                    await peer.pong()
+                assert response.ended == (held_mb != HELD_MB)
+            assert server.memory - before < 60 * MIB
+        assert server.faults() == []
 
 
 async def test_consume_calls_count(narrow: Target) -> None:

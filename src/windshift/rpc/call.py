@@ -232,7 +232,11 @@ class ServerCall:
         if self._requests is None or not self._method.client_streaming:
             raise RuntimeError(_SINGLE)
         messages = await self._requests.receive_many(before_inflating=self._require_room)
-        return messages, self._keep(self._requests)
+        try:
+            return messages, self._keep(self._requests)
+        except NoRoom:
+            messages.clear()  # the error keeps this frame
+            raise
 
     def _require_room(self) -> None:
         """Raise ``NoRoom`` unless a message of any size could be kept."""

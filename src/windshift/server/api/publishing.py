@@ -102,7 +102,7 @@ def _read_some(
         try:
             items.append(read_publish(event, trace, caller, peer))
         except WindshiftError as error:
-            items.append(error)
+            items.append(error.with_traceback(None))  # which has this frame, and so all events: a cycle
     return items
 
 
@@ -150,6 +150,8 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
                 tell_denied(items, call)
                 number += len(items)
                 yield items, deadline
+                del events, items
+            requests = ()  # nothing of what has its results is in memory while the client sends nothing
             requests, kept = await _next_requests(call, drained)
         if drained.done():
             raise ShuttingDown
@@ -175,10 +177,13 @@ async def _next_requests(
     receiving = asyncio.ensure_future(paced(call.receive_kept()))
     try:
         await asyncio.wait((receiving, drained), return_when=asyncio.FIRST_COMPLETED)
+        return receiving.result() if receiving.done() else ((), 0)
     finally:
         if not receiving.done():
             receiving.cancel()
-    return receiving.result() if receiving.done() else ((), 0)
+        elif not receiving.cancelled():
+            receiving.exception()  # whoever ends the call meanwhile says why
+        del receiving  # whose error keeps this frame: a cycle, with what was received in it
 
 
 def _gathered(requests: Sequence[pb.PublishStreamRequest]) -> Iterator[list[pb.PublishEventRequest]]:

@@ -111,10 +111,12 @@ class Pipeline:
                 if isinstance(portion, Exception):
                     raise portion
                 await take(await self._results(portion, steady))
+                del portion  # it is not to be in memory until the next one comes
                 room.release()
                 if ahead.empty():  # all that was sent before the trouble, if there was any, is settled
                     steady.set()
         finally:
+            portion = None  # an error keeps this frame: a cycle
             sending.cancel()
             await asyncio.wait((sending,))
             while not ahead.empty():
@@ -148,6 +150,8 @@ class Pipeline:
                     ahead.put_nowait(portion)
                     self._watch(portion, ahead, steady)
                     first += len(some)
+                    del some, portion  # the feed may wait for long
+                del items
         except Exception as error:  # noqa: BLE001 - it is raised where results are taken
             ahead.put_nowait(error)
         else:
@@ -193,7 +197,8 @@ class Pipeline:
                 traced = item if span is None else item._replace(trace=span.context)
                 writes.append(write_of(traced, deadline, now))
             except WindshiftError as error:
-                errors[len(requests) + len(errors)] = error
+                # Its traceback has this frame, and so all events: a cycle
+                errors[len(requests) + len(errors)] = error.with_traceback(None)
                 _end(span, error)
                 continue
             if span is not None:
