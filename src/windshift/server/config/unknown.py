@@ -45,12 +45,20 @@ _OTHERS: Final = re.compile(
 """What others read: gRPC's doc/environment_variables.md, OpenTelemetry's specification, NATS's tools."""
 
 _ABOUT_TLS: Final = re.compile(
-    r"(GRPC|NATS)_M?TLS(_\w+)?|GRPC_((SSL|SERVER|ROOT|PRIVATE)_)*(CA|CERTS?|CERTIFICATES?|KEY)(_(FILE|PATH))?"
+    r"(GRPC_(?!CLIENT_(?!CA))|NATS_(?!SERVER_))"
+    r"((CA|CLIENT|ENABLE|PRIVATE|REQUIRE|ROOT|SERVER|TRUSTED|USE)_)*"
+    r"(M?TLS|SSL|KEY|CA|(CA)?(CERTS?|CRT|CERTIFICATES?))(_?(FILE|PATH|BUNDLE))?|(GRPC|NATS)_(M?TLS|SSL)_\w+"
 )
-"""Names that can only be meant for TLS, however little they are like ours. Without it others may get in."""
+"""Names that can only be meant for TLS, however little they are like ours. Without it others may get in.
 
-_SYNONYMS: Final = {"URI": "URL", "CREDENTIALS": "CREDS"}
+Not those for the certificates of gRPC's clients and of NATS's servers.
+"""
+
+_SYNONYMS: Final = {"URI": "URL", "SERVERS": "URL", "SERVER_URL": "URL", "CREDENTIALS": "CREDS"}
 """What some write in place of a word of ours, and is not like it."""
+
+_SAYS_LITTLE: Final = re.compile("_(FILE|PATH)$")
+"""What some names have at their ends, and others that mean the same have not."""
 
 _LEAST_ALIKE: Final = 0.6
 _ALMOST_THE_SAME: Final = 0.75
@@ -70,11 +78,16 @@ def _misspelt(variables: Iterable[tuple[str, str]], names: Iterable[str]) -> dic
     """Return the same of those in families that others share. Most of those are nothing to us."""
     said: dict[str, str] = {}
     for name, _ in variables:
-        family = _SHARED.fullmatch(name)
-        if family is None or _OTHERS.fullmatch(name):
+        family = _SHARED.fullmatch(name.upper())
+        if family is None or _OTHERS.fullmatch(family[0]):
             continue
-        ours = {each[2]: each[0] for each in map(_SHARED.fullmatch, names) if each and each[1] == family[1]}
-        found = _closest(name, _SYNONYMS.get(family[2], family[2]), ours)
+        ours = {
+            _SAYS_LITTLE.sub("", each[2]): each[0]
+            for each in map(_SHARED.fullmatch, names)
+            if each and each[1] == family[1]
+        }
+        rest = _SAYS_LITTLE.sub("", family[2])
+        found = _closest(family[0], _SYNONYMS.get(rest, rest), ours)
         if found:
             said[name] = f"there is no such setting; did you mean {ours[found[0]]}?"
     return said
@@ -85,18 +98,22 @@ def _closest(name: str, rest: str, ours: Iterable[str]) -> list[str]:
     from difflib import get_close_matches  # noqa: PLC0415 - most environments have nothing to compare
 
     if not _ABOUT_TLS.fullmatch(name):
-        return get_close_matches(rest, ours, n=1, cutoff=_ALMOST_THE_SAME)
-    ending = "_CA" if "CA" in rest.split("_") else ""
+        swapped = [each for each in ours if sorted(each) == sorted(rest)]
+        return swapped or get_close_matches(rest, ours, n=1, cutoff=_ALMOST_THE_SAME)
+    ending = "_CA" if any(word.startswith("CA") for word in rest.split("_")) else ""
     about_tls = [each for each in ours if each.startswith("TLS_") and each.endswith(ending)]
     return get_close_matches(rest, about_tls, n=1, cutoff=0.0)
 
 
 def _after_prefix(name: str) -> str | None:
     """Return what follows WINDSHIFT_, in any case, or something that is nearly that; None for other names."""
-    beginning, separator, rest = re.sub(r"[^A-Z0-9]", "_", name.upper()).partition("_")
-    if not separator or not beginning.startswith("W"):
+    first, *others = re.sub(r"[^A-Z0-9]", "_", name.upper()).split("_")
+    if not others or not first.startswith("W"):
         return None
-    return rest if f"{beginning}_" == PREFIX or _nearly_the_prefix(beginning) else None
+    if _nearly_the_prefix(first):
+        return "_".join(others)
+    second, *others = others
+    return "_".join(others) if others and _nearly_the_prefix(first + second) else None
 
 
 def _nearly_the_prefix(beginning: str) -> bool:
