@@ -180,6 +180,19 @@ def test_what_one_principal_has(file: Path) -> None:
     assert ["quotas.consumers", "off"] in quotas
 
 
+def test_keys_that_others_may_write(file: Path) -> None:
+    """A server would refuse them, so they are a problem of the file that names them."""
+    keys = file.with_name("jwks.json")
+    keys.write_text("{}")
+    keys.chmod(0o664)
+    told = auth("check", "--file", file)
+    assert (told.returncode, told.stdout) == (2, "")
+    problem = f"a group may write to the file; chmod go-w {keys}"
+    assert told.stderr == f"windshift: the keys of the issuer 'corp': {problem}\n"
+    keys.chmod(0o644)
+    assert auth("check", "--file", file).returncode == 0
+
+
 def test_problems_have_their_places(file: Path) -> None:
     """Every problem is on stderr as FILE:LINE: and the text; the status is 2."""
     file.write_text(

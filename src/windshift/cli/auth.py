@@ -227,7 +227,7 @@ def _read(given: Path | None) -> Policy:
     if file is None:
         fail(USAGE, "name a file with --file, or set WINDSHIFT_AUTH_FILE")
     try:
-        return read_policy(file)
+        policy = read_policy(file)
     except OSError as error:
         fail(USAGE, f"{file}: {error.strerror}")
     except PolicyError as error:
@@ -235,6 +235,21 @@ def _read(given: Path | None) -> Policy:
             line, _, text = problem.removeprefix("line ").partition(": ")
             click.echo(f"{file}:{line}: {text}", err=True)
         sys.exit(USAGE)
+    if unsafe := [told for issuer in policy.issuers.values() if (told := _unsafe_keys(issuer))]:
+        fail(USAGE, *unsafe)
+    return policy
+
+
+def _unsafe_keys(issuer: Issuer) -> str:
+    """Say who else may write to the file with an issuer's keys, or "". It need not be on this machine."""
+    from windshift.server.background.writers import other_writers
+
+    file = Path(issuer.jwks)
+    try:
+        others = other_writers(file, file.stat().st_mode) if file.is_absolute() else ""
+    except OSError:
+        return ""
+    return others and f"the keys of the issuer {issuer.name!r}: {others}"
 
 
 def _named(policy: Policy, name: str) -> tuple[Principal, Rows]:

@@ -379,7 +379,8 @@ async def test_keys_may_lie_in_a_file(tmp_path: Path, clock: Clock) -> None:
 async def test_the_log_says_what_is_wrong_and_not_where(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failed fetch and ignored keys are warned of, the latter once, without a path or a key."""
+    """A failed fetch, with what it means, and ignored keys are warned of, the latter once, without a key."""
+    missing = "No such file or directory"
     path = tmp_path / "keys.json"
     keys = KeySet(issuer(path), clock)
     keys.prefetch()
@@ -390,10 +391,16 @@ async def test_the_log_says_what_is_wrong_and_not_where(
         clock.now += 12 * MINUTE
         keys.find("good", "ES256")
         await keys.refreshed()
+    path.unlink()
+    for passed in (12 * MINUTE, DAY):
+        clock.now += passed
+        assert not await keys.renew()
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert messages == [
-        "the keys of the issuer 'corp' cannot be had: No such file or directory",
+        f"the keys of the issuer 'corp' cannot be had, and its tokens get UNAVAILABLE: {missing}",
         "keys of the issuer 'corp' are ignored: malformed",
+        f"the keys of the issuer 'corp' cannot be had, and those that are known stay in use: {missing}",
+        f"the keys of the issuer 'corp' cannot be had, and its tokens get UNAVAILABLE: {missing}",
     ]
 
 
@@ -416,7 +423,7 @@ async def test_without_a_thread_there_are_no_keys(
 async def test_keys_are_fetched_on_demand(source: Source) -> None:
     """However fresh those are that are known, and whatever a fetch under way may bring."""
     source.keys.prefetch()
-    await source.keys.renew()
+    assert await source.keys.renew()
     assert source.fetches == 2
     source.holds(Signer("two"))
     await source.keys.renew()

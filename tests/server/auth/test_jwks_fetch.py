@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import threading
@@ -44,10 +45,14 @@ def test_a_file_that_others_may_change_is_refused(tmp_path: Path) -> None:
     directory.mkdir()
     path = directory / "keys.json"
     path.write_bytes(b"{}")
-    for file, folder in ((0o620, 0o755), (0o602, 0o755), (0o644, 0o777)):
+    for file, folder, told in (
+        (0o620, 0o755, f"a group may write to the file; chmod go-w {path}"),
+        (0o602, 0o755, f"anybody on this machine may write to the file; chmod go-w {path}"),
+        (0o644, 0o777, "anybody on this machine may replace the file; "),
+    ):
         path.chmod(file)
         directory.chmod(folder)
-        with pytest.raises(NotFetched, match="others than its owner may write to the file"):
+        with pytest.raises(NotFetched, match=re.escape(told)):
             fetch(str(path))
     directory.chmod(0o1777)
     assert fetch(str(path)) == b"{}"

@@ -74,9 +74,10 @@ class Authorization:
             await self._demanded.wait()
             self._demanded.clear()
             if self._policy.issuers:
-                await self._keys.renew()
+                all_read = await self._keys.renew()
                 self._put_in_force()
-                _log.info("the issuers were asked for their keys; everybody is judged by them")
+                if all_read:
+                    _log.info("the issuers were asked for their keys; everybody is judged by them")
                 await asyncio.sleep(_BETWEEN_FETCHES)
 
     def _load(self) -> Policy:

@@ -188,12 +188,13 @@ class KeySet:
         name = self._issuer.name
         return Unauthenticated(f"the issuer {name!r} {why}", about=f"issuer {name}")
 
-    async def renew(self) -> None:
-        """Fetch the keys now, and wait until that has ended, well or not, or takes too long."""
+    async def renew(self) -> bool:
+        """Fetch the keys now, and wait until that ends or takes too long. Return whether it went well."""
         await self.refreshed()
         if self._running is None:
             self._fetch(self._clock())
             await self.refreshed()
+        return self._running is None and not self._failed
 
     async def refreshed(self) -> None:
         """Wait until the current fetch has succeeded, failed, or takes too long."""
@@ -204,8 +205,10 @@ class KeySet:
         """Start a fetch unless the last one was recent. Return whether one is under way."""
         if self._running is not None:
             return True
-        usable = self._keys is not None and now - self._fetched <= _STALE
-        return now - self._attempted >= (_INTERVAL if usable else _RETRY) and self._fetch(now)
+        return now - self._attempted >= (_INTERVAL if self._usable(now) else _RETRY) and self._fetch(now)
+
+    def _usable(self, now: float) -> bool:
+        return self._keys is not None and now - self._fetched <= _STALE
 
     def _fetch(self, now: float) -> bool:
         self._attempted = now
@@ -231,9 +234,11 @@ class KeySet:
         if isinstance(result, str):
             self._failed = True
             self._attempted = self._clock()
+            usable = self._usable(self._attempted)
             _log.warning(
-                "the keys of the issuer %r cannot be had: %s",
+                "the keys of the issuer %r cannot be had, %s: %s",
                 self._issuer.name,
+                "and those that are known stay in use" if usable else "and its tokens get UNAVAILABLE",
                 result,
                 extra={"issuer": self._issuer.name},
             )
@@ -274,6 +279,6 @@ class KeySets:
         for keys in self._sets.values():
             keys.prefetch()
 
-    async def renew(self) -> None:
-        """Fetch the keys of all issuers now, and wait until that has ended or takes too long."""
-        await asyncio.gather(*(keys.renew() for keys in self._sets.values()))
+    async def renew(self) -> bool:
+        """Fetch the keys of all issuers now, as `KeySet.renew` does. Return whether all went well."""
+        return all(await asyncio.gather(*(keys.renew() for keys in self._sets.values())))

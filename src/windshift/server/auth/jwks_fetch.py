@@ -27,7 +27,7 @@ _HEAD_LIMIT: Final = 1 << 16
 
 
 class NotFetched(Exception):
-    """The key set could not be fetched. The text says why, without its location."""
+    """The key set could not be fetched. The text says why, without a URL: that may have secrets."""
 
 
 def fetch(source: str, time_limit: float = TIME_LIMIT) -> bytes:
@@ -62,8 +62,8 @@ def _read(path: Path) -> bytes:
     if path.exists() and not path.is_file():
         raise NotFetched("it is not a file")
     with path.open("rb") as file:
-        if other_writers(path, os.fstat(file.fileno()).st_mode):
-            raise NotFetched("others than its owner may write to the file, or replace it")
+        if others := other_writers(path, os.fstat(file.fileno()).st_mode):
+            raise NotFetched(others)
         return _bounded(file.read(SIZE_LIMIT + 1))
 
 
