@@ -176,6 +176,8 @@ def test_what_one_principal_has(file: Path) -> None:
     assert "spare" not in told.stdout
     quotas = [line.split(maxsplit=1) for line in told.stdout.splitlines() if line.startswith("quotas.")]
     assert ["quotas.streams", "1000 (default)"] in quotas
+    connections = "2500 (default; a quarter of GRPC_MAX_CONNECTIONS if that is set)"
+    assert ["quotas.connections", connections] in quotas
     assert ["quotas.stores", "7"] in quotas
     assert ["quotas.consumers", "off"] in quotas
 

@@ -347,8 +347,14 @@ def _quotas(quotas: Quotas, *, only_set: bool = False) -> Rows:
     for key, limit in asdict(quotas).items():
         is_default = limit == getattr(_DEFAULTS, key)
         if not (only_set and is_default):
-            rows.append((f"quotas.{key}", _limit(limit) + (" (default)" if is_default else "")))
+            rows.append((f"quotas.{key}", _limit(limit) + (_default(key) if is_default else "")))
     return rows
+
+
+def _default(key: str) -> str:
+    if key == "connections":  # how many that are on a server is not in the file
+        return " (default; a quarter of GRPC_MAX_CONNECTIONS if that is set)"
+    return " (default)"
 
 
 def _limit(limit: int | None) -> str:
