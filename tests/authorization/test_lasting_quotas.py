@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import grpc
@@ -18,7 +20,7 @@ from tests.authorization.policies import ALL, principal, put, token_of
 from tests.authorization.served import served
 from tests.support.app import running_app
 from tests.support.broker import connect
-from tests.support.client import STATE, Refusal, refused
+from tests.support.client import STATE, Refusal, read_refusal, refused
 from tests.support.nats_server import NatsServer, running_nats
 from tests.support.windshift_process import wait_for
 from tests.wire.burying import delete_stream
@@ -380,9 +382,9 @@ def test_ephemeral_consumers(callers: Callers) -> None:
     ensure_consumer(caller, "LASTING")
 
 
-def begun(caller: Caller, stream: str) -> Any:
+def begun(caller: Caller, stream: str, timeout: float = 30) -> Any:
     """Begin a tail, and wait until it has caught up."""
-    responses = tail(caller, stream)
+    responses = tail(caller, stream, timeout)
     assert next(responses).caught_up
     return responses
 
@@ -392,6 +394,33 @@ def ended(responses: Any) -> None:
     responses.cancel()
     with pytest.raises(grpc.RpcError):
         next(responses)
+
+
+def has_too_many(caller: Caller, stream: str, used: int) -> bool:
+    """Tell whether a caller gets no further ephemeral consumer because it has so many."""
+    try:
+        ensure_consumer(caller, stream)
+    except grpc.RpcError as error:
+        return read_refusal(error).metadata.get("used") == str(used)
+    return False
+
+
+@contextmanager
+def competing(act: Callable[[], object]) -> Iterator[Future[bool]]:
+    """Attempt something again and again during the block; the result is whether it was ever let through."""
+    stop = Event()
+
+    def attempt() -> bool:
+        while not stop.is_set():
+            if works(act):
+                return True
+        return False
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(attempt)
+        finally:
+            stop.set()
 
 
 def test_tails(callers: Callers) -> None:
@@ -419,6 +448,30 @@ def test_tails_beside_consumers(callers: Callers, nats_server: NatsServer) -> No
     wait_for(lambda: works(lambda: ensure_consumer(caller, stream)))
     exceeded(lambda: next(tail(caller, stream)), "ephemeral_consumers", 1, 1)
     exceeded(lambda: ensure_stream(caller, new()), "streams", 1, 1)
+
+
+def test_tails_when_the_broker_restarts(own_nats_server: NatsServer, tmp_path: Path) -> None:
+    """Open ones keep their places, whatever the quota is by then; no others get them; they are given back."""
+    rules = ALL + principal("all")
+    few, fewer = (rules + limited("watcher", f"ephemeral_consumers = {number}") for number in (3, 1))
+    with served(tmp_path, few, NATS_URL=own_nats_server.url) as server:
+        caller, other = server.caller("watcher"), server.caller("all")
+        ensure_stream(other, "S")
+        tails = [begun(caller, "S", timeout=60) for _ in range(3)]
+        for number, text in enumerate((few, fewer), 1):
+            server.put(text)
+            with competing(lambda: ensure_consumer(caller, "S")) as competitor:
+                own_nats_server.kill()
+                own_nats_server.start()
+                wait_for(partial(works, partial(other.publish, "S.x", idempotency_key=str(number))))
+                assert [next(each).event.event.id for each in tails] == [number] * 3
+            assert not competitor.result()
+        for left in (2, 1):
+            ended(tails.pop())
+            wait_for(partial(has_too_many, caller, "S", left))
+        ended(tails.pop())
+        wait_for(lambda: works(lambda: ensure_consumer(caller, "S")))
+        exceeded(lambda: ensure_consumer(caller, "S"), "ephemeral_consumers", 1, 1)
 
 
 def test_many_at_once(callers: Callers) -> None:

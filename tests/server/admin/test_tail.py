@@ -26,7 +26,7 @@ from windshift.server.auth.policy import Principal
 from windshift.server.auth.quotas import exceeded
 from windshift.server.broker import following
 from windshift.server.broker.room import PullRoom
-from windshift.server.domain.errors import StreamNotFound
+from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
 from windshift.server.events.specs import AtEnd, AtStart, StartPosition
 
 Unique = Callable[[], str]
@@ -71,23 +71,29 @@ class Viewer:
 
 
 class Room:
-    """What a caller may have: a consumer at first, then none for one time."""
+    """What a caller may have: one consumer, and what is made in its place."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
+        self.kept: list[tuple[str, str]] = []
         self.deleted: list[str] = []
-        self.refused = 0
 
     @asynccontextmanager
     async def consumer(
         self, caller: Principal, stream: str, config: JsonObject, deadline: float
     ) -> AsyncIterator[JsonObject]:
         """Let one be made."""
-        if self.made and not self.refused:
-            self.refused += 1
+        if self.made:
             raise exceeded(caller.name, "ephemeral_consumers", 1, 1)
         self.made.append(config["name"])
         yield config
+
+    def keep_consumer(
+        self, caller: Principal, stream: str, config: JsonObject, before: str = ""
+    ) -> JsonObject:
+        """Note what takes the place of what."""
+        self.kept.append((config["name"], before))
+        return config
 
     def consumer_deleted(self, stream: str, consumer: str) -> None:
         """Note that one is gone."""
@@ -204,15 +210,26 @@ async def test_events_that_the_broker_has_lost(
 async def test_a_tail_without_room_for_another_consumer(
     broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It waits for some, and misses nothing meanwhile; whatever is made for it is given back."""
+    """It keeps its place while one is made anew, also when that fails at first, and gives it back."""
     monkeypatch.setattr(following, "PullOptions", partial(PullOptions, expires=2.0, heartbeat=0.2))
     stream, viewer, room = await broker.stream(unique()), Viewer(), Room()
+    stream_info, failures = broker.api.stream_info, iter((BrokerUnavailable(),))
+
+    async def failing(*arguments: Any) -> JsonObject:
+        for error in failures:
+            raise error
+        return await stream_info(*arguments)
+
     async with running(broker, stream, viewer, room=room), asyncio.timeout(30):
+        monkeypatch.setattr(broker.api, "stream_info", failing)
         await broker.api.delete_consumer(stream, room.made[0], in_seconds(30))
         await broker.publish(f"{stream}.a")
         assert await viewer.ids.get() == 1
-        assert (room.refused, len(room.made), room.deleted[0]) == (1, 2, room.made[0])
-    assert room.deleted[-1] == room.made[1]
+        assert next(failures, None) is None
+        assert not room.deleted
+    (first, nothing), (second, place) = room.kept
+    assert (first, nothing, place) == (room.made[0], "", first)
+    assert room.deleted == [second]
 
 
 async def test_a_tail_that_ends_while_its_consumer_is_made(

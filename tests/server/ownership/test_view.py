@@ -395,3 +395,20 @@ async def test_what_the_broker_does_not_have(view: View, lists: Lists) -> None:
     view.begin(STREAM, Held("ann", ONE_STREAM))
     assert view.missing(STREAM) is None
     assert view.total("ann", "streams") == 1
+
+
+async def test_what_is_kept(view: View, lists: Lists) -> None:
+    """It counts, and nothing counts as made, also while the broker does not have it, until it is gone."""
+    held = Held("ann", {"consumers": 1})
+    lists.consumers = {"S": [consumer("c"), consumer("d")]}
+    view.keep(CONSUMER, held)
+    await view._read("S")
+    assert (view.total("ann", "consumers"), view.made("ann", "consumers")) == (2, 0)
+    lists.consumers = {"S": []}
+    for _ in range(2):
+        await view._read("S")
+        assert view.held == {CONSUMER: held}
+    view.gone(CONSUMER)
+    assert view.total("ann", "consumers") == 0
+    await view._read("S")
+    assert (view.held, view._done) == ({}, {})

@@ -17,7 +17,7 @@ from windshift.server.broker.following import Follower, StreamClient
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import PASSING, follower_errors
-from windshift.server.domain.errors import BrokerUnavailable, QuotaExceeded, StreamNotFound
+from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
 from windshift.server.events.positions import start_config
 from windshift.server.events.specs import AtEnd, StartPosition
 from windshift.server.ownership.ownership import Ownership
@@ -108,7 +108,7 @@ class Tail:
         Raise `StreamNotFound` when the stream is not there, or not any more, also when another one is in its
         place, or the broker has lost what was seen of it: new events have the ids of those. Raise
         `BrokerUnavailable` if the broker cannot be asked at the beginning, and `QuotaExceeded` if the caller
-        has too many consumers then; later, wait for it, and for room.
+        has too many consumers then; later, wait for the broker, and keep the place.
         """
         self._next, self._caller = begin, caller
         follower = Follower(
@@ -118,7 +118,7 @@ class Tail:
             self._which.stream,
             self._make,
             self._take,
-            (*PASSING, QuotaExceeded),
+            PASSING,
             self._idle,
             self._when_silent,
             interval=_INTERVAL,
@@ -126,23 +126,27 @@ class Tail:
         try:
             await follower.run(self._client.begin)
         finally:
-            self._count_no_more()
+            if self._ownership is not None:
+                self._ownership.consumer_deleted(self._which.stream, self._consumer)
 
     async def _make(self, name: str) -> None:
         """Make a consumer that begins behind what was seen."""
         self._client.flush()
-        self._count_no_more()
-        self._consumer = name
         stream, deadline = self._which.stream, self._loop.time() + _ASKING
         with follower_errors(stream=stream):
             self._look(await self._api.stream_info(stream, deadline))
             config = following_config(name, self._which.subjects) | _start(self._next)
             config["metadata"] = {names.INTERNAL: ""}
+            before, self._consumer = self._consumer, name
             if self._caller is None or self._ownership is None:
                 answer = await self._create(config, deadline)
+            elif before:
+                owned = self._ownership.keep_consumer(self._caller, stream, config, before)
+                answer = await self._create(owned, deadline)
             else:
                 async with self._ownership.consumer(self._caller, stream, config, deadline) as owned:
                     answer = await self._create(owned, deadline)
+                self._ownership.keep_consumer(self._caller, stream, config)
         if not answer["num_pending"]:
             self._catch_up()
 
@@ -152,11 +156,6 @@ class Tail:
         request = {"stream_name": stream, "config": config, "action": "create"}
         operation = f"CONSUMER.CREATE.{stream}.{config['name']}"
         return await self._api.change(operation, request, deadline, hidden=True)
-
-    def _count_no_more(self) -> None:
-        """Count the consumer no more: it was deleted, or soon will be."""
-        if self._ownership is not None and self._consumer:
-            self._ownership.consumer_deleted(self._which.stream, self._consumer)
 
     def _look(self, info: JsonObject) -> None:
         """See whether the stream is the same, and has what was seen of it."""

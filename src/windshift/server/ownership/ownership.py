@@ -114,6 +114,20 @@ class Ownership:
         async with self._room((stream, config["name"]), Held(caller.name, of_consumer(config)), deadline):
             yield owned(config, caller.name)
 
+    def keep_consumer(
+        self, caller: Principal, stream: str, config: JsonObject, before: str = ""
+    ) -> JsonObject:
+        """Count the consumer of a call until `consumer_deleted`, also while the broker does not have it.
+
+        It may take the place of the one `before`, whatever the quota is by now. Return the configuration with
+        its owner in it.
+        """
+        self.consumer_deleted(stream, before)
+        held = Held(caller.name, of_consumer(config))
+        if self._limits(held):  # else nothing is counted
+            self._view.keep((stream, config["name"]), held)
+        return owned(config, caller.name)
+
     def changed_consumer(self, caller: Principal, stored: JsonObject, wanted: JsonObject) -> JsonObject:
         """Return the new configuration of a consumer with an owner in it: the caller, where there is none.
 
@@ -141,8 +155,9 @@ class Ownership:
         self._find_full()
 
     def consumer_deleted(self, stream: str, consumer: str) -> None:
-        """Count a consumer no more."""
-        self._view.gone((stream, consumer))
+        """Count a consumer no more. Without one, do nothing."""
+        if consumer:
+            self._view.gone((stream, consumer))
 
     # -- What grows by itself ----------------------------------------------------------------------------
 

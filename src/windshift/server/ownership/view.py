@@ -86,6 +86,10 @@ class View:
     def begin(self, key: Key, held: Held) -> None:
         """Count something that is about to be made or changed; `note` must follow."""
         self._made.setdefault(held.owner, Counter()).update(self.growth(key, held))
+        self.keep(key, held)
+
+    def keep(self, key: Key, held: Held) -> None:
+        """Count something, whatever the lists say, until `note` or `gone`."""
         self._done.setdefault(list_of(key), {})[key] = inf
         self._set(key, held)
 
