@@ -278,6 +278,8 @@ class Pipeline:
                 request, sent.writes[place], self._writes.conclude(sent, place)
             )
         except Exception as error:  # noqa: BLE001 - it is the result of this event
+            if error.__cause__ is not None:  # as a rule the answer, which would keep what it answers: a cycle
+                error.__cause__.with_traceback(None)
             return error
 
     def _abandon(self, portion: _Portion | Exception | None) -> None:
