@@ -69,8 +69,8 @@ from windshift.server.state.watching import Watch, watch_turns
 
 SECONDS = 0.1
 """Until the deadline of what is tried."""
-ASKED_AT_ONCE = 8
-"""Requests that are made between two pauses at most."""
+ASKED_AT_ONCE = 24
+"""Requests that are made between two pauses at most: some work makes many, none makes them again and again."""
 
 ID = DeadLetterId("S", "c", StreamSeq(7), 1_700_000_000_000_000_000)
 FAILURE = Failure(ID, 3, 0, 0, Cause.MAX_ATTEMPTS)
