@@ -70,7 +70,7 @@ from windshift.server.state.watching import Watch, watch_turns
 SECONDS = 0.1
 """Until the deadline of what is tried."""
 ASKED_AT_ONCE = 24
-"""Requests that are made between two pauses at most: some work makes many, none makes them again and again."""
+"""Requests that are made between two pauses at most: some work makes many, none makes them over and over."""
 
 ID = DeadLetterId("S", "c", StreamSeq(7), 1_700_000_000_000_000_000)
 FAILURE = Failure(ID, 3, 0, 0, Cause.MAX_ATTEMPTS)
