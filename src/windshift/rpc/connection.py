@@ -209,13 +209,12 @@ class Connection(asyncio.Protocol):
         self._sent_before = 0  # bytes, until then
         self._free = 0  # useless frames that may come for what was sent and received
         self._keepalive = Keepalive(options.keepalive_interval, options.keepalive_timeout)
-        self.made_at = 0.0
         self._settings_received = self._settings_acknowledged = False
         self._senders: dict[int, asyncio.Future[None]] = {}
         self._window = options.whole_window
         self._last_request = self._last_flushed = 0  # stream ids
         self.received = self.received_ns = self.sent = self._received_at_end = 0
-        self.received_at = self.received_clock = 0.0
+        self.made_at = self.received_at = self.received_clock = 0.0
         self.peer = ""
         self.state: object = None
         self.on_closed: Callable[[], None] | None = None
