@@ -86,7 +86,7 @@ class ServerCall:
         finished_at: ``loop.time()`` at which its status was sent; 0 before.
         encoding: what the client compresses messages with, ``identity`` or ``gzip``.
         state: what interceptors keep about the call, such as who makes it.
-        span: what one that traces keeps about it; None = it has not decided yet whether to record the call.
+        span: its span, or False if it is not recorded; None = that is not decided yet.
         size: bytes of its request so far, where it has a single one; of others what a handler keeps.
         overhead: bytes that the server keeps for the call as long as it lasts, where clients may open many.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
@@ -206,9 +206,7 @@ class ServerCall:
             RpcError: the bytes received are not messages of the request type.
             RuntimeError: the call has a single request.
         """
-        if self._requests is None or not self._method.client_streaming:
-            raise RuntimeError(_SINGLE)
-        return self._requests.receive()
+        return self._streamed().receive()
 
     def receive_many(self) -> Coroutine[Any, Any, list[Any]]:
         """Return request messages that have arrived, at least one; an empty list after the last.
@@ -219,24 +217,29 @@ class ServerCall:
             RpcError: the bytes received are not messages of the request type.
             RuntimeError: the call has a single request.
         """
-        if self._requests is None or not self._method.client_streaming:
-            raise RuntimeError(_SINGLE)
-        return self._requests.receive_many()
+        return self._streamed().receive_many()
 
     async def receive_kept(self) -> tuple[list[Any], int]:
         """Receive as ``receive_many`` does; return also the bytes that count as kept until ``let_go``.
 
         Raises:
             NoRoom: too much is kept for all clients; nothing more is inflated then.
+            RpcError: see ``receive_many``.
+            RuntimeError: see ``receive_many``.
         """
-        if self._requests is None or not self._method.client_streaming:
-            raise RuntimeError(_SINGLE)
-        messages = await self._requests.receive_many(before_inflating=self._require_room)
+        requests = self._streamed()
+        messages = await requests.receive_many(before_inflating=self._require_room)
         try:
-            return messages, self._keep(self._requests)
+            return messages, self._keep(requests)
         except NoRoom:
             messages.clear()  # the error keeps this frame
             raise
+
+    def _streamed(self) -> MessageStream[Any]:
+        """Return the messages of a call that streams them. Raise RuntimeError for any other."""
+        if self._requests is None or not self._method.client_streaming:
+            raise RuntimeError(_SINGLE)
+        return self._requests
 
     def _require_room(self) -> None:
         """Raise ``NoRoom`` unless a message of any size could be kept."""

@@ -102,9 +102,7 @@ class Holding:
         return self._new_answers > self.limit // _LOOK_AFTER
 
     def who_goes(self, held: int, holders: Iterable[Holder[K]]) -> list[Holder[K]]:
-        """Return the clients to drop, worst first.
-
-        That is who holds for nothing, by how much and how long, then who holds most.
+        """Return the clients to drop: who hold for nothing, by how much and how long, then the largest.
 
         When requests were refused, those go as well who hold for nothing more than half of the limit.
 
