@@ -310,7 +310,7 @@ def test_attempts_and_policy_survive_restarts(own_nats_server: NatsServer) -> No
             call.event()
             reject(call, 1)
             assert call.event().delivery_attempt == 2
-            reject(call, 1)
+            reject(call, 1, delay=seconds(3))  # a third delivery to this call would count, too
     own_nats_server.stop()
     own_nats_server.start()
     with served(own_nats_server) as client:
