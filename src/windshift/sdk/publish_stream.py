@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
 from itertools import chain, repeat
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Protocol, Self
+from typing import Any, Final, NamedTuple, Self
 
+from windshift import conventions as c
 from windshift.protos import events
 from windshift.rpc import ClientCall, RpcError, StatusCode
 
@@ -42,23 +42,33 @@ class PublishReceipt(NamedTuple):
     duplicate: bool = False
 
 
-class PublishAlone(Protocol):
-    """Publishes an event by a call of its own."""
+async def publish_alone(
+    caller: Caller,
+    request: events.PublishEventRequest,
+    repeat: Repeat,
+    span: Any,
+    *,
+    timeout: float | None,
+    failed: RpcError | None = None,
+) -> PublishReceipt:
+    """Publish an event by a call of its own.
 
-    def __call__(
-        self,
-        request: events.PublishEventRequest,
-        repeat: Repeat,
-        timeout: float,
-        failed: RpcError | None,
-        span: Any,
-        /,
-    ) -> Coroutine[Any, Any, PublishReceipt]:
-        """Publish it within so many seconds, and end its span.
-
-        `failed` is how a first attempt by the call of many ended.
-        """
-        ...
+    Args:
+        caller: makes the call.
+        request: the event.
+        repeat: what it makes of being published twice.
+        span: what records the publish, and is ended; None = the program does not trace.
+        timeout: seconds for all attempts; None = the client's.
+        failed: how a first attempt by the call of many ended; None = there was none.
+    """
+    call = caller.call(request, events.PublishEventResponse, repeat, timeout=timeout, failed=failed)
+    if caller.tracing is None:
+        response = await call
+    else:
+        with caller.tracing.around(span):
+            response = await call
+            span.set_attribute(c.MESSAGE_ID, str(response.id))
+    return PublishReceipt(response.id, response.duplicate)
 
 
 class _Sent(NamedTuple):
@@ -96,16 +106,15 @@ class PublishStream:
 
     Args:
         caller: makes the calls.
-        alone: publishes an event by a call of its own.
         is_used: whether to publish by the call of many at all.
         without_ids: whether to do without ids, which are 0 then, and without being told of duplicates.
+
+    Attributes:
+        caller: makes the calls.
     """
 
-    def __init__(
-        self, caller: Caller, alone: PublishAlone, *, is_used: bool, without_ids: bool = False
-    ) -> None:
-        self._caller = caller
-        self._alone = alone
+    def __init__(self, caller: Caller, *, is_used: bool, without_ids: bool) -> None:
+        self.caller = caller
         self._without_ids = without_ids
         self._is_used = is_used
         self._queued: list[_Sent] = []
@@ -121,9 +130,9 @@ class PublishStream:
         """Publish an event within the client's timeout; the future has its receipt, or a `WindshiftError`."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        tracing = self._caller.tracing
+        tracing = self.caller.tracing
         span = None if tracing is None else tracing.publishing(request.subject)
-        sent = _Sent(request, repeat, now + self._caller.timeout, span, loop.create_future())
+        sent = _Sent(request, repeat, now + self.caller.timeout, span, loop.create_future())
         if not self._takes(sent) or (self._running is None and now < self._rests_until):
             self._leave(sent, None)
             return sent.receipt
@@ -170,9 +179,9 @@ class PublishStream:
             self._running.cancel()
 
     def _takes(self, sent: _Sent) -> bool:
-        if not self._is_used or self._caller.lacks_publish_stream or sent.request.ByteSize() > _LARGEST:
+        if not self._is_used or self.caller.lacks_publish_stream or sent.request.ByteSize() > _LARGEST:
             return False
-        tracing = self._caller.tracing
+        tracing = self.caller.tracing
         return tracing is None or not tracing.is_recorded(sent.span)
 
     def _flush(self) -> None:
@@ -193,7 +202,7 @@ class PublishStream:
         error = RpcError(StatusCode.CANCELLED, "the call was given up")
         has_results = False
         try:
-            async with self._caller.stream(
+            async with self.caller.stream(
                 events.PublishStreamRequest, events.PublishStreamResponse, span
             ) as call:
                 await call.initial_metadata()
@@ -210,7 +219,7 @@ class PublishStream:
         except RpcError as failure:
             error = failure
             if error.code is StatusCode.UNIMPLEMENTED and self._call is None:
-                self._caller.lacks_publish_stream = True
+                self.caller.lacks_publish_stream = True
         except WindshiftError:  # there was no call, and a call of its own will say why
             pass
         finally:
@@ -269,7 +278,8 @@ class PublishStream:
     def _leave(self, sent: _Sent, failed: RpcError | None) -> None:
         """Have an event published by a call of its own, or have that say what became of it."""
         left = sent.due - asyncio.get_running_loop().time()
-        task = asyncio.ensure_future(self._alone(sent.request, sent.repeat, left, failed, sent.span))
+        alone = publish_alone(self.caller, sent.request, sent.repeat, sent.span, timeout=left, failed=failed)
+        task = asyncio.ensure_future(alone)
         self._single.add(task)
 
         def done(task: asyncio.Task[PublishReceipt]) -> None:

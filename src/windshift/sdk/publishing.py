@@ -14,13 +14,12 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from windshift import conventions as c
 from windshift.protos import events
-from windshift.rpc import RpcError, Threads
+from windshift.rpc import Threads
 
 from .calling import Caller
 from .errors import ClientClosed, PublishManyError
-from .publish_stream import PublishReceipt, PublishStream
+from .publish_stream import PublishReceipt, PublishStream, publish_alone
 from .retry import Repeat
 from .times import timestamp
 
@@ -45,7 +44,7 @@ async def publish(caller: Caller, event: Publish, timeout: float | None = None) 
     """Publish an event by a call of its own; see `Client.publish`."""
     request = _request(caller, event)
     span = None if caller.tracing is None else caller.tracing.publishing(request.subject)
-    return await _publish_alone(caller, request, _repeat(event), timeout, None, span)
+    return await publish_alone(caller, request, _repeat(event), span, timeout=timeout)
 
 
 def _request(caller: Caller, event: Publish) -> events.PublishEventRequest:
@@ -65,25 +64,6 @@ def _request(caller: Caller, event: Publish) -> events.PublishEventRequest:
 
 def _repeat(event: Publish) -> Repeat:
     return Repeat.ONCE if event.key is None else Repeat.SAME
-
-
-async def _publish_alone(
-    caller: Caller,
-    request: events.PublishEventRequest,
-    repeat: Repeat,
-    timeout: float | None,
-    failed: RpcError | None,
-    span: Any,
-) -> PublishReceipt:
-    """Publish an event; see `PublishAlone`."""
-    call = partial(caller.call, request, events.PublishEventResponse, repeat, timeout=timeout, failed=failed)
-    if caller.tracing is None:
-        response = await call()
-    else:
-        with caller.tracing.around(span):
-            response = await call()
-            span.set_attribute(c.MESSAGE_ID, str(response.id))
-    return PublishReceipt(response.id, response.duplicate)
 
 
 _KEY = 16  # characters: 12 random bytes
@@ -155,20 +135,14 @@ async def publish_many(
     without_ids: bool,
 ) -> list[PublishReceipt]:
     """Publish many events; see `Client.publish_many`."""
-    async with _stream(caller, in_flight, without_ids=without_ids) as stream:
-        many = _Many(caller, stream, in_flight)
-        return await many.publish(messages, subject)
+    async with PublishStream(caller, is_used=in_flight > 1, without_ids=without_ids) as stream:
+        return await _Many(stream, in_flight).publish(messages, subject)
 
 
-def _stream(caller: Caller, in_flight: int, *, without_ids: bool) -> PublishStream:
-    alone = partial(_publish_alone, caller)
-    return PublishStream(caller, alone, is_used=in_flight > 1, without_ids=without_ids)
-
-
-def _begin(caller: Caller, stream: PublishStream, event: Publish) -> asyncio.Future[PublishReceipt]:
+def _begin(stream: PublishStream, event: Publish) -> asyncio.Future[PublishReceipt]:
     """Begin to publish an event; the future has what became of it, also if it cannot be encoded."""
     try:
-        return stream.publish(_request(caller, event), _repeat(event))
+        return stream.publish(_request(stream.caller, event), _repeat(event))
     except Exception as error:  # noqa: BLE001 -- it is that of one event
         receipt: asyncio.Future[PublishReceipt] = asyncio.get_running_loop().create_future()
         receipt.set_exception(error)
@@ -178,8 +152,7 @@ def _begin(caller: Caller, stream: PublishStream, event: Publish) -> asyncio.Fut
 class _Many:
     """Publishes what an iterator gives, so many at once, until one fails."""
 
-    def __init__(self, caller: Caller, stream: PublishStream, in_flight: int) -> None:
-        self._caller = caller
+    def __init__(self, stream: PublishStream, in_flight: int) -> None:
         self._stream = stream
         self._results: list[Any] = []
         self._in_flight = self._room = in_flight
@@ -222,7 +195,7 @@ class _Many:
             message = next(now, _END) if later is None else await anext(later, _END)
             if message is _END:
                 return
-            receipt = _begin(self._caller, self._stream, _event(message, subject))
+            receipt = _begin(self._stream, _event(message, subject))
             self._room -= 1
             receipt.add_done_callback(partial(self._note, len(self._results)))
             self._results.append(None)
@@ -270,13 +243,12 @@ class Publisher:
     def __init__(self, caller: Caller, in_flight: int, *, without_ids: bool) -> None:
         if in_flight < 1:
             raise ValueError("in_flight must be at least 1")
-        self._caller = caller
         self._room = asyncio.Semaphore(in_flight)
         self._running: set[asyncio.Future[PublishReceipt]] = set()
         self._errors: list[Exception] = []  # the first ones
         self._failed = 0
         self._left = False
-        self._stream = _stream(caller, in_flight, without_ids=without_ids)
+        self._stream = PublishStream(caller, is_used=in_flight > 1, without_ids=without_ids)
 
     async def send(
         self,
@@ -301,7 +273,7 @@ class Publisher:
             self._room.release()
             raise ClientClosed("the publisher is closed: its block was left")
         event = Publish(subject, message, key=key, expected_last_id=expected_last_id, time=time)
-        receipt = _begin(self._caller, self._stream, event)
+        receipt = _begin(self._stream, event)
         self._running.add(receipt)
         receipt.add_done_callback(self._done)
         return receipt
