@@ -33,7 +33,7 @@ from .retry import Repeat
 from .settings import Settings
 from .stores import Store
 from .subjects import EVERYTHING, overlap
-from .times import timestamp
+from .times import timedelta_of, timestamp
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -260,7 +260,7 @@ class FakeCaller(Caller):
     # -- stores ------------------------------------------------------------------------------------------
 
     def _ensure_store(self, request: state.EnsureStoreRequest) -> Message:
-        self._stores.setdefault(request.store, _FakeStore(request.history or 1, _ttl(request)))
+        self._stores.setdefault(request.store, _FakeStore(request.history or 1, timedelta_of(request, "ttl")))
         return state.EnsureStoreResponse()
 
     def _list_stores(self, _: state.ListStoresRequest) -> Message:
@@ -303,7 +303,7 @@ class FakeCaller(Caller):
             )
         if request.HasField("last_revision"):
             _compare(request.key, request.last_revision, current)
-        return state.SetResponse(revision=store.put(request.key, request.value, _ttl(request)))
+        return state.SetResponse(revision=store.put(request.key, request.value, timedelta_of(request, "ttl")))
 
     def _delete(self, request: state.DeleteRequest) -> Message:
         store = self._store(request.store)
@@ -320,7 +320,9 @@ class FakeCaller(Caller):
         current = store.current(request.key)
         if current is None:
             raise KeyNotFound(f"key {request.key!r} does not exist", metadata={"name": request.key})
-        return state.TouchResponse(revision=store.put(request.key, current.value, _ttl(request)))
+        return state.TouchResponse(
+            revision=store.put(request.key, current.value, timedelta_of(request, "ttl"))
+        )
 
     def _transact(self, request: state.TransactRequest) -> Message:
         store = self._store(request.store)
@@ -337,7 +339,7 @@ class FakeCaller(Caller):
             if write.delete:
                 revision = store.append(write.key, state.Entry(deleted=True)).revision
             else:
-                revision = store.put(write.key, write.set.value, _ttl(write.set))
+                revision = store.put(write.key, write.set.value, timedelta_of(write.set, "ttl"))
             response.revisions.append(revision)
         return response
 
@@ -352,12 +354,6 @@ class FakeCaller(Caller):
 
     def _history(self, request: state.HistoryRequest) -> Message:
         return state.HistoryResponse(entries=self._store(request.store).keys.get(request.key, []))
-
-
-def _ttl(
-    request: state.EnsureStoreRequest | state.SetRequest | state.TouchRequest | state.TransactRequest.Set,
-) -> timedelta | None:
-    return request.ttl.ToTimedelta() if request.HasField("ttl") else None
 
 
 def _can_expire(name: str, store: _FakeStore) -> None:

@@ -11,7 +11,7 @@ from windshift.protos import admin
 
 from .calling import Caller
 from .retry import Repeat
-from .times import moment, moment_of
+from .times import moment, moment_of, timedelta_of
 
 Resource: TypeAlias = Literal["storage", "memory", "streams", "consumers"]
 
@@ -170,7 +170,7 @@ def _server(found: Any) -> ServerInfo:
         broker_name=broker.name,
         broker_version=broker.version,
         broker_connected=broker.connected,
-        broker_round_trip=broker.round_trip.ToTimedelta() if broker.HasField("round_trip") else None,
+        broker_round_trip=timedelta_of(broker, "round_trip"),
         methods=tuple(found.methods),
         limits={limit.name: limit.value for limit in found.limits},
         worker=found.worker,
@@ -207,7 +207,7 @@ async def servers(caller: Caller, *, account: bool) -> ServerList:
             for each in reported.usage
             if each.resource in _RESOURCES  # others are of a later version
         ),
-        broker_clock_ahead=reported.clock_ahead.ToTimedelta() if reported.HasField("clock_ahead") else None,
+        broker_clock_ahead=timedelta_of(reported, "clock_ahead"),
     )
 
 

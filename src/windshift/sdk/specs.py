@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
+
+from google.protobuf.message import Message
 
 from windshift.protos import events
 
 from .names import Names
 from .pointers import END, START, Position, pointer, read_position
-from .times import Seconds, duration
+from .times import Seconds, duration, timedelta_of
 
 _Stream = events.EnsureStreamRequest
 
@@ -73,34 +75,29 @@ class StreamSpec:
 
     def proto(self, name: str, names: Names) -> events.EnsureStreamRequest:
         """Return it for the wire."""
-        request = _Stream(name=names.name(name), retention_policy=self._retention())
+        window = self.deduplication_window
+        request = _Stream(
+            name=names.name(name),
+            retention_policy=_Stream.RetentionPolicy(
+                max_age=None if self.max_age is None else duration(self.max_age),
+                max_events=self.max_events,
+                max_events_per_subject=self.max_events_per_subject,
+                max_bytes=self.max_bytes,
+                discard_policy=f"DISCARD_POLICY_{self.discard.upper()}",
+                discard_new_per_subject=self.discard_new_per_subject,
+            ),
+            storage=_Stream.Storage(type=f"STORAGE_TYPE_{self.storage.upper()}", replicas=self.replicas),
+            deduplication_window=None if window is None else duration(window),
+            max_event_size=self.max_event_size,
+            fast_ingest=self.fast_ingest,
+        )
         if self.subjects:
             request.subjects.subjects.extend(names.subjects(self.subjects))
         if self.mirror is not None:
             request.mirror.CopyFrom(_source(self.mirror, names))
         if self.aggregate:
             request.aggregate.sources.extend(_source(source, names) for source in self.aggregate)
-        kind = f"STORAGE_TYPE_{self.storage.upper()}"
-        request.storage.CopyFrom(_Stream.Storage(type=kind, replicas=self.replicas))
-        if self.deduplication_window is not None:
-            request.deduplication_window.CopyFrom(duration(self.deduplication_window))
-        if self.max_event_size is not None:
-            request.max_event_size = self.max_event_size
-        if self.fast_ingest is not None:
-            request.fast_ingest = self.fast_ingest
         return request
-
-    def _retention(self) -> events.EnsureStreamRequest.RetentionPolicy:
-        policy = _Stream.RetentionPolicy(
-            max_events=self.max_events,
-            max_events_per_subject=self.max_events_per_subject,
-            max_bytes=self.max_bytes,
-            discard_policy=f"DISCARD_POLICY_{self.discard.upper()}",
-            discard_new_per_subject=self.discard_new_per_subject,
-        )
-        if self.max_age is not None:
-            policy.max_age.CopyFrom(duration(self.max_age))
-        return policy
 
 
 class StreamFields(TypedDict, total=False):
@@ -135,29 +132,27 @@ def _source(source: Source, names: Names) -> events.EnsureStreamRequest.StreamSo
 def read_stream_spec(proto: events.EnsureStreamRequest, names: Names) -> StreamSpec:
     """Read a spec from the wire."""
     policy = proto.retention_policy
-
-    def number(message: events.EnsureStreamRequest.RetentionPolicy, field: str) -> int | None:
-        return getattr(message, field) if message.HasField(field) else None
-
     new = policy.discard_policy == _Stream.DISCARD_POLICY_NEW
     return StreamSpec(
         subjects=tuple(names.bare_subject(subject) for subject in proto.subjects.subjects),
         mirror=_read_source(proto.mirror, names) if proto.HasField("mirror") else None,
         aggregate=tuple(_read_source(source, names) for source in proto.aggregate.sources),
-        max_age=policy.max_age.ToTimedelta() if policy.HasField("max_age") else None,
-        max_events=number(policy, "max_events"),
-        max_events_per_subject=number(policy, "max_events_per_subject"),
-        max_bytes=number(policy, "max_bytes"),
+        max_age=timedelta_of(policy, "max_age"),
+        max_events=_value_of(policy, "max_events"),
+        max_events_per_subject=_value_of(policy, "max_events_per_subject"),
+        max_bytes=_value_of(policy, "max_bytes"),
         discard="new" if new else "old",
         discard_new_per_subject=policy.discard_new_per_subject,
         storage="memory" if proto.storage.type == _Stream.STORAGE_TYPE_MEMORY else "file",
-        replicas=proto.storage.replicas if proto.storage.HasField("replicas") else None,
-        deduplication_window=(
-            proto.deduplication_window.ToTimedelta() if proto.HasField("deduplication_window") else None
-        ),
-        max_event_size=proto.max_event_size if proto.HasField("max_event_size") else None,
+        replicas=_value_of(proto.storage, "replicas"),
+        deduplication_window=timedelta_of(proto, "deduplication_window"),
+        max_event_size=_value_of(proto, "max_event_size"),
         fast_ingest=proto.fast_ingest,
     )
+
+
+def _value_of(message: Message, field: str) -> Any:
+    return getattr(message, field) if message.HasField(field) else None
 
 
 def _read_source(proto: events.EnsureStreamRequest.StreamSource, names: Names) -> Source:
@@ -190,27 +185,24 @@ class RetryPolicy:
 
     def proto(self) -> events.RetryPolicy:
         """Return it for the wire."""
-        policy = events.RetryPolicy(
+        return events.RetryPolicy(
             max_attempts=self.max_attempts,
+            initial_backoff=None if self.initial is None else duration(self.initial),
+            max_backoff=None if self.maximum is None else duration(self.maximum),
             backoff_multiplier=self.multiplier,
             jitter=self.jitter,
             dead_letters=self.dead_letters,
         )
-        if self.initial is not None:
-            policy.initial_backoff.CopyFrom(duration(self.initial))
-        if self.maximum is not None:
-            policy.max_backoff.CopyFrom(duration(self.maximum))
-        return policy
 
 
 def read_retry_policy(proto: events.RetryPolicy) -> RetryPolicy:
     """Read a policy from the wire."""
     return RetryPolicy(
         max_attempts=proto.max_attempts or None,
-        initial=proto.initial_backoff.ToTimedelta() if proto.HasField("initial_backoff") else None,
-        maximum=proto.max_backoff.ToTimedelta() if proto.HasField("max_backoff") else None,
-        multiplier=proto.backoff_multiplier if proto.HasField("backoff_multiplier") else None,
-        jitter=proto.jitter if proto.HasField("jitter") else None,
+        initial=timedelta_of(proto, "initial_backoff"),
+        maximum=timedelta_of(proto, "max_backoff"),
+        multiplier=_value_of(proto, "backoff_multiplier"),
+        jitter=_value_of(proto, "jitter"),
         dead_letters=proto.dead_letters,
     )
 

@@ -20,7 +20,7 @@ from .calling import Caller, pages
 from .errors import Conflict, OutcomeUnknown, TokenUnavailable, WindshiftError
 from .events import CaughtUp
 from .retry import Repeat
-from .times import Seconds, duration, moment, moment_of
+from .times import Seconds, duration, moment, moment_of, timedelta_of
 
 T = TypeVar("T")
 
@@ -452,8 +452,8 @@ class Stores:
             self._caller, state.ListStoresRequest(), state.ListStoresResponse, lambda page: page.stores
         ):
             if names.owns(entry.store):
-                ttl = entry.ttl.ToTimedelta() if entry.HasField("ttl") else None
-                yield StoreInfo(names.bare_name(entry.store), entry.keys, entry.bytes, entry.history, ttl)
+                name, ttl = names.bare_name(entry.store), timedelta_of(entry, "ttl")
+                yield StoreInfo(name, entry.keys, entry.bytes, entry.history, ttl)
 
     async def delete(self, name: str) -> None:
         """Delete a store with all that is in it.

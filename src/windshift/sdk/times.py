@@ -67,3 +67,8 @@ def moment(value: Timestamp) -> datetime:
 def moment_of(message: Message, field: str) -> datetime | None:
     """Return the time in a field of a message; None = it is not set."""
     return moment(getattr(message, field)) if message.HasField(field) else None
+
+
+def timedelta_of(message: Message, field: str) -> timedelta | None:
+    """Return the duration in a field of a message; None = it is not set."""
+    return getattr(message, field).ToTimedelta() if message.HasField(field) else None
