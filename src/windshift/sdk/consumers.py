@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar, Unpack, overload
@@ -301,16 +301,12 @@ class Consumer:
         Raises:
             DeadlineExceeded: something still is after `timeout`, or the server did not say in the client's.
         """
-        pause = 0.02
-        try:
-            async with asyncio.timeout(seconds(timeout)):
-                while (info := await self.info()).pending or info.unsettled:
-                    await asyncio.sleep(pause)
-                    pause = min(0.5, pause * 1.5)
-        except WindshiftError:  # some of which are a TimeoutError
-            raise
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"consumer {self.name!r} has events that are not settled") from error
+
+        async def is_idle() -> bool:
+            info = await self.info()
+            return not (info.pending or info.unsettled)
+
+        await until_idle(is_idle, timeout, f"consumer {self.name!r}")
 
     async def _pause(self, until: datetime | None) -> admin.PauseConsumerResponse:
         request = admin.PauseConsumerRequest(
@@ -320,6 +316,24 @@ class Consumer:
 
     def __repr__(self) -> str:
         return f"Consumer({self.stream!r}, {self.name!r})"
+
+
+async def until_idle(is_idle: Callable[[], Awaitable[bool]], timeout: Seconds, what: str) -> None:
+    """Ask whether something is idle until it is.
+
+    Raises:
+        DeadlineExceeded: it is not after `timeout`; `what` says in the text what it is.
+    """
+    pause = 0.01
+    try:
+        async with asyncio.timeout(seconds(timeout)):
+            while not await is_idle():
+                await asyncio.sleep(pause)
+                pause = min(0.5, pause * 1.5)
+    except WindshiftError:  # some of which are a TimeoutError
+        raise
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"{what} has events that are not settled") from error
 
 
 def _handling(

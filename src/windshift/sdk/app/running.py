@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from windshift.sdk.client import Client, caller_of
+from windshift.sdk.consumers import until_idle
 from windshift.sdk.dead_letters import DeadLetter
-from windshift.sdk.errors import ConsumerNotFound, DeadlineExceeded, StreamNotFound, WindshiftError
+from windshift.sdk.errors import ConsumerNotFound, StreamNotFound, WindshiftError
 from windshift.sdk.runtime.subscription import Subscription, finish
-from windshift.sdk.times import Seconds, seconds
+from windshift.sdk.times import Seconds
 
 from .consumer import AppConsumer, AppStream, Next
 
@@ -44,9 +45,12 @@ async def prepare(
     while True:
         try:
             for stream in streams:
-                await _ensure_stream(client, stream)
+                if await _is_wanted(stream, client.stream(stream.name).info, StreamNotFound):
+                    await client.streams.ensure(stream.name, stream.spec)
             for consumer in consumers:
-                await _ensure_consumer(client, consumer)
+                where = client.stream(consumer.stream.name)
+                if await _is_wanted(consumer, where.consumer(consumer.name).info, ConsumerNotFound):
+                    await where.consumers.ensure(consumer.name, consumer.spec)
         except WindshiftError as error:
             if not patient or not error.retryable:
                 raise
@@ -57,29 +61,17 @@ async def prepare(
         pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-async def _ensure_stream(client: Client, stream: AppStream) -> None:
-    if stream.ensure == "create":
-        try:
-            await client.streams.get(stream.name)
-        except StreamNotFound:
-            pass
-        else:
-            return
-    if stream.ensure != "never":
-        await client.streams.ensure(stream.name, stream.spec)
-
-
-async def _ensure_consumer(client: Client, consumer: AppConsumer) -> None:
-    consumers = client.stream(consumer.stream.name).consumers
-    if consumer.ensure == "create":
-        try:
-            await consumers.get(consumer.name)
-        except ConsumerNotFound:
-            pass
-        else:
-            return
-    if consumer.ensure != "never":
-        await consumers.ensure(consumer.name, consumer.spec)
+async def _is_wanted(
+    part: AppStream | AppConsumer, info: Callable[[], Awaitable[object]], missing: type[WindshiftError]
+) -> bool:
+    """Say whether to ensure a stream or consumer, which `info` describes, or says to be missing."""
+    if part.ensure != "create":
+        return part.ensure != "never"
+    try:
+        await info()
+    except missing:
+        return True
+    return False
 
 
 class Running:
@@ -93,8 +85,7 @@ class Running:
         self.client = client
         self._name = name
         self._consumers = consumers
-        self._subscriptions: list[Subscription] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[Subscription, asyncio.Task[None]] = {}
         self._stopping = False
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -110,9 +101,8 @@ class Running:
                 replace(handling, concurrency=concurrency or handling.concurrency),
             )
             task = asyncio.get_running_loop().create_task(subscription.run())
-            task.add_done_callback(functools.partial(self._ended, consumer))
-            self._subscriptions.append(subscription)
-            self._tasks.append(task)
+            task.add_done_callback(partial(self._ended, consumer))
+            self._tasks[subscription] = task
 
     def _ended(self, consumer: AppConsumer, task: asyncio.Task[None]) -> None:
         if self._stopping or task.cancelled() or (error := task.exception()) is None:
@@ -127,7 +117,7 @@ class Running:
     @property
     def ready(self) -> bool:
         """Whether every consumer is subscribed."""
-        return not self._stopping and all(subscription.is_open for subscription in self._subscriptions)
+        return not self._stopping and all(subscription.is_open for subscription in self._tasks)
 
     @property
     def stopping(self) -> bool:
@@ -158,21 +148,15 @@ class Running:
             DeadlineExceeded: something still is after `timeout`, or the server did not say in the client's.
             WindshiftError: an error that ended a consumer.
         """
-        pause, before = 0.01, None
-        try:
-            async with asyncio.timeout(seconds(timeout)):
-                while True:
-                    self.check()
-                    now = await self._settled_to()
-                    if now is not None and now == before:
-                        return  # a handler of one consumer may publish what another one gets: look twice
-                    before = now
-                    await asyncio.sleep(pause)
-                    pause = min(0.5, pause * 1.5)
-        except WindshiftError:  # some of which are a TimeoutError
-            raise
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"the app {self._name!r} has events that are not settled") from error
+        now: list[int] | None = None
+
+        async def is_idle() -> bool:
+            nonlocal now
+            self.check()
+            before, now = now, await self._settled_to()
+            return now is not None and now == before  # one consumer's handler may publish for another one
+
+        await until_idle(is_idle, timeout, f"the app {self._name!r}")
 
     async def _settled_to(self) -> list[int] | None:
         """Return how far each consumer has come; None if one has something to do."""
@@ -186,7 +170,7 @@ class Running:
             for letter in await self.dead_letters(consumer):
                 if letter.replaying:
                     return None
-        busy = any(subscription.busy for subscription in self._subscriptions)
+        busy = any(subscription.busy for subscription in self._tasks)
         return None if busy else settled_to
 
     async def dead_letters(self, consumer: AppConsumer) -> list[DeadLetter]:
@@ -197,9 +181,4 @@ class Running:
     async def stop(self, grace: float) -> None:
         """Finish what is held, then settle it, for all consumers at once; `grace` in seconds."""
         self._stopping = True
-        await asyncio.gather(
-            *(
-                finish(subscription, task, grace)
-                for subscription, task in zip(self._subscriptions, self._tasks, strict=True)
-            )
-        )
+        await asyncio.gather(*(finish(each, task, grace) for each, task in self._tasks.items()))
