@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 import windshift as ws
 from tests.support.jwks_server import Answer, KeyServer, content, key_server
 from windshift.protos import test
-from windshift.sdk.contexts import Command
+from windshift.sdk.contexts import token_of_command
 from windshift.sdk.credentials import Credentials
 
 Pairs = tuple[tuple[str, str], ...]
@@ -303,8 +304,9 @@ async def test_a_file_may_be_away_while_it_is_replaced(tmp_path: Path) -> None:
 
 async def test_a_command_prints_a_token() -> None:
     """Its output is the token; a failure is told without what it printed."""
-    assert await Credentials(Command((sys.executable, "-c", "print('t')"))).pairs() == bearer("t")
+    prints = partial(token_of_command, (sys.executable, "-c", "print('t')"))
+    assert await Credentials(prints).pairs() == bearer("t")
     with pytest.raises(ws.TokenUnavailable, match="ended with status 3"):
-        await Command((sys.executable, "-c", "print('secret'); raise SystemExit(3)"))()
+        await token_of_command((sys.executable, "-c", "print('secret'); raise SystemExit(3)"))
     with pytest.raises(ws.TokenUnavailable, match="cannot be run"):
-        await Command(("/nowhere/at/all",))()
+        await token_of_command(("/nowhere/at/all",))

@@ -19,7 +19,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,7 +176,7 @@ def _command(table: _Table) -> TokenSource | None:
     if not words or not all(isinstance(word, str) for word in words):
         table.wrong("token_command is not a command")
         return None
-    return Command(tuple(words))
+    return partial(token_of_command, words)
 
 
 def _oidc(table: _Table) -> TokenSource | None:
@@ -216,31 +217,25 @@ def _tls(table: _Table) -> Mapping[str, Path] | bool:
     return files or True
 
 
-class Command:
-    """A program that prints a token. It is run again when the server refuses the token."""
+async def token_of_command(words: Sequence[str]) -> Token:
+    """Return the token that a program prints. It is run again when the server refuses the token.
 
-    def __init__(self, words: tuple[str, ...]) -> None:
-        self.words = words
-
-    async def __call__(self) -> Token:
-        """Run it.
-
-        Raises:
-            TokenUnavailable: it failed, or took longer than 30 seconds.
-        """
-        name = self.words[0]
-        try:
-            process = await asyncio.create_subprocess_exec(*self.words, stdout=asyncio.subprocess.PIPE)
-        except OSError as error:
-            raise TokenUnavailable(f"{name} cannot be run: {error.strerror}") from error
-        try:
-            async with asyncio.timeout(_COMMAND_TIMEOUT):
-                printed, _ = await process.communicate()
-        except TimeoutError:
-            raise TokenUnavailable(f"{name} took longer than {_COMMAND_TIMEOUT:g} s") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-        if process.returncode:
-            raise TokenUnavailable(f"{name} ended with status {process.returncode}")
-        return Token(printed.decode("utf-8", "replace"))
+    Raises:
+        TokenUnavailable: it failed, or took longer than 30 seconds.
+    """
+    name = words[0]
+    try:
+        process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    except OSError as error:
+        raise TokenUnavailable(f"{name} cannot be run: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(_COMMAND_TIMEOUT):
+            printed, _ = await process.communicate()
+    except TimeoutError:
+        raise TokenUnavailable(f"{name} took longer than {_COMMAND_TIMEOUT:g} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode:
+        raise TokenUnavailable(f"{name} ended with status {process.returncode}")
+    return Token(printed.decode("utf-8", "replace"))

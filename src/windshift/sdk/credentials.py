@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import ipaddress
 import logging
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from windshift.rpc import in_thread
 
 from .errors import SettingsError, TokenUnavailable
+from .functions import is_async
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -123,11 +123,10 @@ class Credentials:
             self._renew_at, self._valid_until = _times(token)
 
     async def _call(self, function: TokenFunction) -> object:
-        is_async = any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
         result: object
         try:
             async with asyncio.timeout(_FETCH):
-                if is_async:
+                if is_async(function):
                     result = function()
                 else:
                     running = self._in_thread(function)

@@ -24,6 +24,7 @@ from types import GenericAlias, TracebackType
 from typing import Any, NoReturn
 
 from .calling import NOT_SENT
+from .functions import check_handler
 from .portal import Portal, portal
 
 _SDK = "windshift.sdk."
@@ -184,8 +185,6 @@ def _future(inside: asyncio.Future[Any]) -> Future[Any]:
 
 def _handler(handler: Any) -> Callable[[Any], object]:
     """Return a handler of deliveries that hands on their facade. It runs in threads of its own."""
-    from .runtime.subscription import check_handler  # noqa: PLC0415 -- who publishes needs none of it
-
     check_handler(handler)
     if inspect.iscoroutinefunction(handler):
         raise TypeError("a handler of the synchronous client is a plain function")

@@ -15,7 +15,7 @@ from windshift.sdk.client import Client
 from windshift.sdk.deliveries import Delivery
 from windshift.sdk.errors import WindshiftError
 from windshift.sdk.events import Event
-from windshift.sdk.runtime.subscription import check_handler, is_async
+from windshift.sdk.functions import check_handler, is_async
 from windshift.sdk.stores import Store
 
 Function = Callable[..., Any]

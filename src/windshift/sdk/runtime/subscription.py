@@ -16,6 +16,7 @@ from windshift.sdk.calling import Caller
 from windshift.sdk.deliveries import ACK, Delivery, Outcome, Verdict, failure, log_failure, verdict_of
 from windshift.sdk.errors import LeaseLost, NotSettled, TokenUnavailable, UnknownType
 from windshift.sdk.events import Event
+from windshift.sdk.functions import check_handler, is_async
 from windshift.sdk.logs import Handled, handled
 from windshift.sdk.metrics import metrics
 
@@ -513,27 +514,11 @@ def _too_long() -> TimeoutError:
     return TimeoutError("took longer than max_lease")
 
 
-def is_async(handler: Callable[..., object]) -> bool:
-    """Say whether a handler is a coroutine function, or an object that is called like one."""
-    call = getattr(handler, "func", handler)  # functools.partial
-    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
-
-
 async def handle(handler: Handler, delivery: Delivery[Any], *, threaded: bool) -> None:
     """Have a handler handle a delivery, in a thread or not."""
     result = await delivery.in_thread(lambda: handler(delivery)) if threaded else handler(delivery)
     if inspect.isawaitable(result):  # also of a function around a coroutine function
         await result
-
-
-def check_handler(handler: Callable[..., object]) -> None:
-    """Raise TypeError if this is no function, or a generator, whose body would never run."""
-    if not callable(handler):
-        raise TypeError(f"a handler is a function, given without calling it, not {handler!r}")
-    call = getattr(handler, "func", handler)  # functools.partial
-    for function in (call, type(call).__call__):
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"a handler handles one event, and does not yield: {handler!r}")
 
 
 async def consume(subscription: Subscription, grace: float) -> None:
