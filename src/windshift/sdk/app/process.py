@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -31,7 +32,7 @@ def run_until_told(
     *,
     grace: float,
     health: tuple[str, int] | None,
-    until: Callable[[], Awaitable[None]] | None = None,
+    until: Callable[[], Awaitable[None]] | None,
 ) -> bool:
     """Run an app in the main thread until a signal, or until `until` returns; a second signal kills.
 
@@ -55,18 +56,13 @@ def run_until_told(
         loop = runner.get_loop()
         stopping: asyncio.Future[float] = loop.create_future()
         work = loop.create_task(_work(name, running, health, stopping))
-        asked = signalled = False
+        asked = False
 
         def stop() -> None:
             nonlocal asked
             if not (asked or stopping.done()):  # cancelled once more, it would not let handlers finish
                 work.cancel()
             asked = True
-
-        def on_signal() -> None:
-            nonlocal signalled
-            signalled = True
-            loop.call_soon_threadsafe(stop)
 
         async def all_of_it() -> None:
             watch = None if until is None else asyncio.ensure_future(until())
@@ -83,9 +79,9 @@ def run_until_told(
             if not (asked and work.cancelled()):
                 work.result()
 
-        with _signals(on_signal):
+        with _signals(partial(loop.call_soon_threadsafe, stop)) as came:
             runner.run(all_of_it())
-        return signalled
+        return bool(came)
 
 
 async def _work(
@@ -174,20 +170,22 @@ def end_now(status: int) -> None:
 
 
 @contextmanager
-def _signals(stop: Callable[[], object]) -> Iterator[None]:
-    """Call `stop` on SIGTERM or SIGINT; a second one ends the process, even if a handler blocks the loop."""
-    asked = False
+def _signals(stop: Callable[[], object]) -> Iterator[list[int]]:
+    """Call `stop` on SIGTERM or SIGINT, and give the list that has it when it came.
+
+    A second one ends the process, even if a handler blocks the loop.
+    """
+    came: list[int] = []
 
     def handle(number: int, _: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        if came:
             os._exit(128 + number)
-        asked = True
+        came.append(number)
         stop()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -71,11 +71,9 @@ class Trial:
             id=self._deliveries,
             subject=subject,
             data=self._caller.payloads.pack(message),
+            headers=events.Headers(timestamp=timestamp(time or datetime.now(UTC)), idempotency_key=key),
             delivery_attempt=attempt,
         )
-        proto.headers.timestamp.CopyFrom(timestamp(time or datetime.now(UTC)))
-        if key is not None:
-            proto.headers.idempotency_key = key
         kind = self._caller.payloads.filter(consumer.types).find(proto.data)
         event: Event[Any] = Event(proto, self._caller.names, self._caller.payloads, kind)
         settler = _Settler(event.id)
