@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from windshift.cli.failing import NOT_FOUND, USAGE, Failure, report
+from windshift.cli.failing import CONFLICT, NOT_FOUND, USAGE, Failure, report
 from windshift.cli.options import Group, Options, options_of, takes
 from windshift.cli.output import Output
 
@@ -137,7 +138,6 @@ def _problems(document: Document, name: str, path: Path) -> list[str]:
 
 def _failing(work: Any) -> Any:
     """Let a command end with a failure."""
-    from functools import wraps
 
     @wraps(work)
     def command(**arguments: Any) -> None:
@@ -241,9 +241,8 @@ def add(out: Output, name: str, *, select: bool, **token: Any) -> None:
     """
     document, path = _read()
     if name in document.get("contexts", {}):
-        raise Failure(
-            f"there is a context {name!r} already", 4, hint="change it with `windshift context edit`"
-        )
+        hint = "change it with `windshift context edit`"
+        raise Failure(f"there is a context {name!r} already", CONFLICT, hint=hint)
     entries = _given(out.options, **token)
     if "address" not in entries:
         raise Failure("a context needs an --address", USAGE)

@@ -12,7 +12,7 @@ import click
 
 import windshift as ws
 from windshift.cli import naming
-from windshift.cli.failing import USAGE, Failure
+from windshift.cli.failing import NOT_FOUND, USAGE, Failure
 from windshift.cli.options import Group, takes
 from windshift.cli.session import Session, with_session
 from windshift.cli.values import TIME, json_time, show_age
@@ -135,6 +135,7 @@ async def show(session: Session, id: str, raw: bool) -> None:  # noqa: A002 -- t
 @with_session
 async def watch(session: Session, existing: bool, position: str, **options: Any) -> None:
     """Show dead letters as they are written, until Ctrl-C; JSON comes as a line for each."""
+    from windshift.cli.output import plain
     from windshift.cli.reading import event_line
 
     await session.reach()
@@ -144,8 +145,6 @@ async def watch(session: Session, existing: bool, position: str, **options: Any)
         why = f"{letter.cause} after {letter.attempts}: {letter.error_type} {letter.reason}"
         event = event_line(letter.event, session.payloads, datetime.now(UTC))
         line = f"{letter.stream} {letter.consumer}  {why}  {event}"
-        from windshift.cli.output import plain
-
         session.out.item(value, session.out.clip(plain(line)))
 
 
@@ -300,4 +299,4 @@ def _tell(session: Session, value: Any, line: str, missing: Sequence[str], dry_r
     else:
         session.out.done(value, line)
     if missing:
-        raise Failure(f"{len(missing)} of the ids name no dead letter: {missing[0]}", 3)
+        raise Failure(f"{len(missing)} of the ids name no dead letter: {missing[0]}", NOT_FOUND)

@@ -49,6 +49,11 @@ def fail(status: int, *lines: str) -> NoReturn:
     sys.exit(status)
 
 
+def drop_output() -> None:
+    """Have all that is printed from now on, and what flushes find at the exit, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def stop_early(number: int, _: FrameType | None) -> NoReturn:
     """End the process on a signal before there is anything to stop."""
     with suppress(OSError, RuntimeError):  # nobody reads it, or a line is just being written

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import click
 
-from windshift.cli.failing import INTERRUPTED, Failure, report
+from windshift.cli.failing import INTERRUPTED, Failure, drop_output, report
 from windshift.cli.options import shared_options
 
 _COMMANDS: Final = {
@@ -114,7 +114,7 @@ class LazyGroup(click.Group):
 def _unwritten(error: OSError) -> Failure:
     """Return how it is told that a file, or the output, cannot be written; the rest of the output is lost."""
     with suppress(OSError, ValueError):  # tests have an output that is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
     return Failure(f"{error.filename or 'the output'}: {error.strerror}")
 
 
@@ -124,7 +124,7 @@ def _read_by_somebody() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         raise click.exceptions.Exit(0) from None
 
 

@@ -17,10 +17,9 @@ from google.protobuf.message import DecodeError, Message
 
 from windshift.cli.failing import NOT_FOUND, USAGE, Failure
 from windshift.protos import payload as protos
+from windshift.sdk.payloads import JSON, PREFIX
 
 _decode: Final = json.JSONDecoder(parse_constant=str).decode
-_PREFIX = "type.googleapis.com/"
-_JSON: str = protos.Json.DESCRIPTOR.full_name
 _DEEPEST = 16
 _SAFE_INTEGER = 2**53
 
@@ -42,7 +41,7 @@ class Payloads:
         What has no known type, or is no message of it, is shown by field numbers, and marked `undecoded`.
         """
         name = payload.type_url.rpartition("/")[2]
-        if name == _JSON:
+        if name == JSON:
             return _show_json(payload.value)
         found = self._find(name)
         if found is not None:
@@ -76,7 +75,7 @@ class Payloads:
             raise Failure(
                 f"the payload is not a valid {name}: {' '.join(str(error).split())}", USAGE
             ) from error
-        return AnyMessage(type_url=_PREFIX + name, value=message.SerializeToString())
+        return AnyMessage(type_url=PREFIX + name, value=message.SerializeToString())
 
     def _find(self, name: str) -> tuple[type[Message], Any] | None:
         if name not in self._classes:
@@ -103,7 +102,7 @@ def wrapped(text: str, name: str = "") -> AnyMessage:
         hint = "give its --type, or quote a text: '\"…\"'"
         raise Failure(f"the payload is not JSON: {error}", USAGE, hint=hint) from error
     value = protos.Json(type=name, value=text.encode())
-    return AnyMessage(type_url=_PREFIX + _JSON, value=value.SerializeToString())
+    return AnyMessage(type_url=PREFIX + JSON, value=value.SerializeToString())
 
 
 def _refuse(constant: str) -> None:
@@ -115,16 +114,16 @@ _check: Final = json.JSONDecoder(parse_constant=_refuse).decode
 
 def raw(content: bytes, name: str) -> AnyMessage:
     """Return bytes as the payload of a type."""
-    return AnyMessage(type_url=_PREFIX + name.rpartition("/")[2], value=content)
+    return AnyMessage(type_url=PREFIX + name.rpartition("/")[2], value=content)
 
 
 def _show_json(value: bytes) -> dict[str, Any]:
     try:
         wrapper = protos.Json.FromString(value)
-        name = f"{_JSON}/{wrapper.type}" if wrapper.type else _JSON
+        name = f"{JSON}/{wrapper.type}" if wrapper.type else JSON
         return {"type": name, "data": _decode(wrapper.value.decode())}
     except (DecodeError, ValueError, RecursionError):
-        return {"type": _JSON, "data": undecoded(value), "undecoded": True}
+        return {"type": JSON, "data": undecoded(value), "undecoded": True}
 
 
 def undecoded(content: bytes) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +19,8 @@ from windshift.cli.values import TIME
 
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
+
+    from windshift.cli.output import Progress
 
 
 @click.command(
@@ -99,26 +101,11 @@ async def _publish_each(
     wrong: list[Failure] = []
     stop = asyncio.Event()
     key = None if settings["no_key"] else MADE
-    time: datetime | None = settings["time"]
-
-    async def events() -> AsyncIterator[ws.Publish]:
-        number = 0
-        try:
-            async for lines in lines_of_stdin(stop):
-                for line in lines:
-                    number += 1
-                    if stop.is_set():
-                        return
-                    if line.strip():
-                        payload = _encoded(encoder, line, number)
-                        progress.add()
-                        yield ws.Publish(subject, payload, key, time=time)
-        except Failure as failure:
-            wrong.append(failure)
-
+    make = partial(ws.Publish, subject, key=key, time=settings["time"])
+    events = _events(encoder, make, progress, stop, wrong)
     failed: Failure | None = None
     publishing = asyncio.ensure_future(
-        session.client.publish_many(events(), in_flight=in_flight, without_ids=without_ids)
+        session.client.publish_many(events, in_flight=in_flight, without_ids=without_ids)
     )
     interrupted = await _interrupted(publishing, stop)
     try:
@@ -135,6 +122,29 @@ async def _publish_each(
     if interrupted:
         session.out.remark("stopped; the lines after these were not published")
         raise asyncio.CancelledError
+
+
+async def _events(
+    encoder: Encoder,
+    make: Callable[[AnyMessage], ws.Publish],
+    progress: Progress,
+    stop: asyncio.Event,
+    wrong: list[Failure],
+) -> AsyncIterator[ws.Publish]:
+    """Yield the events of the lines of stdin until `stop` is set, or a line is wrong, which is put there."""
+    number = 0
+    try:
+        async for lines in lines_of_stdin(stop):
+            for line in lines:
+                number += 1
+                if stop.is_set():
+                    return
+                if line.strip():
+                    payload = _encoded(encoder, line, number)
+                    progress.add()
+                    yield make(payload)
+    except Failure as failure:
+        wrong.append(failure)
 
 
 def _encoded(encoder: Encoder, line: bytes, number: int) -> AnyMessage:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -13,7 +12,7 @@ from typing import Any
 
 import click
 
-from windshift.cli.failing import FAILED, USAGE, fail, stop_early
+from windshift.cli.failing import FAILED, USAGE, drop_output, fail, stop_early
 from windshift.cli.options import PlainCommand
 from windshift.server.config import (
     SETTINGS,
@@ -119,7 +118,7 @@ def announce(line: str) -> None:
     try:
         click.echo(line)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         raise
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import signal
 import sys
 import threading
@@ -130,34 +128,28 @@ async def _answer(question: str) -> str:
 
 
 def with_session(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Turn a coroutine function that needs a session into the function of a command."""
+    """Turn a coroutine function that needs a session into the function of a command.
+
+    It exits with the status of what went wrong.
+    """
 
     @wraps(work)
     def command(**arguments: Any) -> None:
         session = Session(options_of(click.get_current_context()))
-        run(session, lambda: work(session, **arguments))
+        if session.options.verbose:
+            _log()
+        try:
+            asyncio.run(_run(session, lambda: work(session, **arguments)))
+        except Failure as failure:
+            if session.options.verbose:
+                traceback.print_exception(failure)
+            report(failure, json=session.out.json)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+        except asyncio.CancelledError:
+            sys.exit(TERMINATED)
 
     return command
-
-
-def run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
-    """Run a command's work; exit with the status of what went wrong."""
-    if session.options.verbose:
-        _log()
-    try:
-        asyncio.run(_run(session, work))
-    except Failure as failure:
-        if session.options.verbose:
-            traceback.print_exception(failure)
-        report(failure, json=session.out.json)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except asyncio.CancelledError:
-        sys.exit(TERMINATED)
-    except OSError as error:
-        if error.errno not in {errno.EPIPE, errno.ESHUTDOWN}:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has seen enough
 
 
 async def _run(session: Session, work: Callable[[], Awaitable[None]]) -> None:

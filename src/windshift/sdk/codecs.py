@@ -25,13 +25,12 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 
 from windshift.protos import payload as protos
 
-from .payloads import JSON, Codec
+from .payloads import JSON, PREFIX, Codec
 
 __all__ = ["Codec", "Dataclasses", "Msgspec", "Pydantic"]
 
 T = TypeVar("T")
 
-_URL = f"type.googleapis.com/{JSON}"
 _Read = Callable[[Any], Any]
 
 
@@ -273,7 +272,7 @@ def _name(kind: type) -> str:
 
 def _wrap(kind: type, value: bytes) -> AnyMessage:
     wrapped = protos.Json(type=_name(kind).partition("/")[2], value=value)
-    return AnyMessage(type_url=_URL, value=wrapped.SerializeToString())
+    return AnyMessage(type_url=PREFIX + JSON, value=wrapped.SerializeToString())
 
 
 def _unwrap(payload: AnyMessage) -> bytes:

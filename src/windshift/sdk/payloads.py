@@ -18,7 +18,8 @@ T = TypeVar("T")
 JSON: Final[str] = protos.Json.DESCRIPTOR.full_name
 """Full name of the message that wraps JSON."""
 
-_PREFIX = "type.googleapis.com/"
+PREFIX: Final = "type.googleapis.com/"
+"""What the URLs of types begin with."""
 _classes: dict[str, type[Message]] = {}
 _urls: dict[type, str] = {}
 
@@ -141,7 +142,7 @@ class Payloads:
         if kind is AnyMessage:
             payload.CopyFrom(value)  # type: ignore[arg-type] # it is one
         elif isinstance(value, Message):
-            payload.type_url = _urls.get(kind) or _urls.setdefault(kind, _PREFIX + _full_name(kind))
+            payload.type_url = _urls.get(kind) or _urls.setdefault(kind, PREFIX + _full_name(kind))
             payload.value = value.SerializeToString()
         else:
             payload.CopyFrom(self._find(type(value))[1].encode(value))
