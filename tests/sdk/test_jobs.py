@@ -97,7 +97,7 @@ def forgotten(jobs: Jobs, call: int, now: float, attempt: int, event_id: int = 1
 def test_confirmed_acks_are_remembered_on_later_calls() -> None:
     """A broker that was killed delivers again what it had confirmed: at once, or when the lease is over."""
     for attempt, last in ((1, 1035.0), (2, 1065.0)):
-        jobs = Jobs(remember=5.0)
+        jobs = Jobs()
         acknowledged(jobs, 1, 1.0)
         assert forgotten(jobs, 1, 2.0, attempt) is Arrival.NEW  # on the same call somebody wants it again
         jobs.call_ended(1, 3.0)
@@ -109,7 +109,7 @@ def test_confirmed_acks_are_remembered_on_later_calls() -> None:
 
 def test_a_consumer_that_was_moved_back_gets_its_events() -> None:
     """What is handled anew is not taken for acknowledged when it comes a second time."""
-    jobs = Jobs(remember=5.0)
+    jobs = Jobs()
     acknowledged(jobs, 1, 1.0)
     jobs.call_ended(1, 3.0)
     jobs.call_began(4.0, timeout=30.0)
@@ -120,7 +120,7 @@ def test_a_consumer_that_was_moved_back_gets_its_events() -> None:
 def test_acks_are_forgotten_where_calls_end_all_the_time() -> None:
     """Each has its time from the next call on, whatever becomes of that and of later ones."""
     for attempt, remembered in ((1, 3), (2, 6)):  # calls of 10 s that are within 35 and 65 s
-        jobs = Jobs(remember=5.0)
+        jobs = Jobs()
         for call in range(1, 101):
             now = call * 10.0
             acknowledged(jobs, call, now, event_id=call)
@@ -133,7 +133,7 @@ def test_acks_are_forgotten_where_calls_end_all_the_time() -> None:
 
 def test_acks_are_not_kept_where_calls_end_all_the_time() -> None:
     """Whether or not their events come again."""
-    jobs = Jobs(remember=5.0)
+    jobs = Jobs()
     for call in range(1, 101):
         acknowledged(jobs, call, call * 10.0, event_id=call)
         jobs.call_ended(call, call * 10.0 + 1.0)
@@ -143,7 +143,7 @@ def test_acks_are_not_kept_where_calls_end_all_the_time() -> None:
 
 def test_acks_from_long_before_a_call_ended_are_not_kept() -> None:
     """A broker forgets the last ones only."""
-    jobs = Jobs(remember=5.0)
+    jobs = Jobs()
     acknowledged(jobs, 1, 1.0)
     other = started(jobs, 1, 6.1, event_id=2)
     other.verdict = ACK
@@ -155,7 +155,7 @@ def test_acks_from_long_before_a_call_ended_are_not_kept() -> None:
 def test_an_idle_worker_gets_events_again_that_it_acked_long_ago() -> None:
     """A call that breaks puts in doubt what was acked since the server was last heard of, at the earliest."""
     for ended, arrival in ((35.9, Arrival.DECIDED), (36.0, Arrival.NEW), (3600.0, Arrival.NEW)):
-        jobs = Jobs(remember=5.0)
+        jobs = Jobs()
         acknowledged(jobs, 1, 1.0)
         jobs.call_ended(1, ended)
         jobs.call_began(ended + 1.0, timeout=30.0)

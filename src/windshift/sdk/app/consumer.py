@@ -28,7 +28,6 @@ from windshift.sdk.specs import ConsumerSpec, RetryPolicy, StreamSpec
 from windshift.sdk.subjects import EVERYTHING, overlap, widest
 from windshift.sdk.times import Seconds
 
-from .dispatch import Routes
 from .injection import Function, Handler, Provided, bind, read_handler
 
 F = TypeVar("F", bound=Function)
@@ -165,7 +164,7 @@ class AppConsumer:
         self._failures = failures
         self._middleware = list(middleware)
         self._narrowed = narrowed
-        self._routes: Routes[Handler] = Routes()
+        self._handlers: dict[type, list[tuple[str, Handler]]] = {}  # by type and subject
         self._otherwise: Handler | None = None
         self._subjects: list[str] = []
 
@@ -213,7 +212,11 @@ class AppConsumer:
 
     def _add(self, function: F, types: Sequence[type], subject: str) -> F:
         handler = read_handler(function, types)
-        self._routes.add(handler.types, subject, handler)
+        for kind in handler.types:
+            for taken, other in self._handlers.get(kind, ()):
+                if overlap(taken, subject):
+                    raise TypeError(f"{handler} and {other} both take {kind.__name__} on {subject!r}")
+            self._handlers.setdefault(kind, []).append((subject, handler))
         self._subjects.append(subject)
         return function
 
@@ -234,7 +237,7 @@ class AppConsumer:
     @property
     def types(self) -> list[type]:
         """The classes of payloads that have handlers."""
-        return list(dict.fromkeys(kind for kind, _, _ in self._routes))
+        return list(self._handlers)
 
     def takes(self, subject: str) -> bool:
         """Say whether events on a subject come to this consumer."""
@@ -249,23 +252,27 @@ class AppConsumer:
             TypeError: a handler takes what can be no payload of this client.
             ValueError: there is no handler.
         """
-        if not self._routes and self._otherwise is None:
+        if not self._handlers and self._otherwise is None:
             raise ValueError(f"the consumer {self.name!r} has no handler")
         caller_of(client).payloads.filter(self.types)  # refuses what can be no payload
         around = [*middleware, *self._middleware]
-        routes: Routes[Next] = Routes()
-        for kind, subject, handler in self._routes:
-            routes.add([kind], subject, _wrap(_run(handler, bind(handler, client, provided)), around))
-        otherwise = self._otherwise
-        if otherwise is not None:
-            rest = _wrap(_run(otherwise, bind(otherwise, client, provided)), around)
-        else:
-            rest = self._refuse
+
+        def bound(handler: Handler) -> Next:
+            call = bind(handler, client, provided)
+            return _wrap(functools.partial(handle, call, threaded=handler.blocking), around)
+
+        routes = {
+            kind: [(subject, bound(handler)) for subject, handler in handlers]
+            for kind, handlers in self._handlers.items()
+        }
+        rest = self._refuse if self._otherwise is None else bound(self._otherwise)
 
         async def dispatch(delivery: Delivery[Any]) -> None:
             event = delivery.event
-            handle = routes.find(event.kind, event.subject) or rest
-            await handle(delivery)
+            for subject, run in routes.get(event.kind, ()) if event.kind else ():
+                if subject == EVERYTHING or overlap(subject, event.subject):
+                    return await run(delivery)
+            return await rest(delivery)
 
         return dispatch
 
@@ -285,10 +292,6 @@ def _is_exception(kind: object) -> bool:
 
 
 _REFUSALS: dict[str, type[Rejection]] = {"dead_letter": GiveUp, "retry": RetryLater, "drop": Drop}
-
-
-def _run(handler: Handler, call: Callable[[Delivery[Any]], Any]) -> Next:
-    return functools.partial(handle, call, threaded=handler.blocking)
 
 
 def _wrap(run: Next, around: Iterable[Middleware]) -> Next:

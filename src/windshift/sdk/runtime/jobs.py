@@ -18,6 +18,7 @@ from windshift.sdk.deliveries import ACK, Outcome, Verdict
 
 Identity = tuple[str, int, int, int]
 
+_REMEMBERED = 5.0  # seconds of confirmed acks
 _NOTICED = 30.0  # seconds after which a call has ended at the latest whose server is gone: the keepalive's
 
 
@@ -121,13 +122,9 @@ class Jobs:
     A broker that is killed forgets the last acks that it confirmed. Their events come again when it is back:
     at once if it forgot that it delivered them, else when a lease is over. So acks that were confirmed
     last before a call ended are remembered until then.
-
-    Attributes:
-        remember: seconds of confirmed acks that are remembered.
     """
 
-    def __init__(self, remember: float = 5.0) -> None:
-        self.remember = remember
+    def __init__(self) -> None:
         self._table: dict[int, Job] = {}
         self._acked: OrderedDict[int, _Acked] = OrderedDict()
         self._doubtful: dict[int, tuple[_Acked, _Doubtful]] = {}  # those of calls that ended, in their order
@@ -164,7 +161,7 @@ class Jobs:
     def _was_acked(self, job: Job, call: int, now: float) -> bool:
         acked = self._acked.get(job.id)
         if acked is not None:
-            return acked.call != call and now - acked.time < self.remember and acked.identity == job.identity
+            return acked.call != call and now - acked.time < _REMEMBERED and acked.identity == job.identity
         if job.id not in self._doubtful:
             return False
         acked, doubtful = self._doubtful[job.id]
@@ -175,7 +172,7 @@ class Jobs:
     def call_began(self, now: float, timeout: float) -> None:
         """Note that a call was taken up, for a consumer with a lease of `timeout` seconds."""
         ended, self._ended = self._ended, _Doubtful()
-        ended.anew_until = now + timeout + self.remember  # a killed server may have had it meanwhile
+        ended.anew_until = now + timeout + _REMEMBERED  # a killed server may have had it meanwhile
         ended.until = ended.anew_until + timeout
         self._forget_doubtful(now)
 
@@ -189,7 +186,7 @@ class Jobs:
         if job.verdict is ACK:
             self._acked[job.id] = _Acked(job.identity, now, 0 if job.resumed else job.call)
             self._acked.move_to_end(job.id)
-        while self._acked and next(iter(self._acked.values())).time < now - self.remember:
+        while self._acked and next(iter(self._acked.values())).time < now - _REMEMBERED:
             self._acked.popitem(last=False)
         if self._doubtful:
             self._forget_doubtful(now)
@@ -229,7 +226,7 @@ class Jobs:
         heard: to say it again could hit the next attempt.
         """
         for event_id, acked in self._acked.items():
-            if now - acked.time < self.remember + _NOTICED:
+            if now - acked.time < _REMEMBERED + _NOTICED:
                 self._doubtful.pop(event_id, None)
                 self._doubtful[event_id] = acked, self._ended
         self._acked.clear()

@@ -147,10 +147,8 @@ class Subscription:
                 _, stuck = await asyncio.wait(self._tasks.values(), timeout=_LAST_WAIT)
                 if stuck:
                     _log.error("%d handlers do not end although they are cancelled", len(stuck))
-            for waiter in self._waiters.values():
-                if not waiter.done():
-                    waiter.set_exception(NotSettled("the subscription ended; the event may come again"))
-                    waiter.exception()  # nobody may be waiting any more
+            for job in list(self._waiters):
+                self._over(job, NotSettled("the subscription ended; the event may come again"))
             self._threads.close()
             self._quieten()
 
