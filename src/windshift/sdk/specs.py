@@ -89,8 +89,9 @@ class StreamSpec:
             storage=_Stream.Storage(type=f"STORAGE_TYPE_{self.storage.upper()}", replicas=self.replicas),
             deduplication_window=None if window is None else duration(window),
             max_event_size=self.max_event_size,
-            fast_ingest=self.fast_ingest,
         )
+        if self.fast_ingest is not None:
+            request.fast_ingest = self.fast_ingest
         if self.subjects:
             request.subjects.subjects.extend(names.subjects(self.subjects))
         if self.mirror is not None:
