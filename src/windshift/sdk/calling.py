@@ -141,13 +141,22 @@ class Caller:
                 continue
             if doubt and error.code is gone:
                 return response()
-            if known(error) is not Known.REFUSED:
-                self._check_open(repeat, error, doubt=doubt)
-            decision = decide(repeat, error, attempt, deadline - clock(), doubt=doubt)
-            if isinstance(decision, Raise):
-                raise decision.error from error
+            await self._wait_to_repeat(channels, repeat, error, attempt, deadline - clock(), doubt=doubt)
             doubt = doubt or known(error) is not Known.NOTHING_HAPPENED
-            await _pause(channels.for_calls(), error, decision.delay)
+
+    async def _wait_to_repeat(
+        self, channels: Channels, repeat: Repeat, error: RpcError, attempt: int, left: float, *, doubt: bool
+    ) -> None:
+        """Wait until a call is made again, whose attempt of this number ended so, or raise what ends it.
+
+        `left` is the time that it has, in seconds; `doubt` is whether an earlier attempt may have been done.
+        """
+        if known(error) is not Known.REFUSED:
+            self._check_open(repeat, error, doubt=doubt)
+        decision = decide(repeat, error, attempt, left, doubt=doubt)
+        if isinstance(decision, Raise):
+            raise decision.error from error
+        await _pause(channels.for_calls(), error, decision.delay)
 
     def _check_open(self, repeat: Repeat, error: RpcError | None, *, doubt: bool) -> None:
         """Do nothing, or raise what a call ends with when the client is closed.

@@ -10,7 +10,8 @@ import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 from urllib.parse import SplitResult, quote_plus, urlencode, urlsplit
 
 from .credentials import Token, is_loopback
@@ -142,7 +143,8 @@ def _object(content: bytes) -> dict[str, Any]:
     """
     from http.client import HTTPException, HTTPResponse  # noqa: PLC0415 -- costs much, and few need it
 
-    response = HTTPResponse(cast("Any", _Received(content)))
+    received: Any = SimpleNamespace(makefile=lambda _: io.BytesIO(content))  # what it wants of a socket
+    response = HTTPResponse(received)
     try:
         response.begin()
         body = response.read()
@@ -159,13 +161,3 @@ def _object(content: bytes) -> dict[str, Any]:
     if not known:
         raise ValueError("it answered with something else than a JSON object")
     return known
-
-
-class _Received:
-    """A response, as `http.client` wants to read it."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def makefile(self, mode: str) -> io.BytesIO:
-        return io.BytesIO(self._content)
