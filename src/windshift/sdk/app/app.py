@@ -14,7 +14,7 @@ from windshift.sdk.runtime.subscription import Handling
 from windshift.sdk.specs import ConsumerFields, ConsumerSpec, StreamFields, StreamSpec
 from windshift.sdk.times import Seconds, seconds
 
-from .consumer import AppConsumer, AppStream, Ensure, Failures, Middleware, Next, Reaction, Unknown
+from .consumer import AppConsumer, AppStream, Ensure, Middleware, Next, Reaction, Unknown
 from .injection import Function, Provided
 from .process import run_until_told
 from .running import Running, prepare
@@ -129,7 +129,8 @@ class App:
             (spec or ConsumerSpec()).with_fields(fields),
             ensure=ensure,
             handling=Handling(concurrency, prefetch, max_lease=seconds(max_lease)),
-            failures=Failures(unknown, dict(on_error or {})),
+            unknown=unknown,
+            on_error=dict(on_error or {}),
             middleware=middleware,
         )
 

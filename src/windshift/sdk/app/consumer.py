@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, overload
 
 from windshift.sdk.client import Client, caller_of
@@ -22,7 +23,6 @@ from windshift.sdk.deliveries import (
     verdict_of,
 )
 from windshift.sdk.errors import UnknownType
-from windshift.sdk.events import Event
 from windshift.sdk.runtime.subscription import Handling, handle
 from windshift.sdk.specs import ConsumerSpec, RetryPolicy, StreamSpec
 from windshift.sdk.subjects import EVERYTHING, overlap, widest
@@ -89,50 +89,7 @@ class AppStream:
     ensure: Ensure
 
 
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """What becomes of events that are not handled.
-
-    Attributes:
-        unknown: of those that no handler takes.
-        on_error: of those whose handler raised an exception of a class, or of one derived from it; the others
-            are retried by the consumer's policy.
-
-    Raises:
-        ValueError: `unknown` is none of what there is.
-        TypeError: `on_error` has something else in it.
-    """
-
-    unknown: Unknown = "dead_letter"
-    on_error: Mapping[type[BaseException], Reaction] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.unknown not in get_args(Unknown):
-            raise ValueError(f"unknown: {self.unknown!r} is not one of {', '.join(get_args(Unknown))}")
-        for kind, reaction in self.on_error.items():
-            if not _is_exception(kind) or not isinstance(reaction, Reaction):
-                raise TypeError(
-                    f"on_error: {kind!r}: {reaction!r} is not a class of exceptions with ws.dead_letter, "
-                    "ws.retry or ws.drop"
-                )
-
-    def decide(self, error: BaseException) -> Verdict:
-        """Say what becomes of an event whose handler raised this."""
-        if not isinstance(error, Rejection):
-            for kind in type(error).__mro__:
-                reaction = self.on_error.get(kind)
-                if reaction is not None:
-                    return failure(error, reaction.outcome, reaction.delay)
-        return verdict_of(error)
-
-    def refuse(self, event: Event[Any]) -> None:
-        """Raise what becomes of an event that no handler takes, unless it is acknowledged."""
-        if self.unknown != "ack":
-            refusal = _REFUSALS[self.unknown]
-            raise refusal(f"no handler takes {event.type} on {event.subject}") from UnknownType(event.type)
-
-
-DEFAULT_HANDLING, DEFAULT_FAILURES = Handling(), Failures()
+DEFAULT_HANDLING = Handling()
 
 
 class AppConsumer:
@@ -152,16 +109,19 @@ class AppConsumer:
         *,
         ensure: Ensure = "update",
         handling: Handling = DEFAULT_HANDLING,
-        failures: Failures = DEFAULT_FAILURES,
+        unknown: Unknown = "dead_letter",
+        on_error: Mapping[type[BaseException], Reaction] = MappingProxyType({}),
         middleware: Sequence[Middleware] = (),
         narrowed: bool = False,
     ) -> None:
+        _check_failures(unknown, on_error)
         self.stream = stream
         self.name = name
         self.ensure = ensure
         self._handling = handling
         self._spec = spec if spec.retry is not None else replace(spec, retry=DEFAULT_RETRY)
-        self._failures = failures
+        self._unknown = unknown
+        self._on_error = on_error
         self._middleware = list(middleware)
         self._narrowed = narrowed
         self._handlers: dict[type, list[tuple[str, Handler]]] = {}  # by type and subject
@@ -277,18 +237,34 @@ class AppConsumer:
         return dispatch
 
     async def _refuse(self, delivery: Delivery[Any]) -> None:
-        self._failures.refuse(delivery.event)
+        """Raise what becomes of an event that no handler takes, unless it is acknowledged."""
+        if self._unknown != "ack":
+            event, refusal = delivery.event, _REFUSALS[self._unknown]
+            raise refusal(f"no handler takes {event.type} on {event.subject}") from UnknownType(event.type)
 
     def decide(self, error: BaseException) -> Verdict:
         """Say what becomes of an event whose handler raised this."""
-        return self._failures.decide(error)
+        if not isinstance(error, Rejection):
+            for kind in type(error).__mro__:
+                reaction = self._on_error.get(kind)
+                if reaction is not None:
+                    return failure(error, reaction.outcome, reaction.delay)
+        return verdict_of(error)
 
     def __repr__(self) -> str:
         return f"AppConsumer({self.stream.name!r}, {self.name!r})"
 
 
-def _is_exception(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseException)
+def _check_failures(unknown: str, on_error: Mapping[Any, Any]) -> None:
+    if unknown not in get_args(Unknown):
+        raise ValueError(f"unknown: {unknown!r} is not one of {', '.join(get_args(Unknown))}")
+    for kind, reaction in on_error.items():
+        is_exception = isinstance(kind, type) and issubclass(kind, BaseException)
+        if not is_exception or not isinstance(reaction, Reaction):
+            raise TypeError(
+                f"on_error: {kind!r}: {reaction!r} is not a class of exceptions with ws.dead_letter, "
+                "ws.retry or ws.drop"
+            )
 
 
 _REFUSALS: dict[str, type[Rejection]] = {"dead_letter": GiveUp, "retry": RetryLater, "drop": Drop}
