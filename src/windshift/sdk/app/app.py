@@ -15,7 +15,7 @@ from windshift.sdk.specs import ConsumerFields, ConsumerSpec, StreamFields, Stre
 from windshift.sdk.times import Seconds, seconds
 
 from .consumer import AppConsumer, AppStream, Ensure, Middleware, Next, Reaction, Unknown
-from .injection import Function, Provided
+from .injection import Function
 from .process import run_until_told
 from .running import Running, prepare
 from .trial import Trial
@@ -56,7 +56,7 @@ class App:
         self._lifespan = lifespan
         self._middleware = list(middleware)
         self._codecs = checked(codecs)
-        self._provided = Provided()
+        self._provided: list[tuple[Any, object]] = []
         self._client: Client | None = None
 
     # -- what there is -----------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class App:
             value: the object. A `ws.Store` is given to whoever asks for `ws.Store[ItsType]`.
             annotation: only to parameters that are annotated like this.
         """
-        self._provided.add(value, annotation)
+        self._provided.append((annotation, value))
 
     # -- running -----------------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class App:
         with self._lent(client):
             for value in provide:
                 self.provide(value)
-            yield Trial(client, caller, self.consumers, self._bind(client))
+            yield Trial(client, caller, self._bind(client))
 
     @contextmanager
     def _lent(self, client: Client) -> Iterator[None]:
@@ -319,12 +319,12 @@ class App:
         if self._client is not None:
             raise RuntimeError(f"the app {self.name!r} runs already")
         caller_of(client).payloads.learn(self._codecs)
-        self._client, mark = client, self._provided.mark()
+        self._client, before = client, len(self._provided)
         try:
             yield
         finally:
             self._client = None
-            self._provided.back_to(mark)
+            del self._provided[before:]
 
-    def _bind(self, client: Client) -> list[Next]:
-        return [each.bind(client, self._provided, self._middleware) for each in self.consumers]
+    def _bind(self, client: Client) -> dict[AppConsumer, Next]:
+        return {each: each.bind(client, self._provided, self._middleware) for each in self.consumers}

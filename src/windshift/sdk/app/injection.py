@@ -20,6 +20,8 @@ from windshift.sdk.stores import Store
 
 Function = Callable[..., Any]
 Getter = Callable[[Delivery[Any]], Any]
+Provided = Sequence[tuple[Any, object]]
+"""What handlers get beside the event: objects, each behind the annotation that it is for alone, or None."""
 
 
 class NotProvided(WindshiftError):
@@ -165,42 +167,22 @@ def _names(types: Sequence[type]) -> str:
     return ", ".join(kind.__name__ for kind in types)
 
 
-class Provided:
-    """What is given to handlers beside the event: objects, by what they are."""
+def _find(provided: Provided, wanted: Wanted, handler: str) -> object:
+    """Return the object that a parameter means.
 
-    def __init__(self) -> None:
-        self._objects: list[tuple[Any, object]] = []
-
-    def add(self, value: object, annotation: Any = None) -> None:
-        """Add an object; for this annotation only, if one is given."""
-        self._objects.append((annotation, value))
-
-    def mark(self) -> int:
-        """Return a point to go back to."""
-        return len(self._objects)
-
-    def back_to(self, mark: int) -> None:
-        """Forget what was added since then."""
-        del self._objects[mark:]
-
-    def find(self, wanted: Wanted, handler: str) -> object:
-        """Return the object that a parameter means.
-
-        Raises:
-            NotProvided: none, or more than one.
-        """
-        meant = [value for annotation, value in self._objects if annotation == wanted.annotation]
-        exact = [value for annotation, value in self._objects if type(value) is wanted.annotation]
-        fitting = [value for _, value in self._objects if _fits(value, wanted.annotation)]
-        found = meant or exact or fitting
-        if len(found) == 1:
-            return found[0]
-        what = f"{handler} wants {wanted.name}: {inspect.formatannotation(wanted.annotation)}"
-        if not found:
-            raise NotProvided(f"{what}, which nobody provided")
-        raise NotProvided(
-            f"{what}, which {len(found)} provided objects are; wrap them in classes of their own"
-        )
+    Raises:
+        NotProvided: none, or more than one.
+    """
+    meant = [value for annotation, value in provided if annotation == wanted.annotation]
+    exact = [value for _, value in provided if type(value) is wanted.annotation]
+    fitting = [value for _, value in provided if _fits(value, wanted.annotation)]
+    found = meant or exact or fitting
+    if len(found) == 1:
+        return found[0]
+    what = f"{handler} wants {wanted.name}: {inspect.formatannotation(wanted.annotation)}"
+    if not found:
+        raise NotProvided(f"{what}, which nobody provided")
+    raise NotProvided(f"{what}, which {len(found)} provided objects are; wrap them in classes of their own")
 
 
 def _fits(value: object, annotation: Any) -> bool:
@@ -249,7 +231,7 @@ def _getter(wanted: Wanted, handler: str, client: Client, provided: Provided) ->
     if annotation is Client:
         return lambda _: client
     try:
-        value = provided.find(wanted, handler)
+        value = _find(provided, wanted, handler)
     except NotProvided:
         if wanted.default is inspect.Parameter.empty:
             raise

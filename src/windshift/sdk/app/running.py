@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -89,9 +89,9 @@ class Running:
         self._stopping = False
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def start(self, handlers: Sequence[Next], concurrency: int | None) -> None:
+    def start(self, handlers: Mapping[AppConsumer, Next], concurrency: int | None) -> None:
         """Subscribe each consumer with the function that handles its deliveries."""
-        for consumer, handler in zip(self._consumers, handlers, strict=True):
+        for consumer, handler in handlers.items():
             handling = consumer.handling
             subscription = Subscription(
                 caller_of(self.client),

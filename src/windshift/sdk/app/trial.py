@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -29,12 +29,10 @@ class Trial:
         client: the client that handlers get. It records what is published, and has stores in memory.
     """
 
-    def __init__(
-        self, client: Client, caller: FakeCaller, consumers: Sequence[AppConsumer], handlers: Sequence[Next]
-    ) -> None:
+    def __init__(self, client: Client, caller: FakeCaller, handlers: Mapping[AppConsumer, Next]) -> None:
         self.client = client
         self._caller = caller
-        self._handlers = dict(zip(consumers, handlers, strict=True))
+        self._handlers = handlers
         self._deliveries = 0
 
     @property
