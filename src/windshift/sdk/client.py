@@ -208,8 +208,7 @@ class Client:
             message: the payload: any Protobuf message, or what a codec of the client takes.
             key: events with the same key within the stream's deduplication window are stored once. Without
                 one it is made at random, which makes repeating safe. None = no key: then a publish in doubt
-                is not
-                repeated.
+                is not repeated.
             expected_last_id: store it only if this is the id of the stream's last event; 0 = none ever was.
             time: when it happened; absent = now, by the server's clock.
             timeout: for all attempts; None = the client's.

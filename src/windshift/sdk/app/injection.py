@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -44,7 +44,7 @@ class Wanted:
     annotation: Any
     positional: bool
     default: Any
-    message: bool = False
+    message: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,14 @@ def read_handler(function: Function, types: Sequence[type] = (), *, untyped: boo
         if not isinstance(kind, type):
             raise TypeError(f"{name}: {kind!r} is not a class")
     wanted = tuple(
-        replace(parameter, message=_is_message(parameter, position, types))
-        for position, parameter in enumerate(_parameters(function, name))
+        Wanted(
+            name=each.name,
+            annotation=each.annotation,
+            positional=each.kind is each.POSITIONAL_ONLY,
+            default=each.default,
+            message=_is_message(each.annotation, position, types),
+        )
+        for position, each in enumerate(_parameters(function, name))
     )
     if sum(parameter.message for parameter in wanted) > 1:
         raise TypeError(f"{name} takes its message twice")
@@ -110,7 +116,7 @@ def _taken(name: str, wanted: Sequence[Wanted], types: Sequence[type]) -> tuple[
     return taken
 
 
-def _parameters(function: Function, name: str) -> tuple[Wanted, ...]:
+def _parameters(function: Function, name: str) -> Collection[inspect.Parameter]:
     try:
         parameters = inspect.signature(function, eval_str=True).parameters.values()
     except Exception as error:
@@ -120,20 +126,12 @@ def _parameters(function: Function, name: str) -> tuple[Wanted, ...]:
             raise TypeError(f"{name}: *{parameter.name} cannot be filled; name what is needed")
         if parameter.annotation is parameter.empty and parameter.default is parameter.empty:
             raise TypeError(f"{name}: the parameter {parameter.name!r} has no annotation")
-    return tuple(
-        Wanted(
-            parameter.name,
-            parameter.annotation,
-            parameter.kind is parameter.POSITIONAL_ONLY,
-            parameter.default,
-        )
-        for parameter in parameters
-    )
+    return parameters
 
 
-def _is_message(parameter: Wanted, position: int, types: Sequence[type]) -> bool:
+def _is_message(annotation: Any, position: int, types: Sequence[type]) -> bool:
     """Say whether a parameter is the payload: a Protobuf message, a class that is named, or the first one."""
-    classes = _classes(parameter.annotation)
+    classes = _classes(annotation)
     if all(issubclass(kind, Message) for kind in classes):
         return bool(classes)
     return bool(set(classes) & set(types)) if types else position == 0 and all(map(_holds_data, classes))
