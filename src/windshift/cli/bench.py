@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -14,6 +14,8 @@ import windshift as ws
 from windshift.cli.failing import CONFLICT, Failure
 from windshift.cli.options import Group, takes
 from windshift.cli.session import Session, with_session
+
+T = TypeVar("T")
 
 _STREAM = "windshift-bench"
 
@@ -55,6 +57,16 @@ def _told_alone() -> Iterator[None]:
         yield
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
+
+
+async def _beside(handling: Coroutine[Any, Any, None], work: Coroutine[Any, Any, T]) -> T:
+    """Do some work while events are handled. If one of both ends with an error, the other has no end."""
+    with _told_alone():
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(handling)
+            result = await work
+            running.cancel()
+    return result
 
 
 async def _publish(session: Session, count: int, size: int, in_flight: int) -> list[float]:
@@ -128,19 +140,15 @@ async def consume(session: Session, count: int, size: int, storage: str, concurr
             if done == count:
                 finished.set()
 
-        started = time.perf_counter()
-        running = asyncio.ensure_future(consumer.run(handle, concurrency=concurrency))
+        async def measure() -> float:
+            started = time.perf_counter()
+            await finished.wait()
+            return time.perf_counter() - started
+
         try:
-            ended: asyncio.Future[Any] = asyncio.ensure_future(finished.wait())
-            await asyncio.wait({ended, running}, return_when=asyncio.FIRST_COMPLETED)
-            ended.cancel()
+            seconds = await _beside(consumer.run(handle, concurrency=concurrency), measure())
         finally:
-            seconds = time.perf_counter() - started
-            running.cancel()
             progress.clear()
-            await asyncio.wait({running})
-        if not running.cancelled():
-            running.result()
         _tell(session, "consumed", done, seconds, ())
 
 
@@ -170,11 +178,7 @@ async def latency(session: Session, count: int, size: int, storage: str) -> None
             return time.perf_counter() - began
 
         try:
-            with _told_alone():
-                async with asyncio.TaskGroup() as group:  # if one of both ends, the other has no end
-                    running = group.create_task(consumer.run(handle, concurrency=1))
-                    seconds = await measure()
-                    running.cancel()
+            seconds = await _beside(consumer.run(handle, concurrency=1), measure())
         finally:
             progress.clear()
         _tell(session, "delivered", count, seconds, times)

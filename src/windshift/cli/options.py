@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -59,58 +59,45 @@ def _complete_context(*_: Any) -> list[str]:
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
-    (
-        ("-c", "--context"),
-        {
-            "metavar": "NAME",
-            "help": "The context to use; see `windshift context`.",
-            "shell_complete": _complete_context,
-        },
-    ),
-    (("--address",), {"metavar": "HOST:PORT", "help": "The server, or several separated by commas."}),
-    (("--token-file",), {"type": _FILE, "help": "File with the token."}),
-    (("--tls",), {"is_flag": True, "help": "TLS, with the system's authorities."}),
-    (("--tls-ca",), {"type": _FILE, "help": "PEM file of the authorities to trust; implies TLS."}),
-    (("--tls-cert",), {"type": _FILE, "help": "PEM file with the client's certificate."}),
-    (("--tls-key",), {"type": _FILE, "help": "PEM file with its key."}),
-    (("--namespace",), {"metavar": "NAME", "help": "Prefix of all names and subjects."}),
-    (
-        ("-o", "--output"),
-        {
-            "type": click.Choice(["table", "json", "jsonl"]),
-            "help": "For people; one JSON value; or one JSON value a line.",
-        },
-    ),
-    (
-        ("--timeout",),
-        {"type": DURATION, "help": "How long an operation may take with all its attempts; 10s."},
-    ),
-    (
-        ("--descriptors",),
-        {
-            "type": _FILE,
-            "multiple": True,
-            "help": "File with descriptors of payloads (buf build -o, protoc).",
-        },
-    ),
-    (
-        ("--module",),
-        {"multiple": True, "metavar": "MODULE", "help": "Python module with generated messages."},
-    ),
-    (("-q", "--quiet"), {"is_flag": True, "help": "Say nothing but what was asked for, and errors."}),
-    (("-v", "--verbose"), {"is_flag": True, "help": "Log what the client does; show tracebacks."}),
-    (("--no-color",), {"is_flag": True, "help": "No colors, as with NO_COLOR."}),
-    (("-y", "--yes"), {"is_flag": True, "help": "Do not ask before something is destroyed."}),
-)
 
 
 @cache
 def shared_options(*, hidden: bool) -> Sequence[click.Parameter]:
     """Return the options that every command takes: the same ones for all, for making them takes time."""
+    option = partial(click.Option, expose_value=False, callback=_keep, hidden=hidden)
     return [
-        click.Option(names, expose_value=False, callback=_keep, hidden=hidden, **settings)
-        for names, settings in _OPTIONS
+        option(
+            ("-c", "--context"),
+            metavar="NAME",
+            help="The context to use; see `windshift context`.",
+            shell_complete=_complete_context,
+        ),
+        option(("--address",), metavar="HOST:PORT", help="The server, or several separated by commas."),
+        option(("--token-file",), type=_FILE, help="File with the token."),
+        option(("--tls",), is_flag=True, help="TLS, with the system's authorities."),
+        option(("--tls-ca",), type=_FILE, help="PEM file of the authorities to trust; implies TLS."),
+        option(("--tls-cert",), type=_FILE, help="PEM file with the client's certificate."),
+        option(("--tls-key",), type=_FILE, help="PEM file with its key."),
+        option(("--namespace",), metavar="NAME", help="Prefix of all names and subjects."),
+        option(
+            ("-o", "--output"),
+            type=click.Choice(["table", "json", "jsonl"]),
+            help="For people; one JSON value; or one JSON value a line.",
+        ),
+        option(
+            ("--timeout",), type=DURATION, help="How long an operation may take with all its attempts; 10s."
+        ),
+        option(
+            ("--descriptors",),
+            type=_FILE,
+            multiple=True,
+            help="File with descriptors of payloads (buf build -o, protoc).",
+        ),
+        option(("--module",), multiple=True, metavar="MODULE", help="Python module with generated messages."),
+        option(("-q", "--quiet"), is_flag=True, help="Say nothing but what was asked for, and errors."),
+        option(("-v", "--verbose"), is_flag=True, help="Log what the client does; show tracebacks."),
+        option(("--no-color",), is_flag=True, help="No colors, as with NO_COLOR."),
+        option(("-y", "--yes"), is_flag=True, help="Do not ask before something is destroyed."),
     ]
 
 
