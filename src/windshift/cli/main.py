@@ -98,14 +98,15 @@ class LazyGroup(click.Group):
         if not named.get("standalone_mode", True):
             return super().main(*arguments, **named)
         args = arguments[0] if arguments else named.get("args")
+        words = sys.argv[1:] if args is None else args
         try:
             sys.exit(super().main(*arguments, **{**named, "standalone_mode": False}) or 0)
         except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         except OSError as error:
-            report(_unwritten(error), json=_for_programs(sys.argv[1:] if args is None else args))
+            report(_unwritten(error), json=_for_programs(words))
         except click.ClickException as error:
-            if _for_programs(sys.argv[1:] if args is None else args):
+            if _for_programs(words):
                 report(Failure(error.format_message(), error.exit_code), json=True)
             error.show()
             sys.exit(error.exit_code)
