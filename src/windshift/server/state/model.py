@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final, NamedTuple, NewType
 
+from windshift.nats.jetstream.kv import Record
 from windshift.nats.times import Time
 
 Revision = NewType("Revision", int)
@@ -43,6 +44,11 @@ class KeyRevision(NamedTuple):
     updated: Time
     value: bytes | None
     ttl: int | None
+
+    @classmethod
+    def of(cls, key: str, record: Record) -> KeyRevision:
+        """Return the write that a record of the broker is."""
+        return cls(key, Revision(record.sequence), record.time, record.value, record.ttl)
 
 
 class Check(NamedTuple):

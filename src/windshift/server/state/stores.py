@@ -13,7 +13,7 @@ from datetime import timedelta
 from heapq import merge
 from itertools import islice
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from windshift.nats import Backoff, NatsError, Outcome, Superseded, retry
 from windshift.nats.jetstream.acks import PubAck
@@ -57,6 +57,8 @@ from windshift.server.state.model import (
     Write,
 )
 from windshift.server.state.transactions import puts, validate
+
+T = TypeVar("T")
 
 _AT_ONCE: Final = 32
 """Keys that are read at once for a list."""
@@ -163,20 +165,15 @@ class Stores:
         if not create_only and last_revision is None:
             with broker_errors():
                 return Revision(await self._buckets.put(store, key, value, deadline, ttl=ttl))
-        async for _ in retry(deadline, _OTHER_WRITER):
-            record = await self._read(store, key, deadline)
-            if create_only:
-                if record.value is not None:
-                    raise KeyExists(key, record.sequence)
-            else:
-                _require_revision(last_revision, record)
-            try:
-                with broker_errors():
-                    revision = await self._buckets.put(store, key, value, deadline, record.sequence, ttl)
-                return Revision(revision)
-            except Superseded:
-                continue
-        raise BrokerUnavailable
+
+        async def attempt() -> int:
+            record = await self._buckets.read(store, key, deadline)
+            if create_only and record.value is not None:
+                raise KeyExists(key, record.sequence)
+            _require_revision(last_revision, record)
+            return await self._buckets.put(store, key, value, deadline, record.sequence, ttl)
+
+        return Revision(await _until_undisturbed(attempt, deadline))
 
     def begin_set(
         self,
@@ -202,18 +199,15 @@ class Stores:
     ) -> None:
         """Delete a key. A missing key is fine, unless `last_revision` says otherwise."""
         _check(store, key)
-        async for _ in retry(deadline, _OTHER_WRITER):
-            record = await self._read(store, key, deadline)
+
+        async def attempt() -> None:
+            record = await self._buckets.read(store, key, deadline)
             _require_revision(last_revision, record)
-            if record.value is None:
-                return None
-            try:
+            if record.value is not None:
                 expected = None if last_revision is None else record.sequence
-                with broker_errors():
-                    return await self._buckets.mark_deleted(store, key, deadline, expected)
-            except Superseded:
-                continue
-        raise BrokerUnavailable
+                await self._buckets.mark_deleted(store, key, deadline, expected)
+
+        await _until_undisturbed(attempt, deadline)
 
     async def touch(self, store: str, key: str, ttl: int | None, deadline: float) -> Revision:
         """Have a key's value expire after `ttl` seconds from now, or never; return its revision now.
@@ -221,18 +215,15 @@ class Stores:
         Raise `KeyNotFound` or `TtlNotSupported`.
         """
         _check(store, key)
-        ttl = await self._possible_ttl(store, ttl, deadline)
-        async for _ in retry(deadline, _OTHER_WRITER):
-            record = await self._read(store, key, deadline)
+        expiry = await self._possible_ttl(store, ttl, deadline)
+
+        async def attempt() -> int:
+            record = await self._buckets.read(store, key, deadline)
             if record.value is None:
                 raise KeyNotFound(key)
-            try:
-                with broker_errors():
-                    sequence, value = record.sequence, record.value
-                    return Revision(await self._buckets.put(store, key, value, deadline, sequence, ttl))
-            except Superseded:
-                continue
-        raise BrokerUnavailable
+            return await self._buckets.put(store, key, record.value, deadline, record.sequence, expiry)
+
+        return Revision(await _until_undisturbed(attempt, deadline))
 
     async def transact(
         self, store: str, checks: Sequence[Check], writes: Sequence[Write], deadline: float
@@ -250,18 +241,14 @@ class Stores:
             raise TransactionsNotSupported(store)
         if any(write.ttl is not None for write in writes):
             writes = [write._replace(ttl=_possible_ttl(info, write.ttl)) for write in writes]
-        async for _ in retry(deadline, _OTHER_WRITER):
+
+        async def attempt() -> list[int]:
             found = await self._read_all(store, [check.key for check in checks], deadline)
             for check in checks:
                 _require_revision(check.revision, found[check.key], check.key)
-            try:
-                with broker_errors():
-                    parts = puts(checks, writes, found)
-                    made = await self._buckets.put_all(store, parts, deadline, info.largest)
-                return list(map(Revision, made))
-            except Superseded:
-                continue
-        raise BrokerUnavailable
+            return await self._buckets.put_all(store, puts(checks, writes, found), deadline, info.largest)
+
+        return list(map(Revision, await _until_undisturbed(attempt, deadline)))
 
     async def _read_all(self, store: str, keys: Sequence[str], deadline: float) -> Mapping[str, Record]:
         """Read keys; values are empty, so that those of many keys are not held."""
@@ -344,7 +331,7 @@ class Stores:
                         continue
                     if record is None or len(entries) == size or held > PAGE_BYTES:
                         return KeyPage(entries, entries[-1].key)
-                    entries.append(_key_revision(key, record))
+                    entries.append(KeyRevision.of(key, record))
                     held += len(record.value or b"")
         return KeyPage(entries, "")
 
@@ -362,7 +349,7 @@ class Stores:
             while (record := await self._buckets.read_next(store, key, after, deadline)).sequence:
                 if held > PAGE_BYTES:
                     return entries, True
-                entries.append(_key_revision(key, record))
+                entries.append(KeyRevision.of(key, record))
                 held += _ENTRY_BYTES + len(record.value or b"")
                 after = record.sequence
         return entries, False
@@ -448,6 +435,17 @@ class _Set(Storing):
         """Do nothing: writes are not counted."""
 
 
+async def _until_undisturbed(attempt: Callable[[], Awaitable[T]], deadline: float) -> T:
+    """Read and write until no other write comes between; raise `BrokerUnavailable` at the deadline."""
+    async for _ in retry(deadline, _OTHER_WRITER):
+        try:
+            with broker_errors():
+                return await attempt()
+        except Superseded:
+            continue
+    raise BrokerUnavailable
+
+
 def _possible_ttl(info: BucketInfo, ttl: int | None) -> int | None:
     """Return when a value is to expire; None = never, or when the store says, if that is sooner.
 
@@ -457,10 +455,6 @@ def _possible_ttl(info: BucketInfo, ttl: int | None) -> int | None:
         raise TtlNotSupported(info.name)
     is_sooner = ttl is not None and 0 < info.max_age_ns < ttl * NANOSECONDS
     return None if is_sooner else ttl
-
-
-def _key_revision(key: str, record: Record) -> KeyRevision:
-    return KeyRevision(key, Revision(record.sequence), record.time, record.value, record.ttl)
 
 
 def _age(nanoseconds: int) -> timedelta | None:

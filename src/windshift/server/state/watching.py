@@ -166,7 +166,7 @@ class Watch:
     async def _take(self, message: StoredMessage, pending: int) -> None:
         key, record = read_message(self._store, message)
         self._next = record.sequence + 1
-        self._client.send(KeyRevision(key, Revision(record.sequence), record.time, record.value, record.ttl))
+        self._client.send(KeyRevision.of(key, record))
         if pending == 0:
             self._up_to_date()
         if self._client.queued > _MAX_QUEUED:
