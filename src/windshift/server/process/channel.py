@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import count
 from typing import Any
 
 from windshift.nats import ServerAddress
@@ -121,6 +122,8 @@ class Channel:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self._ids = count()
+        self._asked: dict[int, asyncio.Future[list[bytes | None]]] = {}
 
     @classmethod
     async def of(cls, end: socket.socket) -> Channel:
@@ -135,13 +138,31 @@ class Channel:
         self._writer.write(len(body).to_bytes(_LENGTH, "big") + body)
 
     async def messages(self) -> AsyncIterator[Any]:
-        """Return messages as they come, until the other end is gone."""
+        """Return messages as they come, until the other end is gone; answers go to who waits in `ask`."""
         try:
             while True:
                 length = int.from_bytes(await self._reader.readexactly(_LENGTH), "big")
-                yield pickle.loads(await self._reader.readexactly(length))  # noqa: S301 - see above
+                message = pickle.loads(await self._reader.readexactly(length))  # noqa: S301 - see above
+                if not isinstance(message, Answer):
+                    yield message
+                elif (asked := self._asked.pop(message.id, None)) is not None:  # else nobody waits any more
+                    asked.set_result(message.answers)
         except (asyncio.IncompleteReadError, ConnectionError):
             return
+
+    async def ask(self, method: str, request: bytes, timeout: float) -> list[bytes | None]:
+        """Ask the other end, and return the answers; one of None when they have not come in time.
+
+        Somebody must read `messages` meanwhile.
+        """
+        question = Question(next(self._ids), method, request)
+        answer = self._asked[question.id] = asyncio.get_running_loop().create_future()
+        self.send(question)
+        try:
+            await asyncio.wait((answer,), timeout=timeout)
+            return answer.result() if answer.done() else [None]
+        finally:
+            self._asked.pop(question.id, None)
 
     async def close(self) -> None:
         """Send what waits, and close."""

@@ -33,7 +33,7 @@ from windshift.server.process.open_files import allow_connections
 from windshift.server.process.readiness import NO_JETSTREAM, Readiness
 from windshift.server.process.tls import TlsNotUsable
 from windshift.server.process.watchdog import Watchdog
-from windshift.server.process.workers import WorkerFailed, Workers
+from windshift.server.process.workers import Workers
 from windshift.server.telemetry import instruments
 from windshift.server.telemetry.registry import Exposition, Registry
 from windshift.server.telemetry.signals import Telemetry
@@ -345,8 +345,6 @@ def spare_collector() -> None:
 async def _start_app(app: App | Workers, config: ServerConfig) -> None:
     try:
         await app.start()
-    except WorkerFailed as error:
-        raise StartError(str(error)) from error
     except ConnectFailed as error:
         raise StartError(f"{_about_nats(config.nats)}: {error.text}") from error
     except PolicyNotUsable as error:

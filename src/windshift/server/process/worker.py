@@ -12,7 +12,6 @@ import logging
 import socket
 import sys
 from contextlib import AsyncExitStack
-from itertools import count
 from typing import Any, Final
 
 import uvloop
@@ -63,8 +62,6 @@ class WorkerProcess(Process):
         self._channel = channel
         self._assignment = assignment
         self._collecting: asyncio.Task[None] | None = None
-        self._ids = count()
-        self._asked: dict[int, asyncio.Future[list[bytes | None]]] = {}
 
     async def _start(self, stack: AsyncExitStack) -> None:
         given = self._assignment
@@ -108,23 +105,11 @@ class WorkerProcess(Process):
             case Question(id, method, request):
                 now = asyncio.get_running_loop().time()
                 self._channel.send(Answer(id, [app.principals.answer(method, request, now)]))
-            case Answer(id, answers):
-                asked = self._asked.pop(id, None)
-                if asked is not None:  # else nobody waits for it any more
-                    asked.set_result(answers)
             case _:
                 raise AssertionError(f"{message!r} is no order")
 
     async def _ask_others(self, method: str, request: bytes) -> list[bytes | None]:
-        question = Question(next(self._ids), method, request)
-        answer: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
-        self._asked[question.id] = answer
-        self._channel.send(question)
-        try:
-            await asyncio.wait((answer,), timeout=_ANSWERING)
-            return answer.result() if answer.done() else [None]
-        finally:
-            self._asked.pop(question.id, None)
+        return await self._channel.ask(method, request, _ANSWERING)
 
     async def _collect(self, registry: Registry) -> None:
         self._channel.send(Collected(await registry.collect()))

@@ -15,7 +15,6 @@ import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from itertools import count
 from typing import Final
 
 from windshift.nats import ServerAddress
@@ -34,6 +33,7 @@ from windshift.server.process.channel import (
     Refusal,
     Serving,
 )
+from windshift.server.process.errors import StartError
 from windshift.server.process.metrics import Outlet
 from windshift.server.process.readiness import Readiness
 from windshift.server.telemetry import instruments as i
@@ -59,10 +59,6 @@ _GRACE: Final = 4.0
 """Seconds to send the last spans and records that a worker has after its calls were cut off."""
 _ENDING: Final = 2.0
 """Seconds in which a worker's process must be gone after its end of the channel is."""
-
-
-class WorkerFailed(Exception):
-    """A worker cannot start. The text is for the operator, a line for each thing."""
 
 
 class Workers:
@@ -100,7 +96,7 @@ class Workers:
     async def start(self) -> None:
         """Start the workers, and return when all of them serve.
 
-        Raises `WorkerFailed` when one cannot, and OSError when the port cannot be used.
+        Raises `StartError` when one cannot, and OSError when the port cannot be used.
         """
         listen = self._config.grpc.listen
         self._holding = await hold_port(listen.host, listen.port, is_shared=self._share_port)
@@ -209,7 +205,7 @@ class _Worker:
     """One place among the workers: a process, and the next one when that has ended.
 
     Attributes:
-        serving: done when the first process serves; raises `WorkerFailed` when it cannot.
+        serving: done when the first process serves; raises `StartError` when it cannot.
     """
 
     def __init__(
@@ -220,8 +216,6 @@ class _Worker:
         self._number = assignment.number
         self._ledger = ledger
         self._on_question = on_question
-        self._ids = count()
-        self._asked: dict[int, asyncio.Future[bytes | None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
         self._process: Process | None = None
@@ -253,14 +247,12 @@ class _Worker:
 
     async def ask(self, method: str, request: bytes) -> bytes | None:
         """Ask the process, and return its answer; None when it does not answer or ends."""
-        question = Question(next(self._ids), method, request)
-        answer = self._asked[question.id] = self._loop.create_future()
-        self.send(question)
-        await asyncio.wait((answer,), timeout=_ANSWERING)
-        self._asked.pop(question.id, None)
-        return answer.result() if answer.done() else None
+        if self._channel is None:
+            return None
+        (answer,) = await self._channel.ask(method, request, _ANSWERING)
+        return answer
 
-    def send(self, order: Order | Question | Answer) -> None:
+    def send(self, order: Order | Answer | Refusal) -> None:
         """Give the process an order, if there is one: the next one has it by itself."""
         if self._channel is not None:
             self._channel.send(order)
@@ -268,8 +260,7 @@ class _Worker:
     def refuse(self, refusal: Refusal) -> None:
         """Have writes refused, or taken again, by this process and those after it."""
         self._refusal = refusal
-        if self._channel is not None:
-            self._channel.send(refusal)
+        self.send(refusal)
 
     async def readings(self) -> Readings:
         """Return the readings of the process, and what those before it have counted."""
@@ -311,7 +302,7 @@ class _Worker:
             if self._stopping.is_set():
                 return
             if not self.serving.done():
-                self.serving.set_exception(WorkerFailed(self._failure or f"worker {self._number} {how}"))
+                self.serving.set_exception(StartError(self._failure or f"worker {self._number} {how}"))
                 return
             stable = self._loop.time() - began >= _STABLE
             pause = 0.0 if stable else min(2 * pause or _FIRST_PAUSE, _LONGEST_PAUSE)
@@ -377,9 +368,6 @@ class _Worker:
                 self._collected()
             case Question():
                 self._on_question(self, message)
-            case Answer(id, (answer,)):
-                if id in self._asked:
-                    self._asked.pop(id).set_result(answer)
             case Failed(text):
                 self._failure = text
             case Drained(wholly):
