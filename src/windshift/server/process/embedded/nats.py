@@ -23,7 +23,7 @@ from windshift.server.process.embedded.directory import DataDirectory, LogEnd
 from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Failures, Space, look
 from windshift.server.process.embedded.inventory import Inventory
 from windshift.server.process.embedded.program import find_program
-from windshift.server.process.embedded.settings import Settings
+from windshift.server.process.embedded.settings import nats_settings
 from windshift.server.process.errors import EmbeddedError
 from windshift.server.telemetry.log_throttle import LogThrottle
 
@@ -109,7 +109,12 @@ class EmbeddedNats:
     @property
     def pid(self) -> int | None:
         """The id of the process; None when none runs."""
-        return self._process.pid if self._process is not None and self._process.returncode is None else None
+        return None if self._running is None else self._running.pid
+
+    @property
+    def _running(self) -> Process | None:
+        process = self._process
+        return None if process is None or process.returncode is not None else process
 
     async def start(self) -> None:
         """Start it, and return when it takes connections.
@@ -148,8 +153,8 @@ class EmbeddedNats:
 
     def abandon(self) -> None:
         """Tell it to stop, now and without waiting: the caller is about to exit."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(signal.SIGTERM)
+        if self._running is not None:
+            self._running.send_signal(signal.SIGTERM)
 
     def _leave_directory(self) -> None:
         try:
@@ -162,7 +167,7 @@ class EmbeddedNats:
 
     async def _launch(self) -> None:
         self._limit = look(self._directory.path).limit
-        self._directory.write_config(self._settings().render())
+        self._write_settings()
         self._failures.start()
         self.disk.renewed()
         log_end = self._directory.log_end()
@@ -178,19 +183,17 @@ class EmbeddedNats:
         except _EndedEarly:
             raise EmbeddedError(self._why_it_ended(log_end)) from None
 
-    def _settings(self) -> Settings:
-        directory = self._directory
-        return Settings(
+    def _write_settings(self) -> None:
+        """Write nats-server's configuration. Raises OSError."""
+        text = nats_settings(
+            self._config,
+            self._directory,
             port=self._port,
-            store=directory.path,
-            run=directory.run,
-            log=directory.log,
-            sync=self._config.sync,
             limit=self._limit,
-            max_payload=self._config.max_payload,
             user=_USER,
             password=self._password,
         )
+        self._directory.write_config(text)
 
     async def _spawn(self) -> Process:
         """Start the process in a session of its own: Ctrl-C in a terminal is for us, we stop it last."""
@@ -243,8 +246,8 @@ class EmbeddedNats:
 
     async def _end_process(self) -> bool:
         """Stop the process; return whether it was there and has stopped in good order."""
-        process = self._process
-        if process is None or process.returncode is not None:
+        process = self._running
+        if process is None:
             return False
         process.send_signal(signal.SIGTERM)
         return await self._ended(process)
@@ -378,13 +381,13 @@ class EmbeddedNats:
 
     def _raise_limit(self, space: Space) -> None:
         """Let nats-server store more when the file system has grown. It takes less only at a start."""
-        process = self._process
-        if space.limit <= self._limit or process is None or process.returncode is not None:
+        process = self._running
+        if space.limit <= self._limit or process is None:
             return
         log.info("the disk has grown: NATS may store %d MB; %s", space.limit // 10**6, self.disk.described)
         self._limit = space.limit
         try:
-            self._directory.write_config(self._settings().render())
+            self._write_settings()
         except OSError as error:
             log.warning("%s", self._directory.unusable(error))
             return
@@ -392,8 +395,8 @@ class EmbeddedNats:
 
     def _renew(self, now: float) -> None:
         """Have nats-server started anew, not too often; `_watch` starts it when it has ended."""
-        process = self._process
-        if process is None or process.returncode is not None or now < self._renewed_at + self._renew_pause:
+        process = self._running
+        if process is None or now < self._renewed_at + self._renew_pause:
             return
         helped = now - self._renewed_at > 2 * self._timers.renew_longest
         pause = self._timers.renew_first if helped else 2 * self._renew_pause
