@@ -8,7 +8,6 @@ what moves on while they are read is there twice rather than not at all.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from windshift.server.process.app import connection_options
 from windshift.server.process.embedded import Damage, EmbeddedNats
 from windshift.server.process.embedded.stock import shrinks
 from windshift.server.process.errors import EmbeddedError
+from windshift.server.process.private_files import private_file, write_whole
 
 _LIST: Final = "streams.json"
 """The names of all streams. It is written first, so that a restore sees what an interrupted backup lacks."""
@@ -142,11 +142,8 @@ async def _take(broker: _Broker, name: str, directory: Path) -> JsonObject:
     """Write the archive of a stream; return its description."""
     place = directory / name
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _private(place / _ARCHIVE) as archive:
-        snapshot = await broker.snapshots.take(name, archive.write)
-        archive.flush()
-        os.fsync(archive.fileno())
-    return snapshot
+    with private_file(place / _ARCHIVE) as archive:
+        return await broker.snapshots.take(name, archive.write)
 
 
 def _describe(place: Path, snapshot: JsonObject, tell: Tell) -> None:
@@ -244,18 +241,7 @@ def _listed(directory: Path) -> list[str]:
 
 
 def _write(path: Path, document: object) -> None:
-    """Write a file of JSON, whole or not at all."""
-    new = path.with_suffix(".new")
-    with _private(new) as file:
-        file.write(json.dumps(document, indent=2).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
-def _private(path: Path) -> Any:
-    """Open a file that only its owner may read, as events may be secret."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+    write_whole(path, json.dumps(document, indent=2).encode())
 
 
 def _pieces(archive: Path) -> Iterator[bytes]:

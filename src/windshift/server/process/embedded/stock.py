@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,9 +19,9 @@ from typing import Any, Final
 
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
 from windshift.nats.jetstream.api import JetStream
+from windshift.server.process.private_files import write_whole
 
 _AT_ONCE: Final = 32
-_PRIVATE_FILE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +150,10 @@ def _stream(read: dict[str, Any]) -> StreamStock:
 
 def write(file: Path, stock: Stock) -> None:
     """Write it down, whole or not at all. Raises OSError, and leaves nothing that is stale then."""
-    new = file.with_suffix(".new")
     try:
-        with open(new, "w", opener=lambda path, flags: os.open(path, flags, _PRIVATE_FILE)) as out:
-            json.dump(asdict(stock), out)
-            out.flush()
-            os.fsync(out.fileno())
-        new.replace(file)
+        write_whole(file, json.dumps(asdict(stock)).encode())
     except OSError:
         with suppress(OSError):
-            new.unlink(missing_ok=True)
             file.unlink(missing_ok=True)
         raise
 
