@@ -188,34 +188,32 @@ class Watched(Generic[T]):
             await asyncio.sleep(self._poll)
             await self._look(demanded=False)
 
-    async def reload(self) -> bool:
-        """Load now, changed or not, and log the result. Return whether it succeeded."""
-        return await self._look(demanded=True)
+    async def reload(self) -> None:
+        """Load now, changed or not, and log the result."""
+        await self._look(demanded=True)
 
-    async def _look(self, *, demanded: bool) -> bool:
-        """Check the files, and load them if they changed or on demand. Return whether that succeeded."""
+    async def _look(self, *, demanded: bool) -> None:
+        """Check the files, and load them if they changed or on demand."""
         async with self._busy:
             try:
                 state = await self._reading.run(lambda: state_of(self.paths))
             except Exception as error:  # noqa: BLE001 - whatever it is, the watch goes on
                 self._refused(_UNKNOWN, error, demanded=demanded)
-                return False
+                return
             if demanded or self._changes.due(state, asyncio.get_running_loop().time()):
-                return await self._reload(state, demanded=demanded)
-            return False
+                await self._reload(state, demanded=demanded)
 
-    async def _reload(self, state: State, *, demanded: bool) -> bool:
+    async def _reload(self, state: State, *, demanded: bool) -> None:
         """Load the files, which were just in this state; the next poll shows a later change."""
         try:
             self._take(await self._reading.run(self._load))
         except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on with what it has
             self._refused(state, error, demanded=demanded)
-            return False
+            return
         self._changes.loaded(state, asyncio.get_running_loop().time(), refused=False)
         self.reloads += 1
         self.failing = False
         log.info("reloaded %s: %s", self.what, self._names())
-        return True
 
     def _refused(self, state: State, error: Exception, *, demanded: bool) -> None:
         self.failing = True
