@@ -72,9 +72,3 @@ async def test_histogram_of_its_own() -> None:
     assert labels == ()
     assert isinstance(reading, Distribution)
     assert reading.total == 10
-
-
-def test_no_histogram() -> None:
-    """Only histograms can be observed."""
-    with pytest.raises(ValueError, match="not a histogram"):
-        Registry().add_histogram(i.PUBLISHED)

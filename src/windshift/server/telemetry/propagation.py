@@ -2,8 +2,7 @@
 
 https://www.w3.org/TR/trace-context/. Malformed values are ignored, never an error, as the standard says.
 Other formats are read by OpenTelemetry's propagators, found as entry points, and passed on as W3C's. Baggage
-is
-ignored: an event has no place for it.
+is ignored: an event has no place for it.
 """
 
 from __future__ import annotations

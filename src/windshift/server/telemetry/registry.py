@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from windshift.server.telemetry.exporter import Exporter
-from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, InstrumentKind
+from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument
 
 _log = logging.getLogger(__name__)
 
@@ -135,8 +135,6 @@ class Registry:
 
     def add_histogram(self, instrument: Instrument) -> Histogram:
         """Add a histogram with one series, and return it for the caller to observe."""
-        if instrument.kind is not InstrumentKind.HISTOGRAM:
-            raise ValueError(f"{instrument.name} is not a histogram")
         histogram = Histogram(instrument.bounds)
         self._readers[instrument] = lambda: (((), histogram.read()),)
         return histogram
