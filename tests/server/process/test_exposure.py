@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from windshift.server.config import ServerConfig, config_from_environment
-from windshift.server.process.exposure import is_open, is_readable, warn
+from windshift.server.process.exposure import is_readable, warn
 
 ANY = "0.0.0.0"  # noqa: S104 - nothing listens
 
@@ -42,7 +42,7 @@ AUTH = "WINDSHIFT_AUTH_FILE"
 def test_what_is_unsafe(tmp_path: Path, host: str, files: tuple[str, ...], found: tuple[bool, bool]) -> None:
     """Open to everybody, or read by everybody on the way: neither on loopback."""
     config = configured(tmp_path, *files, GRPC_HOST=host, WINDSHIFT_INSECURE="true")
-    assert (is_open(config), is_readable(config)) == found
+    assert (config.is_open, is_readable(config)) == found
 
 
 async def test_an_open_server_is_warned_of_again_and_again(

@@ -95,11 +95,10 @@ def _check_url(reader: Reader, _: ServerConfig) -> None:
 
 def _check_exposure(reader: Reader, config: ServerConfig) -> None:
     """Refuse to serve other machines without authorization, unless that is explicitly allowed."""
-    listen = config.grpc.listen
-    if not (listen.loopback or config.authorizes or config.auth.insecure):
+    if config.is_open and not config.auth.insecure:
         reader.problem(
             "GRPC_HOST",
-            f"{listen.host!r} may let other machines in, and nothing says who may do what; set "
+            f"{config.grpc.listen.host!r} may let other machines in, and nothing says who may do what; set "
             "WINDSHIFT_AUTH_FILE, or GRPC_HOST=127.0.0.1, or WINDSHIFT_INSECURE=true to let everybody who "
             "reaches the port do everything",
         )

@@ -350,18 +350,6 @@ class AuthConfig:
     )
 
 
-_HEALTH_HOST: Final = Setting(
-    "HEALTH_HOST",
-    p.host,
-    "Address of /healthz, /readyz and /metrics.",
-    otherwise="GRPC_HOST",
-    fallback=lambda reader: reader.value(SETTINGS["GRPC_HOST"]),
-)
-_HEALTH_PORT: Final = Setting(
-    "HEALTH_PORT", p.port, "Port of /healthz, /readyz and /metrics; 0: any free one.", "8088"
-)
-
-
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """Everything a server process can be configured with."""
@@ -378,7 +366,20 @@ class ServerConfig:
         "1",
     )
     auth: AuthConfig = section(AuthConfig, "Authorization")
-    health: ListenConfig = section(ListenConfig, "Probes and metrics", host=_HEALTH_HOST, port=_HEALTH_PORT)
+    health: ListenConfig = section(
+        ListenConfig,
+        "Probes and metrics",
+        host=Setting(
+            "HEALTH_HOST",
+            p.host,
+            "Address of /healthz, /readyz and /metrics.",
+            otherwise="GRPC_HOST",
+            fallback=lambda reader: reader.value(SETTINGS["GRPC_HOST"]),
+        ),
+        port=Setting(
+            "HEALTH_PORT", p.port, "Port of /healthz, /readyz and /metrics; 0: any free one.", "8088"
+        ),
+    )
     health_probes: tuple[IPv4Network | IPv6Network, ...] = setting(
         "HEALTH_PROBES_FROM",
         p.networks,
@@ -400,6 +401,11 @@ class ServerConfig:
         """Whether clients must identify themselves: by the authorization file, or by a certificate."""
         certificates = self.grpc.tls.ca is not None and self.grpc.client_auth is ClientAuth.REQUIRE
         return self.auth.file is not None or certificates
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody on other machines may do everything."""
+        return not (self.grpc.listen.loopback or self.authorizes)
 
     @property
     def reloads(self) -> bool:

@@ -1,4 +1,4 @@
-"""Why a server does not start."""
+"""Why a server does not start, and how a process of it ended."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ class StartError(Exception):
 
 class EmbeddedError(StartError):
     """The embedded server cannot run. The text is one line for the operator, and says what to change."""
+
+
+def how_it_ended(status: int) -> str:
+    """Describe the exit status of a process, which is negative if a signal ended it."""
+    return f"exit status {status}" if status >= 0 else f"signal {-status}"

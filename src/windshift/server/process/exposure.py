@@ -20,11 +20,6 @@ _PLAIN = (
 )
 
 
-def is_open(config: ServerConfig) -> bool:
-    """Return whether anybody on other machines may do everything."""
-    return not (config.grpc.listen.loopback or config.authorizes)
-
-
 def is_readable(config: ServerConfig) -> bool:
     """Return whether credentials travel over the network in plain text."""
     return (
@@ -38,6 +33,6 @@ async def warn(config: ServerConfig, port: int, every: timedelta = timedelta(hou
     """Log what is unsafe about a server on this port: once, and an open API every hour."""
     if is_readable(config):
         log.warning(_PLAIN, config.grpc.listen.host, port)
-    while is_open(config):
+    while config.is_open:
         log.warning(_OPEN, config.grpc.listen.host, port)
         await asyncio.sleep(every.total_seconds())

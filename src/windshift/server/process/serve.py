@@ -204,12 +204,8 @@ class Process:
     async def _start_health(self, stack: AsyncExitStack) -> int:
         """Answer probes from the very start: the rest may take a while."""
         scrape = self._scrape if self._config.metrics else None
-        health, listen = (
-            HealthServer(
-                HealthApplication(self._readiness, self._started, scrape), probes=self._config.health_probes
-            ),
-            self._config.health,
-        )
+        application = HealthApplication(self._readiness, self._started, scrape)
+        health, listen = HealthServer(application, probes=self._config.health_probes), self._config.health
         stack.push_async_callback(health.stop)
         try:
             return await health.start(listen.host, listen.port, share_port=self._share_port)
@@ -324,8 +320,8 @@ def _with_room(config: ServerConfig) -> ServerConfig:
 
 def _add_disk(registry: Registry, disk: Disk) -> None:
     """Show how much room there is on the disk of the embedded server, and whether it takes writes."""
-    registry.add(instruments.DISK_FREE, lambda: () if disk.space is None else (((), disk.space.free),))
-    registry.add(instruments.DISK_SIZE, lambda: () if disk.space is None else (((), disk.space.total),))
+    registry.add_number(instruments.DISK_FREE, lambda: None if disk.space is None else disk.space.free)
+    registry.add_number(instruments.DISK_SIZE, lambda: None if disk.space is None else disk.space.total)
     registry.add_number(instruments.DISK_REFUSING, lambda: int(disk.trouble is not None))
 
 

@@ -133,13 +133,8 @@ def _what_is_wrong(files: Sequence[_File], reason: str) -> str:
     for each in files:
         wanted, what = (_KEY, "private key") if each is key else (_CERTIFICATE, "certificate")
         if wanted not in each.text:
-            held = (
-                " but a key"
-                if _KEY in each.text
-                else " but a certificate"
-                if _CERTIFICATE in each.text
-                else ""
-            )
+            others = ((_KEY, " but a key"), (_CERTIFICATE, " but a certificate"))
+            held = next((held for mark, held in others if mark in each.text), "")
             return f"{each.variable}: {each.path} holds no {what} in PEM{held}"
     if any(mark in key.text for mark in _ENCRYPTED):
         return f"{key.variable}: {key.path} has a password; write it without: openssl pkey -in OLD -out NEW"

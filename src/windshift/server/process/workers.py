@@ -33,7 +33,7 @@ from windshift.server.process.channel import (
     Refusal,
     Serving,
 )
-from windshift.server.process.errors import StartError
+from windshift.server.process.errors import StartError, how_it_ended
 from windshift.server.process.metrics import Outlet
 from windshift.server.process.readiness import Readiness
 from windshift.server.telemetry import instruments as i
@@ -344,7 +344,7 @@ class _Worker:
             await channel.close()
         if self._failure:
             return f"cannot serve: {self._failure}"
-        return f"ended ({f'exit status {status}' if status >= 0 else f'signal {-status}'})"
+        return f"ended ({how_it_ended(status)})"
 
     async def _spawn(self, end: int) -> Process:
         """Start a process in a session of its own: Ctrl-C in a terminal is for this one."""

@@ -24,7 +24,7 @@ from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Fa
 from windshift.server.process.embedded.inventory import Inventory
 from windshift.server.process.embedded.program import find_program
 from windshift.server.process.embedded.settings import nats_settings
-from windshift.server.process.errors import EmbeddedError
+from windshift.server.process.errors import EmbeddedError, how_it_ended
 from windshift.server.telemetry.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
@@ -297,7 +297,7 @@ class EmbeddedNats:
         if self._renewed_at >= started:
             return 0.0
         pause = 0.0 if loop.time() - started >= self._timers.stable else self._longer(pause)
-        log.error("nats-server ended (%s); starting it again in %g s", _described(status), pause)
+        log.error("nats-server ended (%s); starting it again in %g s", how_it_ended(status), pause)
         return pause
 
     async def _look_after(self, process: Process) -> None:
@@ -429,7 +429,3 @@ async def _greets(port: int) -> bool:
         return False
     finally:
         writer.close()
-
-
-def _described(status: int) -> str:
-    return f"exit status {status}" if status >= 0 else f"signal {-status}"
