@@ -195,7 +195,7 @@ def test_errors_that_leave_a_block() -> None:
     cause = refused(codes.STREAM_NOT_FOUND)
     with pytest.raises(errors.StreamNotFound) as caught, broker_errors(stream="ORDERS"):
         raise cause
-    assert caught.value.name == "ORDERS"
+    assert caught.value.metadata["name"] == "ORDERS"
     assert caught.value.__cause__ is cause
     with pytest.raises(errors.ConsumerNotFound, match="billing"), broker_errors(consumer="billing"):
         raise refused(codes.CONSUMER_NOT_FOUND)

@@ -495,7 +495,7 @@ async def test_missing_stream(management: Management, unique: Unique) -> None:
     ):
         with pytest.raises(StreamNotFound) as caught:
             await attempt
-        assert caught.value.name == name
+        assert caught.value.metadata["name"] == name
 
 
 async def test_delete(management: Management, stream: str) -> None:
@@ -506,7 +506,7 @@ async def test_delete(management: Management, stream: str) -> None:
         await management.consumers.delete(stream, name, in_seconds(30))
         with pytest.raises(ConsumerNotFound) as caught:
             await management.consumers.delete(stream, name, in_seconds(30))
-        assert caught.value.name == name
+        assert caught.value.metadata["name"] == name
         with pytest.raises(ConsumerNotFound):
             await management.consumers.get(stream, name, in_seconds(30))
 

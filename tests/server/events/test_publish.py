@@ -131,7 +131,7 @@ async def test_expected_last_id(broker: Broker, unique: Unique) -> None:
     for expected in (0, 1, 3, 2**63 - 1):
         with pytest.raises(WrongLastId) as caught:
             await publish(event(f"{stream}.a", expected_last_id=expected), in_seconds(30))
-        assert (caught.value.expected, caught.value.actual) == (expected, 2)
+        assert caught.value.metadata == {"expected": str(expected), "actual": "2"}
     assert await broker.messages(stream) == 2
 
 
@@ -207,8 +207,8 @@ async def test_conditional_publishes_of_principals(broker: Broker, unique: Uniqu
         for expected in (0, 10**12):
             with pytest.raises(WrongLastId) as caught:
                 await publish(conditional._replace(caller=caller, expected_last_id=expected), in_seconds(30))
-            assert caught.value.actual == actual
-            assert caught.value.metadata.keys() == {"expected", *(["actual"] if actual else [])}
+            told = {} if actual is None else {"actual": str(actual)}
+            assert caught.value.metadata == {"expected": str(expected), **told}
     assert await broker.messages(stream) == 1
 
 
@@ -235,7 +235,7 @@ async def test_broker_limit_counts_headers(broker: Broker, unique: Unique, body:
     assert await publish(event(f"{stream}.a", bytes(limit - headers)), in_seconds(30)) == (1, False)
     with pytest.raises(EventTooLarge) as caught:
         await publish(event(f"{stream}.a", bytes(limit - headers + 1)), in_seconds(30))
-    assert caught.value.limit == limit
+    assert caught.value.metadata["limit"] == str(limit)
     assert broker.connection.reconnects == 0
 
 

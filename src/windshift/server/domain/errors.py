@@ -99,7 +99,6 @@ class EventTooLarge(WindshiftError):
             {"limit": str(limit), **_named(stream)},
             hint=f"send less, or raise {raised}",
         )
-        self.limit = limit
 
 
 # What does not exist
@@ -110,7 +109,6 @@ class StreamNotFound(WindshiftError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"stream {name!r} does not exist", {"name": name}, hint="ensure it first")
-        self.name = name
 
 
 class ConsumerNotFound(WindshiftError):
@@ -118,7 +116,6 @@ class ConsumerNotFound(WindshiftError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"consumer {name!r} does not exist", {"name": name}, hint="ensure it first")
-        self.name = name
 
 
 class StoreNotFound(WindshiftError):
@@ -126,7 +123,6 @@ class StoreNotFound(WindshiftError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"store {name!r} does not exist", {"name": name}, hint="ensure it first")
-        self.name = name
 
 
 class KeyNotFound(WindshiftError):
@@ -179,8 +175,6 @@ class WrongLastId(WindshiftError):
             what = f"the stream's last id is {actual}, not {expected}"
             metadata["actual"] = str(actual)
             super().__init__(what, metadata, hint="read what was added and try again")
-        self.expected = expected
-        self.actual = actual
 
 
 class RevisionMismatch(WindshiftError):
@@ -197,8 +191,6 @@ class RevisionMismatch(WindshiftError):
             metadata | {"key": key} if key else metadata,
             hint="get the key and try again",
         )
-        self.expected = expected
-        self.actual = actual
 
 
 class KeyExists(WindshiftError):
