@@ -80,9 +80,9 @@ async def test_each_interceptor_refuses_it(name: str) -> None:
 
 async def test_the_start_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without authorization, too: a server that has such a method does not come up."""
-    services = app._services
+    answered = app._with_reflection
     more = Service(TOMORROW, SimpleNamespace(publish=_handler))
-    monkeypatch.setattr(app, "_services", lambda domain: (*services(domain), more))
+    monkeypatch.setattr(app, "_with_reflection", lambda services: answered([*services, more]))
     config = config_from_environment({"NATS_URL": "nats://127.0.0.1:4222"})
     with pytest.raises(NoPolicy, match="Publish"):
         app.App(config, config.nats.servers, Telemetry(config.telemetry))

@@ -8,10 +8,10 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import windshift
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
@@ -180,14 +180,13 @@ class App:
         self._telemetry = telemetry
         self._made_at, self._started_ns = asyncio.get_running_loop().time(), time.time_ns()
         nats = _nats(config.nats, servers)
-        self.connection, self._api, self._notes = nats.connection, nats.api, nats.notes
+        self.connection, self._api = nats.connection, nats.api
+        self._notes, self._gathering = nats.notes, nats.gathering
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
         self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, siblings.ledger)
         dead_lettering = _dead_lettering(config, nats, stats, storage)
-        describing = (self._describe, self._load)
-        self._domain = _Domain(
-            config, nats, dead_lettering, counts, telemetry.tracer, self._ownership, describing
-        )
+        known = Servers(nats.gathering, self._describe, self._load, nats.connection, nats.requests)
+        self._domain = _Domain(config, nats, dead_lettering, counts, telemetry.tracer, self._ownership, known)
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
         """The files that are reloaded when they change, or on demand."""
@@ -195,7 +194,7 @@ class App:
         self._failures = FailureLog(extractor(config.telemetry.propagators))
         self.principals = PrincipalsService(self.authorization, self._open_connections, siblings.ask)
         """What is to be asked of all workers: see `PrincipalsService.answer`."""
-        self._services = (*_services(self._domain), Service(PRINCIPALS, self.principals))
+        self._services = (*self._domain.services, Service(PRINCIPALS, self.principals))
         self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])
         self._pacing = Pacing()
@@ -295,7 +294,7 @@ class App:
         """Return the background work of the server."""
         yield self._jetstream.watch()
         yield self._pacing.run(self._domain.upkeep.run())
-        yield self._domain.gathering.run()
+        yield self._gathering.run()
         yield self._domain.administration.servers.measure()
         yield self._pacing.run(self._domain.administration.history.run())
         yield self._domain.dead_lettering.pauses.watch()
@@ -455,6 +454,7 @@ class _Nats(NamedTuple):
     api: JetStream
     writes: Writes
     notes: Notes
+    gathering: Gathering
     room: PullRoom
     budget: Budget
 
@@ -469,7 +469,8 @@ def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
     api = JetStream(reads, on_reads, budget=budget)
     options_of_writes = WriteOptions(max_in_flight=config.max_pending_publishes)
     writes = Writes(connection, requests, api, options_of_writes, on_reads)
-    return _Nats(connection, requests, api, writes, Notes(connection), room, budget)
+    notes, gathering = Notes(connection), Gathering(connection)
+    return _Nats(connection, requests, api, writes, notes, gathering, room, budget)
 
 
 class _Rules(NamedTuple):
@@ -507,9 +508,6 @@ def _dead_lettering(
     return DeadLettering(store, writer, queue, nats.notes, stats)
 
 
-_Describing: TypeAlias = tuple[Callable[[], ServerView], Callable[[], ServerLoad]]
-
-
 class _Domain:
     """The domain, built on the NATS layer."""
 
@@ -521,14 +519,13 @@ class _Domain:
         counts: Counts,
         tracer: Tracer | None,
         ownership: Ownership | None,
-        describing: _Describing,
+        servers: Servers,
     ) -> None:
-        connection, requests, api, writes, notes, *_ = nats
+        connection, requests, api, writes, notes, gathering, *_ = nats
         self.dead_lettering = dead_lettering
         store, queue, stats = dead_lettering.store, dead_lettering.replays, dead_lettering.stats
-        self.gathering = Gathering(connection)
-        subscriptions = Subscriptions(self.gathering)
-        self.events = EventsService(
+        subscriptions = Subscriptions(gathering)
+        events = EventsService(
             Streams(api, config.nats.default_replicas, ownership),
             Consumers(api, store, notes, queue, ownership),
             Publishing(api, writes, counts, tracer),
@@ -540,28 +537,29 @@ class _Domain:
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
         buckets = Buckets(api, writes, config.nats.default_replicas, asking.get)
         watch = partial(Watch, connection, buckets, nats.room, watch_turns())
-        self.state = StateService(Stores(buckets, ownership), watch)
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
-        self.administration = _administration(
-            nats, dead_lettering, ownership, self.gathering, subscriptions, describing
+        self.administration = _administration(nats, dead_lettering, ownership, subscriptions, servers)
+        self.services = (
+            Service(EVENTS, events),
+            Service(STATE, StateService(Stores(buckets, ownership), watch)),
+            Service(DEAD_LETTERS, self.dead_letters),
+            Service(ADMIN, AdminService(self.administration)),
         )
-        self.admin = AdminService(self.administration)
 
 
 def _administration(
     nats: _Nats,
     dead_lettering: DeadLettering,
     ownership: Ownership | None,
-    gathering: Gathering,
     subscriptions: Subscriptions,
-    describing: _Describing,
+    servers: Servers,
 ) -> Administration:
-    connection, requests, api, _, notes, *_ = nats
+    connection, requests, api, _, notes, gathering, *_ = nats
     store, look, pauses = dead_lettering.store, Look(api), ConsumerPause(api, notes)
     letters = DeadLetterCounts(store)
     return Administration(
-        servers=Servers(gathering, *describing, connection, requests),
+        servers=servers,
         account=Account(api, requests),
         streams=StreamAdmin(api, look, letters, ownership),
         consumers=ConsumerAdmin(api, look, store, dead_lettering.replays),
@@ -579,16 +577,6 @@ def _dead_letters_limit(demanded: int | None, storage: int | None) -> SizeLimit:
     if demanded is not None:
         return SizeLimit(demanded, is_demanded=True)
     return SizeLimit(min(_DEAD_LETTERS_MAX, (storage or sys.maxsize) // _DEAD_LETTERS_SHARE))
-
-
-def _services(domain: _Domain) -> tuple[Service, ...]:
-    """Bind the services to the domain."""
-    return (
-        Service(EVENTS, domain.events),
-        Service(STATE, domain.state),
-        Service(DEAD_LETTERS, domain.dead_letters),
-        Service(ADMIN, domain.admin),
-    )
 
 
 def _with_reflection(services: list[Service]) -> list[Service]:
