@@ -25,11 +25,11 @@ async def measure_auth(bench: Bench) -> None:
         windshift_server(bench.directory, bench.nats, environment=rules.environment) as guarded,
     ):
         ways = {
-            OFF: Way(free.server),
-            TOKEN: Way(guarded.server, (token,)),
-            JWT: Way(guarded.server, (signed,)),
+            OFF: Way(free),
+            TOKEN: Way(guarded, (token,)),
+            JWT: Way(guarded, (signed,)),
         }
-        await compare_publishing(bench, AUTH, ways, free.server, bench.options.scaled(80_000))
+        await compare_publishing(bench, AUTH, ways, free, bench.options.scaled(80_000))
 
 
 async def measure_auth_check(bench: Bench) -> None:

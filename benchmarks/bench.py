@@ -141,7 +141,7 @@ async def windshift_servers(bench: Bench) -> AsyncIterator[dict[str, Target]]:
         servers = {}
         for subject, path in bench.options.versions.items():
             server = windshift_server(bench.directory, bench.nats, path=path)
-            servers[subject] = (await stack.enter_async_context(server)).server
+            servers[subject] = await stack.enter_async_context(server)
         owner = servers[WINDSHIFT].address
         yield {
             subject: Target(server, owner, bench.nats, bench.broker) for subject, server in servers.items()
@@ -157,8 +157,8 @@ async def server_with_token(bench: Bench, owner: str) -> AsyncIterator[Target]:
         owner: the address of a server without, which makes the streams.
     """
     rules = write_rules(bench.directory, issuer=False)
-    async with windshift_server(bench.directory, bench.nats, environment=rules.environment) as started:
-        yield Target(started.server, owner, bench.nats, bench.broker, token=rules.token)
+    async with windshift_server(bench.directory, bench.nats, environment=rules.environment) as server:
+        yield Target(server, owner, bench.nats, bench.broker, token=rules.token)
 
 
 @contextlib.asynccontextmanager

@@ -92,14 +92,14 @@ async def compare(programs: Mapping[str, Path], count: int, runs: int) -> None:
         (directory / "lines").write_text("".join(f'{{"orderId":"{number}"}}\n' for number in range(count)))
         async with (
             nats_server(directory) as nats,
-            windshift_server(directory, nats) as started,
-            ws.connect(started.server.address) as client,
+            windshift_server(directory, nats) as server,
+            ws.connect(server.address) as client,
         ):
             for number in range(runs):
                 for which, program in programs.items():
                     stream = f"{which}-{number}"
                     await client.streams.ensure(stream, subjects=[f"{stream}.>"])
-                    address = started.server.address
+                    address = server.address
                     measured = await asyncio.to_thread(measure, program, address, stream, directory, count)
                     for name, value in measured.items():
                         found.setdefault(name, {}).setdefault(which, []).append(value)

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from google.protobuf import empty_pb2
@@ -64,7 +64,7 @@ async def peer_server(directory: Path, named: str, nats: Running) -> AsyncIterat
     name = "the server of WINDSHIFT_PEER"
     async with running(name, _command(named), directory, settings, read=False) as started:
         await wait_listening(started, port, _START_TIMEOUT)
-        yield Running(started.name, started.process, f"127.0.0.1:{port}", started.log)
+        yield replace(started, address=f"127.0.0.1:{port}")
 
 
 def _command(named: str) -> list[str]:

@@ -53,7 +53,7 @@ async def _measure(bench: Bench, kind: str, drains: int) -> None:
 
 async def _next_server(bench: Bench, stack: contextlib.AsyncExitStack, port: int) -> Running:
     server = windshift_server(bench.directory, bench.nats, port=port, shared=True)
-    return (await stack.enter_async_context(server)).server
+    return await stack.enter_async_context(server)
 
 
 async def _judge(bench: Bench, kind: str, stream: str, seen: dict[str, Any]) -> None:

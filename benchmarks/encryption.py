@@ -31,5 +31,5 @@ async def measure_tls(bench: Bench) -> None:
         windshift_server(bench.directory, bench.nats) as plain,
         windshift_server(bench.directory, bench.nats, environment=environment) as encrypted,
     ):
-        ways = {PLAIN: Way(plain.server), ENCRYPTED: Way(encrypted.server, tls=True)}
-        await compare_publishing(bench, TLS, ways, plain.server, bench.options.scaled(120_000))
+        ways = {PLAIN: Way(plain), ENCRYPTED: Way(encrypted, tls=True)}
+        await compare_publishing(bench, TLS, ways, plain, bench.options.scaled(120_000))

@@ -150,16 +150,6 @@ def maximum(measurement: str, quantity: str, subject: str = WINDSHIFT) -> Callab
     return find
 
 
-def total(measurement: str, quantity: str, subject: str = WINDSHIFT) -> Callable[[Figures], float | None]:
-    """Return a function that finds the sum of a figure's values."""
-
-    def find(figures: Figures) -> float | None:
-        figure = figures.get(measurement, subject, quantity)
-        return None if figure is None else sum(figure.values)
-
-    return find
-
-
 def ratio(measurement: str, quantity: str) -> Callable[[Figures], float | None]:
     """Return a function that finds the ratio of Windshift's figure to that which it is compared with."""
     return lambda figures: figures.ratio(measurement, quantity, WINDSHIFT, figures.other)

@@ -49,20 +49,17 @@ def publish_request(subject: str, size: int) -> events_pb.PublishEventRequest:
     return request
 
 
-def write_request(path: Path, subject: str, size: int) -> None:
-    """Write the body of a publish, as gRPC frames it: a flag, the length in four bytes, the message."""
-    payload = publish_request(subject, size).SerializeToString()
-    path.write_bytes(b"\0" + len(payload).to_bytes(4, "big") + payload)
-
-
 async def publish(
-    directory: Path, address: str, body: Path, count: int, headers: Iterable[str] = (), *, tls: bool = False
+    directory: Path, address: str, subject: str, count: int, headers: Iterable[str] = (), *, tls: bool = False
 ) -> Load:
-    """Send ``count`` publishes, as many at once as connections and streams allow.
+    """Send ``count`` publishes of 100 bytes, as many at once as connections and streams allow.
 
     Whose certificate the server shows is of no interest to h2load. A header ``authorization`` it writes out
     with each request, as one that no table of HPACK may hold.
     """
+    payload = publish_request(subject, 100).SerializeToString()
+    body = directory / "publish.bin"  # as gRPC frames it: a flag, the length in four bytes, the message
+    body.write_bytes(b"\0" + len(payload).to_bytes(4, "big") + payload)
     command = ["h2load", f"-c{CONNECTIONS}", f"-m{STREAMS}", f"-n{count}", f"-d{body}"]
     command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
     for header in headers:

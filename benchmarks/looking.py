@@ -46,7 +46,6 @@ _SERVICE = "/windshift.admin.v1alpha1.AdminService/"
 _CLIENTS = 10
 _RATE = RATE // 5
 """Publishes per second."""
-_PAGES = 20
 _READS = 200
 M = TypeVar("M", bound=Message)
 
@@ -56,17 +55,19 @@ async def measure_looking(bench: Bench) -> None:
     streams, events = bench.options.scaled(10_000), bench.options.scaled(1_000_000)
     bench.say(f"looking: making {number(streams)} streams")
     await bench.broker.make_streams("look", streams)
-    async with windshift_server(bench.directory, bench.nats) as started:
-        server = started.server
-        async with Channel(server.address) as channel, new_stream(server.address, bench.broker) as stream:
-            await _pages(bench, server, channel)
-            await _idle(bench, server)
-            bench.say(f"looking: filling a stream with {number(events)} events")
-            await bench.broker.fill(stream, events, 100)
-            await _reads(bench, server, channel, stream, events)
-            async with _another(bench, streams, events) as another:
-                await _beside(bench, server, another, stream, events)
-            await _held(bench, stream, events)
+    async with (
+        windshift_server(bench.directory, bench.nats) as server,
+        Channel(server.address) as channel,
+        new_stream(server.address, bench.broker) as stream,
+    ):
+        await _pages(bench, server, channel)
+        await _idle(bench, server)
+        bench.say(f"looking: filling a stream with {number(events)} events")
+        await bench.broker.fill(stream, events, 100)
+        await _reads(bench, server, channel, stream, events)
+        async with _another(bench, streams, events) as another:
+            await _beside(bench, server, another, stream, events)
+        await _held(bench, stream, events)
 
 
 async def ask(channel: Channel, method: str, request: Message, response: type[M]) -> M:
@@ -156,12 +157,12 @@ async def _another(bench: Bench, streams: int, events: int) -> AsyncIterator[_An
     async with (
         nats_server(directory) as nats,
         connected(nats.address) as broker,
-        windshift_server(directory, nats) as started,
-        new_stream(started.server.address) as stream,
+        windshift_server(directory, nats) as server,
+        new_stream(server.address) as stream,
     ):
         await broker.make_streams("look", streams)
         await broker.fill(stream, events, 100)
-        yield _Another(started.server.address, broker, stream)
+        yield _Another(server.address, broker, stream)
 
 
 async def _beside(bench: Bench, server: Running, another: _Another, stream: str, events: int) -> None:

@@ -43,12 +43,12 @@ async def measure_start(bench: Bench) -> None:
 
 
 async def _start(bench: Bench, subject: str, path: Path, environment: Mapping[str, str]) -> None:
-    async with windshift_server(bench.directory, None, path=path, environment=environment) as started:
+    async with windshift_server(bench.directory, None, path=path, environment=environment) as server:
         await asyncio.sleep(_SETTLE)
-        resident = started.server.resident_kib() * 1024 / 1e6
-    bench.figures.add(START, subject, READY, started.seconds)
+        resident = server.resident_kib() * 1024 / 1e6
+    bench.figures.add(START, subject, READY, server.seconds)
     bench.figures.add(START, subject, RESIDENT, resident)
-    bench.say(f"    ready in {started.seconds:.2f} s, {resident:.1f} MB resident")
+    bench.say(f"    ready in {server.seconds:.2f} s, {resident:.1f} MB resident")
 
 
 async def measure_idle_streams(bench: Bench) -> None:
@@ -61,22 +61,23 @@ async def measure_idle_streams(bench: Bench) -> None:
 
 async def _idle(bench: Bench, subject: str, path: Path, environment: Mapping[str, str], token: str) -> None:
     streams = bench.options.scaled(10_000)
-    async with windshift_server(bench.directory, bench.nats, path=path, environment=environment) as started:
-        server = started.server
-        async with new_stream(server.address, bench.broker, token=token) as stream:
-            consumer = await new_consumer(server.address, stream, token=token)
-            before = server.resident_kib()
-            bench.say(f"idle streams, {subject}: opening {streams}")
-            arguments = ("idle", server.address, stream, consumer, f"--count={streams}", f"--token={token}")
-            async with program(bench.directory, "load", *arguments) as (client, _):
-                await asyncio.sleep(_SETTLE)
-                each = (server.resident_kib() - before) / streams
-                bench.figures.add(IDLE, subject, KIB_EACH, each)
-                bench.say(f"    {each:.1f} KiB each")
-                bench.figures.add(IDLE, subject, IDLE_CPU, await _idle_cpu(bench, server))
-                publish = ("publish", server.address, stream, f"--count={streams}", f"--token={token}")
-                served = await _serve_idle(bench, client, publish)
-                events = await bench.broker.count(stream)
+    async with (
+        windshift_server(bench.directory, bench.nats, path=path, environment=environment) as server,
+        new_stream(server.address, bench.broker, token=token) as stream,
+    ):
+        consumer = await new_consumer(server.address, stream, token=token)
+        before = server.resident_kib()
+        bench.say(f"idle streams, {subject}: opening {streams}")
+        arguments = ("idle", server.address, stream, consumer, f"--count={streams}", f"--token={token}")
+        async with program(bench.directory, "load", *arguments) as (client, _):
+            await asyncio.sleep(_SETTLE)
+            each = (server.resident_kib() - before) / streams
+            bench.figures.add(IDLE, subject, KIB_EACH, each)
+            bench.say(f"    {each:.1f} KiB each")
+            bench.figures.add(IDLE, subject, IDLE_CPU, await _idle_cpu(bench, server))
+            publish = ("publish", server.address, stream, f"--count={streams}", f"--token={token}")
+            served = await _serve_idle(bench, client, publish)
+            events = await bench.broker.count(stream)
     bench.figures.add(IDLE, subject, NOT_SERVED, streams - served)
     bench.figures.add(IDLE, subject, "events until each had one", events)
     bench.say(f"    {served} of {streams} streams were handed an event, of {number(events)}")
@@ -109,13 +110,14 @@ async def measure_stalled(bench: Bench) -> None:
     """Streams whose clients never read: consume calls, and a handler of rpc that sends without end."""
     for by in ("socket", "window"):
         bench.say(f"stalled readers, {by} shut: consume calls")
-        async with windshift_server(bench.directory, bench.nats) as started:
-            server = started.server
-            async with new_stream(server.address, bench.broker) as stream:
-                await bench.broker.fill(stream, 40_000, 4000)
-                consumer = await new_consumer(server.address, stream, timeout_seconds=600)
-                path, message, _ = subscription(stream, consumer, 10_000)
-                await _stall(bench, server, path, message, f"consume, {by} shut")
+        async with (
+            windshift_server(bench.directory, bench.nats) as server,
+            new_stream(server.address, bench.broker) as stream,
+        ):
+            await bench.broker.fill(stream, 40_000, 4000)
+            consumer = await new_consumer(server.address, stream, timeout_seconds=600)
+            path, message, _ = subscription(stream, consumer, 10_000)
+            await _stall(bench, server, path, message, f"consume, {by} shut")
         bench.say(f"stalled readers, {by} shut: rpc")
         async with program(bench.directory, "sink", "serve") as (server, _):
             message = wrappers_pb2.Int64Value(value=4000).SerializeToString()
@@ -171,25 +173,25 @@ async def measure_soak(bench: Bench) -> None:
     if not h2load.available():
         bench.figures.note("soak was skipped: it needs h2load (Debian: nghttp2-client).")
         return
-    async with windshift_server(bench.directory, bench.nats) as started:
-        server = started.server
-        async with new_stream(server.address, bench.broker) as stream:
-            h2load.write_request(bench.directory / "soak.bin", stream, 100)
-            consumer = await new_consumer(server.address, stream)
-            await _soak(bench, server, stream, consumer, 200_000, 200)
-            first, resident = server.resident_kib(), []
-            for part in range(1, 11):
-                await _soak(bench, server, stream, consumer, 100_000, 100)
-                resident.append(server.resident_kib())
-                grown = (resident[-1] - first) * 1024 / 1e6
-                bench.say(f"soak: {part * 100_000:,} requests, {part * 100} killed: {grown:+.2f} MB")
-                bench.figures.add(SOAK, WINDSHIFT, "above the start, MB", grown)
+    async with (
+        windshift_server(bench.directory, bench.nats) as server,
+        new_stream(server.address, bench.broker) as stream,
+    ):
+        consumer = await new_consumer(server.address, stream)
+        await _soak(bench, server, stream, consumer, 200_000, 200)
+        first, resident = server.resident_kib(), []
+        for part in range(1, 11):
+            await _soak(bench, server, stream, consumer, 100_000, 100)
+            resident.append(server.resident_kib())
+            grown = (resident[-1] - first) * 1024 / 1e6
+            bench.say(f"soak: {part * 100_000:,} requests, {part * 100} killed: {grown:+.2f} MB")
+            bench.figures.add(SOAK, WINDSHIFT, "above the start, MB", grown)
     growth = (min(resident[5:]) - min(resident[:5])) * 1024 / 1e6
     bench.figures.add(SOAK, WINDSHIFT, MB_GROWN, growth)
 
 
 async def _soak(bench: Bench, server: Running, stream: str, consumer: str, requests: int, kills: int) -> None:
-    await h2load.publish(bench.directory, server.address, bench.directory / "soak.bin", requests)
+    await h2load.publish(bench.directory, server.address, stream, requests)
     arguments = (server.address, stream, consumer, stream, f"--count={kills}")
     await run_program(bench.directory, "peers", "killed", *arguments)
     await asyncio.sleep(_SETTLE)

@@ -20,27 +20,28 @@ _SETTLE = 4.0
 
 async def measure_neighbours(bench: Bench) -> None:
     """Deliveries to one call that reads, alone, beside 100 stalled calls, and alone again."""
-    async with windshift_server(bench.directory, bench.nats) as started:
-        server = started.server
-        async with new_stream(server.address, bench.broker) as crowded:
-            await bench.broker.fill(crowded, 40_000, 4000)
-            consumer = await new_consumer(server.address, crowded, timeout_seconds=600)
-            path, message, _ = subscription(crowded, consumer, 10_000)
-            arguments = ("stalled", server.address, path, message.hex(), f"--count={_COUNT}")
-            for run in range(bench.options.runs):
-                bench.say(f"{NEIGHBOURS}, run {run + 1} of {bench.options.runs}")
-                first = await _deliver(bench, server)
-                before = server.resident_kib()
-                async with program(bench.directory, "peers", *arguments):
-                    await asyncio.sleep(_SETTLE)
-                    each = (server.resident_kib() - before) / _COUNT
-                    beside = await _deliver(bench, server)
+    async with (
+        windshift_server(bench.directory, bench.nats) as server,
+        new_stream(server.address, bench.broker) as crowded,
+    ):
+        await bench.broker.fill(crowded, 40_000, 4000)
+        consumer = await new_consumer(server.address, crowded, timeout_seconds=600)
+        path, message, _ = subscription(crowded, consumer, 10_000)
+        arguments = ("stalled", server.address, path, message.hex(), f"--count={_COUNT}")
+        for run in range(bench.options.runs):
+            bench.say(f"{NEIGHBOURS}, run {run + 1} of {bench.options.runs}")
+            first = await _deliver(bench, server)
+            before = server.resident_kib()
+            async with program(bench.directory, "peers", *arguments):
                 await asyncio.sleep(_SETTLE)
-                kept = (server.resident_kib() - before) / 1024
-                alone = (first + await _deliver(bench, server)) / 2
-                _add(bench, {KIB_EACH: each, KEPT: kept, TIMES: beside / alone})
-                bench.figures.add(NEIGHBOURS, "alone", P99, alone)
-                bench.figures.add(NEIGHBOURS, "beside them", P99, beside)
+                each = (server.resident_kib() - before) / _COUNT
+                beside = await _deliver(bench, server)
+            await asyncio.sleep(_SETTLE)
+            kept = (server.resident_kib() - before) / 1024
+            alone = (first + await _deliver(bench, server)) / 2
+            _add(bench, {KIB_EACH: each, KEPT: kept, TIMES: beside / alone})
+            bench.figures.add(NEIGHBOURS, "alone", P99, alone)
+            bench.figures.add(NEIGHBOURS, "beside them", P99, beside)
 
 
 def _add(bench: Bench, figures: dict[str, float]) -> None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ SERVER = BIN / "windshift"
 """The program of this checkout."""
 _CPU_CLOCK = 2
 """Of the clocks of a process the exact one, see clock_getcpuclockid(3); /proc counts in steps of 10 ms."""
-_STOP_TIMEOUT = 15.0
+_START_TIMEOUT, _STOP_TIMEOUT = 60.0, 15.0
 
 
 T = TypeVar("T")
@@ -46,12 +46,14 @@ class Running:
         process: its handle.
         address: ``host:port`` where it listens; empty for others.
         log: the file that holds what it wrote to stderr.
+        seconds: of a Windshift server, from its start until it was ready.
     """
 
     name: str
     process: asyncio.subprocess.Process
     address: str
     log: Path
+    seconds: float = 0.0
 
     @property
     def pid(self) -> int:
@@ -189,9 +191,12 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def nats_server(directory: Path) -> AsyncIterator[Running]:
-    """Run nats-server with file storage below ``directory``, configured as the embedded one is."""
-    port = free_port()
+async def nats_server(directory: Path, port: int = 0) -> AsyncIterator[Running]:
+    """Run nats-server with file storage below ``directory``, configured as the embedded one is.
+
+    With `port` 0 it listens on any free one.
+    """
+    port = port or free_port()
     config = directory / "nats.conf"
     store = directory / "jetstream"
     config.write_text(
@@ -200,7 +205,7 @@ async def nats_server(directory: Path) -> AsyncIterator[Running]:
     command = [str(BIN / "nats-server"), "-c", str(config)]
     async with running("nats-server", command, directory, read=False) as started:
         await wait_listening(started, port)
-        yield Running(started.name, started.process, f"127.0.0.1:{port}", started.log)
+        yield replace(started, address=f"127.0.0.1:{port}")
 
 
 async def wait_listening(process: Running, port: int, timeout: float = 10.0) -> None:
@@ -217,19 +222,6 @@ async def wait_listening(process: Running, port: int, timeout: float = 10.0) -> 
     raise FailedToRun(f"{process.name} does not listen: {process.last_words()}")
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A Windshift server that is ready.
-
-    Attributes:
-        server: its process.
-        seconds: from the start of the process until it was ready.
-    """
-
-    server: Running
-    seconds: float
-
-
 @contextlib.asynccontextmanager
 async def windshift_server(
     directory: Path,
@@ -239,7 +231,7 @@ async def windshift_server(
     port: int = 0,
     shared: bool = False,
     environment: Mapping[str, str] | None = None,
-) -> AsyncIterator[Started]:
+) -> AsyncIterator[Running]:
     """Run ``windshift serve``, with its defaults, on free ports.
 
     Args:
@@ -265,18 +257,18 @@ async def windshift_server(
         seconds = time.monotonic() - begun
         discard = asyncio.create_task(_discard(started.process))
         try:
-            yield Started(Running("windshift", started.process, address, started.log), seconds)
+            yield replace(started, address=address, seconds=seconds)
         finally:
             discard.cancel()
             await asyncio.wait([discard])
 
 
-async def _announced(process: Running, timeout: float = 60.0) -> str:
+async def _announced(process: Running) -> str:
     """Wait for the line that a server prints when it is ready; return the address of its API."""
     assert process.process.stdout is not None  # noqa: S101 - it is piped
     line = ""
     with contextlib.suppress(TimeoutError):
-        line = (await asyncio.wait_for(process.process.stdout.readline(), timeout)).decode()
+        line = (await asyncio.wait_for(process.process.stdout.readline(), _START_TIMEOUT)).decode()
     found = re.search(r"API on (\S+:\d+)", line)
     if found is None:
         await stop(process.process)
@@ -301,7 +293,7 @@ async def program(
     async with running(name or module, command, directory) as started:
         line = await read_line(started)
         address = f"127.0.0.1:{line}" if isinstance(line, int) else ""
-        yield Running(started.name, started.process, address, started.log), line
+        yield replace(started, address=address), line
 
 
 async def read_line(process: Running, timeout: float = 300.0) -> Any:
@@ -313,10 +305,10 @@ async def read_line(process: Running, timeout: float = 300.0) -> Any:
     return json.loads(line)
 
 
-async def write_line(process: Running, text: str = "") -> None:
-    """Send a process a line."""
+async def write_line(process: Running) -> None:
+    """Send a process an empty line: it is to go on."""
     assert process.process.stdin is not None  # noqa: S101 - it is piped
-    process.process.stdin.write(text.encode() + b"\n")
+    process.process.stdin.write(b"\n")
     await process.process.stdin.drain()
 
 

@@ -43,11 +43,11 @@ async def measure_scale(bench: Bench) -> None:
 
 async def _streams(bench: Bench, steps: list[int]) -> None:
     made = 0
-    async with windshift_server(bench.directory, bench.nats) as started:
+    async with windshift_server(bench.directory, bench.nats) as server:
         for step in steps:
             await bench.broker.make_streams("scale", step - 1, made)
             made = step - 1
-            await _publish(bench, started.server, STREAMS, step)
+            await _publish(bench, server, STREAMS, step)
         for index in range(made):
             await bench.broker.delete(f"scale-{index:05}")
 
@@ -55,19 +55,18 @@ async def _streams(bench: Bench, steps: list[int]) -> None:
 async def _consumers(bench: Bench, steps: list[int]) -> None:
     made = 0
     async with (
-        windshift_server(bench.directory, bench.nats) as started,
+        windshift_server(bench.directory, bench.nats) as server,
         bench.broker.roomy_stream(steps[-1]) as stream,
     ):
         for step in steps:
-            await new_consumers(started.server.address, stream, "scale", step, made)
+            await new_consumers(server.address, stream, "scale", step, made)
             made = step
-            await _publish(bench, started.server, CONSUMERS, step, stream)
+            await _publish(bench, server, CONSUMERS, step, stream)
 
 
 async def active(bench: Bench, steps: list[int]) -> None:
     """Deliver as many events in all to more and more consumers, each of which gets all of its stream."""
-    async with windshift_server(bench.directory, bench.nats) as started:
-        server = started.server
+    async with windshift_server(bench.directory, bench.nats) as server:
         for step in steps:
             events = max(1, bench.options.scaled(50_000) // step)
             count = events * step
@@ -83,8 +82,7 @@ async def active(bench: Bench, steps: list[int]) -> None:
 
 async def _subscribers(bench: Bench, steps: list[int]) -> None:
     count = bench.options.scaled(50_000)
-    async with windshift_server(bench.directory, bench.nats) as started:
-        server = started.server
+    async with windshift_server(bench.directory, bench.nats) as server:
         for step in steps:
             async with new_stream(server.address, bench.broker) as stream:
                 consumer = await new_consumer(server.address, stream)
@@ -100,10 +98,10 @@ async def _held(bench: Bench, measurement: str, command: str, steps: list[int]) 
     """Publish beside what a client holds open and does not use."""
     for step in steps:
         async with (
-            windshift_server(bench.directory, bench.nats, environment=_ROOM) as started,
-            _holding(bench, started.server, command, step),
+            windshift_server(bench.directory, bench.nats, environment=_ROOM) as server,
+            _holding(bench, server, command, step),
         ):
-            await _publish(bench, started.server, measurement, step)
+            await _publish(bench, server, measurement, step)
 
 
 @contextlib.asynccontextmanager

@@ -181,10 +181,10 @@ async def measure(count: int, runs: int) -> None:
         directory = Path(folder)
         async with (
             nats_server(directory) as nats,
-            windshift_server(directory, nats) as started,
-            ws.connect(started.server.address) as client,
+            windshift_server(directory, nats) as server,
+            ws.connect(server.address) as client,
         ):
-            address = started.server.address
+            address = server.address
             stream = await client.streams.ensure("bench", subjects=["bench", "bench.>"])
             for number in range(runs):
                 results = {}

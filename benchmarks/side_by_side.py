@@ -33,7 +33,6 @@ from .booking import read_notes
 from .processes import (
     BIN,
     ROOT,
-    SERVER,
     FailedToRun,
     Running,
     drive,
@@ -99,12 +98,12 @@ async def rate(which: str, directory: Path, count: int, *, counted: bool) -> tup
         async with (
             nats_server(Path(folder)) as broker,
             windshift_server(Path(folder), broker) as windshift,
-            ws.connect(windshift.server.address) as client,
+            ws.connect(windshift.address) as client,
         ):
             await client.streams.ensure("orders", subjects=["orders.>"])
             await client.publish_many(orders(count), subject="orders.placed")
             async with worker(
-                which, Path(folder), windshift.server.address, f"nats://{broker.address}", counted=counted
+                which, Path(folder), windshift.address, f"nats://{broker.address}", counted=counted
             ) as (started, notes):
                 found = await until_booked(started, notes, bookable(count))
                 cpu = started.cpu_seconds()
@@ -126,21 +125,10 @@ class Broken:
 
     async def start(self) -> None:
         """Start both."""
-        config = self.directory / "nats.conf"
-        store = self.directory / "jetstream"
-        config.write_text(
-            f'listen: 127.0.0.1:{self.nats_port}\njetstream {{ store_dir: "{store}", sync_interval: 1s }}\n'
-        )
-        command = [str(BIN / "nats-server"), "-c", str(config)]
-        broker = await self.stack.enter_async_context(
-            running("nats-server", command, self.directory, read=False)
-        )
-        address = f"127.0.0.1:{self.nats_port}"
-        broker = Running(broker.name, broker.process, address, broker.log)
-        windshift = await self.stack.enter_async_context(
-            windshift_server(self.directory, broker, path=SERVER, port=self.port)
-        )
-        self.running = (broker, windshift.server)
+        enter = self.stack.enter_async_context
+        broker = await enter(nats_server(self.directory, self.nats_port))
+        windshift = await enter(windshift_server(self.directory, broker, port=self.port))
+        self.running = (broker, windshift)
 
     async def kill(self) -> None:
         """Kill both at the same time."""

@@ -30,8 +30,7 @@ _AT_ONCE: Final = 20
 async def measure_sizing(bench: Bench) -> None:
     """Memory and disk for each stream, consumer, subscriber and event, on a broker that had none."""
     count = 200 if bench.options.quick else 1_000
-    async with windshift_server(bench.directory, bench.nats) as started:
-        server = started.server
+    async with windshift_server(bench.directory, bench.nats) as server:
         await asyncio.sleep(_SETTLE)
         for process in (server, bench.nats):
             bench.figures.add(SIZING, _who(process), "idle, MB", process.resident_kib() * 1024 / 1e6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from . import h2load
@@ -62,26 +61,21 @@ async def measure_telemetry(bench: Bench) -> None:
     async with contextlib.AsyncExitStack() as stack:
         collector, _ = await stack.enter_async_context(program(bench.directory, "collector"))
         ways = variants(collector.address)
-        servers = {name: await stack.enter_async_context(_server(bench, way)) for name, way in ways.items()}
+        servers = {}
+        for name, way in ways.items():
+            server = windshift_server(bench.directory, bench.nats, environment=way.environment)
+            servers[name] = await stack.enter_async_context(server)
         for run in range(bench.options.runs):
             for name, server in servers.items():
                 bench.say(f"telemetry, run {run + 1} of {bench.options.runs}: {name}")
                 await _measure(bench, name, server, ways[name].headers, count)
 
 
-@contextlib.asynccontextmanager
-async def _server(bench: Bench, way: Variant) -> AsyncIterator[Running]:
-    async with windshift_server(bench.directory, bench.nats, environment=way.environment) as started:
-        yield started.server
-
-
 async def _measure(bench: Bench, name: str, server: Running, headers: tuple[str, ...], count: int) -> None:
     """Take the server's CPU time for both ways of an event."""
     async with new_stream(server.address, bench.broker) as stream:
-        body = bench.directory / "publish.bin"
-        h2load.write_request(body, stream, 100)
         begun = server.cpu_seconds()
-        load = await h2load.publish(bench.directory, server.address, body, count, headers)
+        load = await h2load.publish(bench.directory, server.address, stream, count, headers)
         published = server.cpu_seconds()
         consumer = await new_consumer(server.address, stream)
         arguments = (f"--count={count}", "--acks=1", f"--window={_WINDOW}")

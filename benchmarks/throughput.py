@@ -48,11 +48,9 @@ async def measure_publish(bench: Bench) -> None:
 async def _publish_h2load(bench: Bench, subject: str, server: Target, count: int) -> None:
     warm_up = count // 10
     async with server.stream() as stream:
-        body = bench.directory / "publish.bin"
-        h2load.write_request(body, stream, 100)
-        await h2load.publish(bench.directory, server.address, body, warm_up)
+        await h2load.publish(bench.directory, server.address, stream, warm_up)
         before = server.cpu_seconds()
-        load = await h2load.publish(bench.directory, server.address, body, count)
+        load = await h2load.publish(bench.directory, server.address, stream, count)
         cpu, broker_cpu = server.used_since(before)
         stored = await server.storage.count(stream)
     if not load.answered == count == stored - warm_up:
@@ -308,11 +306,11 @@ async def measure_direct(bench: Bench) -> None:
     """Publish with nats-py alone, in two ways."""
     count = bench.options.scaled(50_000)
     url = f"nats://{bench.nats.address}"
-    async with windshift_server(bench.directory, bench.nats) as started:
+    async with windshift_server(bench.directory, bench.nats) as server:
         for run in range(bench.options.runs):
             for mode in ("jetstream", "multiplexed"):
                 bench.say(f"nats-py, run {run + 1} of {bench.options.runs}: {mode}")
-                async with new_stream(started.server.address, bench.broker) as stream:
+                async with new_stream(server.address, bench.broker) as stream:
                     arguments = (url, stream, f"--mode={mode}", f"--count={count}")
                     seen = await run_program(bench.directory, "direct", "nats-py", *arguments)
                 subject = f"{NATS}, js.publish" if mode == "jetstream" else f"{NATS}, one inbox"

@@ -24,8 +24,8 @@ async def measure_workers(bench: Bench) -> None:
         servers = {}
         for subject, count in ((ONE, "1"), (TWO, "2")):
             environment = {"WINDSHIFT_WORKERS": count}
-            started = windshift_server(bench.directory, bench.nats, environment=environment)
-            servers[subject] = (await stack.enter_async_context(started)).server
+            server = windshift_server(bench.directory, bench.nats, environment=environment)
+            servers[subject] = await stack.enter_async_context(server)
         for run in range(bench.options.runs):
             for subject, server in servers.items():
                 bench.say(f"workers, run {run + 1} of {bench.options.runs}: {subject}")
@@ -73,9 +73,7 @@ async def consume(bench: Bench, subject: str, server: Running, count: int) -> No
 
 
 async def _by_h2load(bench: Bench, address: str, stream: str, count: int) -> float:
-    body = bench.directory / "publish.bin"
-    h2load.write_request(body, stream, 100)
-    return (await h2load.publish(bench.directory, address, body, count)).per_second
+    return (await h2load.publish(bench.directory, address, stream, count)).per_second
 
 
 async def _by_own(bench: Bench, address: str, stream: str, count: int) -> float:

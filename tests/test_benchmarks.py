@@ -354,7 +354,7 @@ async def test_a_peer_may_run_already_with_a_broker_of_its_own(tmp_path: Path) -
     """Nobody knows what it costs, and it says itself how many events it has stored."""
     async with (
         windshift_server(tmp_path, None) as running,
-        prepared(tmp_path, Few(runs=1, peer=running.server.address), Figures()) as bench,
+        prepared(tmp_path, Few(runs=1, peer=running.address), Figures()) as bench,
         contract_servers(bench, CONSUME, "Events", "EnsureConsumer") as servers,
         servers[PEER].stream() as stream,
     ):
@@ -407,7 +407,7 @@ async def test_two_workers_share_the_events_of_two_connections(tmp_path: Path) -
         prepared(tmp_path, Few(runs=1), Figures()) as bench,
         windshift_server(tmp_path, bench.nats, environment=two) as started,
     ):
-        await consume(bench, TWO, started.server, 1_000)
+        await consume(bench, TWO, started, 1_000)
     repeated, fewest = (bench.figures.get(WORKERS_CONSUME, TWO, what) for what in (REPEATED, FEWEST))
     assert repeated
     assert repeated.values == [0]
