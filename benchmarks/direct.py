@@ -18,7 +18,6 @@ from typing import Any
 
 import click
 import nats
-import uvloop
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -26,6 +25,7 @@ from windshift.nats import Connection, ConnectionOptions, Message, Outcome, Requ
 from windshift.nats import headers as h
 
 from .h2load import publish_request
+from .reporting import reporting
 
 _HEADERS = {
     "WS-Data-Type": "windshift.test.v1.StringValue",
@@ -68,8 +68,20 @@ async def multiplexed(client: Client) -> Publish:
     return publish
 
 
-async def measure(url: str, subject: str, mode: str, count: int, inflight: int) -> dict[str, Any]:
-    """Publish ``count`` messages with ``inflight`` under way all the time."""
+@click.group(context_settings={"show_default": True})
+def main() -> None:
+    """Publish or consume and print what was seen as a line of JSON."""
+
+
+@main.command("nats-py")
+@click.argument("url")
+@click.argument("subject")
+@click.option("--mode", type=click.Choice(["jetstream", "multiplexed"]), default="jetstream")
+@click.option("--count", default=50_000, help="Messages.")
+@click.option("--inflight", default=200, help="Publishes under way at once.")
+@reporting
+async def _nats_py(url: str, subject: str, mode: str, count: int, inflight: int) -> dict[str, Any]:
+    """Publish with nats-py."""
     client = await nats.connect(url)
     publish = jetstream(client) if mode == "jetstream" else await multiplexed(client)
     payload = publish_request(subject, 100).data.value
@@ -96,19 +108,18 @@ async def _connected(url: str) -> AsyncIterator[tuple[Connection, Requests]]:
         await connection.close()
 
 
-async def publish(
+@main.command("publish")
+@click.argument("url")
+@click.argument("subject")
+@click.option("--count", default=100_000, help="Events; a multiple of --atomic.")
+@click.option("--unanswered", default=200, help="Events under way at once; a multiple of --atomic, too.")
+@click.option("--keys", is_flag=True, help="Give each an id of its own, by which the broker knows it.")
+@click.option("--atomic", default=0, help="Events of a batch that is stored as a whole; 0 = each for itself.")
+@reporting
+async def _publish(
     url: str, subject: str, count: int, unanswered: int, *, keys: bool, atomic: int
 ) -> dict[str, Any]:
-    """Publish ``count`` events, ``unanswered`` of them under way all the time.
-
-    Args:
-        url: the broker.
-        subject: of all events.
-        count: a multiple of `atomic`.
-        unanswered: a multiple of `atomic`, too.
-        keys: whether each has an id of its own, by which the broker knows it.
-        atomic: events of a batch that is stored as a whole; 0 = each for itself.
-    """
+    """Publish with our own client of NATS."""
     body = publish_request(subject, 100).data.value
     topic, plain = subject.encode(), h.BEGIN + _LINES + h.END
     each = atomic or 1
@@ -151,11 +162,18 @@ async def publish(
     return {"per_second": count / seconds, "cpu_us": cpu / count * 1e6, "failed": failed}
 
 
-async def consume(url: str, stream: str, consumer: str, count: int, acks: int, window: int) -> dict[str, Any]:
-    """Pull ``count`` events, at most ``window`` of them unsettled, and acknowledge all.
-
-    Of so many ``acks`` the last one is confirmed.
-    """
+@main.command("consume")
+@click.argument("url")
+@click.argument("stream")
+@click.argument("consumer")
+@click.option("--count", default=50_000, help="Events.")
+@click.option("--acks", default=1, help="Acks of which the last one is confirmed.")
+@click.option("--window", default=200, help="Events unsettled at once.")
+@reporting
+async def _consume(
+    url: str, stream: str, consumer: str, count: int, acks: int, window: int
+) -> dict[str, Any]:
+    """Consume with our own client of NATS, and acknowledge all."""
     pulling = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}".encode()
     pending: list[bytes] = []
     received = confirmed = room = failed = 0
@@ -199,50 +217,6 @@ async def consume(url: str, stream: str, consumer: str, count: int, acks: int, w
         await over
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     return {"per_second": count / seconds, "cpu_us": cpu / count * 1e6, "failed": failed}
-
-
-@click.group(context_settings={"show_default": True})
-def main() -> None:
-    """Publish or consume and print what was seen as a line of JSON."""
-
-
-def _report(coroutine: Any) -> None:
-    print(json.dumps(uvloop.run(coroutine)), flush=True)
-
-
-@main.command("nats-py")
-@click.argument("url")
-@click.argument("subject")
-@click.option("--mode", type=click.Choice(["jetstream", "multiplexed"]), default="jetstream")
-@click.option("--count", default=50_000, help="Messages.")
-@click.option("--inflight", default=200, help="Publishes under way at once.")
-def _nats_py(**options: Any) -> None:
-    """Publish with nats-py."""
-    _report(measure(**options))
-
-
-@main.command("publish")
-@click.argument("url")
-@click.argument("subject")
-@click.option("--count", default=100_000, help="Events.")
-@click.option("--unanswered", default=200, help="Events under way at once.")
-@click.option("--keys", is_flag=True, help="Give each an id.")
-@click.option("--atomic", default=0, help="Events of a batch that is stored as a whole.")
-def _publish(**options: Any) -> None:
-    """Publish with our own client of NATS."""
-    _report(publish(**options))
-
-
-@main.command("consume")
-@click.argument("url")
-@click.argument("stream")
-@click.argument("consumer")
-@click.option("--count", default=50_000, help="Events.")
-@click.option("--acks", default=1, help="Acks of which the last one is confirmed.")
-@click.option("--window", default=200, help="Events unsettled at once.")
-def _consume(**options: Any) -> None:
-    """Consume with our own client of NATS."""
-    _report(consume(**options))
 
 
 if __name__ == "__main__":

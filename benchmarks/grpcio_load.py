@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
-import sys
 import threading
 from collections import Counter
 from typing import Any
@@ -25,6 +23,7 @@ from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.test.v1 import test_pb2
 
 from .h2load import PUBLISH
+from .reporting import tell, tell_and_wait
 
 
 class Tally:
@@ -107,8 +106,7 @@ async def run_aio(address: str, tally: Tally, inflight: int) -> None:
 
 
 def _wait(tally: Tally) -> None:
-    print(json.dumps({"open": True}), flush=True)
-    sys.stdin.readline()
+    tell_and_wait({"open": True})
     tally.ended = True
 
 
@@ -124,7 +122,7 @@ def main(address: str, subject: str, kind: str, inflight: int) -> None:
         run_sync(address, tally, inflight)
     else:
         asyncio.run(run_aio(address, tally, inflight))
-    print(json.dumps(tally.report()), flush=True)
+    tell(tally.report())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import sys
 import threading
@@ -21,7 +20,6 @@ from typing import Any
 
 import click
 import nats
-import uvloop
 from hdrh.histogram import HdrHistogram
 
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
@@ -32,6 +30,7 @@ from windshift.rpc._gen.grpc.health.v1 import health_pb2
 from .credentials import credentials_of
 from .direct import multiplexed
 from .h2load import PUBLISH, publish_request
+from .reporting import reporting, tell, tell_and_wait
 
 EVENTS = "/windshift.events.v1alpha1.EventsService/Events"
 GET_SERVER = "/windshift.admin.v1alpha1.AdminService/GetServer"
@@ -45,10 +44,31 @@ _LONGEST = 3_600_000_000
 """Of the latencies, in microseconds."""
 
 
-async def publish(
+@click.group(context_settings={"show_default": True})
+def main() -> None:
+    """Drive a server and print what was seen as a line of JSON."""
+
+
+def _consuming(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the arguments of a command that consumes."""
+    return click.argument("address")(click.argument("stream")(click.argument("consumer")(command)))
+
+
+_token = click.option("--token", default="", help="Of somebody who may do it.")
+
+
+@main.command("publish")
+@click.argument("address")
+@click.argument("subject")
+@click.option("--count", default=100_000, help="Publishes.")
+@click.option("--connections", default=4)
+@click.option("--inflight", default=50, help="Calls under way on each connection.")
+@_token
+@reporting
+async def _publish(
     address: str, subject: str, count: int, connections: int, inflight: int, token: str
 ) -> dict[str, Any]:
-    """Publish, with ``inflight`` calls under way on each connection all the time."""
+    """Publish as fast as the answers allow."""
     request = publish_request(subject, 100)
     left = iter(range(count))
     failures: Counter[str] = Counter()
@@ -69,8 +89,20 @@ async def publish(
     return {"per_second": count / seconds, "client_cpu_us": cpu / count * 1e6, "failures": failures}
 
 
-async def many(address: str, subject: str, count: int, each: int, way: str, token: str) -> dict[str, Any]:
-    """Publish ``each`` events in a request: on one ``PublishStream``, or in batches, eight under way."""
+@main.command("many")
+@click.argument("address")
+@click.argument("subject")
+@click.option("--count", default=200_000, help="Events.")
+@click.option("--each", default=100, help="Events in a request.")
+@click.option(
+    "--way",
+    default="stream",
+    type=click.Choice(["stream", "stream, keys", "stream without ids", "batch", "atomic"]),
+)
+@_token
+@reporting
+async def _many(address: str, subject: str, count: int, each: int, way: str, token: str) -> dict[str, Any]:
+    """Publish many events with each request: on one PublishStream, or in batches, eight under way."""
     send = _stream if way.startswith("stream") else _batches
     return await send(address, subject, count, each, way, token)
 
@@ -166,8 +198,15 @@ async def publishing(
             yield partial(channel.unary, PUBLISH, request, events_pb.PublishEventResponse)
 
 
-async def rate(
-    address: str, subject: str, per_second: float, seconds: float, *, direct: bool = False
+@main.command("rate")
+@click.argument("address")
+@click.argument("subject")
+@click.option("--per-second", default=2500.0)
+@click.option("--seconds", default=10.0)
+@click.option("--direct", is_flag=True, help="By a NATS client; the address is nats-server's.")
+@reporting
+async def _rate(
+    address: str, subject: str, per_second: float, seconds: float, *, direct: bool
 ) -> dict[str, Any]:
     """Publish at a fixed rate, whatever the answers do; latency counts from the time a call was due."""
     total = int(per_second * seconds)
@@ -239,10 +278,18 @@ def _subscribe(
     return call
 
 
-async def consume(
+@main.command("consume")
+@_consuming
+@click.option("--count", default=50_000, help="Events that are confirmed.")
+@click.option("--acks", default=1, help="Ids in an ack.")
+@click.option("--window", default=200, help="Events unsettled at once.")
+@click.option("--batch", default=0, help="Events in a response; 0 = one.")
+@_token
+@reporting
+async def _consume(
     address: str, stream: str, consumer: str, count: int, acks: int, window: int, batch: int, token: str
 ) -> dict[str, Any]:
-    """Consume on one call and acknowledge ``acks`` ids at a time, until ``count`` are confirmed."""
+    """Consume and acknowledge on one call."""
     seen: set[int] = set()
     received = confirmed = invalid = 0
     pending: list[int] = []
@@ -282,7 +329,12 @@ async def consume(
     }
 
 
-async def deliver(
+@main.command("deliver")
+@_consuming
+@click.option("--per-second", default=500.0)
+@click.option("--seconds", default=10.0)
+@reporting
+async def _deliver(
     address: str, stream: str, consumer: str, per_second: float, seconds: float
 ) -> dict[str, Any]:
     """Publish at a fixed rate and consume; latency counts from when a publish was due to its delivery.
@@ -325,15 +377,20 @@ async def deliver(
     return {"p50_ms": p50, "p99_ms": p99}
 
 
-async def idle(
+@main.command("idle")
+@_consuming
+@click.option("--count", default=1000, help="Calls.")
+@click.option("--timeout", default=30.0, help="Seconds to wait for the events.")
+@_token
+@reporting
+async def _idle(
     address: str, stream: str, consumer: str, count: int, timeout: float, token: str
 ) -> dict[str, Any]:
-    """Open ``count`` consume calls, say so, wait for a line on stdin, then wait for an event on each."""
+    """Open many consume calls and wait; a line on stdin begins the wait for events, another ends it all."""
     served = 0
     async with asyncio.TaskGroup() as group:
         channels, calls = await _open(address, stream, [consumer] * count, token)
-        print(json.dumps({"open": len(calls)}), flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
+        await asyncio.to_thread(tell_and_wait, {"open": len(calls)})
 
         async def wait(call: ClientCall[events_pb.EventsResponse]) -> None:
             nonlocal served
@@ -346,23 +403,46 @@ async def idle(
         seconds = time.perf_counter() - started
         for task in waiting:
             task.cancel()
-    print(json.dumps({"served": served, "seconds": seconds}), flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
+    seen = {"served": served, "seconds": seconds}
+    await asyncio.to_thread(tell_and_wait, seen)
     await _close(channels)
-    return {"served": served, "seconds": seconds}
+    return seen
 
 
-async def share(
+@main.command("share")
+@_consuming
+@click.option("--count", default=50_000, help="Events.")
+@click.option("--calls", default=10, help="Consume calls.")
+@reporting
+async def _share(address: str, stream: str, consumer: str, count: int, calls: int) -> dict[str, Any]:
+    """Consume and acknowledge on many calls of one consumer, one event at a time."""
+    return await _settle(address, stream, [consumer] * calls, count, window=10)
+
+
+@main.command("active")
+@click.argument("address")
+@click.argument("stream")
+@click.argument("prefix")
+@click.option("--count", default=50_000, help="Deliveries, of all consumers together.")
+@click.option("--consumers", default=10, help="Each with one consume call.")
+@reporting
+async def _active(address: str, stream: str, prefix: str, count: int, consumers: int) -> dict[str, Any]:
+    """Consume and acknowledge on a call each of many consumers, PREFIX-0 and so on, one event at a time."""
+    names = [f"{prefix}-{index}" for index in range(consumers)]
+    return await _settle(address, stream, names, count, window=200)
+
+
+async def _settle(
     address: str, stream: str, consumers: Sequence[str], count: int, window: int
 ) -> dict[str, Any]:
-    """Open a consume call for each of ``consumers``, which may be one and the same, and say so.
+    """Open a consume call for each of the consumers, which may be one and the same, and say so.
 
     Then acknowledge events until ``count`` are settled. What was not confirmed in time is acknowledged again:
     so many calls may ask more of the broker at once than it answers in seconds.
     """
     confirmed, started = 0, 0.0
     channels, opened = await _open(address, stream, consumers, window=window)
-    print(json.dumps({"open": len(opened)}), flush=True)
+    tell({"open": len(opened)})
     over = asyncio.Event()
 
     async def work(call: ClientCall[events_pb.EventsResponse]) -> None:
@@ -390,7 +470,13 @@ async def share(
     return {"per_second": confirmed / seconds}
 
 
-async def spread(
+@main.command("spread")
+@_consuming
+@click.option("--count", default=50_000, help="Events.")
+@click.option("--connections", default=2, help="Each with one consume call.")
+@click.option("--workers", default=1, help="Of the server.")
+@reporting
+async def _spread(
     address: str, stream: str, consumer: str, count: int, connections: int, workers: int
 ) -> dict[str, Any]:
     """Consume on a call of each connection, as many connections to each worker, and acknowledge each event.
@@ -452,13 +538,16 @@ async def _to_each_worker(address: str, each: int, workers: int) -> list[tuple[i
     return found
 
 
-async def connect(address: str, count: int) -> dict[str, Any]:
-    """Open ``count`` connections, say so, and keep them until a line comes on stdin."""
+@main.command("connect")
+@click.argument("address")
+@click.option("--count", default=1000, help="Connections.")
+@reporting
+async def _connect(address: str, count: int) -> dict[str, Any]:
+    """Open many connections and keep them until a line comes on stdin."""
     channels = [Channel(address) for _ in range(count)]
     for channel in channels:
         await channel.unary(HEALTH, health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse)
-    print(json.dumps({"open": count}), flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
+    await asyncio.to_thread(tell_and_wait, {"open": count})
     await _close(channels)
     return {"connections": count}
 
@@ -482,134 +571,6 @@ async def _open(
 async def _close(channels: list[Channel]) -> None:
     for channel in channels:
         await channel.close()
-
-
-@click.group(context_settings={"show_default": True})
-def main() -> None:
-    """Drive a server and print what was seen as a line of JSON."""
-
-
-def _report(coroutine: Any) -> None:
-    print(json.dumps(uvloop.run(coroutine)), flush=True)
-
-
-@main.command("publish")
-@click.argument("address")
-@click.argument("subject")
-@click.option("--count", default=100_000, help="Publishes.")
-@click.option("--connections", default=4)
-@click.option("--inflight", default=50, help="Calls under way on each connection.")
-@click.option("--token", default="", help="Of somebody who may do it.")
-def _publish(**options: Any) -> None:
-    """Publish as fast as the answers allow."""
-    _report(publish(**options))
-
-
-@main.command("many")
-@click.argument("address")
-@click.argument("subject")
-@click.option("--count", default=200_000, help="Events.")
-@click.option("--each", default=100, help="Events in a request.")
-@click.option(
-    "--way",
-    default="stream",
-    type=click.Choice(["stream", "stream, keys", "stream without ids", "batch", "atomic"]),
-)
-@click.option("--token", default="", help="Of somebody who may do it.")
-def _many(**options: Any) -> None:
-    """Publish many events with each request, as fast as the answers allow."""
-    _report(many(**options))
-
-
-@main.command("rate")
-@click.argument("address")
-@click.argument("subject")
-@click.option("--per-second", default=2500.0)
-@click.option("--seconds", default=10.0)
-@click.option("--direct", is_flag=True, help="By a NATS client; the address is nats-server's.")
-def _rate(**options: Any) -> None:
-    """Publish at a fixed rate and report latencies."""
-    _report(rate(**options))
-
-
-@main.command("consume")
-@click.argument("address")
-@click.argument("stream")
-@click.argument("consumer")
-@click.option("--count", default=50_000, help="Events.")
-@click.option("--acks", default=1, help="Ids in an ack.")
-@click.option("--window", default=200, help="Events unsettled at once.")
-@click.option("--batch", default=0, help="Events in a response; 0 = one.")
-@click.option("--token", default="", help="Of somebody who may do it.")
-def _consume(**options: Any) -> None:
-    """Consume and acknowledge on one call."""
-    _report(consume(**options))
-
-
-@main.command("deliver")
-@click.argument("address")
-@click.argument("stream")
-@click.argument("consumer")
-@click.option("--per-second", default=500.0)
-@click.option("--seconds", default=10.0)
-def _deliver(**options: Any) -> None:
-    """Publish at a fixed rate, consume on one call, and report latencies."""
-    _report(deliver(**options))
-
-
-@main.command("idle")
-@click.argument("address")
-@click.argument("stream")
-@click.argument("consumer")
-@click.option("--count", default=1000, help="Calls.")
-@click.option("--timeout", default=30.0, help="Seconds to wait for the events.")
-@click.option("--token", default="", help="Of somebody who may do it.")
-def _idle(**options: Any) -> None:
-    """Open many consume calls and wait; a line on stdin begins the wait for events, another ends it all."""
-    _report(idle(**options))
-
-
-@main.command("share")
-@click.argument("address")
-@click.argument("stream")
-@click.argument("consumer")
-@click.option("--count", default=50_000, help="Events.")
-@click.option("--calls", default=10, help="Consume calls.")
-def _share(address: str, stream: str, consumer: str, count: int, calls: int) -> None:
-    """Consume and acknowledge on many calls of one consumer, one event at a time."""
-    _report(share(address, stream, [consumer] * calls, count, window=10))
-
-
-@main.command("active")
-@click.argument("address")
-@click.argument("stream")
-@click.argument("prefix")
-@click.option("--count", default=50_000, help="Deliveries, of all consumers together.")
-@click.option("--consumers", default=10, help="Each with one consume call.")
-def _active(address: str, stream: str, prefix: str, count: int, consumers: int) -> None:
-    """Consume and acknowledge on a call each of many consumers, PREFIX-0 and so on, one event at a time."""
-    names = [f"{prefix}-{index}" for index in range(consumers)]
-    _report(share(address, stream, names, count, window=200))
-
-
-@main.command("spread")
-@click.argument("address")
-@click.argument("stream")
-@click.argument("consumer")
-@click.option("--count", default=50_000, help="Events.")
-@click.option("--connections", default=2, help="Each with one consume call.")
-@click.option("--workers", default=1, help="Of the server.")
-def _spread(**options: Any) -> None:
-    """Consume on as many connections to each worker, one event at a time, and count what comes twice."""
-    _report(spread(**options))
-
-
-@main.command("connect")
-@click.argument("address")
-@click.option("--count", default=1000, help="Connections.")
-def _connect(**options: Any) -> None:
-    """Open many connections and keep them until a line comes on stdin."""
-    _report(connect(**options))
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ They are raw sockets that send bytes made beforehand, so they cost next to nothi
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
-import sys
 import threading
 
 import click
@@ -20,6 +18,7 @@ from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 
 from .h2load import PUBLISH, publish_request
 from .load import EVENTS
+from .reporting import tell, tell_and_wait
 
 _LARGEST_WINDOW = 2**31 - 1
 _DEFAULT_WINDOW = 65_535
@@ -65,11 +64,6 @@ def _read_for_ever(peer: socket.socket) -> None:
         pass
 
 
-def _wait() -> None:
-    print(json.dumps({"open": True}), flush=True)
-    sys.stdin.readline()
-
-
 @click.group(context_settings={"show_default": True})
 def main() -> None:
     """Be a client that no server wants."""
@@ -98,7 +92,7 @@ def stalled(*, address: str, path: str, message: str, count: int, by: str, ended
         peers.append(_connect(address))
         threading.Thread(target=_read_for_ever, args=peers, daemon=True).start()
         peers[0].sendall(opening([call] * count, _DEFAULT_WINDOW))
-    _wait()
+    tell_and_wait({"open": count})
 
 
 @main.command()
@@ -121,7 +115,7 @@ def killed(address: str, stream: str, consumer: str, subject: str, count: int) -
             peer.recv(1 << 16)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         peer.close()
-    print(json.dumps({"killed": count}), flush=True)
+    tell({"killed": count})
 
 
 if __name__ == "__main__":

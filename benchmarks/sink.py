@@ -12,7 +12,6 @@ Its service, made at run time, takes uploads slowly and sends without end:
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import Any
 
@@ -22,6 +21,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, wrappers_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 
 from windshift.rpc import Channel, Server, ServerCall, Service
+
+from .reporting import reporting
 
 UPLOAD = "/windshift.benchmarks.Sink/Upload"
 FLOOD = "/windshift.benchmarks.Sink/Flood"
@@ -75,8 +76,17 @@ async def run_server() -> None:
     await asyncio.Event().wait()
 
 
-async def run_upload(address: str, size: int) -> dict[str, Any]:
-    """Send ``size`` bytes in one call, as fast as the server lets us."""
+@click.group(context_settings={"show_default": True})
+def main() -> None:
+    """Serve uploads and floods, or send an upload."""
+
+
+@main.command()
+@click.argument("address")
+@click.option("--size", default=2**30, help="Bytes.")
+@reporting
+async def upload(address: str, size: int) -> dict[str, Any]:
+    """Send an upload in one call, as fast as the server takes it, and report how much arrived."""
     payload = wrappers_pb2.BytesValue(value=bytes(_MESSAGE)).SerializeToString()
     started = time.perf_counter()
     async with Channel(address) as channel, channel.stream(UPLOAD, wrappers_pb2.Int64Value) as call:
@@ -89,23 +99,10 @@ async def run_upload(address: str, size: int) -> dict[str, Any]:
     return {"bytes": taken, "seconds": time.perf_counter() - started}
 
 
-@click.group(context_settings={"show_default": True})
-def main() -> None:
-    """Serve uploads and floods, or send an upload."""
-
-
 @main.command()
 def serve() -> None:
     """Serve until the process is killed."""
     uvloop.run(run_server())
-
-
-@main.command()
-@click.argument("address")
-@click.option("--size", default=2**30, help="Bytes.")
-def upload(address: str, size: int) -> None:
-    """Send an upload and report how much arrived."""
-    print(json.dumps(uvloop.run(run_upload(address, size))), flush=True)
 
 
 if __name__ == "__main__":
