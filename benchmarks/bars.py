@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from . import (
     auth,
     auth_check,
@@ -61,7 +59,7 @@ _PUBLISH_TO_PEER = Bar(
     f"publishes per second, ratio to the {PEER}",
     2,
     False,
-    partial(Figures.ratio, measurement=_T.PUBLISH, quantity=_T.PER_SECOND, subject=WINDSHIFT, other=PEER),
+    ratio(_T.PUBLISH, _T.PER_SECOND, other=PEER),
 )
 
 BARS = (
@@ -99,7 +97,7 @@ BARS = (
             f"CPU of an event, {subject}, ratio to both off",
             limit,
             True,
-            partial(Figures.ratio, measurement=_O.TELEMETRY, quantity=_O.BOTH, subject=subject, other=off),
+            ratio(_O.TELEMETRY, _O.BOTH, subject, off),
         )
         for subject, off, limit in (
             (_O.UNSAMPLED, _O.OFF_TRACED, 1.05),
@@ -111,31 +109,19 @@ BARS = (
             f"{quantity}, publishes of {whose}, {workers.TWO}, ratio to one",
             limit,
             False,
-            partial(
-                Figures.ratio,
-                measurement=measurement,
-                quantity=quantity,
-                subject=workers.TWO,
-                other=workers.ONE,
-            ),
+            ratio(measurement, quantity, workers.TWO, workers.ONE),
         )
         for measurement, whose, limit in (
             (workers.WORKERS_OWN, "one connection", 0.95),  # 1, and some noise
             (workers.WORKERS, "four connections", None),
         )
-        for quantity, limit in ((workers.PER_SECOND, limit), (workers.SERVER_CPU, None))
+        for quantity, limit in ((_T.PER_SECOND, limit), (_T.SERVER_CPU, None))
     ),
     Bar(
         f"events per second of two connections, {workers.TWO}, ratio to one",
         None,
         False,
-        partial(
-            Figures.ratio,
-            measurement=workers.WORKERS_CONSUME,
-            quantity=workers.PER_SECOND,
-            subject=workers.TWO,
-            other=workers.ONE,
-        ),
+        ratio(workers.WORKERS_CONSUME, _T.PER_SECOND, workers.TWO, workers.ONE),
     ),
     Bar(
         f"events that came twice, {workers.TWO}",
@@ -154,7 +140,7 @@ BARS = (
             f"CPU of a publish, authorization {way}, ratio to off",
             limit,
             True,
-            partial(Figures.ratio, measurement=_A.AUTH, quantity=_T.SERVER_CPU, subject=way, other=_A.OFF),
+            ratio(_A.AUTH, _T.SERVER_CPU, way, _A.OFF),
         )
         for way, limit in ((_A.TOKEN, 15 / 14), (_A.JWT, 1.12))
     ),
@@ -166,9 +152,7 @@ BARS = (
         f"publishes per second, {_E.ENCRYPTED}, ratio to {_E.PLAIN}",
         0.85,
         False,
-        partial(
-            Figures.ratio, measurement=_E.TLS, quantity=_T.PER_SECOND, subject=_E.ENCRYPTED, other=_E.PLAIN
-        ),
+        ratio(_E.TLS, _T.PER_SECOND, _E.ENCRYPTED, _E.PLAIN),
     ),
     *(
         Bar(f"resident memory of the idle server, MB{text}", 48, True, median(_M.START, _M.RESIDENT, subject))
@@ -193,13 +177,7 @@ BARS = (
             f"server CPU of an event of 1,000 {what}, times that of one",
             1.3,
             True,
-            partial(
-                Figures.ratio,
-                measurement=measurement,
-                quantity=_T.SERVER_CPU,
-                subject=scale.named(1_000),
-                other=scale.named(1),
-            ),
+            ratio(measurement, _T.SERVER_CPU, scale.named(1_000), scale.named(1)),
         )
         for what, measurement in (("subscribers", scale.SUBSCRIBERS), ("active consumers", scale.ACTIVE))
     ),
@@ -229,14 +207,7 @@ def _to_single(
     subject: str = WINDSHIFT,
 ) -> Bar:
     """Compare events of this version, many at once, with those of the other one, which come one by one."""
-    measured = partial(
-        Figures.ratio,
-        measurement=measurement,
-        quantity=quantity,
-        subject=subject,
-        other=BEFORE,
-        beside=single,
-    )
+    measured = ratio(measurement, quantity, subject, BEFORE, single)
     whose = ", with a token" if subject == WITH_TOKEN else ""
     return Bar(f"{text}{whose}, ratio to {BEFORE} {_SINGLE[single]}", limit, at_most, measured)
 

@@ -10,7 +10,7 @@ from .bench import Bench
 from .broker import new_stream
 from .figures import number
 from .processes import FailedToRun, Running
-from .throughput import PER_SECOND, SERVER_CPU
+from .throughput import add_costs
 
 _TURNS = 4
 """A run is so many turns of each way, there and back: A B C, C B A, …"""
@@ -63,9 +63,9 @@ async def compare_publishing(
         if stored != sent:
             raise FailedToRun(f"{measurement}: {sent} sent, {stored} stored")
         for name in ways:
-            rate, cost = _TURNS * each / seconds[name], cpu[name] / (_TURNS * each) * 1e6
-            bench.figures.add(measurement, name, PER_SECOND, rate)
-            bench.figures.add(measurement, name, SERVER_CPU, cost)
+            published = _TURNS * each
+            rate, cost = published / seconds[name], cpu[name] / published * 1e6
+            add_costs(bench, measurement, name, published, rate, cpu[name])
             bench.say(f"    {name}: {number(rate)} publishes/s, {number(cost)} µs each")
 
 

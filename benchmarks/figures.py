@@ -132,27 +132,32 @@ class Bar:
 
 def median(measurement: str, quantity: str, subject: str = WINDSHIFT) -> Callable[[Figures], float | None]:
     """Return a function that finds the median of a figure."""
-
-    def find(figures: Figures) -> float | None:
-        figure = figures.get(measurement, subject, quantity)
-        return None if figure is None else figure.median
-
-    return find
+    return _of_figure(measurement, quantity, subject, lambda figure: figure.median)
 
 
 def maximum(measurement: str, quantity: str, subject: str = WINDSHIFT) -> Callable[[Figures], float | None]:
     """Return a function that finds the largest value of a figure."""
+    return _of_figure(measurement, quantity, subject, lambda figure: max(figure.values))
 
+
+def _of_figure(
+    measurement: str, quantity: str, subject: str, value: Callable[[Figure], float]
+) -> Callable[[Figures], float | None]:
     def find(figures: Figures) -> float | None:
         figure = figures.get(measurement, subject, quantity)
-        return None if figure is None else max(figure.values)
+        return None if figure is None else value(figure)
 
     return find
 
 
-def ratio(measurement: str, quantity: str) -> Callable[[Figures], float | None]:
-    """Return a function that finds the ratio of Windshift's figure to that which it is compared with."""
-    return lambda figures: figures.ratio(measurement, quantity, WINDSHIFT, figures.other)
+def ratio(
+    measurement: str, quantity: str, subject: str = WINDSHIFT, other: str = "", beside: str = ""
+) -> Callable[[Figures], float | None]:
+    """Return a function that finds the ratio of two figures: see `Figures.ratio`.
+
+    Without an `other` it is to what Windshift is compared with.
+    """
+    return lambda figures: figures.ratio(measurement, quantity, subject, other or figures.other, beside)
 
 
 def counterpart(subject: str, other: str) -> str:

@@ -9,7 +9,7 @@ from .bench import Bench
 from .broker import new_consumer, new_consumers, new_stream
 from .figures import number
 from .processes import FailedToRun, Running, program, read_line, run_program, windshift_server
-from .throughput import BROKER_CPU, PER_SECOND, SERVER_CPU
+from .throughput import add_costs
 
 STREAMS = "a publish beside so many streams"
 CONSUMERS = "a publish to a stream with so many consumers"
@@ -140,7 +140,5 @@ def _add(
     per_second: float,
 ) -> None:
     cpu, broker_cpu = server.cpu_seconds() - before[0], bench.nats.cpu_seconds() - before[1]
-    bench.figures.add(measurement, named(step), PER_SECOND, per_second)
-    bench.figures.add(measurement, named(step), SERVER_CPU, cpu / count * 1e6)
-    bench.figures.add(measurement, named(step), BROKER_CPU, broker_cpu / count * 1e6)
+    add_costs(bench, measurement, named(step), count, per_second, cpu, broker_cpu)
     bench.say(f"    {measurement}: {number(step)}: {cpu / count * 1e6:.1f} µs")

@@ -15,13 +15,12 @@ from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift.rpc import Channel
 
 from .bench import Bench
-from .broker import new_consumer, new_stream
+from .broker import SERVICE, new_consumer, new_stream
 from .figures import WINDSHIFT
 from .processes import Running, program, windshift_server
 
 SIZING: Final = "sizing"
 BROKER: Final = "nats-server"
-_SERVICE: Final = "/windshift.events.v1alpha1.EventsService"
 _SETTLE: Final = 5.0
 """Seconds after which memory is read: nats-server gives some of what it used back, and has written."""
 _AT_ONCE: Final = 20
@@ -68,7 +67,7 @@ async def _each(
 
         async def call() -> None:
             for index in left:
-                await channel.unary(f"{_SERVICE}/{method}", request(index), response)
+                await channel.unary(f"{SERVICE}/{method}", request(index), response)
 
         calls: list[Awaitable[None]] = [call() for _ in range(_AT_ONCE)]
         await asyncio.gather(*calls)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import dataclass, replace
+from math import nan
 from pathlib import Path
 
 from . import h2load, limits
@@ -27,6 +28,23 @@ BATCH = 100
 """Events in a response and ids in an ack, where they go in batches."""
 WINDOWS = (WINDOW, 1_000, 10_000)
 GO_CLIENT = "independent client"
+
+
+def add_costs(
+    bench: Bench,
+    measurement: str,
+    subject: str,
+    count: int,
+    per_second: float,
+    cpu: float = nan,
+    broker_cpu: float = nan,
+    client_cpu_us: float = nan,
+) -> None:
+    """Add what so many events took: CPU seconds of all, but for the client µs of each; NaN = not measured."""
+    bench.figures.add(measurement, subject, PER_SECOND, per_second)
+    bench.figures.add(measurement, subject, SERVER_CPU, cpu / count * 1e6)
+    bench.figures.add(measurement, subject, BROKER_CPU, broker_cpu / count * 1e6)
+    bench.figures.add(measurement, subject, CLIENT_CPU, client_cpu_us)
 
 
 async def measure_publish(bench: Bench) -> None:
@@ -55,10 +73,7 @@ async def _publish_h2load(bench: Bench, subject: str, server: Target, count: int
         stored = await server.storage.count(stream)
     if not load.answered == count == stored - warm_up:
         raise FailedToRun(f"{subject}: {count} sent, {load.answered} answered, {stored - warm_up} stored")
-    figures = bench.figures
-    figures.add(PUBLISH, subject, PER_SECOND, load.per_second)
-    figures.add(PUBLISH, subject, SERVER_CPU, cpu / count * 1e6)
-    figures.add(PUBLISH, subject, BROKER_CPU, broker_cpu / count * 1e6)
+    add_costs(bench, PUBLISH, subject, count, load.per_second, cpu, broker_cpu)
     bench.say(f"    h2load: {number(load.per_second)} publishes/s, {number(cpu / count * 1e6)} µs each")
 
 
@@ -79,9 +94,8 @@ async def publish_own(bench: Bench, subject: str, server: Target, count: int) ->
         stored = await server.storage.count(stream)
     if stored != count:
         raise FailedToRun(f"{subject}: {count} sent, {stored} stored, {seen['failures']}")
-    bench.figures.add(PUBLISH_OWN, subject, PER_SECOND, seen["per_second"])
-    bench.figures.add(PUBLISH_OWN, subject, SERVER_CPU, cpu / count * 1e6)
-    bench.figures.add(PUBLISH_OWN, subject, CLIENT_CPU, seen["client_cpu_us"])
+    client = seen["client_cpu_us"]
+    add_costs(bench, PUBLISH_OWN, subject, count, seen["per_second"], cpu, client_cpu_us=client)
     bench.say(
         f"    own client: {number(seen['per_second'])} publishes/s, {number(cpu / count * 1e6)} µs each"
     )
@@ -143,11 +157,8 @@ async def _publish_many(bench: Bench, subject: str, server: Target, count: int, 
         stored = await server.storage.count(stream)
     if stored != count:
         raise FailedToRun(f"{subject}, {way}: {count} sent, {stored} stored, {seen['failures']}")
-    name = many_name(way, each)
-    bench.figures.add(name, subject, PER_SECOND, seen["per_second"])
-    bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
-    bench.figures.add(name, subject, BROKER_CPU, broker_cpu / count * 1e6)
-    bench.figures.add(name, subject, CLIENT_CPU, seen["client_cpu_us"])
+    per_second, client = seen["per_second"], seen["client_cpu_us"]
+    add_costs(bench, many_name(way, each), subject, count, per_second, cpu, broker_cpu, client)
     bench.say(f"    {way}, {each}: {number(seen['per_second'])} events/s, {cpu / count * 1e6:.1f} µs each")
 
 
@@ -165,13 +176,12 @@ async def limit_of_publishing(
     if stored != count:
         raise FailedToRun(f"{reached.client}: {count} sent, {stored} stored")
     for name in names:
-        _add_limit(bench, name, reached, broker_cpu / count * 1e6)
+        _add_limit(bench, name, count, reached, broker_cpu)
 
 
-def _add_limit(bench: Bench, name: str, reached: limits.Reached, broker_cpu_us: float) -> None:
-    bench.figures.add(name, reached.client, PER_SECOND, reached.per_second)
-    bench.figures.add(name, reached.client, BROKER_CPU, broker_cpu_us)
-    bench.figures.add(name, reached.client, CLIENT_CPU, reached.client_cpu_us)
+def _add_limit(bench: Bench, name: str, count: int, reached: limits.Reached, broker_cpu: float) -> None:
+    per_second, client_us = reached.per_second, reached.client_cpu_us
+    add_costs(bench, name, reached.client, count, per_second, broker_cpu=broker_cpu, client_cpu_us=client_us)
     bench.say(f"    {name}, {reached.client}: {number(reached.per_second)} events/s")
 
 
@@ -265,11 +275,8 @@ async def _consume_own(bench: Bench, subject: str, server: Target, stream: str, 
         bench.figures.note(
             f"consume, {subject}: {seen['invalid']} acks invalid, {seen['duplicates']} deliveries repeated"
         )
-    name = way.name
-    bench.figures.add(name, subject, PER_SECOND, seen["per_second"])
-    bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
-    bench.figures.add(name, subject, BROKER_CPU, broker_cpu / count * 1e6)
-    bench.figures.add(name, subject, CLIENT_CPU, seen["client_cpu_us"])
+    per_second, client = seen["per_second"], seen["client_cpu_us"]
+    add_costs(bench, way.name, subject, count, per_second, cpu, broker_cpu, client)
     bench.say(f"    {number(seen['per_second'])} events/s, {number(cpu / count * 1e6)} µs each")
 
 
@@ -279,7 +286,7 @@ async def _limit_of_consuming(bench: Bench, server: Target, stream: str, count: 
     before = bench.nats.cpu_seconds()
     reached = await limits.consume(bench, stream, consumer, count, way.acks, way.window)
     broker_cpu = bench.nats.cpu_seconds() - before
-    _add_limit(bench, way.name, reached, broker_cpu / count * 1e6)
+    _add_limit(bench, way.name, count, reached, broker_cpu)
 
 
 async def _consume_go(
@@ -296,9 +303,7 @@ async def _consume_go(
         raise FailedToRun(f"the load client said nothing of use: {text[-500:]}")
     if found[2] != "0":
         bench.figures.note(f"consume, {subject}, {GO_CLIENT}: {found[2]} acks invalid")
-    name = f"{way.name}, {GO_CLIENT}"
-    bench.figures.add(name, subject, PER_SECOND, float(found[1]))
-    bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
+    add_costs(bench, f"{way.name}, {GO_CLIENT}", subject, count, float(found[1]), cpu)
     bench.say(f"    {GO_CLIENT}: {number(float(found[1]))} events/s, {number(cpu / count * 1e6)} µs each")
 
 
@@ -314,5 +319,4 @@ async def measure_direct(bench: Bench) -> None:
                     arguments = (url, stream, f"--mode={mode}", f"--count={count}")
                     seen = await run_program(bench.directory, "direct", "nats-py", *arguments)
                 subject = f"{NATS}, js.publish" if mode == "jetstream" else f"{NATS}, one inbox"
-                bench.figures.add(DIRECT, subject, PER_SECOND, seen["per_second"])
-                bench.figures.add(DIRECT, subject, CLIENT_CPU, seen["cpu_us"])
+                add_costs(bench, DIRECT, subject, count, seen["per_second"], client_cpu_us=seen["cpu_us"])

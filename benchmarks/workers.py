@@ -11,10 +11,10 @@ from .bench import Bench
 from .broker import new_consumer, new_stream
 from .figures import number
 from .processes import FailedToRun, Running, cpu_seconds_of, run_program, windshift_server
+from .throughput import add_costs
 
 WORKERS, WORKERS_OWN, WORKERS_CONSUME = "workers", "workers, own client", "workers, consume"
 REPEATED, FEWEST = "events repeated", "events of the worker with fewest, %"
-PER_SECOND, SERVER_CPU = "per second", "server CPU, µs each"
 ONE, TWO = "one worker", "two workers"
 
 
@@ -50,8 +50,7 @@ async def _publish(
         stored = await bench.broker.count(stream)
     if stored != count:
         raise FailedToRun(f"{subject}: {count} sent, {stored} stored")
-    bench.figures.add(measurement, subject, PER_SECOND, per_second)
-    bench.figures.add(measurement, subject, SERVER_CPU, cpu / count * 1e6)
+    add_costs(bench, measurement, subject, count, per_second, cpu)
     bench.say(f"    {number(per_second)} publishes/s, {number(cpu / count * 1e6)} µs each")
 
 
@@ -65,8 +64,7 @@ async def consume(bench: Bench, subject: str, server: Running, count: int) -> No
         arguments = (server.address, stream, consumer, f"--count={count}", f"--workers={workers}")
         seen = await run_program(bench.directory, "load", "spread", *arguments)
         cpu = _cpu_seconds(server) - cpu
-    bench.figures.add(WORKERS_CONSUME, subject, PER_SECOND, seen["per_second"])
-    bench.figures.add(WORKERS_CONSUME, subject, SERVER_CPU, cpu / count * 1e6)
+    add_costs(bench, WORKERS_CONSUME, subject, count, seen["per_second"], cpu)
     bench.figures.add(WORKERS_CONSUME, subject, REPEATED, seen["repeated"])
     bench.figures.add(WORKERS_CONSUME, subject, FEWEST, 100 * seen["by_worker"][0] / count)
     bench.say(f"    {number(seen['per_second'])} events/s, by worker: {seen['by_worker']}")
