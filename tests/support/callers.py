@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from math import inf
 from typing import Any
 
 import pytest
 
 from windshift.server.auth.authenticate import Authenticator, Identity
+from windshift.server.auth.certificates import CertificateNames
 from windshift.server.auth.permissions import Permissions
 from windshift.server.auth.policy import Policy, Principal, StaticToken
 from windshift.server.auth.tokens import token_digest
@@ -28,7 +31,7 @@ class Clock:
         return self.now
 
 
-def no_certificate() -> tuple[str, ...]:
+def no_certificate() -> CertificateNames:
     """Fail: the certificate is not asked for when there is a header."""
     raise AssertionError("nobody asked for the certificate")
 
@@ -47,13 +50,15 @@ def known(authenticator: Authenticator, header: bytes) -> Identity:
 
 def refusal(authenticator: Authenticator, header: bytes | None, *names: str) -> Unauthenticated:
     """Return with what credentials are refused."""
-    certificate: Callable[[], tuple[str, ...]] = (lambda: names) if header is None else no_certificate
+    certificate: Callable[[], CertificateNames] = (
+        partial(CertificateNames, names) if header is None else no_certificate
+    )
     with pytest.raises(Unauthenticated) as caught:
         authenticator.identify(header, certificate)
     return caught.value
 
 
-def principal(name: str, *tokens: str, expires: float | None = None, **changes: Any) -> Principal:
+def principal(name: str, *tokens: str, expires: float = inf, **changes: Any) -> Principal:
     """Return a principal with tokens."""
     static = tuple(StaticToken(token_digest(token), expires) for token in tokens)
     return Principal(name, Permissions(), static, **changes)

@@ -112,7 +112,8 @@ def policy(*issuers: Issuer, subject: str = SUBJECT) -> Policy:
     by_subject = {}
     for number, each in enumerate(issuers):
         name = "other" if number else "ci"
-        by_subject[each.name, subject] = Principal(name, Permissions(), jwt=(JwtSubject(each.name, subject),))
+        jwt = JwtSubject(each.name, subject)
+        by_subject[jwt] = Principal(name, Permissions(), jwt=(jwt,))
     return Policy(
         {principal.name: principal for principal in by_subject.values()},
         {each.name: each for each in issuers},

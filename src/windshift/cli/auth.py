@@ -266,13 +266,14 @@ def _whose(policy: Policy, text: bytes) -> tuple[Principal, Rows]:
     import asyncio
 
     from windshift.server.auth.authenticate import Authenticator, Identity, Pending
+    from windshift.server.auth.certificates import CertificateNames
     from windshift.server.domain.errors import IdentityUnavailable, Unauthenticated
 
     if find_spec("jwt") is None:
         fail(USAGE, "the server is not installed (jwt is missing): pip install 'windshift[server]'")
 
     async def identify() -> Identity:
-        found = Authenticator(policy).identify(b"Bearer " + text, tuple)
+        found = Authenticator(policy).identify(b"Bearer " + text, CertificateNames)
         return await found.resolve() if isinstance(found, Pending) else found
 
     try:
@@ -398,8 +399,8 @@ def _show(rows: Rows) -> None:
         click.echo(f"{key.ljust(width)}  {value}")
 
 
-def _validity(expires: float | None) -> str:
-    if expires is None:
+def _validity(expires: float) -> str:
+    if expires == inf:
         return ""
     return f" {'expired' if expires <= time.time() else 'until'} {_time(expires)}"
 

@@ -239,7 +239,7 @@ OPS = principal("ops", mtls=("URI:spiffe://acme/ops",))
 )
 def test_a_certificate_is_its_principals(clock: Clock, names: list[str], name: str) -> None:
     """A principal is known by any of its names, for as long as the certificate is valid."""
-    certificate = CertificateNames(names, NOW + HOUR)
+    certificate = CertificateNames(tuple(names), NOW + HOUR)
     who = Authenticator(people(EDGE, OPS), None, clock).identify(None, lambda: certificate)
     assert who == Identity(EDGE, f"certificate {name}", NOW + HOUR)
 
@@ -286,7 +286,7 @@ def test_a_certificate_expires_during_a_connection(clock: Clock) -> None:
     authenticator = Authenticator(people(EDGE), None, clock)
     clock.now = NOW + HOUR
     with pytest.raises(Unauthenticated) as caught:
-        authenticator.identify(None, lambda: CertificateNames(["DNS:edge.acme"], NOW + HOUR))
+        authenticator.identify(None, lambda: CertificateNames(("DNS:edge.acme",), NOW + HOUR))
     assert caught.value.message == "the client certificate has expired; connect with a new one"
 
 

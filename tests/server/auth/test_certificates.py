@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from windshift.server.auth.certificates import CertificateNames, certificate_names
+from windshift.server.auth.certificates import certificate_names
 
 NOT_AFTER = "Jan  1 00:00:00 2030 GMT"
 EXPIRES = 1_893_456_000.0
@@ -28,7 +27,7 @@ def names(
     """Return the names of a certificate with this subject and these alternative names."""
     return certificate_names(
         {"subject": tuple(map(tuple, subject)), "subjectAltName": tuple(alternatives), "notAfter": NOT_AFTER}
-    )
+    ).names
 
 
 def subject(*attributes: tuple[str, Any]) -> tuple[str, ...]:
@@ -164,25 +163,19 @@ def test_alternative_names_have_prefixes() -> None:
 def test_a_certificate_says_how_long_it_is_valid() -> None:
     """The end of its validity comes with the names, in seconds since 1970."""
     found = certificate_names({"subject": ((("commonName", "edge"),),), "notAfter": NOT_AFTER})
-    assert found.expires == EXPIRES
-    assert found == ("CN=edge",)
+    assert found == (("CN=edge",), EXPIRES)
 
 
 @pytest.mark.parametrize("certificate", [None, {}, {"subject": ((("commonName", "edge"),),)}])
 def test_no_certificate_has_no_names(certificate: dict[str, Any] | None) -> None:
     """None, an unverified certificate, and one without an end have no names."""
-    assert certificate_names(certificate) == ()
+    assert certificate_names(certificate).names == ()
 
 
 @pytest.mark.parametrize("end", ["", "tomorrow", "Jan 32 00:00:00 2030 GMT", "Jan  1 00:00:00 2030"])
 def test_a_certificate_with_an_unreadable_end_has_no_names(end: str) -> None:
     """What cannot be known to expire is not accepted."""
-    assert certificate_names({"subject": ((("commonName", "edge"),),), "notAfter": end}) == ()
-
-
-def test_plain_names_have_no_end() -> None:
-    """Names that come from nowhere are valid for ever."""
-    assert CertificateNames(["CN=a"]).expires == inf
+    assert certificate_names({"subject": ((("commonName", "edge"),),), "notAfter": end}).names == ()
 
 
 def test_names_of_a_real_certificate(tmp_path: Path) -> None:
@@ -230,7 +223,7 @@ def test_names_of_a_real_certificate(tmp_path: Path) -> None:
     read = ssl._ssl._test_decode_cert(str(path))  # type: ignore[attr-defined] # reads as getpeercert does
     found = certificate_names(read)
     assert found.expires == end.timestamp()
-    assert found == (
+    assert found.names == (
         r"C=DE,ST=Bayern,L=Hof,O=Acme\, Inc.,OU=Edge,DC=acme,UID=7,serialNumber=42,emailAddress=e@acme",
         "DNS:edge.acme",
         "URI:spiffe://acme/edge",

@@ -18,11 +18,11 @@ from windshift.rpc.service import Handler
 from windshift.rpc.turns import Account
 from windshift.server.api.callers import peer_of
 from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions, in_parts, policy_of
-from windshift.server.auth.access import ActivePolicy, AuthorizedStream, require
+from windshift.server.auth.access import ActivePolicy, AuthorizedStream, require_of
 from windshift.server.auth.actions import Action, Publish, WriteKey
 from windshift.server.auth.audit import Audit, Caller
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
-from windshift.server.auth.certificates import certificate_names
+from windshift.server.auth.certificates import CertificateNames, certificate_names
 from windshift.server.auth.quotas import FullStreams, Usage
 from windshift.server.broker.asking import asking
 from windshift.server.domain.errors import (
@@ -349,7 +349,7 @@ def _require(call: ServerCall, identity: Identity, asked: list[Action], request:
     """
     try:
         for action in asked:
-            require(identity, action)
+            require_of(identity.principal, action)
     except PermissionDenied:
         check = policy_of(call.method).check
         if check is not None:
@@ -373,7 +373,7 @@ def _identify(call: ServerCall, authenticator: Authenticator) -> Identity | Pend
     return authenticator.identify(call.raw_header(b"authorization"), lambda: _certificate(call))
 
 
-def _certificate(call: ServerCall) -> tuple[str, ...]:
+def _certificate(call: ServerCall) -> CertificateNames:
     """Return the names in the client's certificate, which are read once for each connection."""
     peer = peer_of(call.connection)
     if peer.certificate is None:
@@ -383,4 +383,4 @@ def _certificate(call: ServerCall) -> tuple[str, ...]:
 
 def _require_all(admission: AuthorizedStream, asked: list[Action]) -> None:
     for action in asked:
-        require(admission.identity, action)
+        require_of(admission.identity.principal, action)

@@ -6,6 +6,7 @@ from windshift.rpc import ServerCall
 from windshift.rpc.connection import Connection
 from windshift.server.auth.access import AuthorizedStream
 from windshift.server.auth.authenticate import Identity
+from windshift.server.auth.certificates import CertificateNames
 from windshift.server.auth.policy import Principal
 
 
@@ -20,7 +21,7 @@ class Peer:
     __slots__ = ("caller", "certificate")
 
     def __init__(self) -> None:
-        self.certificate: tuple[str, ...] | None = None
+        self.certificate: CertificateNames | None = None
         self.caller: Identity | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from math import inf
 from typing import TypeAlias
 
@@ -16,7 +16,7 @@ from windshift.rpc.server_connection import ServerConnection
 from windshift.server.api.callers import identity_of, peer_of
 from windshift.server.auth.authorization import Authorization
 from windshift.server.auth.last_use import NEVER
-from windshift.server.auth.policy import NAME, NAME_RULE, Principal
+from windshift.server.auth.policy import NAME, NAME_RULE
 from windshift.server.domain.errors import ConnectionEnded, InvalidField, OutcomeUnknown, PrincipalNotFound
 
 PRINCIPALS = pb.DESCRIPTOR.services_by_name["PrincipalsService"]
@@ -89,7 +89,7 @@ class PrincipalsService:
                 connections=connections[name],
                 open_streams=int(rules.access.usage(principal, now).streams.own),
             )
-            for credential, expires in _credentials(principal):
+            for credential, expires in principal.credentials():
                 use = rules.uses.of(name, credential).at
                 shown.credentials.add(
                     credential=credential,
@@ -144,16 +144,6 @@ def _users(connection: ServerConnection) -> set[str]:
     """Name those who called over a connection last, or have a call open on it."""
     callers = [peer_of(connection.http2).caller, *map(identity_of, connection.active_calls)]
     return {caller.principal.name for caller in callers if caller is not None}
-
-
-def _credentials(principal: Principal) -> Iterator[tuple[str, float]]:
-    """Give the credentials of a principal, as the audit log calls them, and when they expire."""
-    for token in principal.tokens:
-        yield f"token {token.digest.hex()[:8]}", inf if token.expires is None else token.expires
-    for subject in principal.jwt:
-        yield f"jwt {subject.issuer} {subject.sub}", inf
-    for name in principal.mtls:
-        yield f"certificate {name}", inf
 
 
 def _timestamp(moment: float) -> Timestamp:

@@ -42,11 +42,6 @@ Identify: TypeAlias = Callable[[Authenticator], Identity | Pending]
 """Says who sent certain credentials, by the rules that it is given. May raise `Unauthenticated`."""
 
 
-def require(identity: Identity, action: Action) -> None:
-    """Raise `PermissionDenied` unless the caller may do this."""
-    require_of(identity.principal, action)
-
-
 def require_of(principal: Principal, action: Action, phrase: str = "") -> None:
     """Raise `PermissionDenied` unless a principal may do this. `phrase` says it, after "may not"."""
     decision = principal.permissions.decide(action)
@@ -136,7 +131,7 @@ class AuthorizedStream:
 
     def publish(self, subject: str) -> None:
         """Raise `PermissionDenied` or `QuotaExceeded` unless the caller may publish an event."""
-        require(self.identity, Publish(subject))
+        require_of(self.identity.principal, Publish(subject))
         full = self._policy.full
         if full is not None:
             full.check(subject)
@@ -155,7 +150,7 @@ class AuthorizedStream:
 
     def use_consumer(self, stream: str, consumer: str) -> None:
         """Raise `PermissionDenied` unless the caller may attach to consumers of this name."""
-        require(self.identity, UseConsumer(stream, names.given_name(consumer)))
+        require_of(self.identity.principal, UseConsumer(stream, names.given_name(consumer)))
 
     def consume(self, stream: str, consumer: str, *, durable: bool, owner: str, subjects: set[str]) -> None:
         """Raise `PermissionDenied` unless the caller may have all that this owner's consumer chooses."""
@@ -163,7 +158,7 @@ class AuthorizedStream:
         self._name = self.identity.principal.consumer_in_rules(consumer, durable=durable, owner=owner)
         chosen = SubjectPatterns()
         for number, subject in enumerate(sorted(subjects) or (EVERYTHING,)):
-            require(self.identity, Consume(stream, subject, self._name))
+            require_of(self.identity.principal, Consume(stream, subject, self._name))
             chosen.add(subject.split("."), number)
         self._chosen = chosen
 
@@ -174,7 +169,7 @@ class AuthorizedStream:
         are: other programs may store what is no subject here.
         """
         if self._chosen.covering(subject.split(".")) is None:
-            require(self.identity, Consume(stream, subject, self._name))
+            require_of(self.identity.principal, Consume(stream, subject, self._name))
 
     def bury(self, stream: str, now: float) -> None:
         """Raise `QuotaExceeded` when the consumer has left too many dead letters. `now` is the loop's time.
@@ -205,7 +200,7 @@ class AuthorizedStream:
     def reject(self, stream: str, consumer: str, owner: str) -> None:
         """Raise `PermissionDenied` unless the caller may reject for good what this owner's consumer has."""
         if owner != self.identity.principal.name:
-            require(self.identity, RejectForGood(stream, consumer))
+            require_of(self.identity.principal, RejectForGood(stream, consumer))
 
     def review(self, identity: Identity) -> None:
         """Go on as somebody whom the rules know now. Raise what speaks against it."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final
 
 _SHOWN: Final = 300
 """Characters shown of a name."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """Base of all actions.
+class Action:
+    """What a caller can ask for: each kind is a class of its own.
 
     Attributes:
         verb: the name of the action in documents and commands: that of the class, with dashes.
@@ -42,7 +42,7 @@ class _Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Publish(_Asked):
+class Publish(Action):
     """Store an event under a subject."""
 
     subject: str
@@ -50,7 +50,7 @@ class Publish(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class ManageStream(_Asked):
+class ManageStream(Action):
     """Create or change a stream."""
 
     stream: str
@@ -58,7 +58,7 @@ class ManageStream(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class ViewStream(_Asked):
+class ViewStream(Action):
     """See what a stream is and how much it holds, but no event of it."""
 
     stream: str
@@ -66,7 +66,7 @@ class ViewStream(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class PurgeStream(_Asked):
+class PurgeStream(Action):
     """Remove a subject's events from a stream."""
 
     stream: str
@@ -75,7 +75,7 @@ class PurgeStream(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteStream(_Asked):
+class DeleteStream(Action):
     """Delete a stream with all that is in it."""
 
     stream: str
@@ -83,7 +83,7 @@ class DeleteStream(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class Bind(_Asked):
+class Bind(Action):
     """Have a stream take the events of a subject."""
 
     subject: str
@@ -91,7 +91,7 @@ class Bind(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class Copy(_Asked):
+class Copy(Action):
     """Have a stream copy a subject's events from another stream."""
 
     stream: str
@@ -100,7 +100,7 @@ class Copy(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class Consume(_Asked):
+class Consume(Action):
     """Read a subject's events of a stream through a consumer; None = its own ephemeral one."""
 
     stream: str
@@ -110,7 +110,7 @@ class Consume(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class UseConsumer(_Asked):
+class UseConsumer(Action):
     """Look at a consumer, or attach to it, whatever its filters; None = its own ephemeral one."""
 
     stream: str
@@ -119,7 +119,7 @@ class UseConsumer(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class MakeEphemeral(_Asked):
+class MakeEphemeral(Action):
     """Make a consumer without a name of its own."""
 
     stream: str
@@ -127,7 +127,7 @@ class MakeEphemeral(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class RejectForGood(_Asked):
+class RejectForGood(Action):
     """Have events of a consumer that somebody else made kept as dead letters at once, or dropped.
 
     A consumer without a name of its own is named by its id.
@@ -142,7 +142,7 @@ class RejectForGood(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteConsumer(_Asked):
+class DeleteConsumer(Action):
     """Delete a consumer; None = its own ephemeral one."""
 
     stream: str
@@ -151,7 +151,7 @@ class DeleteConsumer(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class ControlConsumer(_Asked):
+class ControlConsumer(Action):
     """Pause, resume or move a consumer; None = its own ephemeral one."""
 
     stream: str
@@ -160,7 +160,7 @@ class ControlConsumer(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class ManageStore(_Asked):
+class ManageStore(Action):
     """Create a store."""
 
     store: str
@@ -168,7 +168,7 @@ class ManageStore(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class ViewStore(_Asked):
+class ViewStore(Action):
     """See that a store is there and how much it holds."""
 
     store: str
@@ -176,7 +176,7 @@ class ViewStore(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class ReadKey(_Asked):
+class ReadKey(Action):
     """Read the value of a key."""
 
     store: str
@@ -185,7 +185,7 @@ class ReadKey(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class WriteKey(_Asked):
+class WriteKey(Action):
     """Set or delete a key."""
 
     store: str
@@ -194,7 +194,7 @@ class WriteKey(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class ReadDeadLetters(_Asked):
+class ReadDeadLetters(Action):
     """Look at dead letters, the events in them included."""
 
     stream: str
@@ -203,7 +203,7 @@ class ReadDeadLetters(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayDeadLetters(_Asked):
+class ReplayDeadLetters(Action):
     """Have dead letters delivered again."""
 
     stream: str
@@ -212,7 +212,7 @@ class ReplayDeadLetters(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class PurgeDeadLetters(_Asked):
+class PurgeDeadLetters(Action):
     """Remove dead letters for good."""
 
     stream: str
@@ -221,7 +221,7 @@ class PurgeDeadLetters(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class ObserveServer(_Asked):
+class ObserveServer(Action):
     """See who calls a server, and what they use of it; all of them when no principal is named."""
 
     principal: str = ""
@@ -229,7 +229,7 @@ class ObserveServer(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class EndConnections(_Asked):
+class EndConnections(Action):
     """End a principal's connections."""
 
     principal: str
@@ -245,29 +245,3 @@ def _short(name: str | None) -> str:
     if not name:
         return "(ephemeral)" if name is None else "*"
     return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
-
-
-Action: TypeAlias = (
-    Publish
-    | ManageStream
-    | ViewStream
-    | PurgeStream
-    | DeleteStream
-    | Bind
-    | Copy
-    | Consume
-    | UseConsumer
-    | MakeEphemeral
-    | RejectForGood
-    | DeleteConsumer
-    | ControlConsumer
-    | ManageStore
-    | ViewStore
-    | ReadKey
-    | WriteKey
-    | ReadDeadLetters
-    | ReplayDeadLetters
-    | PurgeDeadLetters
-    | ObserveServer
-    | EndConnections
-)

@@ -15,8 +15,8 @@ from windshift.server.auth.certificates import CertificateNames
 from windshift.server.auth.json_web_tokens import ReadToken, check_expiry, read_token
 from windshift.server.auth.jwks import KeySet, KeySets
 from windshift.server.auth.last_use import LastUse, LastUses
-from windshift.server.auth.policy import Policy, Principal
-from windshift.server.auth.tokens import EXPIRED, matching_token, principal_of
+from windshift.server.auth.policy import JwtSubject, Policy, Principal, StaticToken, certificate_credential
+from windshift.server.auth.tokens import EXPIRED, matching_token, principal_of, token_digest
 from windshift.server.domain.errors import IdentityUnavailable, Unauthenticated
 
 _HEADER: Final = re.compile(rb"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
@@ -108,21 +108,18 @@ class Authenticator:
         name = identity.principal.name
         principal = self._policy.principals.get(name)
         jwt = () if principal is None else principal.jwt
-        if principal is None or identity.credential not in [
-            _credential(each.issuer, each.sub) for each in jwt
-        ]:
+        if principal is None or identity.credential not in [each.credential for each in jwt]:
             raise Unauthenticated(f"{identity.credential} is not {name!r} any more", about=name)
         return identity._replace(principal=principal)
 
     def identify(
-        self, authorization: bytes | None, certificate_names: Callable[[], tuple[str, ...]]
+        self, authorization: bytes | None, certificate_names: Callable[[], CertificateNames]
     ) -> Identity | Pending:
         """Say who sent these credentials.
 
         Args:
             authorization: the value of the header of that name; None when there is none.
-            certificate_names: gives the names in the client's certificate, none when it showed none. Asked
-                only without a header.
+            certificate_names: gives the names in the client's certificate. Asked only without a header.
 
         Raises:
             Unauthenticated: there are no credentials, or none that are valid.
@@ -152,13 +149,11 @@ class Authenticator:
             raise Unauthenticated(_malformed(authorization))
         token = match[1]
         header = b"Bearer " + token  # one spelling of many
-        now = self._clock()
-        known = self._look_up(header)
+        known = self.known(header)
         if known is not None:
-            if known[1] > now:
-                known[2].at = now
-                return known[0]
-            self._known.forget(header)
+            return known
+        self._known.forget(header)
+        now = self._clock()
         if token.startswith(b"ws_"):
             return self._by_token(header, token.decode(), now)
         if not self._issuers or b"." not in token:
@@ -170,18 +165,17 @@ class Authenticator:
         principal = None if name is None else self._policy.principals.get(name)
         if principal is None:
             raise Unauthenticated("unknown static token")
-        digest = sha256(token.encode()).digest()
+        digest = token_digest(token)
         match = matching_token(principal.tokens, digest)
-        credential = f"token {digest.hex()[:8]}"
+        credential = StaticToken(digest).credential
         if match is None:
             why = f"{credential} names {principal.name!r}, but is not one of its tokens"
             raise Unauthenticated(why + _hashed_with_line_end(principal, token), about=principal.name)
-        expires = inf if match.expires is None else match.expires
-        if expires <= now:
+        if match.expires <= now:
             raise Unauthenticated(
                 f"{credential} of {principal.name!r} has expired", *EXPIRED, about=principal.name
             )
-        return self._add(header, Identity(principal, credential, expires), inf, now)
+        return self._add(header, Identity(principal, credential, match.expires), inf, now)
 
     def _by_jwt(self, header: bytes, text: bytes, now: float) -> Identity | Pending:
         token = read_token(text, self._issuers, now)
@@ -225,14 +219,14 @@ class Authenticator:
                 self._refused.popitem(last=False)
             self._refused[digest] = now + _REFUSED_FOR
             raise
-        issuer, subject = token.issuer.name, token.subject
-        principal = self._policy.by_subject.get((issuer, subject))
+        subject = JwtSubject(token.issuer.name, token.subject)
+        principal = self._policy.by_subject.get(subject)
         if principal is None:
             raise Unauthenticated(
-                f"no principal matches the JWT of {issuer!r}: its sub is {subject[:128]!r}",
-                about=f"issuer {issuer}",
+                f"no principal matches the JWT of {subject.issuer!r}: its sub is {subject.sub[:128]!r}",
+                about=f"issuer {subject.issuer}",
             )
-        identity = Identity(principal, _credential(issuer, subject), token.expires)
+        identity = Identity(principal, subject.credential, token.expires)
         return self._add(header, identity, now + _VERIFIED_FOR, now)
 
     def _add(self, header: bytes, identity: Identity, until: float, now: float) -> Identity:
@@ -240,12 +234,12 @@ class Authenticator:
         use.at = now
         return self._known.add(header, identity, until, use)
 
-    def _by_certificate(self, names: tuple[str, ...]) -> Identity:
+    def _by_certificate(self, certificate: CertificateNames) -> Identity:
+        names, expires = certificate
         if not names:
             raise Unauthenticated("there is neither a token nor a client certificate", about=_NOTHING)
-        found = {
-            name: self._policy.by_certificate[name] for name in names if name in self._policy.by_certificate
-        }
+        principals = self._policy.by_certificate
+        found = {name: principals[name] for name in names if name in principals}
         if not found:
             raise Unauthenticated(f"no principal matches the client certificate: {', '.join(names)[:256]}")
         name, principal = next(iter(found.items()))
@@ -254,7 +248,6 @@ class Authenticator:
             raise Unauthenticated(
                 f"the client certificate matches several principals: {who}", about=principal.name
             )
-        expires = names.expires if isinstance(names, CertificateNames) else inf
         now = self._clock()
         if expires <= now:
             raise Unauthenticated(
@@ -263,13 +256,9 @@ class Authenticator:
                 "connect with a new one",
                 about=principal.name,
             )
-        credential = f"certificate {name}"
+        credential = certificate_credential(name)
         self._uses.of(principal.name, credential).at = now
         return Identity(principal, credential, expires)
-
-
-def _credential(issuer: str, subject: str) -> str:
-    return f"jwt {issuer} {subject}"
 
 
 def _malformed(header: bytes) -> str:
@@ -284,7 +273,7 @@ def _malformed(header: bytes) -> str:
 def _hashed_with_line_end(principal: Principal, token: str) -> str:
     """Say so if the file has what `echo TOKEN | sha256sum` gives."""
     for end in ("\n", "\r\n"):
-        if matching_token(principal.tokens, sha256(f"{token}{end}".encode()).digest()) is not None:
+        if matching_token(principal.tokens, token_digest(token + end)) is not None:
             return "; the file has the hash of it with a line end: take that of the token alone (printf %s)"
     return ""
 

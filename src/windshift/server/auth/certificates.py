@@ -8,10 +8,10 @@ wrong ones.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from math import inf
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple
 
 _SHORT: Final = {
     "commonName": "CN",
@@ -30,24 +30,16 @@ _ALTERNATIVE: Final = {"DNS": "DNS", "URI": "URI", "email": "EMAIL", "IP Address
 _ESCAPED: Final = str.maketrans({character: f"\\{character}" for character in '\\",+;<>'})
 
 
-class CertificateNames(tuple[str, ...]):  # noqa: SLOT001 - a subclass of tuple cannot have any
-    """The names in a certificate.
+class CertificateNames(NamedTuple):
+    """The names in a certificate; none where there is no certificate.
 
     Attributes:
+        names: as the authorization file spells them.
         expires: Unix time in seconds until which the certificate is valid.
     """
 
-    expires: float
-
-    def __new__(cls, names: Iterable[str] = (), expires: float = inf) -> Self:
-        """Return these names."""
-        self = super().__new__(cls, names)
-        self.expires = expires
-        return self
-
-
-NO_NAMES: Final = CertificateNames()
-"""The names of a client without a certificate."""
+    names: tuple[str, ...] = ()
+    expires: float = inf
 
 
 def certificate_names(certificate: Mapping[str, Any] | None) -> CertificateNames:
@@ -59,14 +51,13 @@ def certificate_names(certificate: Mapping[str, Any] | None) -> CertificateNames
     addresses in their shortest form. Wildcards have no meaning.
     """
     if not certificate:
-        return NO_NAMES
+        return CertificateNames()
     try:
         expires = ssl.cert_time_to_seconds(certificate["notAfter"])
     except (KeyError, ValueError):
-        return NO_NAMES
-    return CertificateNames(
-        dict.fromkeys([*_subject(certificate), *_alternatives(certificate)]), float(expires)
-    )
+        return CertificateNames()
+    names = dict.fromkeys([*_subject(certificate), *_alternatives(certificate)])
+    return CertificateNames(tuple(names), float(expires))
 
 
 def _subject(certificate: Mapping[str, Any]) -> Iterator[str]:

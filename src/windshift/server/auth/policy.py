@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from math import inf
@@ -43,11 +43,16 @@ class StaticToken:
 
     Attributes:
         digest: SHA-256 of the whole token, 32 bytes.
-        expires: Unix time in seconds after which it is no longer valid; None = never.
+        expires: Unix time in seconds after which it is no longer valid; infinity = never.
     """
 
     digest: bytes = field(repr=False)
-    expires: float | None = None
+    expires: float = inf
+
+    @property
+    def credential(self) -> str:
+        """What it is called where it must not be shown."""
+        return f"token {self.digest.hex()[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,16 @@ class JwtSubject:
 
     issuer: str
     sub: str
+
+    @property
+    def credential(self) -> str:
+        """What a token with it is called where that must not be shown."""
+        return f"jwt {self.issuer} {self.sub}"
+
+
+def certificate_credential(name: str) -> str:
+    """Return what a client certificate with this name is called."""
+    return f"certificate {name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +179,19 @@ class Principal:
     quotas: Quotas = field(default_factory=Quotas)
     shared_keys: SubjectPatterns | None = None
 
+    def credentials(self) -> Iterator[tuple[str, float]]:
+        """Yield what its credentials are called, and the Unix time at which each expires."""
+        for token in self.tokens:
+            yield token.credential, token.expires
+        for subject in self.jwt:
+            yield subject.credential, inf
+        for name in self.mtls:
+            yield certificate_credential(name), inf
+
     @property
     def expires(self) -> float:
         """When its last static token expires, if it has no other credential: Unix time; else infinity."""
-        if self.jwt or self.mtls:
-            return inf
-        return max((inf if each.expires is None else each.expires for each in self.tokens), default=inf)
+        return max((expires for _, expires in self.credentials()), default=inf)
 
     def key_scope(self, subject: str) -> str:
         """Return the scope of an event's idempotency key: the principal's name; empty = shared by all."""
@@ -203,7 +225,7 @@ class Policy:
     Attributes:
         principals: by name.
         issuers: by name.
-        by_subject: principals by issuer's name and subject.
+        by_subject: principals by subject in JSON web tokens.
         by_certificate: principals by name in a certificate.
         roles: by name, those that nobody has included.
         shared_keys: subjects of events whose idempotency keys all principals share.
@@ -211,7 +233,7 @@ class Policy:
 
     principals: Mapping[str, Principal] = field(default_factory=dict)
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
-    by_subject: Mapping[tuple[str, str], Principal] = field(default_factory=dict)
+    by_subject: Mapping[JwtSubject, Principal] = field(default_factory=dict)
     by_certificate: Mapping[str, Principal] = field(default_factory=dict)
     roles: Mapping[str, Role] = field(default_factory=dict)
     shared_keys: tuple[ListEntry, ...] = ()

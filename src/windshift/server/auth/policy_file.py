@@ -105,7 +105,7 @@ def parse_policy(text: str, quotas: Mapping[str, int] = _NO_QUOTAS) -> Policy:
     return Policy(
         principals={each.name: each for each in principals},
         issuers=issuers,
-        by_subject={(jwt.issuer, jwt.sub): each for each in principals for jwt in each.jwt},
+        by_subject={jwt: each for each in principals for jwt in each.jwt},
         by_certificate={name: each for each in principals for name in each.mtls},
         roles=roles,
         shared_keys=shared_keys,
@@ -447,15 +447,15 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(map(shown, names))) or "none"
 
 
-def _expires(place: Value) -> float | None:
+def _expires(place: Value) -> float:
     value = place.value
     if value is None:
-        return None
+        return inf
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.timestamp()
     what = "one without an offset" if isinstance(value, datetime) else type_name(value)
     place.wrong(f"must be a date-time with an offset, as in 2027-01-01T00:00:00Z, not {what}")
-    return None
+    return inf
 
 
 def _certificate_name(text: str) -> str:
