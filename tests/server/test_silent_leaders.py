@@ -113,7 +113,7 @@ async def test_lists(silent: Silent) -> None:
     consumers = f"CONSUMER.LIST.{silent.replicated}"
     await until((silent.consumers, silent.missing_consumers), lambda: listed(consumers, "consumers"))
     look = Look(api)
-    assert {row.name for row in await look.streams(in_seconds(60))} == silent.streams
+    assert (await look.seen(in_seconds(60))).named.keys() == silent.streams
     rows = await look.rows_of(silent.replicated, in_seconds(60))
     assert {row.key.name for row in rows} == silent.consumers
 

@@ -12,7 +12,6 @@ from windshift.server.admin.explaining import (
     Facts,
     Failed,
     Hindrance,
-    Holder,
     Removal,
     Standing,
     known_failure,
@@ -20,7 +19,7 @@ from windshift.server.admin.explaining import (
     removals,
     standing_of,
 )
-from windshift.server.admin.subscriptions import SubscriptionView
+from windshift.server.admin.subscriptions import Holder, SubscriptionView
 from windshift.server.events.model import StreamSeq
 
 NOW = 10**18
@@ -49,7 +48,7 @@ LATER, EARLIER = Failed(1, NOW + 1), Failed(1, NOW - 1)
         (4, Facts(state(), calls=(CALL,), failed=LATER), (Standing.WAITING, ())),
         (4, Facts(state(), calls=(CALL,), failed=EARLIER), (Standing.DELIVERED, ())),  # settled elsewhere
         (4, Facts(state(), failed=EARLIER), (Standing.WAITING, (Hindrance.NO_SUBSCRIBER,))),
-        (4, Facts(state(), holders=(Holder("s"),)), (Standing.HELD, ())),
+        (4, Facts(state(), holders=(Holder(server="s"),)), (Standing.HELD, ())),
         (6, Facts(state(), calls=(CALL,)), (Standing.PENDING, ())),
         (6, Facts(state(), calls=(CALL, FULL)), (Standing.PENDING, ())),
         (6, Facts(state(), calls=(FULL,)), (Standing.PENDING, (Hindrance.WINDOWS_FULL,))),
@@ -103,7 +102,7 @@ def test_odd_answers() -> None:
         ("s4", {"consumer": "c", "next_ns": 5, "attempt": 2, "reason": "r", "more": 1}),
         ("s5", {}),
     ]
-    assert list(known_holders(told, "c")) == [Holder("s1")]
+    assert list(known_holders(told, "c")) == [Holder(consumer="c", server="s1")]
     assert known_failure(told, "c") == Failed(2, 5, "r")
     assert known_failure(told, "d") is None
 

@@ -140,7 +140,7 @@ async def test_a_look_that_nobody_waits_for_any_more() -> None:
     broker = Silent()
     look = Look(cast("Any", broker))
     with pytest.raises(BrokerUnavailable):
-        await look.streams(asyncio.get_running_loop().time() + 0.01)
+        await look.seen(asyncio.get_running_loop().time() + 0.01)
     task = look._streams._task
     assert task is not None
     broker.is_lost.set()

@@ -11,7 +11,7 @@ from tests.server.admin.test_gathering import known, serving
 from tests.support.broker import Broker, connect
 from tests.support.nats_server import NatsServer
 from windshift.server.admin import gathering
-from windshift.server.admin.subscriptions import HolderView, Subscriptions, SubscriptionView
+from windshift.server.admin.subscriptions import Holder, Subscriptions, SubscriptionView
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
 
@@ -47,7 +47,7 @@ class Call:
     def view(self) -> SubscriptionView | None:
         return SubscriptionView(*self._key)
 
-    def holder(self, seq: StreamSeq) -> HolderView | None:
+    def holder(self, seq: StreamSeq) -> Holder | None:
         del seq
         return None
 

@@ -61,33 +61,28 @@ class AccountView(NamedTuple):
     clock_ahead_ns: int | None
 
 
-class Account:
-    """Asks the broker, when somebody asks this server."""
+async def look_at_account(api: JetStream, requests: Requests) -> AccountView:
+    """Ask the broker. What is not reported in half a second, or not to this user, is left out."""
+    deadline = requests.loop.time() + _TIMEOUT
+    return AccountView(*await asyncio.gather(_usage(api, deadline), _clock_ahead_ns(requests, deadline)))
 
-    def __init__(self, api: JetStream, requests: Requests) -> None:
-        self._api = api
-        self._requests = requests
 
-    async def look(self) -> AccountView:
-        """Look at the account. What is not reported in half a second, or not to this user, is left out."""
-        usage, ahead = await asyncio.gather(self._usage(), self._clock_ahead_ns())
-        return AccountView(usage, ahead)
+async def _usage(api: JetStream, deadline: float) -> tuple[Usage, ...]:
+    try:
+        info = await api.call("INFO", None, deadline, size=_LARGEST)
+    except (JetStreamError, Unavailable):
+        return ()
+    return tuple(read_usage(info))
 
-    async def _usage(self) -> tuple[Usage, ...]:
-        try:
-            info = await self._api.call("INFO", None, self._requests.loop.time() + _TIMEOUT, size=_LARGEST)
-        except (JetStreamError, Unavailable):
-            return ()
-        return tuple(read_usage(info))
 
-    async def _clock_ahead_ns(self) -> int | None:
-        asked_ns = time.time_ns()
-        try:
-            outcome = await self._requests.request(_USER, b"", b"", self._requests.loop.time() + _TIMEOUT)
-        except NotConnected:
-            return None
-        reported_ns = read_time_ns(outcome) if isinstance(outcome, bytes) else None
-        return None if reported_ns is None else reported_ns - (asked_ns + time.time_ns()) // 2
+async def _clock_ahead_ns(requests: Requests, deadline: float) -> int | None:
+    asked_ns = time.time_ns()
+    try:
+        outcome = await requests.request(_USER, b"", b"", deadline)
+    except NotConnected:
+        return None
+    reported_ns = read_time_ns(outcome) if isinstance(outcome, bytes) else None
+    return None if reported_ns is None else reported_ns - (asked_ns + time.time_ns()) // 2
 
 
 def read_usage(info: JsonObject) -> Iterator[Usage]:

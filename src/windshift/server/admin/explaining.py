@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple
 
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StoredMessage, consumer_state
 from windshift.nats.times import Time, parse_rfc3339
-from windshift.server.admin.gathering import Gathering
+from windshift.server.admin.gathering import Gathering, read_fields
 from windshift.server.admin.look import Look
-from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
+from windshift.server.admin.subscriptions import Holder, Subscriptions, SubscriptionView
 from windshift.server.admin.views import consumer_details
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.background.batches import for_each
@@ -78,16 +78,6 @@ class Hindrance(Enum):
     NO_SUBSCRIBER = "no subscriber"
     WINDOWS_FULL = "windows full"
     TOO_MANY_UNSETTLED = "too many unsettled"
-
-
-class Holder(NamedTuple):
-    """A call that holds the event: as `HolderView`, and its server."""
-
-    server: str = ""
-    peer: str = ""
-    principal: str = ""
-    attempt: int = 0
-    until_ns: int = 0
 
 
 class Failed(NamedTuple):
@@ -204,7 +194,8 @@ class EventExplainer:
         first, last = max(1, int(state["first_seq"])), int(state["last_seq"])
         if message is None and seq > last:
             return Explanation(Presence.NOT_YET, None, (), first, last)
-        names = [consumer] if consumer else await self._names(stream, deadline)
+        rows = [] if consumer else await self._look.rows_of(stream, deadline)
+        names = [consumer] if consumer else sorted(row.key.name for row in rows)
         asked = names[:MOST_CONSUMERS]
         stored_ns = 0 if message is None else message.unix_ns
         infos = await self._infos(stream, asked, deadline)
@@ -237,9 +228,6 @@ class EventExplainer:
             tuple(sorted({*silent, *gathered.missing})),
         )
 
-    async def _names(self, stream: str, deadline: float) -> list[str]:
-        return sorted(row.key.name for row in await self._look.rows_of(stream, deadline))
-
     async def _infos(self, stream: str, names: Sequence[str], deadline: float) -> dict[str, JsonObject]:
         """Look consumers up, but those that were deleted meanwhile."""
         with broker_errors(stream=stream):
@@ -269,7 +257,7 @@ class EventExplainer:
         if not (isinstance(stream, str) and isinstance(seq, int) and isinstance(names, list)):
             return
         for holder in self._subscriptions.holders(stream, StreamSeq(seq)):
-            yield {**holder._asdict(), "consumer": holder.consumer.name}
+            yield holder._asdict()
         for name, run in zip(names, runs if isinstance(runs, list) else (), strict=False):
             known = self._shared.attempts.get(
                 (ConsumerKey(stream, str(name)), str(run)), (StreamSeq(seq), int(stored_ns or 0))
@@ -278,9 +266,9 @@ class EventExplainer:
                 yield {"consumer": name, **Failed(known.attempt, known.next_ns, known.reason)._asdict()}
 
 
-def _read(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _read(entry: JsonObject, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Read what a server says; what is odd is left out."""
-    known = {name: entry[name] for name, value in defaults.items() if type(entry.get(name)) is type(value)}
+    known = read_fields(entry, defaults)
     return {name: value for name, value in known.items() if isinstance(value, str) or 0 <= value <= LARGEST}
 
 

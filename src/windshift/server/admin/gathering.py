@@ -256,6 +256,11 @@ async def _all(entries: Iterable[T | None]) -> list[T]:
     return found
 
 
+def read_fields(entry: JsonObject, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what a server says; what is odd, or of another version, is left out."""
+    return {name: entry[name] for name, value in defaults.items() if type(entry.get(name)) is type(value)}
+
+
 def _write(entry: JsonObject | None) -> str | None:
     return None if entry is None else json.dumps(entry)
 

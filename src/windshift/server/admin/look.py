@@ -167,12 +167,8 @@ class Look:
         self._silent: dict[str, float] = {}
         """Streams with consumers that had no leader when they were read last, and when that was."""
 
-    async def streams(self, deadline: float) -> list[StreamRow]:
-        """Return all streams, but those that Windshift and the broker keep for themselves."""
-        return (await self._streams.get(deadline)).rows
-
     async def seen(self, deadline: float) -> StreamsSeen:
-        """Return the same, and more about them."""
+        """Return all streams, but those that Windshift and the broker keep for themselves."""
         return await self._streams.get(deadline)
 
     async def consumers(self, deadline: float) -> list[ConsumerRow]:

@@ -1,4 +1,4 @@
-"""Temporary consumers that the server creates to count events or to follow them."""
+"""Consumers that the server makes for itself, to count events or to follow them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,23 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from windshift.nats import NotConnected
-from windshift.nats.jetstream.api import API_PREFIX, JetStream, JsonObject
+from windshift.nats.jetstream.api import API_PREFIX, JetStream, JsonObject, following_config
 from windshift.nats.times import NANOSECONDS
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import follower_errors
 from windshift.server.domain.names import INTERNAL
 
 
-def probe_config(name: str, filters: Sequence[str]) -> JsonObject:
-    """Return the configuration of a consumer that needs no acknowledgements and lives in memory, briefly.
+def own_config(name: str, filters: Sequence[str]) -> JsonObject:
+    """Return what `following_config` does, for a consumer that no list shows."""
+    return following_config(name, tuple(filters)) | {"metadata": {INTERNAL: ""}}
 
-    It has no replicas, unless the stream removes what its consumers have: there the broker wants as many.
-    """
-    return {
-        "name": name,
-        "ack_policy": "none",
-        "mem_storage": True,
-        "inactive_threshold": NANOSECONDS,
-        "filter_subjects": list(filters),
-        "metadata": {INTERNAL: ""},
-    }
+
+async def make_consumer(api: JetStream, stream: str, config: JsonObject, deadline: float) -> JsonObject:
+    """Make a consumer, and return what the broker says of it."""
+    request = {"stream_name": stream, "config": config, "action": "create"}
+    operation = f"CONSUMER.CREATE.{stream}.{config['name']}"
+    return await api.change(operation, request, deadline, hidden=True)
 
 
 async def count_from(
@@ -37,10 +34,13 @@ async def count_from(
     `UnsupportedCombination` where it takes none, see `follower_errors`.
     """
     name = names.generated_name()
-    start = {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, sequence)}
-    request = {"stream_name": stream, "config": probe_config(name, filters) | start, "action": "create"}
+    config = own_config(name, filters) | {
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": max(1, sequence),
+        "inactive_threshold": NANOSECONDS,
+    }
     with follower_errors(stream=stream):
-        answer = await api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline, hidden=True)
+        answer = await make_consumer(api, stream, config, deadline)
     with suppress(NotConnected):  # it goes by itself
         api.connection.publish(f"{API_PREFIX}CONSUMER.DELETE.{stream}.{name}".encode())
     return int(answer["num_pending"])

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
 from windshift.nats.jetstream.api import JsonObject
-from windshift.server.admin.gathering import Gathering
+from windshift.server.admin.gathering import Gathering, read_fields
 from windshift.server.background.batches import spread
 from windshift.server.background.pacing import paced, pause
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -55,22 +55,26 @@ class SubscriptionView(NamedTuple):
     server: str = ""
 
 
-class HolderView(NamedTuple):
+class Holder(NamedTuple):
     """A call that holds an event.
 
     Attributes:
+        stream: the stream.
         consumer: the consumer.
         peer: the client's address.
         principal: who it is; empty where there are no rules.
         attempt: which attempt this is, from 1.
         until_ns: until when it may settle it, in nanoseconds since 1970.
+        server: id of the server that has it.
     """
 
-    consumer: ConsumerKey
-    peer: str
-    principal: str
-    attempt: int
-    until_ns: int
+    stream: str = ""
+    consumer: str = ""
+    peer: str = ""
+    principal: str = ""
+    attempt: int = 0
+    until_ns: int = 0
+    server: str = ""
 
 
 class OpenCall(Protocol):
@@ -85,7 +89,7 @@ class OpenCall(Protocol):
         """Describe it; None while it is not attached."""
         ...
 
-    def holder(self, seq: StreamSeq) -> HolderView | None:
+    def holder(self, seq: StreamSeq) -> Holder | None:
         """Say how it holds an event; None if it does not."""
         ...
 
@@ -109,11 +113,11 @@ class Subscriptions:
         """Show it no more."""
         del self._open[call]
 
-    def holders(self, stream: str, seq: StreamSeq) -> Iterator[HolderView]:
+    def holders(self, stream: str, seq: StreamSeq) -> Iterator[Holder]:
         """Yield the calls of this server that hold an event of a stream."""
         for call in tuple(self._open):
             holder = call.holder(seq)
-            if holder is not None and holder.consumer.stream == stream:
+            if holder is not None and holder.stream == stream:
                 yield holder
 
     async def all(self, stream: str, consumer: str) -> tuple[list[SubscriptionView], list[str]]:
@@ -170,10 +174,4 @@ class Subscriptions:
 
 
 def _read(entry: JsonObject, server: str) -> SubscriptionView:
-    """Read what a server says of a call; what is odd, or of another version, is left out."""
-    known = {
-        name: entry[name]
-        for name, default in SubscriptionView._field_defaults.items()
-        if type(entry.get(name)) is type(default)
-    }
-    return SubscriptionView(**known)._replace(server=server)
+    return SubscriptionView(**read_fields(entry, SubscriptionView._field_defaults))._replace(server=server)

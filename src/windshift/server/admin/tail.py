@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
 from windshift.nats import NatsError
-from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, following_config
+from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.server.admin.events import Selection
+from windshift.server.admin.probing import make_consumer, own_config
 from windshift.server.auth.policy import Principal
+from windshift.server.auth.quotas import Bucket
 from windshift.server.background.pacing import pause
 from windshift.server.broker.following import Follower, StreamClient
 from windshift.server.broker.room import PullRoom
-from windshift.server.domain import names
 from windshift.server.domain.broker_errors import PASSING, follower_errors
 from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
 from windshift.server.events.positions import start_config
@@ -84,7 +84,8 @@ class Tail:
         self._which = which
         self._client = client
         self._loop = asyncio.get_running_loop()
-        self._rate = _Rate(max_rate, self._loop.time)
+        self._max_rate = max_rate
+        self._bucket = Bucket(self._loop.time())
         self._ownership = ownership
         self._caller: Principal | None = None
         self._next: StartPosition | int = AtEnd()
@@ -135,27 +136,19 @@ class Tail:
         stream, deadline = self._which.stream, self._loop.time() + _ASKING
         with follower_errors(stream=stream):
             self._look(await self._api.stream_info(stream, deadline))
-            config = following_config(name, self._which.subjects) | _start(self._next)
-            config["metadata"] = {names.INTERNAL: ""}
+            config = own_config(name, self._which.subjects) | _start(self._next)
             before, self._consumer = self._consumer, name
             if self._caller is None or self._ownership is None:
-                answer = await self._create(config, deadline)
+                answer = await make_consumer(self._api, stream, config, deadline)
             elif before:
                 owned = self._ownership.keep_consumer(self._caller, stream, config, before)
-                answer = await self._create(owned, deadline)
+                answer = await make_consumer(self._api, stream, owned, deadline)
             else:
                 async with self._ownership.consumer(self._caller, stream, config, deadline) as owned:
-                    answer = await self._create(owned, deadline)
+                    answer = await make_consumer(self._api, stream, owned, deadline)
                 self._ownership.keep_consumer(self._caller, stream, config)
         if not answer["num_pending"]:
             self._catch_up()
-
-    async def _create(self, config: JsonObject, deadline: float) -> JsonObject:
-        """Ask for a consumer, and return what the broker says of it."""
-        stream = self._which.stream
-        request = {"stream_name": stream, "config": config, "action": "create"}
-        operation = f"CONSUMER.CREATE.{stream}.{config['name']}"
-        return await self._api.change(operation, request, deadline, hidden=True)
 
     def _look(self, info: JsonObject) -> None:
         """See whether the stream is the same, and has what was seen of it."""
@@ -181,7 +174,7 @@ class Tail:
         self._next = stored.sequence + 1
         if not self._which.takes(stored):
             self._passed = stored.sequence
-        elif self._rate.allows():
+        elif self._is_within_rate():
             self._tell_skipped()
             self._client.send(stored)
             self._passed = 0
@@ -194,6 +187,15 @@ class Tail:
             self._client.flush()
             await self._client.ready()
         await pause()
+
+    def _is_within_rate(self) -> bool:
+        """Tell whether one more event is within the rate, and count it then."""
+        rate = self._max_rate
+        if rate:
+            if not self._bucket.has_some(rate, rate, self._loop.time()):
+                return False
+            self._bucket.take(1)
+        return True
 
     async def _when_silent(self) -> None:
         """Ask whether there is anything to wait for: what was pending may have been removed."""
@@ -243,25 +245,3 @@ def _start(begin: StartPosition | int) -> JsonObject:
     if isinstance(begin, int):
         return {"deliver_policy": "by_start_sequence", "opt_start_seq": begin}
     return start_config(begin, 0)
-
-
-class _Rate:
-    """A bucket of one second's worth that fills evenly."""
-
-    def __init__(self, rate: int, clock: Callable[[], float]) -> None:
-        self._rate = rate
-        self._clock = clock
-        self._left = float(rate)
-        self._filled_at = clock()
-
-    def allows(self) -> bool:
-        """Take one, if there is one."""
-        if self._rate == 0:
-            return True
-        now = self._clock()
-        self._left = min(self._rate, self._left + (now - self._filled_at) * self._rate)
-        self._filled_at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True

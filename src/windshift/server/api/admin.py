@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
@@ -14,22 +14,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
 from windshift.nats.jetstream.api import StoredMessage
 from windshift.rpc import ServerCall
-from windshift.server.admin.account import Account, AccountView
+from windshift.server.admin.account import AccountView
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
 from windshift.server.admin.events import EventReader, Selection
-from windshift.server.admin.explaining import (
-    AtConsumer,
-    EventExplainer,
-    Holder,
-    Standing,
-)
+from windshift.server.admin.explaining import AtConsumer, EventExplainer, Standing
 from windshift.server.admin.history import MOST_NAMES, History, Series
 from windshift.server.admin.pausing import ConsumerPause
 from windshift.server.admin.rings import LENGTH
 from windshift.server.admin.seeking import ConsumerSeek
 from windshift.server.admin.servers import ServerEntry, Servers
 from windshift.server.admin.streams import StreamAdmin, StreamEntry, StreamOrder, StreamQuery
-from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
+from windshift.server.admin.subscriptions import Holder, Subscriptions, SubscriptionView
 from windshift.server.admin.tail import Tail, TailClient
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import caller_of
@@ -76,7 +71,7 @@ class Administration:
 
     Attributes:
         servers: this one and the others.
-        account: what the broker says of all.
+        account: asks the broker how much of its account is used.
         streams: all about streams.
         consumers: looks at consumers.
         pauses: pauses them.
@@ -89,7 +84,7 @@ class Administration:
     """
 
     servers: Servers
-    account: Account
+    account: Callable[[], Awaitable[AccountView]]
     streams: StreamAdmin
     consumers: ConsumerAdmin
     pauses: ConsumerPause
@@ -117,7 +112,7 @@ class AdminService:
     async def list_servers(self, request: pb.ListServersRequest, call: ServerCall) -> pb.ListServersResponse:
         """List all servers."""
         del call
-        account = await self._admin.account.look() if request.jet_stream else None
+        account = await self._admin.account() if request.jet_stream else None
         found, missing = await self._admin.servers.all()
         return pb.ListServersResponse(
             servers=map(_server_entry, found),

@@ -10,7 +10,7 @@ from typing import Any
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRequest, EventsResponse
 from windshift.rpc import ServerCall
-from windshift.server.admin.subscriptions import HolderView, Subscriptions, SubscriptionView
+from windshift.server.admin.subscriptions import Holder, Subscriptions, SubscriptionView
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of, caller_of
 from windshift.server.api.fields import duration_ns
@@ -105,14 +105,14 @@ class _OpenCall:
             client.rejected,
         )
 
-    def holder(self, seq: StreamSeq) -> HolderView | None:
+    def holder(self, seq: StreamSeq) -> Holder | None:
         """Say how it holds an event; None if it does not."""
         held = self._consume_call.held(seq)
         if held is None:
             return None
         consumer, attempt, left = held
         until_ns = time.time_ns() + round(left * 1e9)
-        return HolderView(consumer, self._call.peer, self._principal, attempt, until_ns)
+        return Holder(*consumer, self._call.peer, self._principal, attempt, until_ns)
 
 
 class CallClient(CallStream):

@@ -33,7 +33,7 @@ from windshift.rpc import (
 )
 from windshift.rpc import ConnectionOptions as RpcConnectionOptions
 from windshift.rpc.server_connection import ServerConnection
-from windshift.server.admin.account import Account
+from windshift.server.admin.account import look_at_account
 from windshift.server.admin.consumers import ConsumerAdmin
 from windshift.server.admin.dead_letter_counts import DeadLetterCounts
 from windshift.server.admin.events import EventReader
@@ -560,7 +560,7 @@ def _administration(
     letters = DeadLetterCounts(store)
     return Administration(
         servers=servers,
-        account=Account(api, requests),
+        account=partial(look_at_account, api, requests),
         streams=StreamAdmin(api, look, letters, ownership),
         consumers=ConsumerAdmin(api, look, store, dead_lettering.replays),
         pauses=pauses,
