@@ -61,6 +61,12 @@ LISTS: Final[Mapping[str, PatternKind]] = MappingProxyType(
 )
 """Every list of a role by its key in the file."""
 
+OF_NAMED_ONES: Final = frozenset(key for key in LISTS if key.startswith("consumers."))
+"""Lists that what has no name needs no entry in."""
+
+OF_ALL_WHEN_EMPTY: Final = frozenset(key for key in LISTS if key.startswith(("dead_letters.", "server.")))
+"""Lists in which an empty name stands for all."""
+
 NEEDS: Final[Mapping[type[Action], Mapping[str, str]]] = MappingProxyType(
     {
         actions.Publish: {"subject": "publish"},
@@ -319,9 +325,9 @@ def _wanted(action: Action) -> _Wanted:
     wanted: list[tuple[str, _Pattern]] = []
     for attribute, key, read in _PLANS.get(type(action), ()):
         value: str | None = getattr(action, attribute)
-        if value is None and key in _OF_NAMED_ONES:
+        if value is None and key in OF_NAMED_ONES:
             continue  # has no name that a rule could be about: the other lists decide
-        if value == "" and key in _OF_ALL_WHEN_EMPTY:
+        if value == "" and key in OF_ALL_WHEN_EMPTY:
             value = "*"
         wanted.append((key, read(value or "")))
     return wanted
@@ -331,8 +337,6 @@ _READ: Mapping[PatternKind, Callable[[str], _Pattern]] = {
     PatternKind.SUBJECT: tokens,
     PatternKind.NAME: parts,
 }
-_OF_NAMED_ONES = frozenset(key for key in LISTS if key.startswith("consumers."))
-_OF_ALL_WHEN_EMPTY = frozenset(key for key in LISTS if key.startswith(("dead_letters.", "server.")))
 _PLANS = {
     action: tuple((attribute, key, _READ[LISTS[key]]) for attribute, key in needs.items())
     for action, needs in NEEDS.items()

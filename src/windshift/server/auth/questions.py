@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from windshift.server.auth.actions import Action
-from windshift.server.auth.permissions import LISTS, NEEDS, PatternKind
+from windshift.server.auth.permissions import LISTS, NEEDS, OF_ALL_WHEN_EMPTY, OF_NAMED_ONES, PatternKind
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.names import MAX_LENGTH
@@ -34,9 +34,9 @@ def _value(text: str, key: str) -> str | None:
     if LISTS[key] is PatternKind.SUBJECT:
         names.filter_subject("", text)
         return text
-    if key.startswith("consumers.") and text == "-":
+    if key in OF_NAMED_ONES and text == "-":
         return None
-    if key.startswith(("dead_letters.", "server.")) and text == "*":
+    if key in OF_ALL_WHEN_EMPTY and text == "*":
         return ""
     names.consumer_name("", text)
     return text

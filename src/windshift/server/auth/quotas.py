@@ -246,11 +246,11 @@ class Usage:
         Raises:
             QuotaExceeded: it is too much, and was not counted.
         """
-        most = principal.quotas.calls
-        if most is not None and weight:
+        limit = principal.quotas.calls
+        if limit is not None and weight:
             total = self.weight.total
-            if total and total + weight > most:
-                raise exceeded(principal.name, "calls", most)
+            if total and total + weight > limit:
+                raise exceeded(principal.name, "calls", limit)
         self.weight.add(weight)
 
     def end_work(self, weight: int) -> None:
@@ -263,9 +263,9 @@ class Usage:
         Raises:
             QuotaExceeded: it is one too many, and was not counted.
         """
-        most = principal.quotas.connections
-        if most is not None and self.connections.total >= most:
-            raise exceeded(principal.name, "connections", most)
+        limit = principal.quotas.connections
+        if limit is not None and self.connections.total >= limit:
+            raise exceeded(principal.name, "connections", limit)
         self.connections.add(1)
 
     def close_connection(self) -> None:
@@ -278,9 +278,9 @@ class Usage:
         Raises:
             QuotaExceeded: it is one too many, and was not counted.
         """
-        most = principal.max_streams
-        if most is not None and self.streams.total >= most:
-            raise exceeded(principal.name, MAX_STREAMS, most)
+        limit = principal.max_streams
+        if limit is not None and self.streams.total >= limit:
+            raise exceeded(principal.name, MAX_STREAMS, limit)
         self.streams.add(1)
 
     def close_stream(self) -> None:

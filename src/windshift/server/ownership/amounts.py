@@ -60,12 +60,12 @@ def of_stream(config: Mapping[str, Any], stored: int = 0) -> dict[str, int]:
     stored = stored or 1
     if config["name"].startswith(BUCKET):
         return {"stores": 1, "stored_bytes": stored}
-    most = max(0, config.get("max_bytes") or 0) * replicas(config)
+    reserved = max(0, config.get("max_bytes") or 0) * replicas(config)
     copied = sources(config) + bool(config.get("mirror"))
     made = {"streams": 1, "all_sources": copied} if copied else {"streams": 1}
     if config.get("storage") == "memory":
-        return {**made, "memory_streams": 1, "memory_bytes": most or stored}
-    return {**made, "reserved_bytes": most, "stored_bytes": stored}
+        return {**made, "memory_streams": 1, "memory_bytes": reserved or stored}
+    return {**made, "reserved_bytes": reserved, "stored_bytes": stored}
 
 
 def endless(config: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -97,24 +97,23 @@ def of_consumer(config: Mapping[str, Any]) -> Amounts:
     return {"consumers" if config.get("durable_name") else "ephemeral_consumers": 1}
 
 
-def sources(config: Mapping[str, Any] | None) -> int:
+def sources(config: Mapping[str, Any]) -> int:
     """Count the sources of an aggregate."""
-    return len((config or {}).get("sources") or ())
+    return len(config.get("sources") or ())
 
 
-def replicas(config: Mapping[str, Any] | None) -> int:
+def replicas(config: Mapping[str, Any]) -> int:
     """Count the replicas of a stream."""
-    return int((config or {}).get("num_replicas") or 1)
+    return int(config.get("num_replicas") or 1)
 
 
-def deduplication_seconds(config: Mapping[str, Any] | None) -> int:
+def deduplication_seconds(config: Mapping[str, Any]) -> int:
     """Return how long a stream remembers idempotency keys, a second begun as a whole one."""
-    return -(-int((config or {}).get("duplicate_window") or 0) // NANOSECONDS)
+    return -(-int(config.get("duplicate_window") or 0) // NANOSECONDS)
 
 
-def subjects(config: Mapping[str, Any] | None) -> int:
+def subjects(config: Mapping[str, Any]) -> int:
     """Count the subjects of a stream and the filters of its sources, or the filters of a consumer."""
-    config = config or {}
     sources = [config.get("mirror") or {}, *(config.get("sources") or ())]
     of_sources = (
         len(each.get("subject_transforms") or ()) or bool(each.get("filter_subject")) for each in sources

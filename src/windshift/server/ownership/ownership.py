@@ -59,7 +59,7 @@ _SERVERS: Final = 5
 """So many servers together let nobody have more than it may, but for what they make at the same moment."""
 
 
-_OF_ONE_STREAM: Final[Mapping[str, Callable[[JsonObject | None], int]]] = {
+_OF_ONE_STREAM: Final[Mapping[str, Callable[[JsonObject], int]]] = {
     "sources": sources,
     "replicas": replicas,
     "subjects": subjects,
@@ -91,9 +91,10 @@ class Ownership:
             QuotaExceeded: the owner would have too much.
             BrokerUnavailable, JetStreamError, Unavailable: what there is could not be found out.
         """
+        before_config = stored or {}
         for quota, count in _OF_ONE_STREAM.items():
-            _require_few(caller, quota, count(stored), count(wanted))
-        key, owner = (wanted["name"], ""), owner_of(stored or {})
+            _require_few(caller, quota, count(before_config), count(wanted))
+        key, owner = (wanted["name"], ""), owner_of(before_config)
         size = self._view.stored(key) if stored else 0
         before, amounts = of_stream(stored, size) if stored else {}, of_stream(wanted, size)
         if all(amount <= before.get(quota, 0) for quota, amount in amounts.items()):
@@ -211,8 +212,8 @@ class Ownership:
     def _largest(self, owner: str, quota: str, limit: int) -> list[Held]:
         """Return what has more than its share of what somebody may have of a quota."""
         sizes, limit = self._sizes(owner, quota, limit)
-        most = level(sizes.values(), limit)
-        return [self._view.held[key] for key, size in sizes.items() if size > most]
+        share = level(sizes.values(), limit)
+        return [self._view.held[key] for key, size in sizes.items() if size > share]
 
     def _sizes(self, owner: str, quota: str, limit: int) -> tuple[dict[Key, int], int]:
         """Return how much each thing has of what grows, and how much of the limit is left for these together.

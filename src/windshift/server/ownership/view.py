@@ -90,12 +90,12 @@ class View:
 
     def keep(self, key: Key, held: Held) -> None:
         """Count something, whatever the lists say, until `note` or `gone`."""
-        self._done.setdefault(list_of(key), {})[key] = inf
+        self._done.setdefault(_list_of(key), {})[key] = inf
         self._set(key, held)
 
     def note(self, key: Key, held: Held | None) -> None:
         """Note that something is there now, or nothing."""
-        self._done.setdefault(list_of(key), {})[key] = self._loop.time()
+        self._done.setdefault(_list_of(key), {})[key] = self._loop.time()
         self._set(key, held)
 
     def gone(self, key: Key) -> None:
@@ -109,7 +109,7 @@ class View:
         Another server deleted it, and may have made something else since: that counts as if this one had.
         """
         known = self.held.get(key)
-        if known is None or self._done.get(list_of(key), {}).get(key) == inf:
+        if known is None or self._done.get(_list_of(key), {}).get(key) == inf:
             return None
         self._made.setdefault(known.owner, Counter()).update(known.amounts)
         self.note(key, None)
@@ -161,14 +161,14 @@ class View:
         before = self.held.pop(key, None)
         if before is not None:
             self._totals[before.owner].subtract(before.amounts)
-            keys = self._keys[list_of(key)]
+            keys = self._keys[_list_of(key)]
             keys.remove(key)
             if not keys:
-                del self._keys[list_of(key)]
+                del self._keys[_list_of(key)]
         if held is not None:
             self.held[key] = held
             self._totals.setdefault(held.owner, Counter()).update(held.amounts)
-            self._keys.setdefault(list_of(key), set()).add(key)
+            self._keys.setdefault(_list_of(key), set()).add(key)
 
     # -- What the broker has -----------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class View:
 
     def _lists(self, key: Key, owner: str | None) -> set[str]:
         """Return the lists that tell of such things, with an owner of all of its consumers."""
-        names = {key[0] if key[1] else _STREAMS}
+        names = {_list_of(key)}
         if key[1] and owner:
             names |= {stream for (stream, name), held in self.held.items() if name and held.owner == owner}
         return names
@@ -309,6 +309,6 @@ class View:
                 self._set(key, held)
 
 
-def list_of(key: Key) -> str:
+def _list_of(key: Key) -> str:
     """Return the list that has something."""
     return key[0] if key[1] else _STREAMS
