@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 
+from tests.support.app import running_app
 from tests.support.client import Client, Metadata
+from tests.support.nats_server import NatsServer
 
 Continue = Callable[[Any, Any], Any]
 
@@ -118,3 +121,13 @@ def callers_of(address: str) -> Iterator[Callers]:
         yield callers
     finally:
         callers.close()
+
+
+@contextmanager
+def callers_with_rules(nats_server: NatsServer, file: Path | str) -> Iterator[Callers]:
+    """Run a server with an authorization file for the length of a block, and make clients of it."""
+    with (
+        running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address,
+        callers_of(address) as callers,
+    ):
+        yield callers

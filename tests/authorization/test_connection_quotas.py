@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.authorization.callers import Caller, bearer, callers_of
+from tests.authorization.callers import Caller, bearer, callers_with_rules
 from tests.authorization.policies import ALL, digest_of, principal, put, token_of
 from tests.rpc.frames import Peer, prefixed
 from tests.support.app import running_app
@@ -44,12 +44,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def address(nats_server: NatsServer, file: str) -> Iterator[str]:
     """Run a server with principals that have quotas."""
-    with (
-        running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address,
-        callers_of(address) as callers,
-    ):
+    with callers_with_rules(nats_server, file) as callers:
         callers.with_token(token_of("all")).ensure_stream("CONNECTED", "connected.>")
-        yield address
+        yield callers.address
 
 
 def port_of(address: str) -> tuple[str, int]:

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.authorization.callers import Callers, bearer, callers_of
+from tests.authorization.callers import Callers, bearer, callers_with_rules
 from tests.authorization.policies import ALL, digest_of, principal, put, token_of
 from tests.authorization.rows import path_of
 from tests.authorization.whoami import answer_to, who
 from tests.rpc.frames import Peer, prefixed
-from tests.support.app import running_app
 from tests.support.client import EVENTS, Metadata, refused
 from tests.support.nats_server import NatsServer
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
@@ -39,10 +38,7 @@ token_sha256 = [
 def callers(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
     """Run a server that knows some principals without rights, and one that may do everything."""
     file = put(tmp_path_factory.mktemp("credentials") / "auth.toml", POLICY)
-    with (
-        running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address,
-        callers_of(address) as callers,
-    ):
+    with callers_with_rules(nats_server, file) as callers:
         yield callers
 
 

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.authorization.callers import Caller, callers_of
+from tests.authorization.callers import Caller, callers_with_rules
 from tests.authorization.policies import ALL, principal, put, token_of
-from tests.support.app import running_app
 from tests.support.client import EVENTS, any_of, refused
 from tests.support.nats_server import NatsServer
 from tests.wire.burying import ask
@@ -47,10 +46,7 @@ class Served(NamedTuple):
 def served(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Run a server whose principals publish to one stream."""
     file = put(tmp_path_factory.mktemp("keys") / "auth.toml", POLICY)
-    with (
-        running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address,
-        callers_of(address) as callers,
-    ):
+    with callers_with_rules(nats_server, file) as callers:
         served = Served(*(callers.with_token(token_of(name)) for name in ("all", "one", "two")))
         served.admin.ensure_stream("KEYS", "keys.>")
         yield served

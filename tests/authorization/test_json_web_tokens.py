@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.authorization.callers import Callers, bearer, callers_of
+from tests.authorization.callers import Callers, bearer, callers_with_rules
 from tests.authorization.policies import principal, put, token_of
 from tests.authorization.served import served
 from tests.authorization.whoami import answer_to, who
-from tests.support.app import running_app
 from tests.support.client import EVENTS, refused
 from tests.support.json_web_keys import (
     AUDIENCE,
@@ -89,10 +88,7 @@ def callers(
     file = write_key_set(directory / "keys.json", CORP, RSA)
     text = POLICY.replace("FILE", str(file)).replace("URL", keys.url)
     put(directory / "auth.toml", text)
-    with (
-        running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(directory / "auth.toml")) as address,
-        callers_of(address) as callers,
-    ):
+    with callers_with_rules(nats_server, directory / "auth.toml") as callers:
         yield callers
 
 
@@ -212,10 +208,7 @@ def test_an_issuer_that_is_away(nats_server: NatsServer, tmp_path: Path) -> None
     with key_server(content(b"", 503)) as keys:
         text = POLICY.replace("FILE", str(tmp_path / "missing.json")).replace("URL", keys.url)
         file = put(tmp_path / "auth.toml", text)
-        with (
-            running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address,
-            callers_of(address) as callers,
-        ):
+        with callers_with_rules(nats_server, file) as callers:
             for signer, iss in ((CORP, ISSUER), (ELSEWHERE, OTHER)):
                 refusal = answer_to(callers.with_token(signer.token(say(iss=iss))))
                 assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "IDENTITY_UNAVAILABLE")

@@ -15,10 +15,9 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.authorization.callers import Caller, Callers, callers_of
+from tests.authorization.callers import Caller, Callers, callers_with_rules
 from tests.authorization.policies import ALL, principal, put, token_of
 from tests.authorization.served import served
-from tests.support.app import running_app
 from tests.support.broker import connect
 from tests.support.client import STATE, Refusal, read_refusal, refused
 from tests.support.nats_server import NatsServer, running_nats
@@ -102,10 +101,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def callers(nats_server: NatsServer, file: str) -> Iterator[Callers]:
     """Run a server with principals that have quotas."""
-    with (
-        running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address,
-        callers_of(address) as callers,
-    ):
+    with callers_with_rules(nats_server, file) as callers:
         callers.with_token(token_of("all")).ensure_stream("LASTING", "lasting.>")
         yield callers
 
@@ -308,7 +304,7 @@ def test_bytes_in_many_streams(callers: Callers) -> None:
 def test_all_servers_find_the_same_stream_full(callers: Callers, nats_server: NatsServer, file: str) -> None:
     """What is full on one soon is on the others, and what goes on does so on all."""
     stream = new()
-    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address, callers_of(address) as others:
+    with callers_with_rules(nats_server, file) as others:
         one, two = of(callers, "on-two"), of(others, "on-two")
         ensure_stream(one, stream)
         ensure_stream(two, f"{stream}-2")
@@ -610,7 +606,7 @@ def test_two_servers(callers: Callers, nats_server: NatsServer, file: str) -> No
     one = of(callers, "two-servers")
     ensure_stream(one, new())
     ensure_consumer(one, "LASTING", name="of-two")
-    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address, callers_of(address) as others:
+    with callers_with_rules(nats_server, file) as others:
         two = of(others, "two-servers")
         exceeded(lambda: ensure_consumer(two, "LASTING", name="of-two-too"), "consumers", 1, 1)
         ensure_stream(two, new())
@@ -625,7 +621,7 @@ def test_what_another_server_deleted(callers: Callers, nats_server: NatsServer, 
     one = of(callers, "deleting")
     for name in names:
         ensure_stream(one, name)
-    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address, callers_of(address) as others:
+    with callers_with_rules(nats_server, file) as others:
         two = of(others, "deleting")
         for name in names:
             two.call(ADMIN.methods_by_name["DeleteStream"], admin_pb.DeleteStreamRequest(name=name))
@@ -637,7 +633,7 @@ def test_what_another_server_deleted(callers: Callers, nats_server: NatsServer, 
 
 def test_several_servers_at_once(callers: Callers, nats_server: NatsServer, file: str) -> None:
     """However fast something is made on two servers, it is too much by what one makes at the same moment."""
-    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address, callers_of(address) as others:
+    with callers_with_rules(nats_server, file) as others:
         servers = [of(each, "fast") for each in (callers, others)]
         for make in (
             lambda server: ensure_stream(server, new()),

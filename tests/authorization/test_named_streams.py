@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.authorization.callers import Callers, callers_of
+from tests.authorization.callers import Callers, callers_with_rules
 from tests.authorization.policies import ALL, principal, put, token_of
-from tests.support.app import running_app
 from tests.support.client import Refusal, refused
 from tests.support.nats_server import NatsServer
 from tests.wire.looking import ask
@@ -33,10 +32,7 @@ streams = { manage = ["MINE"], bind = ["secret.>"] }
 def callers(nats_server: NatsServer, tmp_path: Path) -> Iterator[Callers]:
     """Run a server with a stream that takes one event of at most 100 bytes."""
     file = put(tmp_path / "auth.toml", POLICY)
-    with (
-        running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address,
-        callers_of(address) as callers,
-    ):
+    with callers_with_rules(nats_server, file) as callers:
         admin = callers.with_token(token_of("all"))
         full = {"max_events": 1, "discard_policy": "DISCARD_POLICY_NEW"}
         subjects = {"subjects": ["secret.>"]}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from google.protobuf.message import Message
 
-from tests.authorization.callers import Caller, Callers, bearer, callers_of
+from tests.authorization.callers import Caller, Callers, bearer, callers_with_rules
 from tests.authorization.policies import ALL, digest_of, principal, put, token_of
 from tests.authorization.rows import ALLOWED, Answer, invoke, method_of
 from tests.support.app import running_app
@@ -70,10 +70,7 @@ POLICY = (
 def callers(nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
     """Run a server with principals that have quotas."""
     file = put(tmp_path_factory.mktemp("quotas") / "auth.toml", POLICY)
-    with (
-        running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address,
-        callers_of(address) as callers,
-    ):
+    with callers_with_rules(nats_server, file) as callers:
         callers.with_token(token_of("all")).ensure_stream("QUOTAS", "quotas.>")
         yield callers
 
