@@ -57,7 +57,9 @@ class Stream:
     @contextmanager
     def opened(self, subject: str = "a.b") -> Iterator[AuthorizedStream]:
         usage = self.access.usage(self.who.principal, 0)
-        with self.access.admitted(self.who, self.identify, usage) as admission:
+        denied: list[WindshiftError] = []
+        stream = AuthorizedStream(self.access, self.who, self.identify, usage, denied.append, counts=True)
+        with stream as admission:
             admission.follow(
                 lambda: admission.consume("S", "ann-1", durable=True, owner="", subjects={subject}),
                 self.ended.append,

@@ -295,4 +295,4 @@ def test_a_bad_header_is_not_made_good_by_a_certificate(clock: Clock) -> None:
     authenticator = Authenticator(people(EDGE), None, clock)
     for header in (b"", b"Basic x", bearer(make_token("edge"))):
         with pytest.raises(Unauthenticated):
-            authenticator.identify(header, lambda: ("DNS:edge.acme",))
+            authenticator.identify(header, lambda: CertificateNames(("DNS:edge.acme",)))

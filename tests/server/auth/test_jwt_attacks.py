@@ -30,6 +30,7 @@ from tests.support.json_web_keys import (
     write_key_set,
 )
 from windshift.server.auth.authenticate import Authenticator, Identity
+from windshift.server.auth.certificates import CertificateNames
 from windshift.server.auth.jwks import KeySets
 from windshift.server.auth.tokens import EXPIRED
 from windshift.server.domain.errors import Unauthenticated
@@ -319,7 +320,7 @@ async def test_a_token_that_is_wrong_in_one_thing_lets_nobody_in(world: World, a
     token = attack(world)
     for _ in range(2):  # the second time by what was remembered of the first
         with pytest.raises(Unauthenticated) as caught:
-            world.authenticator.identify(f"Bearer {token}".encode(), tuple)
+            world.authenticator.identify(f"Bearer {token}".encode(), CertificateNames)
         error = caught.value
         assert error.message in (Unauthenticated("").message, "; ".join(EXPIRED))
         said = f"{error} {error.why} {error.metadata}"
@@ -353,7 +354,7 @@ ACCEPTED: Final[dict[str, Attack]] = {
 async def test_a_token_that_is_right_lets_its_subject_in(world: World, make: Attack) -> None:
     """What stands next to an attack and is none is accepted."""
     token = make(world)
-    who = world.authenticator.identify(f"Bearer {token}".encode(), tuple)
+    who = world.authenticator.identify(f"Bearer {token}".encode(), CertificateNames)
     assert isinstance(who, Identity)
     assert (who.principal.name, who.credential) == ("ci", f"jwt corp {SUBJECT}")
     assert who.expires == json.loads(urlsafe_b64decode(token.split(".")[1] + "=="))["exp"]
@@ -361,7 +362,9 @@ async def test_a_token_that_is_right_lets_its_subject_in(world: World, make: Att
 
 async def test_each_issuer_speaks_for_its_own_subjects(world: World) -> None:
     """The same subject of another issuer is another principal."""
-    who = world.authenticator.identify(f"Bearer {world.other.token(claims(NOW, iss=OTHER))}".encode(), tuple)
+    who = world.authenticator.identify(
+        f"Bearer {world.other.token(claims(NOW, iss=OTHER))}".encode(), CertificateNames
+    )
     assert isinstance(who, Identity)
     assert (who.principal.name, who.credential) == ("other", f"jwt other {SUBJECT}")
 
@@ -375,9 +378,9 @@ async def test_a_stranger_who_knows_a_subject_is_not_told(world: World) -> None:
         world.stranger.token(claims(NOW, sub="nobody")),
     ):
         with pytest.raises(Unauthenticated) as caught:
-            world.authenticator.identify(f"Bearer {token}".encode(), tuple)
+            world.authenticator.identify(f"Bearer {token}".encode(), CertificateNames)
         messages.add(caught.value.message)
     assert messages == {Unauthenticated("").message}
     with pytest.raises(Unauthenticated) as caught:
-        world.authenticator.identify(f"Bearer {ATTACKS['exp past'](world)}".encode(), tuple)
+        world.authenticator.identify(f"Bearer {ATTACKS['exp past'](world)}".encode(), CertificateNames)
     assert caught.value.message == "; ".join(EXPIRED)

@@ -39,7 +39,7 @@ def test_tokens_of_the_longest_subjects(character: str) -> None:
     """A page may end with any subject that the broker takes: 4,096 bytes, and what is no text is replaced."""
     size = 1 if character == "\N{REPLACEMENT CHARACTER}" else len(character.encode())
     subject = character * (4096 // size)
-    assert read_token("page_token", write_token([subject], "S", ">"), (str,), "S", ">") == [subject]
+    assert read_token("page_token", write_token((subject,), "S", ">"), (str,), "S", ">") == (subject,)
 
 
 def test_no_keys() -> None:

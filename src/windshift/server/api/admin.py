@@ -153,10 +153,10 @@ class AdminService:
             query,
             _may_view(call),
             page_size(request.page_size),
-            None if after is None else (after[0], after[1]),
+            after,
             answer_by(call),
         )
-        token = "" if page.after is None else write_token([float(page.after[0]), page.after[1]], query)
+        token = write_token(page.after, query)
         response = pb.ListStreamsResponse(total=page.total, next_page_token=token)
         await spread(lambda entry: response.streams.append(_stream_info(entry)), page.entries)
         return response
@@ -185,7 +185,7 @@ class AdminService:
         )
         return pb.ListSubjectsResponse(
             subjects=[pb.ListSubjectsResponse.Entry(subject=name, events=count) for name, count in page],
-            next_page_token="" if last is None else write_token([last], *bound),
+            next_page_token="" if last is None else write_token((last,), *bound),
         )
 
     async def purge_stream(self, request: pb.PurgeStreamRequest, call: ServerCall) -> pb.PurgeStreamResponse:
@@ -233,7 +233,7 @@ class AdminService:
         cut = number("data_limit", request.data_limit, _LARGEST_CUT) or None
         if request.without_data:
             cut = 0
-        token = "" if page.next is None else write_token([page.next], *bound)
+        token = "" if page.next is None else write_token((page.next,), *bound)
         response = pb.ReadEventsResponse(scanned_to=page.scanned_to, next_page_token=token)
         await spread(lambda each: _write_stored(response.events.add(), each, cut), page.events)
         return response
@@ -249,10 +249,8 @@ class AdminService:
     async def delete_event(self, request: pb.DeleteEventRequest, call: ServerCall) -> pb.DeleteEventResponse:
         """Delete one event."""
         names.stream_name("stream", request.stream)
-        sequence = number("id", request.id)
-        if sequence == 0:
-            raise InvalidField("id", "ids begin at 1")
-        await self._admin.streams.delete_event(request.stream, sequence, answer_by(call), erase=request.erase)
+        seq = _event_id(request.id)
+        await self._admin.streams.delete_event(request.stream, seq, answer_by(call), erase=request.erase)
         return pb.DeleteEventResponse()
 
     async def explain_event(
@@ -260,13 +258,11 @@ class AdminService:
     ) -> pb.ExplainEventResponse:
         """Say how an event stands at each consumer."""
         names.stream_name("stream", request.stream)
-        seq = number("id", request.id)
-        if seq == 0:
-            raise InvalidField("id", "ids begin at 1")
+        seq = _event_id(request.id)
         if request.consumer:
             names.consumer_name("consumer", request.consumer)
         explanation = await self._admin.explainer.explain(
-            request.stream, StreamSeq(seq), request.consumer, answer_by(call)
+            request.stream, seq, request.consumer, answer_by(call)
         )
         return pb.ExplainEventResponse(
             presence=f"PRESENCE_{explanation.presence.name}",
@@ -296,11 +292,11 @@ class AdminService:
             order,
             caller_of(call),
             page_size(request.page_size),
-            None if after is None else (after[0], after[1], after[2]),
+            after,
             answer_by(call),
         )
         calls = await self._admin.subscriptions.counts() if page.entries else Counter[ConsumerKey]()
-        token = "" if page.after is None else write_token([*page.after], *bound)
+        token = write_token(page.after, *bound)
         response = pb.ListConsumersResponse(total=page.total, next_page_token=token)
         await spread(lambda entry: response.consumers.append(_consumer_info(entry, calls)), page.entries)
         return response
@@ -454,15 +450,20 @@ def read_names(request: pb.GetHistoryRequest) -> tuple[list[str], list[ConsumerK
     return list(dict.fromkeys(request.streams)), list(dict.fromkeys(consumers))
 
 
+def _event_id(value: int) -> StreamSeq:
+    """Read the id of an event; raise `InvalidField`."""
+    if value == 0:
+        raise InvalidField("id", "ids begin at 1")
+    return StreamSeq(number("id", value))
+
+
 def _get_query(request: pb.GetEventRequest) -> dict[str, Any]:
     """Read which event is meant, as JetStream is asked for it."""
     if request.subject:
         names.filter_subject("subject", request.subject)
     match request.WhichOneof("event"):
         case "id":
-            query: dict[str, Any] = {"seq": number("id", request.id)}
-            if not request.id:
-                raise InvalidField("id", "ids begin at 1")
+            query: dict[str, Any] = {"seq": _event_id(request.id)}
             return query | ({"next_by_subj": request.subject} if request.subject else {})
         case "time":
             start = rfc3339(unix_ns("time", request.time))

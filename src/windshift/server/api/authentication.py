@@ -230,9 +230,8 @@ class AuthInterceptor:
             if not isinstance(identity, Identity):
                 raise TypeError("a call that was not authenticated")
             usage = self._access.usage(identity.principal, call.started)
-            with self._access.followed(identity, partial(_identify, call), usage) as admission:
+            with self._stream(call, identity, usage, counts=False) as admission:
                 call.state = admission
-                admission.on_denied = partial(self._deny, call, identity)
                 if is_followed:
                     self._follow(call, admission, actions(rule, request))
                 return await handler(request, call)
@@ -249,9 +248,8 @@ class AuthInterceptor:
             try:
                 asked = actions(rule, arguments[0])
                 _require(call, identity, asked, arguments[0])
-                with self._access.admitted(identity, partial(_identify, call), usage) as admission:
+                with self._stream(call, identity, usage, counts=True) as admission:
                     call.state = admission
-                    admission.on_denied = partial(self._deny, call, identity)
                     self._follow(call, admission, asked)
                     return await handler(*arguments)
             except _DENIALS as error:
@@ -319,6 +317,13 @@ class AuthInterceptor:
                 parts, rules = in_parts(rule, request, _AT_ONCE), self._access.authenticator
                 identity = await self._identified(call)
 
+    def _stream(
+        self, call: ServerCall, identity: Identity, usage: Usage, *, counts: bool
+    ) -> AuthorizedStream:
+        tell_denied = partial(self._deny, call, identity)
+        identify = partial(_identify, call)
+        return AuthorizedStream(self._access, identity, identify, usage, tell_denied, counts=counts)
+
     def _follow(self, call: ServerCall, admission: AuthorizedStream, asked: list[Action]) -> None:
         """End a call when the rules allow it no longer."""
         admission.follow(
@@ -334,7 +339,7 @@ class AuthInterceptor:
         now = asyncio.get_running_loop().time()
         self._audit.denied(Caller(call.method, call.peer, identity), error, now)
 
-    def _cut_off(self, call: ServerCall, identity: Identity | None, error: WindshiftError) -> None:
+    def _cut_off(self, call: ServerCall, identity: Identity, error: WindshiftError) -> None:
         """End a call from outside, whose handler does not see to that itself."""
         if not call.done:
             if isinstance(error, _DENIALS):

@@ -240,7 +240,7 @@ def _read_cursor(token: str, method: str, *request: object) -> Cursor:
 
 
 def _write_cursor(cursor: Cursor, method: str, *request: object) -> str:
-    return "" if cursor == START else write_token([*cursor], method, *request)
+    return "" if cursor == START else write_token(cursor, method, *request)
 
 
 # --- Requests ---------------------------------------------------------------------------------------------

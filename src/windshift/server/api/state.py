@@ -133,12 +133,12 @@ class StateService:
         size = page_size(request.page_size)
         after = read_token("page_token", request.page_token, (str,))
         found = {each.name: each for each in await self._stores.all(answer_by(call))}
-        cut = PageCut[tuple[str]](size, None if after is None else (after[0],))
+        cut = PageCut[tuple[str]](size, after)
         cut.add((name,) for name in found if _may_view(call, name))
         page, more = cut.page()
         return pb.ListStoresResponse(
             stores=[_store_entry(found[name]) for (name,) in page],
-            next_page_token="" if more is None else write_token([*more]),
+            next_page_token=write_token(more),
         )
 
     async def delete_store(self, request: pb.DeleteStoreRequest, call: ServerCall) -> pb.DeleteStoreResponse:
@@ -162,7 +162,7 @@ class StateService:
         )
         return pb.ListKeysResponse(
             entries=[_key_entry(each, with_value=request.with_values) for each in page.entries],
-            next_page_token=write_token([page.after], *bound) if page.after else "",
+            next_page_token=write_token((page.after,), *bound) if page.after else "",
         )
 
     async def history(self, request: pb.HistoryRequest, call: ServerCall) -> pb.HistoryResponse:
@@ -172,7 +172,7 @@ class StateService:
         found, more = await self._stores.history(*bound, after, answer_by(call))
         return pb.HistoryResponse(
             entries=[_key_entry(each, with_value=True) for each in found],
-            next_page_token=write_token([found[-1].revision], *bound) if more else "",
+            next_page_token=write_token((found[-1].revision,), *bound) if more else "",
         )
 
     async def watch(self, request: pb.WatchRequest, call: ServerCall) -> None:

@@ -59,8 +59,16 @@ class AuthorizedStream:
     Attributes:
         identity: who it is, by the rules in force.
         identify: says it anew.
-        on_denied: is told of what is denied without an end of the call: events that it publishes, and what
-            goes beyond a quota of the caller's consumer.
+        tell_denied: has the audit log told of what is denied without an end of the call: events that it
+            publishes, and what goes beyond a quota of the caller's consumer.
+
+    Args:
+        policy: the rules in force.
+        identity: who it is now.
+        identify: says it anew.
+        usage: what the caller uses.
+        tell_denied: as above.
+        counts: whether it is one of the open streams of the caller.
     """
 
     __slots__ = (
@@ -74,20 +82,27 @@ class AuthorizedStream:
         "_usage",
         "identify",
         "identity",
-        "on_denied",
+        "tell_denied",
     )
 
     def __init__(
-        self, policy: ActivePolicy, identity: Identity, identify: Identify, usage: Usage, *, counts: bool
+        self,
+        policy: ActivePolicy,
+        identity: Identity,
+        identify: Identify,
+        usage: Usage,
+        tell_denied: Callable[[PermissionDenied | QuotaExceeded], None],
+        *,
+        counts: bool,
     ) -> None:
         self.identity = identity
         self.identify = identify
+        self.tell_denied = tell_denied
         self._policy = policy
         self._usage = usage
-        self._counts = counts  # among the open streams of the caller
+        self._counts = counts
         self._consumer = ""  # which counts; empty = one without a name
         self._name: str | None = None  # of the consumer, in rules
-        self.on_denied: Callable[[PermissionDenied | QuotaExceeded], None] | None = None
         self._chosen = SubjectPatterns()
         self._check: Callable[[], None] | None = None
         self._end: Callable[[WindshiftError], None] | None = None
@@ -119,11 +134,6 @@ class AuthorizedStream:
         """
         self._check = check
         self._end = end
-
-    def tell_denied(self, error: PermissionDenied | QuotaExceeded) -> None:
-        """Have the audit log told of something that is denied, and does not end the call."""
-        if self.on_denied is not None:
-            self.on_denied(error)
 
     def may_publish(self, subject: str) -> bool:
         """Tell whether `publish` would let an event through, quickly: this is asked for every event."""
@@ -257,14 +267,6 @@ class ActivePolicy:
         """Return how much a principal may have; None when the rules know nobody of that name."""
         found = self.authenticator.principal(principal)
         return None if found is None else found.quotas
-
-    def admitted(self, identity: Identity, identify: Identify, usage: Usage) -> AuthorizedStream:
-        """Return a stream to be entered, which counts as one of the caller's."""
-        return AuthorizedStream(self, identity, identify, usage, counts=True)
-
-    def followed(self, identity: Identity, identify: Identify, usage: Usage) -> AuthorizedStream:
-        """Return the same for a call that may last, and does not count."""
-        return AuthorizedStream(self, identity, identify, usage, counts=False)
 
     def replace(self, authenticator: Authenticator, now: float) -> None:
         """Put other rules in force, and judge all open streams by them, soon. `now` is the loop's time."""

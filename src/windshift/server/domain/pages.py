@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from windshift.server.domain.errors import InvalidField
 
-Position: TypeAlias = list[Any]
+Position: TypeAlias = tuple[Any, ...]
 """Strings and numbers that say where a list goes on."""
 
 Key = TypeVar("Key", bound=tuple[Any, ...])
@@ -24,8 +24,13 @@ PAGE_BYTES: Final = 1024 * 1024
 """Bytes of data at which a page ends, about."""
 
 
-def write_token(position: Position, *request: object) -> str:
-    """Write a token. `request` is what of the request decides which list it is."""
+def write_token(position: Position | None, *request: object) -> str:
+    """Write a token; an empty one where there is no other page.
+
+    `request` is what of the request decides which list it is.
+    """
+    if position is None:
+        return ""
     return urlsafe_b64encode(json.dumps([*position, _digest(request)]).encode()).decode()
 
 
@@ -51,7 +56,7 @@ def read_token(field: str, token: str, types: tuple[type, ...], *request: object
         raise InvalidField(field, "is not a valid page token; pass the one that the last call returned")
     if read.pop() != _digest(request):
         raise InvalidField(field, "is of another request; begin anew without it")
-    return read
+    return tuple(read)
 
 
 def _is_whole(value: object) -> bool:
