@@ -174,7 +174,7 @@ async def test_a_stream_that_is_gone(view: View, lists: Lists) -> None:
     await view._read("")
     assert growing(view, CONSUMER, consumers=1) == {"consumers": 1}
     assert view.held == {}
-    assert view._keys == {}
+    assert view._lists.keys() == {""}
 
 
 async def test_what_no_server_answers_for(view: View, lists: Lists) -> None:
@@ -189,9 +189,9 @@ async def test_what_no_server_answers_for(view: View, lists: Lists) -> None:
     await view._read("")
     await view._read("S")
     assert view.held == before
-    assert max(view._took.values()) <= 0.2
+    assert max(each.took for each in view._lists.values()) <= 0.2
     await view._read_all()
-    assert view._took_all <= 0.2 * len(view._took)
+    assert view._took_all <= 0.2 * len(view._lists)
     lists.missing = frozenset()
     await view._read("")
     await view._read("S")
@@ -297,7 +297,7 @@ async def test_some_lists_are_no_look(view: View, lists: Lists) -> None:
     await view.refresh(CONSUMER, soon())
     view.begin(CONSUMER, Held("ann", {"consumers": 1}))
     lists.read.clear()
-    view._read_at["T"] -= 1_000
+    view._lists["T"].read_at -= 1_000
     await view.refresh(CONSUMER, soon(), "ann")
     assert lists.read == ["CONSUMER.LIST.T"]
     assert view.made("ann", "consumers") == 1
@@ -411,4 +411,5 @@ async def test_what_is_kept(view: View, lists: Lists) -> None:
     view.gone(CONSUMER)
     assert view.total("ann", "consumers") == 0
     await view._read("S")
-    assert (view.held, view._done) == ({}, {})
+    assert view.held == {}
+    assert not any(each.done for each in view._lists.values())

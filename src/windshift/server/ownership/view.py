@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from typing import Final
@@ -48,6 +48,25 @@ _STREAMS: Final = ""
 """The list of streams. Those of consumers have the names of their streams."""
 
 
+class _List:
+    """One of the broker's lists, and what is known of what belongs in it.
+
+    Attributes:
+        keys: what of that has an owner.
+        done: when this server did something of which the list may tell too little if it was begun before.
+        read_at: when it was read the last time.
+        took: for how many seconds.
+    """
+
+    __slots__ = ("done", "keys", "read_at", "took")
+
+    def __init__(self) -> None:
+        self.keys: set[Key] = set()
+        self.done: dict[Key, float] = {}
+        self.read_at = -inf
+        self.took = 0.0
+
+
 class View:
     """What there is: what the broker's lists have, and what this server has done since.
 
@@ -66,16 +85,10 @@ class View:
         self._reading = asyncio.Lock()
         self.held: dict[Key, Held] = {}
         self._totals: dict[str, Counter[str]] = {}
-        self._keys: dict[str, set[Key]] = {}
-        """What of all that is in which list."""
-        self._done: dict[str, dict[Key, float]] = {}
-        """When this server did something of which a list may tell too little if it was begun before."""
-        self._read_at: dict[str, float] = {}
-        self._took: dict[str, float] = {}
-        """When each list was read the last time, and for how many seconds."""
+        self._lists: defaultdict[str, _List] = defaultdict(_List)
         self._with_consumers: frozenset[str] = frozenset()
-        self._made: dict[str, Counter[str]] = {}
-        self._looked: dict[str, Counter[str]] = {}
+        self._made: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._looked: defaultdict[str, Counter[str]] = defaultdict(Counter)
         """How much this server has made for each owner, and had when it looked what the others have made."""
         self._all: asyncio.Task[None] | None = None
         self._all_read_at = -inf
@@ -85,17 +98,17 @@ class View:
 
     def begin(self, key: Key, held: Held) -> None:
         """Count something that is about to be made or changed; `note` must follow."""
-        self._made.setdefault(held.owner, Counter()).update(self.growth(key, held))
+        self._made[held.owner].update(self.growth(key, held))
         self.keep(key, held)
 
     def keep(self, key: Key, held: Held) -> None:
         """Count something, whatever the lists say, until `note` or `gone`."""
-        self._done.setdefault(_list_of(key), {})[key] = inf
+        self._list_of(key).done[key] = inf
         self._set(key, held)
 
     def note(self, key: Key, held: Held | None) -> None:
         """Note that something is there now, or nothing."""
-        self._done.setdefault(_list_of(key), {})[key] = self._loop.time()
+        self._list_of(key).done[key] = self._loop.time()
         self._set(key, held)
 
     def gone(self, key: Key) -> None:
@@ -109,16 +122,16 @@ class View:
         Another server deleted it, and may have made something else since: that counts as if this one had.
         """
         known = self.held.get(key)
-        if known is None or self._done.get(_list_of(key), {}).get(key) == inf:
+        if known is None or self._list_of(key).done.get(key) == inf:
             return None
-        self._made.setdefault(known.owner, Counter()).update(known.amounts)
+        self._made[known.owner].update(known.amounts)
         self.note(key, None)
         return known
 
     def stream_gone(self, stream: str) -> None:
         """Note that a stream is there no more, with all its consumers."""
         self.gone((stream, ""))
-        for key in tuple(self._keys.get(stream, ())):
+        for key in tuple(self._lists[stream].keys):
             self.note(key, None)
 
     def shrunk(self, key: Key, held: Held) -> None:
@@ -142,13 +155,13 @@ class View:
 
     def streams_of(self, owner: str) -> Iterator[tuple[Key, Held]]:
         """Give the streams and stores that somebody has."""
-        for key in self._keys.get(_STREAMS, ()):
+        for key in self._lists[_STREAMS].keys:
             if self.held[key].owner == owner:
                 yield key, self.held[key]
 
     def made(self, owner: str, quota: str) -> int:
         """Return how much this server has made for somebody since it has looked what the others have made."""
-        return self._made.get(owner, Counter())[quota] - self._looked.get(owner, Counter())[quota]
+        return self._made[owner][quota] - self._looked[owner][quota]
 
     def growth(self, key: Key, held: Held) -> dict[str, int]:
         """Return by how much something would take more than now, of each quota of which it would."""
@@ -161,14 +174,14 @@ class View:
         before = self.held.pop(key, None)
         if before is not None:
             self._totals[before.owner].subtract(before.amounts)
-            keys = self._keys[_list_of(key)]
-            keys.remove(key)
-            if not keys:
-                del self._keys[_list_of(key)]
+            self._list_of(key).keys.remove(key)
         if held is not None:
             self.held[key] = held
             self._totals.setdefault(held.owner, Counter()).update(held.amounts)
-            self._keys.setdefault(_list_of(key), set()).add(key)
+            self._list_of(key).keys.add(key)
+
+    def _list_of(self, key: Key) -> _List:
+        return self._lists[_name_of_list(key)]
 
     # -- What the broker has -----------------------------------------------------------------------------
 
@@ -181,27 +194,27 @@ class View:
         while; or `again` if this server has made something for it since. Lists of consumers are many: those
         of other streams are read beside.
         """
-        now, names = self._loop.time(), self._lists(key, owner)
+        now, names = self._loop.time(), self._telling(key, owner)
         made = {owner: Counter(self._made[owner])} if key[1] and owner in self._made else {}
-        took = sum(self._took.get(name, 0.0) for name in names)
+        took = sum(self._lists[name].took for name in names)
         since = now - max(_KEPT if owner is None else _KEPT_NEAR, _EFFORT * took)
         try:
             async with asyncio.timeout_at(deadline):
                 if again and owner is not None and self._has_made(owner, key):
                     since = now
-                    looked = max(self._read_at.get(name, -inf) for name in names)
+                    looked = max(self._lists[name].read_at for name in names)
                     await asyncio.sleep(max(_SHORTEST_PAUSE, looked + _EFFORT_AGAIN * took - now))
                 await self._refresh(names, since)
-                if all(self._read_at.get(name, -inf) >= now for name in names):
+                if all(self._lists[name].read_at >= now for name in names):
                     self._note_looked(made, of_consumers=True)
                 if key[1] and owner is None:
                     await self._others()
         except TimeoutError:
             raise BrokerUnavailable from None
 
-    def _lists(self, key: Key, owner: str | None) -> set[str]:
+    def _telling(self, key: Key, owner: str | None) -> set[str]:
         """Return the lists that tell of such things, with an owner of all of its consumers."""
-        names = {_list_of(key)}
+        names = {_name_of_list(key)}
         if key[1] and owner:
             names |= {stream for (stream, name), held in self.held.items() if name and held.owner == owner}
         return names
@@ -209,21 +222,22 @@ class View:
     async def _refresh(self, names: set[str], since: float) -> None:
         """Read what was not read since a time, list by list: others read theirs in between."""
         for name in sorted(names):
-            if self._read_at.get(name, -inf) >= since:
+            if self._lists[name].read_at >= since:
                 continue
             async with self._reading:
-                if self._read_at.get(name, -inf) < since:  # nor while this waited
+                if self._lists[name].read_at < since:  # nor while this waited
                     await self._read(name)
 
     def _has_made(self, owner: str, key: Key) -> bool:
-        quotas = self._made.get(owner, ())
-        return any(self.made(owner, each) for each in quotas if (each in CONSUMER_QUOTAS) == bool(key[1]))
+        return any(
+            self.made(owner, each) for each in self._made[owner] if (each in CONSUMER_QUOTAS) == bool(key[1])
+        )
 
     def _note_looked(self, made: Mapping[str, Counter[str]], *, of_consumers: bool) -> None:
         """Note that lists were read after this server had made so much: they have what others had made."""
         for owner, counter in made.items():
             seen = {quota: counter[quota] for quota in counter if (quota in CONSUMER_QUOTAS) == of_consumers}
-            self._looked[owner] = self._looked.get(owner, Counter()) | Counter(seen)
+            self._looked[owner] |= Counter(seen)
 
     async def _others(self) -> None:
         """Read the lists of all consumers from time to time, beside; wait a little for the first time."""
@@ -238,9 +252,9 @@ class View:
         try:
             await self._read(_STREAMS)
             for name in self._with_consumers:
-                if self._read_at.get(name, -inf) < began - _KEPT_NEAR:
+                if self._lists[name].read_at < began - _KEPT_NEAR:
                     await self._read(name)
-            self._took_all = sum(self._took.values())
+            self._took_all = sum(each.took for each in self._lists.values())
         except NatsError as error:
             log.warning("the consumers at the broker cannot be counted: %s", error)
             self._took_all = self._loop.time() - began
@@ -255,7 +269,8 @@ class View:
         found |= {key: self.held[key] for key in silent & self.held.keys()}
         self._take(name, {key: held for key, held in found.items() if held.owner}, began)
         took = self._loop.time() - began
-        self._took[name] = min(took, _KEPT / _EFFORT) if silent else took  # to wait for them is no effort
+        # To wait for servers that do not answer is no effort.
+        self._lists[name].took = min(took, _KEPT / _EFFORT) if silent else took
         if name == _STREAMS:
             self._note_looked(made, of_consumers=False)
             self._on_streams()
@@ -274,11 +289,12 @@ class View:
                 if state.get("consumer_count") and not name.startswith(RESERVED_STREAMS):
                     with_consumers.add(name)
         self._with_consumers = frozenset(with_consumers)
-        for name in self._read_at.keys() - {_STREAMS, *with_consumers, *silent}:
-            self._take(name, {}, began)
-            if name not in self._keys and name not in self._done:
-                del self._read_at[name]
-                self._took.pop(name, None)
+        for name in self._lists.keys() - {_STREAMS, *with_consumers, *silent}:
+            listed = self._lists[name]
+            if listed.read_at > -inf:
+                self._take(name, {}, began)
+            if not listed.keys and not listed.done:
+                del self._lists[name]
         return found, {(name, "") for name in silent}
 
     async def _consumers(self, stream: str, began: float) -> tuple[dict[Key, Held], set[Key]]:
@@ -296,19 +312,18 @@ class View:
 
     def _take(self, name: str, found: Mapping[Key, Held], began: float) -> None:
         """Take over what a list has, but for what this server did after it was begun to be read."""
-        if began < self._read_at.get(name, -inf):
+        listed = self._lists[name]
+        if began < listed.read_at:
             return
-        self._read_at[name] = began
-        newer = {key: at for key, at in self._done.pop(name, {}).items() if at >= began}
-        if newer:
-            self._done[name] = newer
-        for key in self._keys.get(name, set()) - found.keys() - newer.keys():
+        listed.read_at = began
+        newer = listed.done = {key: at for key, at in listed.done.items() if at >= began}
+        for key in listed.keys - found.keys() - newer.keys():
             self._set(key, None)
         for key, held in found.items():
             if key not in newer:
                 self._set(key, held)
 
 
-def _list_of(key: Key) -> str:
-    """Return the list that has something."""
+def _name_of_list(key: Key) -> str:
+    """Return the name of the list that has something."""
     return key[0] if key[1] else _STREAMS
