@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from tests.support.client import EVENTS, Client
 from tests.support.collector import Collector, grpc_collector, http_collector
 from tests.support.nats_server import NatsServer
-from tests.support.windshift_process import LIMIT, WindshiftProcess, wait_for, windshift
+from tests.support.windshift_process import LIMIT, Started, WindshiftProcess, starting, wait_for
 from tests.wire.consuming import ensure_consumer, subscribed
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.server.auth.audit import AUDIT
@@ -27,25 +26,13 @@ TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 UNSAMPLED = (("traceparent", f"00-{TRACE}-{CALLER}-00"),)
 
 Record = dict[str, Any]
-Started = Callable[..., WindshiftProcess]
 
 
 @pytest.fixture
 def start(tmp_path: Path, nats_server: NatsServer) -> Iterator[Started]:
     """Start servers on the shared NATS, with what is given as their environment."""
-    contexts: list[AbstractContextManager[WindshiftProcess]] = []
-
-    def start(**environment: str) -> WindshiftProcess:
-        directory = tmp_path / f"server{len(contexts)}"
-        directory.mkdir()
-        context = windshift(directory, **{"NATS_URL": nats_server.url, **environment})
-        process = context.__enter__()
-        contexts.append(context)
-        return process
-
-    yield start
-    for context in contexts:
-        context.__exit__(None, None, None)
+    with starting(tmp_path, NATS_URL=nats_server.url) as start:
+        yield start
 
 
 def records(server: WindshiftProcess) -> list[Record]:

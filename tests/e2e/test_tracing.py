@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from tests.support.client import Client, Metadata
 from tests.support.collector import Collector, grpc_collector, http_collector, read_spans
 from tests.support.nats_server import NatsServer
 from tests.support.ports import new_port
-from tests.support.windshift_process import WindshiftProcess, windshift
+from tests.support.windshift_process import Started, starting
 from tests.wire.consuming import ensure_consumer, subscribed
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -24,25 +23,12 @@ SAMPLED: Metadata = (("traceparent", f"00-{TRACE}-{CALLER}-01"), ("tracestate", 
 AT_ONCE = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 
-Started = Callable[..., WindshiftProcess]
-
 
 @pytest.fixture
 def start(tmp_path: Path, nats_server: NatsServer) -> Iterator[Started]:
     """Start servers on the shared NATS, with what is given as their environment."""
-    contexts: list[AbstractContextManager[WindshiftProcess]] = []
-
-    def start(**environment: str) -> WindshiftProcess:
-        directory = tmp_path / f"server{len(contexts)}"
-        directory.mkdir()
-        context = windshift(directory, **{"NATS_URL": nats_server.url, **AT_ONCE, **environment})
-        process = context.__enter__()
-        contexts.append(context)
-        return process
-
-    yield start
-    for context in contexts:
-        context.__exit__(None, None, None)
+    with starting(tmp_path, NATS_URL=nats_server.url, **AT_ONCE) as start:
+        yield start
 
 
 @pytest.fixture(params=["grpc", "http/protobuf"])

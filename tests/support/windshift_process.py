@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from itertools import count
 from pathlib import Path
 
 from tests.support import forking
@@ -182,6 +183,24 @@ def windshift(
         yield process
     finally:
         process.kill()
+
+
+Started = Callable[..., WindshiftProcess]
+"""Starts a server with what is given as its environment."""
+
+
+@contextmanager
+def starting(directory: Path, **environment: str) -> Iterator[Started]:
+    """Run servers, each in a directory of its own, from when they are started until the block ends."""
+    numbers = count()
+    with ExitStack() as running:
+
+        def start(**own: str) -> WindshiftProcess:
+            place = directory / f"server{next(numbers)}"
+            place.mkdir()
+            return running.enter_context(windshift(place, **{**environment, **own}))
+
+        yield start
 
 
 def wait_for(condition: Callable[[], object], explain: Callable[[], str] = str) -> None:
