@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from math import inf
@@ -138,19 +138,20 @@ def test_dead_letters_of_many_consumers(access: ActivePolicy) -> None:
     assert left(1_000, 1_000) == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
+def after(wait: Callable[[], Awaitable[object]], outcome: Identity | WindshiftError) -> Pending:
+    """Return a caller who is known, or not, when something was waited for."""
+
+    async def resolve() -> Identity:
+        await wait()
+        if isinstance(outcome, WindshiftError):
+            raise outcome
+        return outcome
+
+    return Pending(resolve)
+
+
 async def test_keys_that_have_to_be_fetched(access: ActivePolicy) -> None:
     """A stream whose token needs keys first is judged when they are there."""
-
-    class Slow(Pending):
-        def __init__(self, outcome: Identity | WindshiftError) -> None:
-            self.outcome = outcome
-
-        async def resolve(self) -> Identity:
-            await asyncio.sleep(0)
-            if isinstance(self.outcome, WindshiftError):
-                raise self.outcome
-            return self.outcome
-
     streams = [Stream(access, identity("a.>")) for _ in range(3)]
     outcomes: list[Identity | WindshiftError] = [
         identity("a.>"),
@@ -159,7 +160,7 @@ async def test_keys_that_have_to_be_fetched(access: ActivePolicy) -> None:
     ]
     with streams[0].opened(), streams[1].opened(), streams[2].opened():
         for stream, outcome in zip(streams, outcomes, strict=True):
-            stream.now = Slow(outcome)
+            stream.now = after(lambda: asyncio.sleep(0), outcome)
         renew(access)
         for _ in range(5):
             await asyncio.sleep(0)
@@ -172,21 +173,11 @@ async def test_keys_that_have_to_be_fetched(access: ActivePolicy) -> None:
 
 async def test_keys_that_come_after_other_rules(access: ActivePolicy) -> None:
     """What earlier rules would have said counts for nothing, whether it is more or less."""
-
-    class Late(Pending):
-        def __init__(self, outcome: Identity | WindshiftError) -> None:
-            self.outcome = outcome
-
-        async def resolve(self) -> Identity:
-            await keys.wait()
-            if isinstance(self.outcome, WindshiftError):
-                raise self.outcome
-            return self.outcome
-
     keys = asyncio.Event()
     more, less = Stream(access, identity("a.>")), Stream(access, identity("a.>"))
     with more.opened() as admission, less.opened():
-        more.now, less.now = Late(identity(">")), Late(Unauthenticated("unknown key"))
+        more.now = after(keys.wait, identity(">"))
+        less.now = after(keys.wait, Unauthenticated("unknown key"))
         renew(access)
         await asyncio.sleep(0)
         more.now = less.now = identity("a.*")

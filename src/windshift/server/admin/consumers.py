@@ -67,7 +67,6 @@ class ConsumerPage(NamedTuple):
     """A page of consumers.
 
     Attributes:
-        entries: the consumers.
         total: how many there are on all pages.
         after: the key of the last one; None = there is no other page.
     """

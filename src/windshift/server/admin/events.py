@@ -48,7 +48,6 @@ class Selection:
     """Which events of a stream.
 
     Attributes:
-        stream: the stream.
         subjects: those that match one of these; empty = all.
         types: those of these types, by full Protobuf name; empty = all.
     """

@@ -92,7 +92,6 @@ class Facts(NamedTuple):
     """What is known of an event at a consumer.
 
     Attributes:
-        state: the consumer.
         paused_until: None = it is not paused.
         holders: the calls that hold the event.
         failed: the last failed attempt; None = none is known.
@@ -115,7 +114,6 @@ class AtConsumer(NamedTuple):
 
     Attributes:
         name: the consumer's.
-        standing: how it stands.
         hindrances: what is in the way of a delivery, where one is to come.
         facts: what that was told by.
     """

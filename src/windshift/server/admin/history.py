@@ -89,14 +89,7 @@ class Series(NamedTuple):
 
 
 class History:
-    """Looks, remembers, and asks all servers what they remember.
-
-    Args:
-        look: what there is.
-        letters: counts dead letters.
-        gathering: asks the other servers.
-        step: seconds between two looks.
-    """
+    """Looks, remembers, and asks all servers what they remember. `step` is seconds between two looks."""
 
     def __init__(
         self, look: Look, letters: DeadLetterCounts, gathering: Gathering, step: float = STEP

@@ -66,7 +66,6 @@ class StreamEntry(NamedTuple):
     """A stream in a list.
 
     Attributes:
-        view: the stream.
         worst_lag: what the consumer that is furthest behind has yet to receive.
         dead_letters: those of its consumers.
         rate: events stored per second, as of the last two looks.
@@ -82,7 +81,6 @@ class StreamPage(NamedTuple):
     """A page of streams.
 
     Attributes:
-        entries: the streams.
         total: how many there are on all pages.
         after: where the next page begins: the sort key and the name of the last one; None = there is none.
     """

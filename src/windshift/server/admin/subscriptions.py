@@ -27,8 +27,6 @@ class SubscriptionView(NamedTuple):
     """A call that consumes.
 
     Attributes:
-        stream: the stream.
-        consumer: the consumer.
         peer: the client's address.
         principal: who it is; empty where there are no rules.
         user_agent: what the client calls itself.
@@ -56,16 +54,11 @@ class SubscriptionView(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """A call that holds an event.
+    """A call that holds an event, described as in a `SubscriptionView`.
 
     Attributes:
-        stream: the stream.
-        consumer: the consumer.
-        peer: the client's address.
-        principal: who it is; empty where there are no rules.
         attempt: which attempt this is, from 1.
         until_ns: until when it may settle it, in nanoseconds since 1970.
-        server: id of the server that has it.
     """
 
     stream: str = ""

@@ -67,21 +67,7 @@ _CONSUMER_ORDERS: Final = {0: ConsumerOrder.NAME, **members(ConsumerOrder, pb.Li
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Administration:
-    """The domain behind the service.
-
-    Attributes:
-        servers: this one and the others.
-        account: asks the broker how much of its account is used.
-        streams: all about streams.
-        consumers: looks at consumers.
-        pauses: pauses them.
-        seeks: moves them.
-        subscriptions: the calls that consume.
-        events: reads events.
-        explainer: explains what becomes of events.
-        tail: follows a stream.
-        history: the last hour in numbers.
-    """
+    """The domain behind the service."""
 
     servers: Servers
     account: Callable[[], Awaitable[AccountView]]

@@ -25,11 +25,7 @@ _COUNTED: Final = 1000
 
 
 class AuditInterceptor:
-    """Records calls.
-
-    Args:
-        audit: the audit log.
-    """
+    """Records calls."""
 
     def __init__(self, audit: Audit) -> None:
         self._audit = audit

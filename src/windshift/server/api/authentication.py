@@ -44,8 +44,6 @@ class AuthInterceptor:
     """Lets calls through, or not.
 
     Args:
-        access: the rules in force.
-        audit: the audit log.
         counts: counts publishes that are refused as malformed, as their handler does.
     """
 

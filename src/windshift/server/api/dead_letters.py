@@ -49,14 +49,7 @@ _BY: Final = members(By, pb.SummarizeRequest.By)
 
 
 class DeadLettersService:
-    """Lists, gets, summarizes, replays, purges and watches dead letters, and cancels replays.
-
-    Args:
-        admin: does everything but watch.
-        store: the dead letters.
-        notes: notifications between servers.
-        watch_options: timers of watches.
-    """
+    """Lists, gets, summarizes, replays, purges and watches dead letters, and cancels replays."""
 
     def __init__(
         self, admin: DeadLetterAdmin, store: DeadLetterStore, notes: Notes, watch_options: WatchOptions

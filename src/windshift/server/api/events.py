@@ -28,7 +28,7 @@ from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.model import PublishReceipt
 from windshift.server.events.publishing import Publishing
 from windshift.server.events.streams import Streams
-from windshift.server.telemetry.propagation import UNRECORDED, Extract, w3c
+from windshift.server.telemetry.propagation import UNRECORDED, Extract
 from windshift.server.telemetry.tracer import current_span
 
 EVENTS = pb.DESCRIPTOR.services_by_name["EventsService"]
@@ -37,17 +37,7 @@ PAYLOADS = (payload_pb2.DESCRIPTOR, test_pb2.DESCRIPTOR)
 
 
 class EventsService:
-    """Streams, consumers, publishing and consuming.
-
-    Args:
-        streams: the streams.
-        consumers: the consumers.
-        publishing: stores events.
-        broker: what consuming needs.
-        consume_options: timers of consume calls.
-        subscriptions: shows open consume calls.
-        extract: finds the trace context of a call.
-    """
+    """Streams, consumers, publishing and consuming."""
 
     def __init__(
         self,
@@ -57,7 +47,7 @@ class EventsService:
         broker: Broker,
         consume_options: ConsumeOptions,
         subscriptions: Subscriptions,
-        extract: Extract = w3c,
+        extract: Extract,
     ) -> None:
         self._streams = streams
         self._consumers = consumers

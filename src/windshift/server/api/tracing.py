@@ -25,12 +25,7 @@ _OF_STORED: Final = (KeyExists, KeyNotFound, RevisionMismatch, ValueNotAny)
 
 
 class TracingInterceptor:
-    """Has calls recorded.
-
-    Args:
-        tracer: begins spans.
-        extract: finds the trace context of a call.
-    """
+    """Has calls recorded."""
 
     def __init__(self, tracer: Tracer, extract: Extract) -> None:
         self._tracer = tracer

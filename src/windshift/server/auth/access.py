@@ -63,11 +63,6 @@ class AuthorizedStream:
             publishes, and what goes beyond a quota of the caller's consumer.
 
     Args:
-        policy: the rules in force.
-        identity: who it is now.
-        identify: says it anew.
-        usage: what the caller uses.
-        tell_denied: as above.
         counts: whether it is one of the open streams of the caller.
     """
 
@@ -237,7 +232,6 @@ class ActivePolicy:
         open: the streams that are reviewed.
 
     Args:
-        authenticator: the rules.
         ledger: where the workers of this server count together; None = this process is alone.
     """
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from math import inf
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from windshift.server.auth import json_web_tokens
 from windshift.server.auth.certificates import CertificateNames
@@ -49,17 +51,15 @@ class Identity(NamedTuple):
     expires: float
 
 
+@dataclass(frozen=True, slots=True)
 class Pending:
-    """A caller whose token can be judged only when its issuer's keys have been fetched."""
+    """A caller whose token can be judged only when its issuer's keys have been fetched.
 
-    def __init__(self, authenticator: Authenticator, header: bytes, token: ReadToken) -> None:
-        self._authenticator = authenticator
-        self._header = header
-        self._token = token
+    Attributes:
+        resolve: returns who it is; raises `Unauthenticated`, or `IdentityUnavailable` without the keys.
+    """
 
-    async def resolve(self) -> Identity:
-        """Return who it is. Raise `Unauthenticated`, or `IdentityUnavailable` without the keys."""
-        return await self._authenticator.wait(self._header, self._token)
+    resolve: Callable[[], Coroutine[Any, Any, Identity]] = field(repr=False)  # it has the token
 
 
 class Authenticator:
@@ -184,9 +184,9 @@ class Authenticator:
             return identity
         if self._waiting >= _WAITING:
             raise IdentityUnavailable
-        return Pending(self, header, token)
+        return Pending(partial(self._wait, header, token))
 
-    async def wait(self, header: bytes, token: ReadToken) -> Identity:
+    async def _wait(self, header: bytes, token: ReadToken) -> Identity:
         """Judge a token when its issuer's keys have been fetched."""
         if self._waiting >= _WAITING:
             raise IdentityUnavailable

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.server.auth import actions
@@ -32,33 +31,31 @@ class PatternKind(Enum):
     NAME = "name"
 
 
-LISTS: Final[Mapping[str, PatternKind]] = MappingProxyType(
-    {
-        "publish": PatternKind.SUBJECT,
-        "streams.manage": PatternKind.NAME,
-        "streams.view": PatternKind.NAME,
-        "streams.purge": PatternKind.NAME,
-        "streams.delete": PatternKind.NAME,
-        "streams.bind": PatternKind.SUBJECT,
-        "streams.consume": PatternKind.NAME,
-        "streams.subjects": PatternKind.SUBJECT,
-        "streams.ephemeral": PatternKind.NAME,
-        "consumers.use": PatternKind.NAME,
-        "consumers.reject": PatternKind.NAME,
-        "consumers.delete": PatternKind.NAME,
-        "consumers.control": PatternKind.NAME,
-        "stores.manage": PatternKind.NAME,
-        "stores.read": PatternKind.NAME,
-        "stores.write": PatternKind.NAME,
-        "stores.keys": PatternKind.SUBJECT,
-        "dead_letters.read": PatternKind.NAME,
-        "dead_letters.replay": PatternKind.NAME,
-        "dead_letters.purge": PatternKind.NAME,
-        "dead_letters.consumers": PatternKind.NAME,
-        "server.observe": PatternKind.NAME,
-        "server.control": PatternKind.NAME,
-    }
-)
+LISTS: Final[Mapping[str, PatternKind]] = {
+    "publish": PatternKind.SUBJECT,
+    "streams.manage": PatternKind.NAME,
+    "streams.view": PatternKind.NAME,
+    "streams.purge": PatternKind.NAME,
+    "streams.delete": PatternKind.NAME,
+    "streams.bind": PatternKind.SUBJECT,
+    "streams.consume": PatternKind.NAME,
+    "streams.subjects": PatternKind.SUBJECT,
+    "streams.ephemeral": PatternKind.NAME,
+    "consumers.use": PatternKind.NAME,
+    "consumers.reject": PatternKind.NAME,
+    "consumers.delete": PatternKind.NAME,
+    "consumers.control": PatternKind.NAME,
+    "stores.manage": PatternKind.NAME,
+    "stores.read": PatternKind.NAME,
+    "stores.write": PatternKind.NAME,
+    "stores.keys": PatternKind.SUBJECT,
+    "dead_letters.read": PatternKind.NAME,
+    "dead_letters.replay": PatternKind.NAME,
+    "dead_letters.purge": PatternKind.NAME,
+    "dead_letters.consumers": PatternKind.NAME,
+    "server.observe": PatternKind.NAME,
+    "server.control": PatternKind.NAME,
+}
 """Every list of a role by its key in the file."""
 
 OF_NAMED_ONES: Final = frozenset(key for key in LISTS if key.startswith("consumers."))
@@ -67,45 +64,41 @@ OF_NAMED_ONES: Final = frozenset(key for key in LISTS if key.startswith("consume
 OF_ALL_WHEN_EMPTY: Final = frozenset(key for key in LISTS if key.startswith(("dead_letters.", "server.")))
 """Lists in which an empty name stands for all."""
 
-NEEDS: Final[Mapping[type[Action], Mapping[str, str]]] = MappingProxyType(
-    {
-        actions.Publish: {"subject": "publish"},
-        actions.ManageStream: {"stream": "streams.manage"},
-        actions.ViewStream: {"stream": "streams.view"},
-        actions.PurgeStream: {"stream": "streams.purge", "subject": "streams.subjects"},
-        actions.DeleteStream: {"stream": "streams.delete"},
-        actions.Bind: {"subject": "streams.bind"},
-        actions.Copy: {"stream": "streams.consume", "subject": "streams.subjects"},
-        actions.Consume: {
-            "stream": "streams.consume",
-            "subject": "streams.subjects",
-            "consumer": "consumers.use",
-        },
-        actions.UseConsumer: {"stream": "streams.consume", "consumer": "consumers.use"},
-        actions.MakeEphemeral: {"stream": "streams.ephemeral"},
-        actions.RejectForGood: {"stream": "streams.consume", "consumer": "consumers.reject"},
-        actions.DeleteConsumer: {"stream": "streams.consume", "consumer": "consumers.delete"},
-        actions.ControlConsumer: {"stream": "streams.consume", "consumer": "consumers.control"},
-        actions.ManageStore: {"store": "stores.manage"},
-        actions.ViewStore: {"store": "stores.read"},
-        actions.ReadKey: {"store": "stores.read", "key": "stores.keys"},
-        actions.WriteKey: {"store": "stores.write", "key": "stores.keys"},
-        actions.ReadDeadLetters: {"stream": "dead_letters.read", "consumer": "dead_letters.consumers"},
-        actions.ReplayDeadLetters: {"stream": "dead_letters.replay", "consumer": "dead_letters.consumers"},
-        actions.PurgeDeadLetters: {"stream": "dead_letters.purge", "consumer": "dead_letters.consumers"},
-        actions.ObserveServer: {"principal": "server.observe"},
-        actions.EndConnections: {"principal": "server.control"},
-    }
-)
+NEEDS: Final[Mapping[type[Action], Mapping[str, str]]] = {
+    actions.Publish: {"subject": "publish"},
+    actions.ManageStream: {"stream": "streams.manage"},
+    actions.ViewStream: {"stream": "streams.view"},
+    actions.PurgeStream: {"stream": "streams.purge", "subject": "streams.subjects"},
+    actions.DeleteStream: {"stream": "streams.delete"},
+    actions.Bind: {"subject": "streams.bind"},
+    actions.Copy: {"stream": "streams.consume", "subject": "streams.subjects"},
+    actions.Consume: {
+        "stream": "streams.consume",
+        "subject": "streams.subjects",
+        "consumer": "consumers.use",
+    },
+    actions.UseConsumer: {"stream": "streams.consume", "consumer": "consumers.use"},
+    actions.MakeEphemeral: {"stream": "streams.ephemeral"},
+    actions.RejectForGood: {"stream": "streams.consume", "consumer": "consumers.reject"},
+    actions.DeleteConsumer: {"stream": "streams.consume", "consumer": "consumers.delete"},
+    actions.ControlConsumer: {"stream": "streams.consume", "consumer": "consumers.control"},
+    actions.ManageStore: {"store": "stores.manage"},
+    actions.ViewStore: {"store": "stores.read"},
+    actions.ReadKey: {"store": "stores.read", "key": "stores.keys"},
+    actions.WriteKey: {"store": "stores.write", "key": "stores.keys"},
+    actions.ReadDeadLetters: {"stream": "dead_letters.read", "consumer": "dead_letters.consumers"},
+    actions.ReplayDeadLetters: {"stream": "dead_letters.replay", "consumer": "dead_letters.consumers"},
+    actions.PurgeDeadLetters: {"stream": "dead_letters.purge", "consumer": "dead_letters.consumers"},
+    actions.ObserveServer: {"principal": "server.observe"},
+    actions.EndConnections: {"principal": "server.control"},
+}
 """For each action: its attributes, and the list in which each has to be found."""
 
 
-SUFFICES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "streams.view": ("streams.manage", "streams.consume"),
-        "stores.read": ("stores.manage", "stores.write"),
-    }
-)
+SUFFICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "streams.view": ("streams.manage", "streams.consume"),
+    "stores.read": ("stores.manage", "stores.write"),
+}
 """Lists that allow what another one does, besides what they are for. Denies of that other one hold."""
 
 
