@@ -23,7 +23,7 @@ from windshift.nats.jetstream.api import (
     JetStream,
     JsonObject,
     StreamState,
-    _answer_of,
+    _Attempts,
     data_of,
     following_config,
     leave_subjects,
@@ -445,9 +445,9 @@ async def test_of_several_answers_the_oldest_counts() -> None:
         {"purged": 0},
         JetStreamError(codes.STREAM_NOT_FOUND, 404, ""),
     ]
-    attempts = [asyncio.ensure_future(attempt(each)) for each in outcomes]
-    await asyncio.wait(attempts)
-    assert _answer_of(attempts) == {"purged": 5}
+    attempts = _Attempts()
+    attempts.open += [asyncio.ensure_future(attempt(each)) for each in outcomes]
+    assert await attempts.answer(None) == {"purged": 5}
 
 
 async def test_what_may_not_be_asked_twice(own_broker: Broker, own_nats_server: NatsServer) -> None:

@@ -13,7 +13,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from binascii import a2b_base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -371,21 +371,37 @@ class _Unbounded:
         pass
 
 
-def _answer_of(attempts: Sequence[asyncio.Task[JsonObject]]) -> JsonObject | OutcomeUnknown | None:
-    """Return the answer to the oldest attempt of several that has one; else that one is in doubt, if so.
+class _Attempts:
+    """Requests for the same change, of which only some may be answered.
 
-    Raise what the server refused. All of them are over.
+    Attributes:
+        open: those that are under way, the oldest first.
+        in_doubt: whether one that is over may have been carried out.
     """
-    unknown: OutcomeUnknown | None = None
-    errors = [each.exception() for each in attempts]
-    if None in errors:
-        return attempts[errors.index(None)].result()
-    for error in errors:
-        if isinstance(error, OutcomeUnknown):
-            unknown = error
-        elif error is not None and (isinstance(error, Forbidden) or not isinstance(error, Unavailable)):
-            raise error
-    return unknown
+
+    def __init__(self) -> None:
+        self.open: list[asyncio.Task[JsonObject]] = []
+        self.in_doubt = False
+
+    async def answer(self, timeout: float | None) -> JsonObject | None:
+        """Wait for one of them to be over, or without a timeout for all; return an answer, None = none yet.
+
+        Raise what the server refused, if none has an answer.
+        """
+        if self.open:
+            until = asyncio.ALL_COMPLETED if timeout is None else asyncio.FIRST_COMPLETED
+            await asyncio.wait(self.open, timeout=timeout, return_when=until)
+        over = [each for each in self.open if each.done()]
+        self.open = [each for each in self.open if not each.done()]
+        for each in over:
+            if each.exception() is None:
+                return each.result()
+        errors = [error for each in over if (error := each.exception()) is not None]
+        self.in_doubt |= any(isinstance(error, OutcomeUnknown) for error in errors)
+        for error in errors:
+            if isinstance(error, Forbidden) or not isinstance(error, OutcomeUnknown | Unavailable):
+                raise error
+        return None
 
 
 class JetStream:
@@ -552,39 +568,25 @@ class JetStream:
         The errors `gone` say that what is to be deleted is not there: while another attempt is in doubt, that
         one may have done it, or be about to, and nothing is returned.
         """
-        attempts: list[asyncio.Task[JsonObject]] = []
-        over: list[asyncio.Task[JsonObject]] = []
-        unknown: OutcomeUnknown | None = None
+        loop, attempts = self.requests.loop, _Attempts()
         try:
             async for _ in retry(deadline):
-                send_by = min(deadline, self.requests.loop.time() + self.attempt_timeout)
+                send_by = min(deadline, loop.time() + self.attempt_timeout)
                 change = self._change_once(operation, request, send_by, deadline, hidden=hidden)
-                attempts.append(self.requests.loop.create_task(change))
-                await asyncio.wait(
-                    attempts, timeout=self.attempt_timeout, return_when=asyncio.FIRST_COMPLETED
-                )
-                over = [each for each in attempts if each.done()]
-                attempts = [each for each in attempts if not each.done()]
-                answer = _answer_of(over)
-                if isinstance(answer, dict):
+                attempts.open.append(loop.create_task(change))
+                if (answer := await attempts.answer(self.attempt_timeout)) is not None:
                     return answer
-                unknown = unknown or answer
-            if attempts:
-                await asyncio.wait(attempts)
-            over, attempts = attempts, []
-            answer = _answer_of(over)  # they ended at the deadline
+            if (answer := await attempts.answer(None)) is not None:  # they end at the deadline
+                return answer
         except JetStreamError as error:
-            in_doubt = [each for each in over if isinstance(each.exception(), OutcomeUnknown)]
-            if error.err_code in gone and (unknown or attempts or in_doubt):
-                self.changes += not hidden and operation.startswith(_CHANGES)
+            if error.err_code in gone and (attempts.in_doubt or attempts.open):
+                self._count_change(operation, hidden=hidden)
                 return {}
             raise
         finally:
-            for attempt in attempts:
+            for attempt in attempts.open:
                 attempt.cancel()
-        if isinstance(answer, dict):
-            return answer
-        raise unknown or answer or Unavailable
+        raise OutcomeUnknown if attempts.in_doubt else Unavailable
 
     async def _change_once(
         self,
@@ -597,8 +599,11 @@ class JetStream:
     ) -> JsonObject:
         size = _HEAD + (0 if request is None else 6 * len(to_json(request)))  # told back, and escaped by Go
         answer = await self.call(operation, request, deadline, repeatable=False, size=size, send_by=send_by)
-        self.changes += not hidden and operation.startswith(_CHANGES)
+        self._count_change(operation, hidden=hidden)
         return answer
+
+    def _count_change(self, operation: str, *, hidden: bool) -> None:
+        self.changes += not hidden and operation.startswith(_CHANGES)
 
     async def pages(self, operation: str, key: str, deadline: float, offset: int = 0) -> AsyncIterator[Page]:
         """Request a list page by page; others run in between.
@@ -648,12 +653,9 @@ class JetStream:
 
     async def find_stream(self, name: str, deadline: float) -> StreamState | None:
         """Look a stream up; `None` if there is none."""
-        try:
-            info = await self.stream_info(name, deadline)
-        except JetStreamError as error:
-            if error.err_code == codes.STREAM_NOT_FOUND:
-                return None
-            raise
+        info = await _unless(codes.STREAM_NOT_FOUND, self.stream_info(name, deadline))
+        if info is None:
+            return None
         return StreamState(info["config"], info["state"]["last_seq"], info["state"]["bytes"])
 
     async def create_stream(self, config: JsonObject, deadline: float) -> None:
@@ -710,13 +712,16 @@ class JetStream:
 
     async def message(self, stream: str, query: Query, deadline: float) -> StoredMessage | None:
         """Read one stored message from the stream's leader, which has the latest writes; `None` = none."""
-        return await _found(self._message(stream, query, deadline))
+        answer = await _unless(codes.MESSAGE_NOT_FOUND, self._message(stream, query, deadline))
+        return None if answer is None else message_of(answer)
 
     async def finish_message(
         self, stream: str, query: Query, deadline: float, share: Share, outcome: Outcome
     ) -> StoredMessage | None:
         """Do what `message` does after its first request, which had a share, had this outcome."""
-        return await _found(self._finish_message(stream, query, deadline, share, outcome))
+        reading = self._finish_message(stream, query, deadline, share, outcome)
+        answer = await _unless(codes.MESSAGE_NOT_FOUND, reading)
+        return None if answer is None else message_of(answer)
 
     async def _finish_message(
         self, stream: str, query: Query, deadline: float, share: Share, outcome: Outcome
@@ -792,12 +797,8 @@ class JetStream:
 
     async def consumer_info(self, stream: str, name: str, deadline: float) -> JsonObject | None:
         """Return JetStream's description of a consumer; `None` if there is none."""
-        try:
-            return await self.call(f"CONSUMER.INFO.{stream}.{name}", None, deadline)
-        except JetStreamError as error:
-            if error.err_code == codes.CONSUMER_NOT_FOUND:
-                return None
-            raise
+        asking = self.call(f"CONSUMER.INFO.{stream}.{name}", None, deadline)
+        return await _unless(codes.CONSUMER_NOT_FOUND, asking)
 
     async def consumer(self, stream: str, name: str, deadline: float) -> ConsumerState | None:
         """Look up a consumer; `None` if there is none."""
@@ -807,6 +808,11 @@ class JetStream:
     async def create_consumer(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
         """Create a consumer; also succeeds if it exists with the same configuration."""
         await self.change(*_consumer_request("create", stream, name, config), deadline)
+
+    async def create_hidden_consumer(self, stream: str, config: JsonObject, deadline: float) -> int:
+        """Do the same with one that lists do not show; return how many messages it has before it."""
+        request = _consumer_request("create", stream, config["name"], config)
+        return int((await self.change(*request, deadline, hidden=True))["num_pending"])
 
     async def update_consumer(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
         """Replace the configuration of an existing consumer; the server keeps its position.
@@ -819,15 +825,21 @@ class JetStream:
 
     async def delete_consumer(self, stream: str, name: str, deadline: float) -> bool:
         """Delete a consumer; false if there is none."""
-        if await self.consumer(stream, name, deadline) is None:
+        if await self.consumer_info(stream, name, deadline) is None:
             return False
-        try:
-            await self.change(f"CONSUMER.DELETE.{stream}.{name}", None, deadline)
-        except JetStreamError as error:
-            if error.err_code != codes.CONSUMER_NOT_FOUND:
-                raise
-            # An earlier request was not answered, or somebody else deleted it.
+        deleting = self.change(f"CONSUMER.DELETE.{stream}.{name}", None, deadline)
+        await _unless(codes.CONSUMER_NOT_FOUND, deleting)  # it is gone by an earlier request, or another's
         return True
+
+
+async def _unless(missing: int, asking: Awaitable[JsonObject]) -> JsonObject | None:
+    """Return an answer; `None` for the error that says that there is no such thing."""
+    try:
+        return await asking
+    except JetStreamError as error:
+        if error.err_code == missing:
+            return None
+        raise
 
 
 def _consumer_request(action: str, stream: str, name: str, config: JsonObject) -> tuple[str, JsonObject]:
@@ -859,16 +871,6 @@ def message_of(answer: JsonObject) -> StoredMessage:
             parse_rfc3339(message["time"]) or _NO_TIME,
         ),
     )
-
-
-async def _found(reading: Awaitable[JsonObject]) -> StoredMessage | None:
-    """Return the message that is read; `None` = none."""
-    try:
-        return message_of(await reading)
-    except JetStreamError as error:
-        if error.err_code == codes.MESSAGE_NOT_FOUND:
-            return None
-        raise
 
 
 class Reading(ABC):

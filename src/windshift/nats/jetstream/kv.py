@@ -241,16 +241,13 @@ class Buckets:
 
         It begins at a sequence, or, for None, with the last message of each key that matches.
         """
-        stream = stream_of(bucket)
         config = following_config(name, (_subject(bucket, pattern),)) | {"metadata": dict(metadata)}
         if begin is None:
             config |= {"deliver_policy": "last_per_subject"}
         else:
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": begin}
-        request = {"stream_name": stream, "config": config, "action": "create"}
         with _existing(bucket):
-            answer = await self.api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline, hidden=True)
-        return int(answer["num_pending"])
+            return await self.api.create_hidden_consumer(stream_of(bucket), config, deadline)
 
     async def put(
         self,

@@ -18,13 +18,6 @@ def own_config(name: str, filters: Sequence[str]) -> JsonObject:
     return following_config(name, tuple(filters)) | {"metadata": {INTERNAL: ""}}
 
 
-async def make_consumer(api: JetStream, stream: str, config: JsonObject, deadline: float) -> JsonObject:
-    """Make a consumer, and return what the broker says of it."""
-    request = {"stream_name": stream, "config": config, "action": "create"}
-    operation = f"CONSUMER.CREATE.{stream}.{config['name']}"
-    return await api.change(operation, request, deadline, hidden=True)
-
-
 async def count_from(
     api: JetStream, stream: str, sequence: int, filters: Sequence[str], deadline: float
 ) -> int:
@@ -40,7 +33,7 @@ async def count_from(
         "inactive_threshold": NANOSECONDS,
     }
     with follower_errors(stream=stream):
-        answer = await make_consumer(api, stream, config, deadline)
+        found = await api.create_hidden_consumer(stream, config, deadline)
     with suppress(NotConnected):  # it goes by itself
         api.connection.publish(f"{API_PREFIX}CONSUMER.DELETE.{stream}.{name}".encode())
-    return int(answer["num_pending"])
+    return found

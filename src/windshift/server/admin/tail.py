@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.server.admin.events import Selection
-from windshift.server.admin.probing import make_consumer, own_config
+from windshift.server.admin.probing import own_config
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.quotas import Bucket
 from windshift.server.background.pacing import pause
@@ -139,15 +139,15 @@ class Tail:
             config = own_config(name, self._which.subjects) | _start(self._next)
             before, self._consumer = self._consumer, name
             if self._caller is None or self._ownership is None:
-                answer = await make_consumer(self._api, stream, config, deadline)
+                pending = await self._api.create_hidden_consumer(stream, config, deadline)
             elif before:
                 owned = self._ownership.keep_consumer(self._caller, stream, config, before)
-                answer = await make_consumer(self._api, stream, owned, deadline)
+                pending = await self._api.create_hidden_consumer(stream, owned, deadline)
             else:
                 async with self._ownership.consumer(self._caller, stream, config, deadline) as owned:
-                    answer = await make_consumer(self._api, stream, owned, deadline)
+                    pending = await self._api.create_hidden_consumer(stream, owned, deadline)
                 self._ownership.keep_consumer(self._caller, stream, config)
-        if not answer["num_pending"]:
+        if not pending:
             self._catch_up()
 
     def _look(self, info: JsonObject) -> None:
