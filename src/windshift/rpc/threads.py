@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -53,7 +54,7 @@ class Threads:
             raise RuntimeError("the threads are closed")
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[R] = loop.create_future()
-        context = contextvars.copy_context()
+        in_context = partial(contextvars.copy_context().run, function)
 
         def settle(result: Any, error: BaseException | None) -> None:
             self._pending -= 1
@@ -65,22 +66,11 @@ class Threads:
                 outcome.set_exception(error)
 
         def work() -> None:
-            result: R | None = None
-            error: BaseException | None = None
+            came = (None, None) if outcome.done() else _outcome_of(in_context)
             try:
-                if not outcome.done():
-                    result = context.run(function)
-            except StopIteration as raised:  # a future cannot carry it
-                error = RuntimeError("the function raised StopIteration")
-                error.__cause__ = raised
-            except BaseException as raised:  # noqa: BLE001 -- it is raised again where it is awaited
-                error = raised
-            try:
-                loop.call_soon_threadsafe(settle, result, error)
+                loop.call_soon_threadsafe(settle, *came)
             except RuntimeError:
                 pass  # the loop is closed: nobody waits
-            finally:
-                error = None  # whose traceback has this frame
 
         self._make_room()
         self._pending += 1
@@ -109,6 +99,18 @@ class Threads:
         name = f"{self._name}_{self._threads}"
         threading.Thread(target=_serve, args=(self._work,), name=name, daemon=True).start()
         self._threads += 1
+
+
+def _outcome_of(function: Callable[[], R]) -> tuple[R | None, BaseException | None]:
+    """Return the result of a function, or what it raised."""
+    try:
+        return function(), None
+    except StopIteration as raised:  # a future cannot carry it
+        failure = RuntimeError("the function raised StopIteration")
+        failure.__cause__ = raised
+        return None, failure
+    except BaseException as raised:  # noqa: BLE001 -- it is raised again where it is awaited
+        return None, raised
 
 
 def _serve(work: SimpleQueue[Callable[[], None] | None]) -> None:
