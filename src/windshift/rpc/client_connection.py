@@ -39,6 +39,7 @@ class ClientConnection(ConnectionHandler):
         http2: the connection itself.
         ready: done when the server's first SETTINGS arrive; ``ConnectionError`` if they never will.
         closed: done when the socket is closed.
+        leaving: whether it takes no more calls.
         calls: calls with open streams, by stream id.
     """
 
@@ -47,20 +48,15 @@ class ClientConnection(ConnectionHandler):
         self._owner = owner
         self._loop = loop
         self._limit = 0
-        self._leaving = False
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
+        self.leaving = False
         self.calls: dict[int, Call] = {}
 
     @property
     def free(self) -> bool:
         """Whether one more call may be opened."""
-        return not self._leaving and len(self.calls) < self._limit
-
-    @property
-    def leaving(self) -> bool:
-        """Whether it takes no more calls."""
-        return self._leaving
+        return not self.leaving and len(self.calls) < self._limit
 
     def open(self, call: Call) -> bool:
         """Start a call; False if the connection takes no more."""
@@ -74,8 +70,8 @@ class ClientConnection(ConnectionHandler):
 
     def leave(self) -> None:
         """Take no more calls, and close after the last running one."""
-        if not self._leaving:
-            self._leaving = True
+        if not self.leaving:
+            self.leaving = True
             self._owner.connection_leaving(self)
             self._close_when_unused()
 
@@ -91,11 +87,11 @@ class ClientConnection(ConnectionHandler):
         """Take no more calls, end running ones with ``error``, and close."""
         for call in list(self.calls.values()):
             call.abandon(error)
-        self._leaving = True
+        self.leaving = True
         self._close()
 
     def _close_when_unused(self) -> None:
-        if self._leaving and not self.calls:
+        if self.leaving and not self.calls:
             self._close()
 
     def _close(self) -> None:
@@ -138,7 +134,7 @@ class ClientConnection(ConnectionHandler):
         call = self.calls.pop(stream_id, None)
         if call is not None and not call.done:
             call.closed(error_code)
-        if not self._leaving:
+        if not self.leaving:
             self._owner.connection_free(self)
         else:
             self._close_when_unused()
@@ -156,7 +152,7 @@ class ClientConnection(ConnectionHandler):
 
     def on_lost(self, error: Exception | None) -> None:
         """End all running calls."""
-        self._leaving = True
+        self.leaving = True
         why = f": {error}" if error else ""
         if not self.ready.done():
             guess = "does it want TLS or a client certificate, or is it another service?"

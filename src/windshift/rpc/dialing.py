@@ -13,6 +13,7 @@ from typing import Any, Final
 from .channel_options import ChannelOptions
 from .client_connection import ClientConnection
 from .threads import in_thread
+from .transports import speaks_http2
 
 _NO_TLS: Final = "does it speak plain text, or is it another service?"
 
@@ -43,11 +44,17 @@ async def dial(
     failure: OSError = ConnectionError("its name has no address")
     for index, (*_, address) in enumerate(addresses):
         share = (give_up_at - loop.time()) / (len(addresses) - index)
+        connection = new_connection()
         try:
             async with asyncio.timeout(share):
-                return await _connect(_host(address), address[1], security, new_connection())
-        except OSError as error:
+                await _connect(connection, _host(address), address[1], security)
+        except BaseException as error:
+            connection.drop()
+            if not isinstance(error, OSError):
+                raise
             failure = error
+        else:
+            return connection
     raise failure
 
 
@@ -65,28 +72,12 @@ def _host(address: tuple[Any, ...]) -> str:
     return f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
 
 
-async def _connect(
-    host: str, port: int, security: dict[str, Any], connection: ClientConnection
-) -> ClientConnection:
+async def _connect(connection: ClientConnection, host: str, port: int, security: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
-    try:
-        transport, _ = await loop.create_connection(lambda: connection.http2, host, port, **security)
-        _check_protocol(transport)
-        await connection.ready
-        _check_standing(connection)
-    except BaseException:
-        connection.drop()
-        raise
-    return connection
-
-
-def _check_protocol(transport: asyncio.BaseTransport) -> None:
-    session = transport.get_extra_info("ssl_object")
-    if session is not None and session.selected_alpn_protocol() != "h2":
+    transport, _ = await loop.create_connection(lambda: connection.http2, host, port, **security)
+    if not speaks_http2(transport):
         raise ConnectionError("it does not speak HTTP/2 over TLS (ALPN h2)")
-
-
-def _check_standing(connection: ClientConnection) -> None:
+    await connection.ready
     if connection.leaving:
         raise ConnectionError("it ended the connection at once")
 
