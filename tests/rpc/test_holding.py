@@ -22,26 +22,32 @@ MB = 1_000_000
 
 
 def goes(held: int, *holders: Holder[str], limit: int = 100, refused: bool = False) -> str:
-    """Return the names of those who go."""
+    """Return the names of those who go; what they do not hold is held for a client that can free nothing."""
     holding = Holding(limit)
     holding.refused = refused
-    return "".join(each.who for each in holding.who_goes(held, holders))
+    others = Holder("others", held - sum(each.held for each in holders), 0, 0.0)
+    return "".join(each.who for each in holding.who_goes([others, *holders]))
+
+
+def holder(who: str, stuck: int, idle: float) -> Holder[str]:
+    """Return a client that could free all that is held for it."""
+    return Holder(who, stuck, stuck, idle)
 
 
 def test_who_holds_for_nothing_goes_first() -> None:
     """By how much and how long; then who holds most; and nobody goes who need not."""
-    honest, large, small = Holder("h", 50, 3.0), Holder("l", 20, 12.0), Holder("s", 10, 12.0)
+    honest, large, small = holder("h", 50, 3.0), holder("l", 20, 12.0), holder("s", 10, 12.0)
     assert goes(100, honest, large, small) == ""
     assert goes(101, honest, large, small) == "l"
     assert goes(125, honest, large, small) == "ls"
     assert goes(131, honest, large, small) == "lsh"
-    assert goes(101, Holder("a", 10, 3.0), honest) == "h"
-    assert goes(101, Holder("p", 1, 1e6), Holder("m", 11, 12.0)) == "m"  # who paused with little may stay
+    assert goes(101, holder("a", 10, 3.0), honest) == "h"
+    assert goes(101, holder("p", 1, 1e6), holder("m", 11, 12.0)) == "m"  # who paused with little may stay
 
 
 def test_who_holds_for_nothing_makes_room_for_requests() -> None:
     """When these were refused: others do not go, though nothing is above the limit."""
-    honest, stale = Holder("h", 50, 3.0), Holder("s", 30, 12.0)
+    honest, stale = holder("h", 20, 3.0), holder("s", 30, 12.0)
     assert goes(90, honest, stale) == ""
     assert goes(90, honest, stale, refused=True) == "s"
     assert goes(50, honest, stale, refused=True) == ""
@@ -53,7 +59,7 @@ def test_without_a_limit_nobody_goes() -> None:
     holding.requests = 10**12
     assert holding.has_room(10**9)
     assert not holding.answered(10**12)
-    assert holding.who_goes(10**12, [Holder("a", 10**12, 1e6)]) == []
+    assert holding.who_goes([holder("a", 10**12, 1e6)]) == []
 
 
 def test_small_requests_have_more_room() -> None:
@@ -83,9 +89,9 @@ def test_who_turns_over_what_it_holds_is_not_idle() -> None:
 )
 def test_what_is_left_is_within_the_limit(held: list[tuple[int, float]], limit: int) -> None:
     """Whatever they hold; and with the last of those who go it would not be."""
-    holders = [Holder(number, stuck, idle) for number, (stuck, idle) in enumerate(held)]
+    holders = [Holder(number, stuck, stuck, idle) for number, (stuck, idle) in enumerate(held)]
     total = sum(each.stuck for each in holders)
-    gone = Holding(limit).who_goes(total, holders)
+    gone = Holding(limit).who_goes(holders)
     left = total - sum(each.stuck for each in gone)
     assert left <= limit
     assert not gone or left + gone[-1].stuck > limit

@@ -53,15 +53,7 @@ REASONS: Final = (
 
 
 class NoPlace(Exception):
-    """A connection has to go. The text says why, for the log.
-
-    Attributes:
-        reason: the same in one word, for counters.
-    """
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
+    """A connection has to go. The text says why, for the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,25 +135,15 @@ class Slot:
     Attributes:
         address: of whose useless work it counts as; None = a proxy.
         drop: ends the connection that has it.
+        released: whether another connection may have it.
     """
 
-    __slots__ = ("_limiter", "address", "drop")
+    __slots__ = ("address", "drop", "released")
 
-    def __init__(self, limiter: ConnectionLimiter) -> None:
-        self._limiter: ConnectionLimiter | None = limiter
+    def __init__(self) -> None:
         self.address: Address | None = None
         self.drop: Callable[[], object] = _nothing
-
-    def authenticated(self) -> None:
-        """Take none of the anonymous places any more."""
-        if self._limiter is not None:
-            self._limiter.authenticated(self)
-
-    def release(self) -> None:
-        """Make room for another connection; once is enough."""
-        if self._limiter is not None:
-            self._limiter.released(self)
-            self._limiter = None
+        self.released = False
 
 
 class ConnectionLimiter:
@@ -191,7 +173,7 @@ class ConnectionLimiter:
             NoPlace: there is none for this address.
         """
         options = self._options
-        slot = Slot(self)
+        slot = Slot()
         limit = options.anonymous_places
         full = self.taken >= options.places or (limit is not None and len(self._anonymous) >= limit)
         self._settle(slot, address)
@@ -202,7 +184,7 @@ class ConnectionLimiter:
                 raise self._refuse("places", "too many connections are open")
             self.refused["anonymous"] += 1
             oldest.drop()
-            oldest.release()
+            self.release(oldest)
         self.taken += 1
         if limit is not None:
             self._anonymous[slot] = None
@@ -236,7 +218,7 @@ class ConnectionLimiter:
 
     def _refuse(self, reason: str, text: str) -> NoPlace:
         self.refused[reason] += 1
-        return NoPlace(reason, text)
+        return NoPlace(text)
 
     @staticmethod
     def _leave(slot: Slot) -> None:
@@ -251,14 +233,16 @@ class ConnectionLimiter:
             slot.address.strike(self._clock(), self._options.longest_wait)
 
     def authenticated(self, slot: Slot) -> None:
-        """Count a connection among those that are known; called by the slot."""
+        """Count a connection among those that are known: it takes none of the anonymous places any more."""
         self._anonymous.pop(slot, None)
 
-    def released(self, slot: Slot) -> None:
-        """Take a place back; called by the slot."""
-        self.taken -= 1
-        self._anonymous.pop(slot, None)
-        self._leave(slot)
+    def release(self, slot: Slot) -> None:
+        """Make room for another connection; once is enough."""
+        if not slot.released:
+            slot.released = True
+            self.taken -= 1
+            self._anonymous.pop(slot, None)
+            self._leave(slot)
 
     def forget(self) -> None:
         """Forget addresses of which there is nothing to remember; to be called about once a second."""

@@ -8,7 +8,7 @@ returns, whether or not its client opens the window for it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
 K = TypeVar("K")
@@ -32,11 +32,13 @@ class Holder(NamedTuple, Generic[K]):
 
     Attributes:
         who: the client.
-        stuck: bytes that it could free: by sending the rest of its messages, or by reading.
+        held: bytes that are held for it.
+        stuck: those of them that it could free: by sending the rest of its messages, or by reading.
         idle: seconds in which it has not turned over as many.
     """
 
     who: K
+    held: int
     stuck: int
     idle: float
 
@@ -101,24 +103,21 @@ class Holding:
         self._new_answers += size
         return self._new_answers > self.limit // _LOOK_AFTER
 
-    def who_goes(self, held: int, holders: Iterable[Holder[K]]) -> list[Holder[K]]:
+    def who_goes(self, holders: Sequence[Holder[K]]) -> list[Holder[K]]:
         """Return the clients to drop: who hold for nothing, by how much and how long, then the largest.
 
         When requests were refused, those go as well who hold for nothing more than half of the limit.
-
-        Args:
-            held: bytes that are held for all, also of requests that wait for others than their clients.
-            holders: the clients.
         """
         self._new_answers = 0
         refused, self.refused = self.refused, False
         if self.limit is None:
             return []
+        held = sum(each.held for each in holders)
         excess, stale_excess = held - self.limit, held - self.limit // 2 if refused else 0
         if excess <= 0 and stale_excess <= 0:
             return []
         gone = []
-        for each in sorted(holders, key=_uselessness, reverse=True):
+        for each in sorted((each for each in holders if each.stuck), key=_uselessness, reverse=True):
             if excess <= 0 and (stale_excess <= 0 or each.idle < STALE):
                 break
             gone.append(each)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from inspect import CORO_CREATED, getcoroutinestate
 from time import perf_counter, thread_time
-from typing import Any, TypeAlias
+from typing import Any
 
 from . import proxy_protocol
 from .admission import ConnectionLimiter, NoPlace, Slot, includes
@@ -29,10 +29,6 @@ _log = logging.getLogger(__name__)
 
 _LOOK_SLICE = 0.0005
 """Seconds in a turn of the event loop that looking at connections takes, about."""
-
-
-_Held: TypeAlias = tuple[int, Holder[ServerConnection]]
-"""Bytes that are held for a connection, and the connection as one that holds them."""
 
 
 class Server:
@@ -171,16 +167,16 @@ class Server:
             )
         except NoPlace as error:
             self._refuse(sock, client.host if client else address, error)
-            slot.release()
+            self.connection_limiter.release(slot)
             self.turns.charge_strangers(min(thread_time() - began, MOST_OF_REFUSAL))
         except tls.SSLError as error:
             self.rejections.rejected(address, handshake_failure(error))
-            slot.release()
+            self.connection_limiter.release(slot)
         except OSError as error:  # the client is gone, or its handshake takes too long
             _log.debug("a connection did not begin: %s", error)
-            slot.release()
+            self.connection_limiter.release(slot)
         except BaseException:
-            slot.release()
+            self.connection_limiter.release(slot)
             raise
 
     async def _client_address(self, sock: socket.socket) -> proxy_protocol.ClientAddress | None:
@@ -200,12 +196,12 @@ class Server:
         """Look at all connections, and at what they hold."""
         self._look_at(iter(list(self._connections)), [])
 
-    def _look_at(self, connections: Iterator[ServerConnection], seen: list[_Held]) -> None:
+    def _look_at(self, connections: Iterator[ServerConnection], seen: list[Holder[ServerConnection]]) -> None:
         """Look at some of them in each turn of the event loop: thousands of calls take a while."""
         now, began = self._loop.time(), perf_counter()
         for connection in connections:
             connection.tick(now)
-            seen.append(_held_for(connection, now))
+            seen.append(connection.holds(now))
             if perf_counter() - began > _LOOK_SLICE:
                 self._ticker = self._loop.call_soon(self._look_at, connections, seen)
                 return
@@ -220,13 +216,11 @@ class Server:
 
     def _look_who_reads(self) -> None:
         now = self._loop.time()
-        self._drop_holders([_held_for(connection, now) for connection in self._connections])
+        self._drop_holders([connection.holds(now) for connection in self._connections])
 
-    def _drop_holders(self, seen: Sequence[_Held]) -> None:
+    def _drop_holders(self, seen: Sequence[Holder[ServerConnection]]) -> None:
         """Drop those who make the server hold memory for nothing, as far as needed."""
-        there = [(held, each) for held, each in seen if each.who in self._connections]
-        holders = [each for _, each in there if each.stuck]
-        gone = self.holding.who_goes(sum(held for held, _ in there), holders)
+        gone = self.holding.who_goes([each for each in seen if each.who in self._connections])
         for each in gone:
             each.who.http2.abort()
         if gone:
@@ -324,11 +318,6 @@ class Server:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-
-
-def _held_for(connection: ServerConnection, now: float) -> _Held:
-    held, stuck, idle = connection.holds(now)
-    return held, Holder(connection, stuck, idle)
 
 
 def _drop(sock: socket.socket, begin: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:

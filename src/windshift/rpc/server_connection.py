@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from .admission import CANCELLED_CALL, FAILING_CALL, INVALID_CALL, USELESS_FRAME, ConnectionLimiter, Slot
 from .call import RESPONSE_HEADERS, ServerCall
 from .connection import NO_ERROR, SERVER, Connection, ConnectionHandler, Headers
-from .holding import Holding, Turnover
+from .holding import Holder, Holding, Turnover
 from .listening import RejectionLog
 from .metadata import parse_timeout
 from .proxy_protocol import ClientAddress
@@ -234,7 +234,7 @@ class ServerConnection(ConnectionHandler):
     def on_socket_closed(self) -> None:
         """Let the server forget the socket."""
         if self._slot is not None:
-            self._slot.release()
+            self._owner.connection_limiter.release(self._slot)
         self._owner.connection_gone(self)
 
     # -- for calls -----------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ class ServerConnection(ConnectionHandler):
         """Treat the connection as that of somebody who is known, from now on."""
         self._admitted, self.http2.stranger = True, False
         if self._slot is not None:
-            self._slot.authenticated()
+            self._owner.connection_limiter.authenticated(self._slot)
 
     def answered(self, size: int) -> None:
         """Have it looked at soon whether the client reads what it asks for."""
@@ -295,8 +295,8 @@ class ServerConnection(ConnectionHandler):
         """The calls that have not ended."""
         return [call for call in self._calls.values() if not call.done]
 
-    def holds(self, now: float) -> tuple[int, int, float]:
-        """Return bytes that are held for the client, those that it could free, and since when it did not.
+    def holds(self, now: float) -> Holder[ServerConnection]:
+        """Return what is held for the client.
 
         It frees what waits to be parsed by going away, and what its open calls take by ending them: that
         these are quiet does not count against it.
@@ -308,7 +308,8 @@ class ServerConnection(ConnectionHandler):
             held += of_it
             stuck += of_it - waits_for_others
             overhead += call.overhead
-        return held, stuck, self._turnover.idle(stuck - overhead, self.http2.sent + self._done, now)
+        idle = self._turnover.idle(stuck - overhead, self.http2.sent + self._done, now)
+        return Holder(self, held, stuck, idle)
 
     # -- refusing ------------------------------------------------------------------------------------
 
