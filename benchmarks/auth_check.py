@@ -43,7 +43,7 @@ class Calls:
         self._owner: Any = None  # nothing is told of these calls
         loop = asyncio.get_running_loop()
         self._connection = Connection(SERVER, ConnectionOptions(), ConnectionHandler(), loop)
-        self._method = Method(PUBLISH, asyncio.sleep, Request, False, False, False)
+        self._method = Method(PUBLISH, asyncio.sleep, Request, False, False)
 
     def make(self, token: str) -> ServerCall:
         """Return a call whose client sent a token."""

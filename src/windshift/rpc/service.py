@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import iscoroutinefunction
 from typing import Any, Final, Protocol, cast
@@ -54,15 +54,17 @@ class Method:
     request_type: type[Message]
     client_streaming: bool
     server_streaming: bool
-    streaming: bool
     max_message_size: int = UNLIMITED
     on_headers: OnHeaders | None = None
     large_type: type[Message] | None = None
     shortcut: Shortcut | None = None
+    streaming: bool = field(init=False)
     plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "plain", not (self.streaming or iscoroutinefunction(self.handler)))
+        streaming = self.client_streaming or self.server_streaming
+        object.__setattr__(self, "streaming", streaming)
+        object.__setattr__(self, "plain", not (streaming or iscoroutinefunction(self.handler)))
 
 
 class Interceptor(Protocol):
@@ -90,30 +92,21 @@ class Service:
     def __init__(self, descriptor: ServiceDescriptor, implementation: object) -> None:
         self.descriptor = descriptor
         self.name = descriptor.full_name
-        self.methods: Mapping[str, Method] = dict(self._bind(implementation))
+        self.methods: Mapping[str, Method] = {each.path: each for each in self._bound(implementation)}
 
-    def _bind(self, implementation: object) -> list[tuple[str, Method]]:
-        bound = []
+    def _bound(self, implementation: object) -> Iterator[Method]:
         for descriptor in cast("list[MethodDescriptor]", self.descriptor.methods):
             name = snake_case(descriptor.name)
             handler = getattr(implementation, name, None)
             if handler is not None:
-                shortcut = getattr(implementation, f"begin_{name}", None)
-                method = _method(f"/{self.name}/{descriptor.name}", descriptor, handler, shortcut)
-                bound.append((method.path, method))
-        return bound
-
-
-def _method(path: str, descriptor: MethodDescriptor, handler: Handler, shortcut: Shortcut | None) -> Method:
-    return Method(
-        path=path,
-        handler=handler,
-        request_type=GetMessageClass(descriptor.input_type),
-        client_streaming=bool(descriptor.client_streaming),
-        server_streaming=bool(descriptor.server_streaming),
-        streaming=bool(descriptor.client_streaming or descriptor.server_streaming),
-        shortcut=shortcut,
-    )
+                yield Method(
+                    path=f"/{self.name}/{descriptor.name}",
+                    handler=handler,
+                    request_type=GetMessageClass(descriptor.input_type),
+                    client_streaming=bool(descriptor.client_streaming),
+                    server_streaming=bool(descriptor.server_streaming),
+                    shortcut=getattr(implementation, f"begin_{name}", None),
+                )
 
 
 def taking_shortcut(method: Method) -> Method:

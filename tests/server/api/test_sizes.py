@@ -28,7 +28,7 @@ def _parse(method: Method) -> Callable[[bytes], Message]:
 
 
 PATH = "/windshift.events.v1alpha1.EventsService/PublishBatch"
-PLAIN = Method(PATH, _handler, PublishBatchRequest, False, False, False)
+PLAIN = Method(PATH, _handler, PublishBatchRequest, False, False)
 PARSE = _parse(PLAIN)
 
 EMPTY = b"\x0a\x00"
@@ -85,9 +85,7 @@ def test_as_many_as_allowed() -> None:
     assert PARSE(data) == request
 
 
-TRANSACT = Method(
-    "/windshift.state.v1alpha1.StateService/Transact", _handler, TransactRequest, False, False, False
-)
+TRANSACT = Method("/windshift.state.v1alpha1.StateService/Transact", _handler, TransactRequest, False, False)
 PARSE_TRANSACTION = _parse(TRANSACT)
 CHECK, WRITE = b"\x12\x00", b"\x1a\x00"
 
@@ -124,10 +122,9 @@ PUBLISH = Method(
     PublishEventRequest,
     False,
     False,
-    False,
 )
 PARSE_EVENT = _parse(PUBLISH)
-SET = Method("/windshift.state.v1alpha1.StateService/Set", _handler, SetRequest, False, False, False)
+SET = Method("/windshift.state.v1alpha1.StateService/Set", _handler, SetRequest, False, False)
 PARSE_SET = _parse(SET)
 
 

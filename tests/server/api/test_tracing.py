@@ -46,7 +46,7 @@ async def span_of(store: str, failure: BaseException | None) -> Span:
 
     spans: list[Span] = []
     tracer = Tracer(Sampler(SamplerConfig()), spans.append)
-    plain = Method(LIST, handle, ListKeysRequest, False, False, False)
+    plain = Method(LIST, handle, ListKeysRequest, False, False)
     traced = TracingInterceptor(tracer, extractor(("none",))).intercept(plain)
     with suppress(WindshiftError, CancelledError):
         await traced.handler(ListKeysRequest(store=store), a_call())
@@ -94,7 +94,7 @@ async def test_each_call_is_decided_about_once(*, applies: bool) -> None:
     async def handle(request: object, _: object) -> None:
         handled.append(request)
 
-    plain = Method(GET, handle, GetRequest, False, False, False, shortcut=shortcut)
+    plain = Method(GET, handle, GetRequest, False, False, shortcut=shortcut)
     tracer = Tracer(Sampler(SamplerConfig(ratio=0.5)), spans.append)
     traced = TracingInterceptor(tracer, extractor(("none",))).intercept(plain)
     assert traced.shortcut is not None
@@ -114,7 +114,7 @@ async def test_a_call_whose_shortcut_is_not_tried() -> None:
         pass
 
     spans: list[Span] = []
-    plain = Method(GET, handle, GetRequest, False, False, False, shortcut=lambda *_: True)
+    plain = Method(GET, handle, GetRequest, False, False, shortcut=lambda *_: True)
     tracer = Tracer(Sampler(SamplerConfig()), spans.append)
     traced = TracingInterceptor(tracer, extractor(("none",))).intercept(plain)
     await traced.handler(GetRequest(store="s"), a_call())

@@ -32,7 +32,7 @@ class Lists:
     def __init__(self) -> None:
         self.at_work: list[Call] = []
         self._done: dict[Call, asyncio.Future[str]] = {}
-        plain = Method(ADMIN + "ListStreams", self._handle, ListStreamsRequest, False, False, False)
+        plain = Method(ADMIN + "ListStreams", self._handle, ListStreamsRequest, False, False)
         self._handler = TurnsInterceptor().intercept(plain).handler
 
     async def _handle(self, _: ListStreamsRequest, call: Call) -> str:
@@ -120,7 +120,7 @@ async def test_whose_time_is_over_is_told_to_ask_for_less() -> None:
 
 def test_which_are_lists() -> None:
     """Neither publishes nor what lasts, such as replays and streams, waits for lists of the same caller."""
-    methods = [Method(path, Lists.settle, ListStreamsRequest, False, False, False) for path in POLICIES]
+    methods = [Method(path, Lists.settle, ListStreamsRequest, False, False) for path in POLICIES]
     lists = {each.path for each in methods if TurnsInterceptor().intercept(each) is not each}
     assert lists == {
         ADMIN + "ExplainEvent",
