@@ -14,7 +14,7 @@ from tests.support.broker import connect
 from tests.support.cluster import cluster_of_three
 from tests.support.nats_server import NatsServer
 from windshift.nats import Message
-from windshift.nats.jetstream.snapshots import SnapshotFailed, Snapshots
+from windshift.nats.jetstream.snapshots import SnapshotFailed, take_snapshot
 
 
 @pytest.fixture
@@ -41,8 +41,7 @@ async def test_a_server_that_is_left_meanwhile(plain_cluster: list[NatsServer]) 
             player.connection.publish(begun.result(), b"first")
 
         player.connection.subscribe(b"$JS.API.STREAM.SNAPSHOT.S", begin)
-        snapshots = Snapshots(broker.api)
-        taking = asyncio.create_task(snapshots.take("S", pieces.append))
+        taking = asyncio.create_task(take_snapshot(broker.api, "S", pieces.append))
         inbox = await begun
         await eventually(lambda: bool(pieces))
         serving(broker, first, second).enter_lame_duck_mode()

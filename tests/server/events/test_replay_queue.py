@@ -14,7 +14,7 @@ from tests.server.events.keeping import Keeper, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats.jetstream.snapshots import Snapshots
+from windshift.nats.jetstream.snapshots import restore_snapshot, take_snapshot
 from windshift.nats.times import from_unix_ns
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.dead_letters import replay_queue, upkeep
@@ -131,14 +131,13 @@ async def test_a_pointer_that_the_broker_brings_back(
     monkeypatch.setattr(replay_queue, "_TAKEN_FOR", 1.0, raising=False)
     one, broker, pieces = dead_letter_id(unique()), keeper.broker, list[bytes]()
     assert await keeper.replays.add(one, 1, in_seconds(30))
-    snapshots = Snapshots(broker.api)
-    snapshot = await snapshots.take(STREAM, pieces.append)
+    snapshot = await take_snapshot(broker.api, STREAM, pieces.append)
     (pointer,) = await pointers(keeper, one.stream)
     lease = await keeper.replays.lease(pointer, LONG, in_seconds(30))
     assert lease is not None
     assert await lease.end(in_seconds(30))
     await forget_all(broker)
-    await snapshots.restore(snapshot, pieces)
+    await restore_snapshot(broker.api, snapshot, pieces)
     assert await pointers(keeper, one.stream) == [pointer]
     await waiting.eventually(lambda: not keeper.replays.is_taken(pointer))
     assert await keeper.replays.lease(pointer, LONG, in_seconds(30)) is not None

@@ -22,7 +22,8 @@ from tests.support.nats_server import NatsServer, running_nats
 from windshift.cli.main import main
 from windshift.nats import NoReply
 from windshift.nats.headers import block
-from windshift.nats.jetstream.snapshots import Snapshots
+from windshift.nats.jetstream.api import JetStream
+from windshift.nats.jetstream.snapshots import take_snapshot
 from windshift.server.config import ServerConfig, config_from_environment
 from windshift.server.process.backup import BackupError, back_up, restore
 from windshift.server.process.embedded import EmbeddedNats
@@ -305,18 +306,18 @@ async def test_an_interruption_while_dead_letters_are_taken_again(
 ) -> None:
     """Then they are not whole, and nothing is restored."""
     backup, of, told = tmp_path / "backup", config(broker.url, tmp_path), Serving()
-    take, times = Snapshots.take, count(1)
+    times = count(1)
 
-    async def taken(snapshots: Snapshots, stream: str, write: Callable[[bytes], object]) -> Any:
+    async def taken(api: JetStream, stream: str, write: Callable[[bytes], object]) -> Any:
         if stream == "WS_DEAD_LETTERS" and next(times) == 2:
             write(b"the beginning of it")
             raise Interrupted
-        found = await take(snapshots, stream, write)
+        found = await take_snapshot(api, stream, write)
         if stream == "WS_DEAD_LETTERS":
             await user.publish("_WS.dead.ORDERS.c.2", b"another one")
         return found
 
-    monkeypatch.setattr(Snapshots, "take", taken)
+    monkeypatch.setattr("windshift.server.process.backup.take_snapshot", taken)
     async with connect(broker.url) as user:
         await fill(user, events=20)
         with pytest.raises(Interrupted):

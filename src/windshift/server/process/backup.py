@@ -23,7 +23,7 @@ from windshift.nats import (
     Unavailable,
 )
 from windshift.nats.jetstream.api import JetStream, JsonObject
-from windshift.nats.jetstream.snapshots import PIECE, Snapshots
+from windshift.nats.jetstream.snapshots import PIECE, restore_snapshot, take_snapshot
 from windshift.server.config import ServerConfig
 from windshift.server.process.app import connection_options
 from windshift.server.process.embedded import Damage, EmbeddedNats
@@ -53,9 +53,7 @@ class BackupError(Exception):
 
 
 class _Broker(NamedTuple):
-    requests: Requests
     api: JetStream
-    snapshots: Snapshots
     damage: Sequence[Damage]
     """What the data directory of an embedded one lacks."""
 
@@ -80,7 +78,7 @@ class _Broker(NamedTuple):
         return (await self.api.stream_info(stream, self._deadline()))["state"]
 
     def _deadline(self) -> float:
-        return self.requests.loop.time() + _READING
+        return self.api.requests.loop.time() + _READING
 
 
 async def back_up(config: ServerConfig, directory: Path, wanted: Collection[str], tell: Tell) -> None:
@@ -143,7 +141,7 @@ async def _take(broker: _Broker, name: str, directory: Path) -> JsonObject:
     place = directory / name
     place.mkdir(parents=True, exist_ok=True, mode=0o700)
     with private_file(place / _ARCHIVE) as archive:
-        return await broker.snapshots.take(name, archive.write)
+        return await take_snapshot(broker.api, name, archive.write)
 
 
 def _describe(place: Path, snapshot: JsonObject, tell: Tell) -> None:
@@ -181,7 +179,7 @@ async def _make(broker: _Broker, place: Path, replicas: int | None, tell: Tell) 
     if replicas is not None:
         snapshot = {**snapshot, "config": {**snapshot["config"], "num_replicas": replicas}}
     try:
-        info = await broker.snapshots.restore(snapshot, _pieces(place / _ARCHIVE))
+        info = await restore_snapshot(broker.api, snapshot, _pieces(place / _ARCHIVE))
     except (NatsError, OSError) as error:
         raise BackupError(f"{name} is not restored: {_why(error)}{await _left(broker, name)}") from error
     wrong = _lacking(snapshot, info["state"])
@@ -203,7 +201,7 @@ def _lacking(snapshot: JsonObject, now: JsonObject) -> str:
 async def _left(broker: _Broker, name: str) -> str:
     """Say whether a restore that failed left a part of the stream: nats-server keeps what it took by then."""
     try:
-        info = await broker.api.stream_info(name, broker.requests.loop.time() + _LOOKING)
+        info = await broker.api.stream_info(name, broker.api.requests.loop.time() + _LOOKING)
     except NatsError:
         return ""
     events = info["state"]["messages"]
@@ -289,8 +287,7 @@ async def _broker(config: ServerConfig) -> AsyncIterator[_Broker]:
             requests = Requests(connection)
             stack.push_async_callback(connection.close)
             await connection.connect()
-            api = JetStream(connection, requests)
-            yield _Broker(requests, api, Snapshots(api), damage)
+            yield _Broker(JetStream(connection, requests), damage)
         except (EmbeddedError, ConnectFailed, NatsError, OSError) as error:
             raise BackupError(_why(error)) from error
 
