@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from tests.support.certificates import Authority
-from windshift.nats import ConnectFailed, ConnectionOptions, ServerAddress, parse_server, parse_servers
+from windshift.nats import ConnectFailed, ConnectionOptions, ServerAddress, parse_servers
 from windshift.nats.credentials import credentials
 from windshift.nats.tls import client_context
 
@@ -120,7 +120,7 @@ def test_what_asks_for_tls(options: ConnectionOptions, expected: bool) -> None:
 )
 def test_credentials_of_a_url(url: str, said: dict[str, str]) -> None:
     """A user with a password, or a token."""
-    assert credentials(ConnectionOptions(SERVERS), parse_server(url), "nonce") == said
+    assert credentials(ConnectionOptions(SERVERS), parse_servers(url)[0], "nonce") == said
 
 
 def test_a_key_signs_the_nonce(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from .errors import (
     Unanswered,
     Unavailable,
 )
-from .options import ConnectionOptions, ServerAddress, parse_server, parse_servers
+from .options import ConnectionOptions, ServerAddress, parse_servers
 from .protocol import Message
 from .requests import NoReply, Outcome, Requests
 from .retry import Backoff, retry
@@ -58,7 +58,6 @@ __all__ = [
     "TooManyInFlight",
     "Unanswered",
     "Unavailable",
-    "parse_server",
     "parse_servers",
     "retry",
 ]

@@ -56,9 +56,7 @@ def publish_frames(subjects: Iterable[bytes], body: bytes) -> bytes:
     return b"PUB " + (end + b"PUB ").join(subjects) + end
 
 
-def publish_parts(
-    subject: bytes, body: bytes, headers: bytes = b"", reply: bytes = b""
-) -> tuple[bytes, bytes, bytes]:
+def publish_parts(subject: bytes, body: bytes, headers: bytes, reply: bytes) -> tuple[bytes, bytes, bytes]:
     """Return what makes up the frame of a message, in order, without a copy of its body."""
     size = len(headers)
     if headers:

@@ -23,13 +23,22 @@ from typing import Any, Protocol, cast
 
 from google.protobuf.message import Message
 
-from .connection import Connection, Headers
+from .connection import Connection
 from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
 from .holding import Holding
 from .message_stream import Direction, MessageStream
 from .metadata import Metadata, encode_metadata
 from .service import UNLIMITED, Method
-from .status import OK_TRAILERS, HeaderList, MetadataValue, NoRoom, RpcError, StatusCode, status_trailers
+from .status import (
+    OK_TRAILERS,
+    HeaderList,
+    Headers,
+    MetadataValue,
+    NoRoom,
+    RpcError,
+    StatusCode,
+    status_trailers,
+)
 
 RESPONSE_HEADERS: HeaderList = [
     (b":status", b"200"),
@@ -390,7 +399,7 @@ class ServerCall:
         self._timer = self._loop.call_later(seconds, self._pass_deadline)
 
     def data(self, data: bytes, ended: bool) -> None:
-        """Take body bytes."""
+        """Take body bytes, or the end of the client's side, or both."""
         requests = self._requests
         if self._done:
             self.connection.acknowledge(self._stream_id, len(data))
@@ -420,10 +429,6 @@ class ServerCall:
             return True
         self._fail(NoRoom())
         return False
-
-    def end(self) -> None:
-        """Note that the client ended its side without further data."""
-        self.data(b"", True)
 
     def _new_requests(self) -> MessageStream[Any]:
         method = self._method

@@ -19,14 +19,14 @@ from .connection import CANCEL, NO_ERROR, REFUSED_STREAM, Connection
 from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
 from .message_stream import MANY, Direction, MessageStream
 from .metadata import Metadata, encode_timeout
-from .outcome import HeaderPairs, final_error, reset_error, response_error
-from .status import HeaderList, RpcError, StatusCode
+from .outcome import final_error, reset_error, response_error
+from .status import HeaderList, Headers, RpcError, StatusCode
 
 M = TypeVar("M", bound=Message)
 
 _SEND_QUEUE_MARK = 65_536
 _SHORTEST_TIMEOUT = 0.001  # seconds
-_OK: HeaderPairs = ((b"grpc-status", b"0"),)
+_OK: Headers = ((b"grpc-status", b"0"),)
 _PLAIN = b"identity"
 
 
@@ -111,7 +111,7 @@ class Call:
         self._connection = connection
         return self.stream_id
 
-    def response(self, headers: HeaderPairs, ended: bool) -> None:
+    def response(self, headers: Headers, ended: bool) -> None:
         """Take the headers of the response."""
         self._retriable = False
         connection = self._connection
@@ -122,7 +122,7 @@ class Call:
             if ended:
                 self.trailers(headers)
 
-    def _judge(self, connection: Connection, headers: HeaderPairs, ended: bool) -> None:
+    def _judge(self, connection: Connection, headers: Headers, ended: bool) -> None:
         fields = dict(headers)
         error = response_error(fields)
         encoding = fields.get(b"grpc-encoding", _PLAIN)
@@ -141,7 +141,7 @@ class Call:
         """Take body bytes of the response."""
         raise NotImplementedError
 
-    def trailers(self, trailers: HeaderPairs) -> None:
+    def trailers(self, trailers: Headers) -> None:
         """Take the end of the response."""
         error = None if trailers == _OK else final_error(trailers)
         connection = self._connection
@@ -225,10 +225,10 @@ class Call:
     def _use_gzip(self) -> None:
         raise NotImplementedError
 
-    def _take_headers(self, headers: HeaderPairs) -> None:
+    def _take_headers(self, headers: Headers) -> None:
         pass
 
-    def _conclude(self, error: RpcError | None, trailers: HeaderPairs) -> None:
+    def _conclude(self, error: RpcError | None, trailers: Headers) -> None:
         raise NotImplementedError
 
     def _mark_done(self) -> None:
@@ -292,7 +292,7 @@ class UnaryCall(Call):
                 raise Direction.RESPONSE.error("has more than one message")
             self._payload = self._decoder.unpack(payload)
 
-    def _conclude(self, error: RpcError | None, trailers: HeaderPairs) -> None:
+    def _conclude(self, error: RpcError | None, trailers: Headers) -> None:
         if self.done:
             return
         self._mark_done()
@@ -344,8 +344,8 @@ class ClientCall(Call, Generic[M]):
         decoder = MessageDecoder(self._options.max_message_size)
         self._responses = MessageStream(response_type, decoder, Direction.RESPONSE, loop)
         self._changed = asyncio.Event()  # a connection, the headers, or the end
-        self._initial: HeaderPairs | None = None
-        self._trailing: HeaderPairs = ()
+        self._initial: Headers | None = None
+        self._trailing: Headers = ()
         self.entered = False
 
     # -- sending -------------------------------------------------------------------------------------
@@ -481,7 +481,7 @@ class ClientCall(Call, Generic[M]):
     def _use_gzip(self) -> None:
         self._responses.decoder.gzip = True
 
-    def _take_headers(self, headers: HeaderPairs) -> None:
+    def _take_headers(self, headers: Headers) -> None:
         self._initial = headers
         self._outbox = None
         self._wake()
@@ -497,7 +497,7 @@ class ClientCall(Call, Generic[M]):
         """Received bytes not yet returned to the server's flow-control window."""
         return self._responses.unread
 
-    def _conclude(self, error: RpcError | None, trailers: HeaderPairs) -> None:
+    def _conclude(self, error: RpcError | None, trailers: Headers) -> None:
         if self.done:
             return
         self._mark_done()

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from .channel_options import ChannelOptions
 from .client_call import Call
-from .connection import CLIENT, Connection, ConnectionHandler, Headers
-from .status import RpcError, StatusCode
+from .connection import CLIENT, Connection, ConnectionHandler
+from .status import Headers, RpcError, StatusCode
 
 _log = logging.getLogger(__name__)
 

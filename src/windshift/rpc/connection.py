@@ -35,8 +35,8 @@ from ngh2.events import (
 
 from .connection_options import MAX_WINDOW, ConnectionOptions
 from .keepalive import Keepalive, KeepaliveAction
-from .status import HeaderList
-from .transports import certificate_of_peer, name_of_peer, prepare, speaks_http2
+from .status import HeaderList, Headers
+from .transports import name_of_peer, prepare, speaks_http2
 from .turns import FEW, LONG_SLICE, SLICE, STRANGERS_SLICE, Account, Turns
 
 _log = logging.getLogger(__name__)
@@ -76,8 +76,6 @@ _SENT_FOR_A_FRAME = 32
 _MOST_FREE = 4096
 """Such frames that may come at once."""
 _HEAL_MARGIN = 32_768  # two frames that are being received now
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class ConnectionHandler:
@@ -776,4 +774,4 @@ class Connection(asyncio.Protocol):
     @property
     def peer_certificate(self) -> dict[str, object] | None:
         """The peer's verified certificate as ``ssl.SSLSocket.getpeercert`` gives it."""
-        return None if self._transport is None else certificate_of_peer(self._transport)
+        return None if self._transport is None else self._transport.get_extra_info("peercert") or None

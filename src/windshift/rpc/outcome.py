@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .metadata import Metadata
-from .status import RpcError, StatusCode, status_from_trailers
-
-HeaderPairs = tuple[tuple[bytes, bytes], ...]
+from .status import Headers, RpcError, StatusCode, status_from_trailers
 
 _HTTP_CODES = {
     b"400": StatusCode.INTERNAL,
@@ -56,7 +54,7 @@ def response_error(fields: Mapping[bytes, bytes]) -> RpcError | None:
     return RpcError(code, f"the server answered with HTTP status {status.decode('latin-1')} and {kind}")
 
 
-def final_error(trailers: HeaderPairs) -> RpcError | None:
+def final_error(trailers: Headers) -> RpcError | None:
     """Read the status at the end of a response; None means OK.
 
     The other trailers become the error's metadata.

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 from .admission import CANCELLED_CALL, FAILING_CALL, INVALID_CALL, USELESS_FRAME, ConnectionLimiter, Slot
 from .call import RESPONSE_HEADERS, ServerCall
-from .connection import NO_ERROR, SERVER, Connection, ConnectionHandler, Headers
+from .connection import NO_ERROR, SERVER, Connection, ConnectionHandler
 from .holding import Holder, Holding, Turnover
 from .listening import RejectionLog
 from .metadata import parse_timeout
 from .proxy_protocol import ClientAddress
 from .server_options import Failure, ServerOptions
 from .service import Method
-from .status import HeaderList, RpcError, StatusCode, status_trailers
+from .status import HeaderList, Headers, RpcError, StatusCode, status_trailers
 from .transports import joined
 from .turns import CALL_COST, Turns
 
@@ -184,7 +184,7 @@ class ServerConnection(ConnectionHandler):
         """End the client's side: its trailers mean nothing else."""
         call = self._calls.get(stream_id)
         if call is not None:
-            call.end()
+            call.data(b"", True)
 
     def on_stream_closed(self, stream_id: int, error_code: int) -> None:
         """Release the call; cancel its handler when it still runs."""
@@ -486,8 +486,7 @@ def _path_text(fields: Mapping[bytes, bytes]) -> str:
 
 
 def _is_grpc(fields: Mapping[bytes, bytes]) -> bool:
-    content_type = fields.get(b"content-type", b"")
-    return content_type in _CONTENT_TYPES or content_type.split(b";")[0].strip() in _CONTENT_TYPES
+    return fields.get(b"content-type", b"").split(b";")[0].strip() in _CONTENT_TYPES
 
 
 def _read_timeout(value: bytes) -> float:

@@ -26,6 +26,7 @@ _MAX_TRAILERS = 7680
 
 M = TypeVar("M", bound=Message)
 
+Headers = tuple[tuple[bytes, bytes], ...]
 HeaderList = list[tuple[bytes, bytes]]
 MetadataValue = str | bytes
 

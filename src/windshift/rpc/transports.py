@@ -43,9 +43,3 @@ def name_of_peer(transport: asyncio.Transport) -> str:
 def joined(host: str, port: int) -> str:
     """Return ``host:port``, as URLs have it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def certificate_of_peer(transport: asyncio.Transport) -> dict[str, object] | None:
-    """Return the verified certificate of the other side as ``ssl.SSLSocket.getpeercert`` gives it."""
-    certificate: dict[str, object] | None = transport.get_extra_info("peercert")
-    return certificate or None

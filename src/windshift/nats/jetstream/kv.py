@@ -264,7 +264,7 @@ class Buckets:
         """
         return await self._store(bucket, [Put(key, value, expected, ttl)], deadline)
 
-    async def put_all(self, bucket: str, puts: Sequence[Put], deadline: float, largest: int = 0) -> list[int]:
+    async def put_all(self, bucket: str, puts: Sequence[Put], deadline: float, largest: int) -> list[int]:
         """Make all writes or none, one after the other, each of another key; return their sequences.
 
         May also raise `NoTtl`. Ask first whether the bucket `keeps_batches`, for more than one, and what is
