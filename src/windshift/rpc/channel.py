@@ -205,9 +205,8 @@ class Channel:
         return self._encoded
 
     def _learn(self, method: str) -> HeaderList:
-        authority = self.options.server_name or self.target
         scheme = "http" if self._ssl is None else "https"
-        headers = request_headers(authority, scheme, method, self.options.user_agent)
+        headers = request_headers(self.target, scheme, method, self.options.user_agent)
         self._methods[method] = headers
         return headers
 

@@ -29,7 +29,6 @@ class ChannelOptions:
         retry_buffer: bytes of a streaming call's requests that are kept until the response begins, to start
             the call again if the server refuses it unprocessed.
         keepalive_without_calls: whether idle connections are pinged too; many servers forbid it.
-        server_name: name that the server's certificate must have, and ``:authority``; None = the target's.
         user_agent: value of the header ``user-agent``.
         tick_interval: seconds between checks of a connection's timers.
     """
@@ -43,6 +42,5 @@ class ChannelOptions:
     max_connections: int = 1
     retry_buffer: int = 262_144
     keepalive_without_calls: bool = False
-    server_name: str | None = None
     user_agent: str = "grpc-python-windshift"
     tick_interval: float = 1.0

@@ -39,7 +39,7 @@ async def dial(
         addresses = await resolve(host, port)
     security: dict[str, Any] = {}
     if ssl is not None:
-        security = {"ssl": ssl, "server_hostname": options.server_name or host}
+        security = {"ssl": ssl, "server_hostname": host}
         security["ssl_handshake_timeout"] = options.connect_timeout
     failure: OSError = ConnectionError("its name has no address")
     for index, (*_, address) in enumerate(addresses):

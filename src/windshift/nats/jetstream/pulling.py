@@ -112,6 +112,11 @@ _LEFT: Final = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
 # --- Pulling ----------------------------------------------------------------------------------------------
 
 
+_DRAIN_TIMEOUT: Final = 3.0
+"""Seconds to wait for what is on its way when an inbox is closed: a broker that hangs for longer keeps those
+messages until their time is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class PullOptions:
     """Timers of pulling.
@@ -120,13 +125,10 @@ class PullOptions:
         expires: seconds after which the server ends a pull request.
         heartbeat: seconds of silence after which the server shows that it still has one; at most half of
             `expires`.
-        drain_timeout: seconds to wait for what is on its way when an inbox is closed: a broker that hangs for
-            longer keeps those messages until their time is over.
     """
 
     expires: float = 30.0
     heartbeat: float = 5.0
-    drain_timeout: float = 3.0
 
     @property
     def silence(self) -> float:
@@ -148,7 +150,7 @@ class Puller:
     `receive` is called with everything that arrives, in order. It must neither block nor raise.
     """
 
-    __slots__ = ("_connection", "_inbox", "_options", "_receive", "_stop_watching", "_subject", "_tail")
+    __slots__ = ("_connection", "_inbox", "_receive", "_stop_watching", "_subject", "_tail")
 
     def __init__(
         self,
@@ -160,7 +162,6 @@ class Puller:
     ) -> None:
         self._connection = connection
         self._subject = next_subject(stream, consumer).encode()
-        self._options = options
         self._receive = receive
         self._inbox: Subscription | None = None
         self._stop_watching: Hook | None = None
@@ -218,7 +219,7 @@ class Puller:
         """Close the inbox, and return when what was on its way has been received."""
         inbox = self._take_inbox()
         if inbox is not None:
-            await inbox.drain(self._options.drain_timeout)
+            await inbox.drain(_DRAIN_TIMEOUT)
 
     def _take_inbox(self) -> Subscription | None:
         inbox, self._inbox = self._inbox, None
