@@ -8,10 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .channel import Channel, ChannelState
-from .channel_options import ChannelOptions
 from .client_call import ClientCall
-from .connection_options import ConnectionOptions
 from .metadata import Metadata
+from .options import ChannelOptions, ConnectionOptions
 from .status import ChannelClosed, NoRoom, RpcError, StatusCode
 from .threads import Threads, in_thread
 from .tls import ReplaceableTls, client_tls, objection, server_tls

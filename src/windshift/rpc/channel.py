@@ -29,13 +29,13 @@ from typing import Self, TypeVar
 from google.protobuf.message import Message
 
 from .backoff import Backoff
-from .channel_options import ChannelOptions
 from .client_call import Call, ClientCall, UnaryCall, request_headers
 from .client_connection import ClientConnection
 from .deadlines import Deadlines
 from .dialing import describe, dial, split_target
 from .message_stream import Direction
 from .metadata import encode_metadata
+from .options import ChannelOptions
 from .status import ChannelClosed, HeaderList, MetadataValue, RpcError, StatusCode
 
 _log = logging.getLogger(__name__)

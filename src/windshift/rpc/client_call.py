@@ -14,11 +14,11 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from google.protobuf.message import Message
 
-from .channel_options import ChannelOptions
 from .connection import CANCEL, NO_ERROR, REFUSED_STREAM, Connection
 from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
 from .message_stream import MANY, Direction, MessageStream
 from .metadata import Metadata, encode_timeout
+from .options import ChannelOptions
 from .outcome import final_error, reset_error, response_error
 from .status import HeaderList, Headers, RpcError, StatusCode
 

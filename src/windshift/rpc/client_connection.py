@@ -6,9 +6,9 @@ import asyncio
 import logging
 from typing import Protocol
 
-from .channel_options import ChannelOptions
 from .client_call import Call
 from .connection import CLIENT, Connection, ConnectionHandler
+from .options import ChannelOptions
 from .status import Headers, RpcError, StatusCode
 
 _log = logging.getLogger(__name__)

@@ -33,8 +33,8 @@ from ngh2.events import (
     WindowUpdated,
 )
 
-from .connection_options import MAX_WINDOW, ConnectionOptions
 from .keepalive import Keepalive, KeepaliveAction
+from .options import MAX_WINDOW, ConnectionOptions
 from .status import HeaderList, Headers
 from .transports import name_of_peer, prepare, speaks_http2
 from .turns import FEW, LONG_SLICE, SLICE, STRANGERS_SLICE, Account, Turns

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from .channel_options import ChannelOptions
 from .client_connection import ClientConnection
+from .options import ChannelOptions
 from .threads import in_thread
 from .transports import speaks_http2
 

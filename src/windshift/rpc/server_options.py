@@ -8,7 +8,7 @@ from typing import Any
 
 from .admission import AdmissionOptions, Network
 from .call import ServerCall
-from .connection_options import ConnectionOptions
+from .options import ConnectionOptions
 from .status import RpcError, StatusCode
 
 
