@@ -68,11 +68,6 @@ class Violations:
             del self._hooks[subject]
 
 
-def _never() -> bool:
-    """Tell that nobody waits."""
-    return False
-
-
 class Subscription:
     """Interest in a subject.
 
@@ -179,8 +174,8 @@ class Connection:
         self.last_error = ""
         self.max_payload = 1024 * 1024
         self.reconnects = 0
-        self.is_hurried: Callable[[], bool] = _never
-        self.is_shared: Callable[[], bool] = _never
+        self.is_hurried: Callable[[], bool] = lambda: False
+        self.is_shared: Callable[[], bool] = lambda: False
 
     # --- Using it -----------------------------------------------------------------------------------------
 

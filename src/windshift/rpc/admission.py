@@ -142,7 +142,7 @@ class Slot:
 
     def __init__(self) -> None:
         self.address: Address | None = None
-        self.drop: Callable[[], object] = _nothing
+        self.drop: Callable[[], object] = lambda: None  # there is none yet
         self.released = False
 
 
@@ -254,10 +254,6 @@ class ConnectionLimiter:
         if idle > 0:
             for key in [key for key, each in self._addresses.items() if not each.connections][:idle]:
                 del self._addresses[key]
-
-
-def _nothing() -> None:
-    """Stand for a connection that is not there yet."""
 
 
 def includes(networks: Sequence[Network], address: str) -> bool:

@@ -763,8 +763,6 @@ class Connection(asyncio.Protocol):
                 self._queue(lambda: self._h2.ping(_KEEPALIVE_PING))
             case KeepaliveAction.CLOSE:
                 self._give_up("silent", "does not answer")
-            case _:
-                pass
 
     def _give_up(self, reason: str, text: str) -> None:
         _log.debug("the peer %s %s", self.peer, text)

@@ -9,12 +9,10 @@ class KeepaliveAction(Enum):
     """What to do about a silent peer.
 
     Attributes:
-        NONE: nothing yet.
         PING: send the peer a PING.
         CLOSE: the peer did not answer the PING; close the connection.
     """
 
-    NONE = 0
     PING = 1
     CLOSE = 2
 
@@ -43,8 +41,8 @@ class Keepalive:
         """Count the peer as heard at the next `check`."""
         self._seen = -1
 
-    def check(self, received: int, now: float) -> KeepaliveAction:
-        """Return what to do now.
+    def check(self, received: int, now: float) -> KeepaliveAction | None:
+        """Return what to do now; None = nothing.
 
         Args:
             received: total bytes received from the peer.
@@ -60,4 +58,4 @@ class Keepalive:
         elif self._interval and now - self._heard_at >= self._interval:
             self._asked_at = now
             return KeepaliveAction.PING
-        return KeepaliveAction.NONE
+        return None

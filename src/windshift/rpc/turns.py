@@ -81,15 +81,6 @@ class Account:
         return True
 
 
-def _never() -> bool:
-    """Tell that nobody waits."""
-    return False
-
-
-def _nothing() -> None:
-    """Send nothing elsewhere."""
-
-
 class Waiting(Protocol):
     """A connection with bytes that wait."""
 
@@ -127,9 +118,9 @@ class Turns:
         self._shared_until = 0.0
         self._credit = STRANGERS_BURST
         self._credited_at = self._clock()
-        self.others_wait: Callable[[], bool] = _never
-        self.is_bulky: Callable[[], bool] = _never
-        self.on_hurry: Callable[[], None] = _nothing
+        self.others_wait: Callable[[], bool] = lambda: False
+        self.is_bulky: Callable[[], bool] = lambda: False
+        self.on_hurry: Callable[[], None] = lambda: None
 
     def lets_in(self, account: Account) -> bool:
         """Tell whether bytes are parsed at once.
