@@ -57,7 +57,7 @@ async def server(url: str) -> AsyncIterator[Server]:
     async with connect(url) as broker:
         shared, gathering = dead_lettering(broker), Gathering(broker.connection)
         pauses = ConsumerPause(broker.api, shared.notes)
-        seeks = ConsumerSeek(broker.api, pauses, gathering, shared.store, shared.notes, shared.moves)
+        seeks = ConsumerSeek(broker.api, pauses, gathering, shared.store, shared.notes, shared.calls)
         running = asyncio.create_task(gathering.run())
         yield Server(broker, pauses, seeks)
         running.cancel()

@@ -12,7 +12,7 @@ from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.events.consuming.calls import Calls
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
-from windshift.server.events.consuming.handover import DeliveryName
+from windshift.server.events.deliveries import DeliveryName
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import CONSUMER, DEAD, ELECTED, REPLAY, Notes
 from windshift.server.events.runs import Run

@@ -39,11 +39,11 @@ from windshift.server.events.consumers import MAX_ACK_PENDING
 from windshift.server.events.consuming import working
 from windshift.server.events.consuming.commands import Limit, Subscribe
 from windshift.server.events.consuming.flow import LARGEST_LIMIT, STUCK
-from windshift.server.events.consuming.handover import DeliveryName, name_of
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions
 from windshift.server.events.consuming.pauses import LONG
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.settlement import CommandKind
+from windshift.server.events.deliveries import DeliveryName, name_of
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.token_key import key_of
 

@@ -197,7 +197,7 @@ class Domain:
         self.atomic = AtomicPublisher(self.publisher, api, self.writes, Targets(api))
         self.pauses = ConsumerPause(api, self.dead.notes)
         self.seeks = ConsumerSeek(
-            api, self.pauses, Gathering(connection), self.dead.store, self.dead.notes, self.dead.moves
+            api, self.pauses, Gathering(connection), self.dead.store, self.dead.notes, self.dead.calls
         )
         self.admin = DeadLetterAdmin(self.dead.store, self.dead.replays, api, DeadLetterStats())
 

@@ -19,10 +19,9 @@ from windshift.nats.jetstream.api import StreamState
 from windshift.nats.jetstream.pulling import ACK
 from windshift.nats.times import Time
 from windshift.server.events.consumers import new_config
+from windshift.server.events.consuming.calls import Calls
 from windshift.server.events.consuming.commands import Ack, Action
 from windshift.server.events.consuming.doubt import Doubt
-from windshift.server.events.consuming.moves import Moves
-from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.state import CallState
@@ -165,19 +164,19 @@ def test_calls_that_come_meanwhile() -> None:
     """They hold still as well, unless their consumer is another one of that name."""
 
     async def attach() -> None:
-        calls: list[ConsumeProtocol] = []
-        moves, key = Moves(lambda _: calls), ConsumerKey("S", "c")
+        calls: Any = Calls()  # any, since this attaches only what decides in a call
+        key, found = ConsumerKey("S", "c"), snapshot(PLAIN)
         old, new, other = Call(PLAIN), Call(PLAIN), Call(PLAIN)
-        calls.append(old.protocol)
+        calls.attach(key, old.protocol, found)
         old.hold(1)
         old.protocol.command(Ack([StreamSeq(1)]), 0.0)
-        assert moves.hold_still(key, SECOND) == 1
+        assert calls.hold_still(key, SECOND) == 1
         old.sent()
-        assert moves.hold_still(key, SECOND) == 0
-        moves.tell(key, new.protocol)
+        assert calls.hold_still(key, SECOND) == 0
+        calls.attach(key, new.protocol, found)
         assert new.protocol.takes_drain()
         other.protocol.state.run = Run("later")
-        moves.tell(key, other.protocol)
+        calls.attach(key, other.protocol, found)
         assert not other.protocol.takes_drain()
 
     asyncio.run(attach())

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tests.support.broker import connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.events.consuming.handover import DeliveryName, Holder
-from windshift.server.events.consuming.peers import Peers, read_settled, write_settled
+from windshift.server.events.consuming.peers import Holder, Peers, read_settled, write_settled
 from windshift.server.events.consuming.redelivery import ANY_TIME, Settled, SettledByConsumer
+from windshift.server.events.deliveries import DeliveryName
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import Notes
 

@@ -17,19 +17,16 @@ from windshift.server.domain.errors import (
     SubscribeExpected,
 )
 from windshift.server.events.consuming.commands import Ack, Limit, Ping
-from windshift.server.events.consuming.handover import (
-    CERTAIN_AFTER,
-    OBJECTED_WITHIN,
-    DeliveryName,
-    name_of,
-    new_number,
+from windshift.server.events.consuming.peers import (
     read_objection,
     read_taken,
     write_objection,
     write_taken,
 )
+from windshift.server.events.consuming.resuming import CERTAIN_AFTER, OBJECTED_WITHIN, new_number
 from windshift.server.events.consuming.tokens import Resumed, Tokens
 from windshift.server.events.consuming.work import Check, Keep, LookUp
+from windshift.server.events.deliveries import DeliveryName, name_of
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.token_key import key_of, with_key

@@ -50,7 +50,7 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.consumers import chosen_subjects, name_in_rules
-from windshift.server.events.consuming.moves import STILL, Moves
+from windshift.server.events.consuming.calls import STILL, Calls
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
@@ -95,14 +95,14 @@ class ConsumerSeek:
         gathering: Gathering,
         dead_letters: DeadLetterStore,
         notes: Notes,
-        moves: Moves,
+        calls: Calls,
     ) -> None:
         self._api = api
         self._pauses = pauses
         self._gathering = gathering
         self._dead_letters = dead_letters
         self._notes = notes
-        self._moves = moves
+        self._calls = calls
         self._loop = asyncio.get_running_loop()
         self._turns: WeakValueDictionary[ConsumerKey, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[Sought]] = set()
@@ -369,7 +369,7 @@ class ConsumerSeek:
         if all(isinstance(each, str) for each in (stream, consumer, created)) and isinstance(number, int):
             key = ConsumerKey(str(stream), str(consumer))
             is_earlier = self._moving.get(key, number) < number
-            yield {"busy": self._moves.hold_still(key, Run(str(created), number)) + is_earlier}
+            yield {"busy": self._calls.hold_still(key, Run(str(created), number)) + is_earlier}
 
 
 def _is_busy(reported: JsonObject) -> bool:

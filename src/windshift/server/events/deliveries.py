@@ -98,6 +98,20 @@ def stored_at(reply: bytes) -> int:
     return int(split_ack_subject(reply)[3])
 
 
+class DeliveryName(NamedTuple):
+    """What tells one delivery of a consumer from all others: the broker counts deliveries in `sequence`."""
+
+    seq: StreamSeq
+    attempt: int
+    sequence: int
+
+
+def name_of(reply: bytes) -> DeliveryName:
+    """Return the name of a delivery, by its reply subject."""
+    attempt, seq, sequence, *_ = split_ack_subject(reply)
+    return DeliveryName(StreamSeq(int(seq)), int(attempt), int(sequence))
+
+
 def consumer_sequence(reply: bytes) -> int:
     """Return the number of a delivery among all of its consumer since that was moved last."""
     return int(split_ack_subject(reply)[2])

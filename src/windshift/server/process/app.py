@@ -564,7 +564,7 @@ def _administration(
         streams=StreamAdmin(api, look, letters, ownership),
         consumers=ConsumerAdmin(api, look, store, dead_lettering.replays),
         pauses=pauses,
-        seeks=ConsumerSeek(api, pauses, gathering, store, notes, dead_lettering.moves),
+        seeks=ConsumerSeek(api, pauses, gathering, store, notes, dead_lettering.calls),
         subscriptions=subscriptions,
         events=EventReader(api, look),
         explainer=EventExplainer(api, look, gathering, subscriptions, dead_lettering),

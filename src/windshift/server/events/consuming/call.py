@@ -24,11 +24,11 @@ from windshift.server.domain.errors import ShuttingDown, SubscribeExpected, Wind
 from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot, find_consumer, with_tokens
 from windshift.server.events.consuming.ephemeral import keep_used, leave
-from windshift.server.events.consuming.handover import DeliveryName, new_number
 from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeAuthorizer, ConsumeOptions
 from windshift.server.events.consuming.pauses import fresh_time
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.replay_feed import ReplayFeed
+from windshift.server.events.consuming.resuming import new_number
 from windshift.server.events.consuming.settlement import Group, PendingAck, grouped
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.consuming.spans import ConsumeSpans
@@ -36,7 +36,7 @@ from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.consuming.timer import DeadlineTimer, Signal
 from windshift.server.events.consuming.tokens import Resumed, Tokens
 from windshift.server.events.consuming.working import WorkRunner
-from windshift.server.events.deliveries import read_delivery
+from windshift.server.events.deliveries import DeliveryName, read_delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import ELECTED, REPLAY
 from windshift.server.events.runs import Run
@@ -277,7 +277,6 @@ class _Attachment:
         self._broker.counts.attach(self._state.window)
         self.protocol.begin(self._loop.time())
         shared.calls.attach(self._state.consumer, self, self._state.found)
-        shared.moves.tell(self._state.consumer, self)
         try:
             self._resume(resumed)
             self._runner.start(self._read(commands))

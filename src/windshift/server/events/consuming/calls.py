@@ -1,25 +1,43 @@
 """The consume calls of this process, by consumer, and what they are told of it and of the connection.
 
 Calls of one consumer share its configuration: it may be some kilobytes, and there may be thousands of calls.
+
+Before the broker moves a consumer to another event, no call may hold an event of it, and no message about one
+may be on its way: the broker would take it for one about the new delivery of the event, which looks the same.
+So all calls drop what they hold, and are asked whether all that they had sent is answered. They go on when
+they see that the consumer is in another run, or when nobody has moved it for `STILL` seconds.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from windshift.nats import Connection
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
-from windshift.server.events.consuming.handover import Holder
-from windshift.server.events.consuming.moves import Mover
+from windshift.server.events.consuming.peers import Holder
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, ELECTED, REPLAY, Notes
+from windshift.server.events.runs import Run
+
+STILL: Final = 10.0
+"""Seconds for which calls wait for a move, and for which it may take."""
 
 
-class Call(Holder, Mover, Protocol):
+class Call(Holder, Protocol):
     """A consume call. Nothing that it is told may block or raise."""
+
+    def hold_still(self, run: Run, until: float) -> None:
+        """Drop what the client holds, and take nothing before the consumer is in this run."""
+        ...
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something that was sent to the broker is not answered."""
+        ...
 
     def noted(self, kind: str) -> None:
         """Take a note about the consumer: `CONSUMER`, `ELECTED` or `REPLAY`."""
@@ -48,11 +66,19 @@ class _Attached:
         self.found = found
 
 
+class _Move(NamedTuple):
+    """Somebody is about to begin this run of a consumer; until then its calls hold still."""
+
+    run: Run
+    until: float
+
+
 class Calls:
     """The consume calls of this process."""
 
     def __init__(self) -> None:
         self._attached: dict[ConsumerKey, _Attached] = {}
+        self._moves: dict[ConsumerKey, _Move] = {}
         self._server = ""  # the nats-server process that the connection is to, or was last
 
     def follow(self, connection: Connection, notes: Notes) -> None:
@@ -65,8 +91,11 @@ class Calls:
         connection.on_replaced.append(partial(self._replaced, connection))
 
     def attach(self, consumer: ConsumerKey, call: Call, found: ConsumerSnapshot) -> None:
-        """Count a call of a consumer that was just found."""
+        """Count a call of a consumer that was just found, and tell it of a move that has begun."""
         self._attached.setdefault(consumer, _Attached(found)).calls.add(call)
+        move = self._moves.get(consumer)
+        if move is not None and move.until > _now():
+            call.hold_still(*move)
 
     def detach(self, consumer: ConsumerKey, call: Call) -> None:
         """Count it no more."""
@@ -91,6 +120,21 @@ class Calls:
             return found
         return replace(known, state=replace(found.state, config=known.state.config))
 
+    def hold_still(self, consumer: ConsumerKey, run: Run) -> int:
+        """Have the calls of a consumer hold still until it is in this run; return how many are still busy.
+
+        Safe to repeat.
+        """
+        now = _now()
+        move = self._moves.get(consumer)
+        if move is None or move.run != run:
+            self._moves = {key: move for key, move in self._moves.items() if move.until > now}
+            move = self._moves[consumer] = _Move(run, now + STILL)
+        calls = self.of(consumer)
+        for call in calls:
+            call.hold_still(*move)
+        return sum(call.is_busy for call in calls)
+
     def _noted(self, kind: str, stream: str, consumer: str, _: bytes) -> None:
         for call in self.of(ConsumerKey(stream, consumer)):
             call.noted(kind)
@@ -111,3 +155,7 @@ class Calls:
         self._server = connection.server_id
         for call in self._all():
             call.replaced()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

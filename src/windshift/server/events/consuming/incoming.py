@@ -18,11 +18,10 @@ from windshift.server.domain.errors import EventTooLarge, WindshiftError
 from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.flow import InFlight, PullPacer, Replay
-from windshift.server.events.consuming.handover import name_of
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeAuthorizer
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.dead_letters.model import DeadLetterId
-from windshift.server.events.deliveries import Delivery, consumer_sequence, message_size
+from windshift.server.events.deliveries import Delivery, consumer_sequence, message_size, name_of
 from windshift.server.events.model import StreamSeq
 
 _REMEMBERED: Final = 256

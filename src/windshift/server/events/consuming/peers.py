@@ -6,7 +6,10 @@ a delivery that may be late asks the broker something first; the note arrives be
 without replicas that is killed forgets what it confirmed in its last moment: each server says what that was,
 once the broker is back.
 
-Beside that they hand deliveries over from call to call (`handover`).
+Beside that they hand deliveries over from call to call, when a client goes on with them elsewhere
+(`resuming`). The call that takes a delivery over says so; a call of the same consumer that has this delivery
+lets it go. Whoever knows better objects: it has a later delivery of the event, has settled it, or is settling
+it. Then the call that wanted it lets it go.
 
 Notes may be lost, and decide nothing. How an event ends is decided by `DeadLetterStore.claim`.
 """
@@ -15,18 +18,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from struct import pack, unpack
-from typing import Final
+from struct import Struct, pack, unpack
+from typing import Final, Protocol
 
-from windshift.server.events.consuming.handover import (
-    DeliveryName,
-    Holder,
-    read_objection,
-    read_taken,
-    write_objection,
-    write_taken,
-)
 from windshift.server.events.consuming.redelivery import ANY_TIME, SettledByConsumer
+from windshift.server.events.deliveries import DeliveryName
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import FORGETTABLE, OBJECTED, SETTLED, TAKEN, Notes
 
@@ -43,6 +39,26 @@ _TOLD_AFTER: Final = (0.0, 0.3, 0.8, 1.6)
 
 HEARD_WITHIN: Final = 1.0
 """Seconds after a reconnect in which others say what they had settled before."""
+
+_NUMBER: Final = Struct(">Q")
+_DELIVERY: Final = Struct(">3Q")
+
+
+class Holder(Protocol):
+    """A call that may hold deliveries of a consumer."""
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run of the consumer that the call is in."""
+        ...
+
+    def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
+        """Let deliveries go that the call of this number takes over, and return the events for which not."""
+        ...
+
+    def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
+        """Let deliveries go that the call of this number was not to have."""
+        ...
 
 
 class Peers:
@@ -160,3 +176,28 @@ def read_settled(body: bytes) -> tuple[str, dict[StreamSeq, int]]:
         return run, dict.fromkeys(map(StreamSeq, numbers), ANY_TIME)
     half = len(numbers) // 2
     return run, dict(zip(map(StreamSeq, numbers[1:half]), numbers[half:-1], strict=True))
+
+
+def write_taken(number: int, deliveries: Iterable[DeliveryName]) -> bytes:
+    """Write the number of a call, and what it takes over."""
+    return _NUMBER.pack(number) + b"".join(_DELIVERY.pack(*each) for each in deliveries)
+
+
+def read_taken(body: bytes) -> tuple[int, list[DeliveryName]]:
+    """Read what `write_taken` wrote; raise `struct.error` for anything else."""
+    (number,) = _NUMBER.unpack_from(body)
+    return number, [
+        DeliveryName(StreamSeq(seq), attempt, sequence)
+        for seq, attempt, sequence in _DELIVERY.iter_unpack(body[_NUMBER.size :])
+    ]
+
+
+def write_objection(number: int, seqs: Iterable[StreamSeq]) -> bytes:
+    """Write the number of a call, and the events that it is not to have."""
+    return _NUMBER.pack(number) + b"".join(map(_NUMBER.pack, seqs))
+
+
+def read_objection(body: bytes) -> tuple[int, list[StreamSeq]]:
+    """Read what `write_objection` wrote; raise `struct.error` for anything else."""
+    (number,) = _NUMBER.unpack_from(body)
+    return number, [StreamSeq(seq) for (seq,) in _NUMBER.iter_unpack(body[_NUMBER.size :])]

@@ -1,22 +1,92 @@
 """Deliveries of earlier calls that a client goes on with in this one, and those that others take from it.
 
-No I/O. What servers tell each other of that is in `handover`.
+No I/O. What servers tell each other of that is in `peers`.
 """
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Final
 
 from windshift.nats.jetstream.pulling import ACK, PROGRESS
-from windshift.server.events.consuming.handover import DeliveryName, TakeOver, name_of
+from windshift.server.events.consuming.flow import InFlight
 from windshift.server.events.consuming.incoming import Incoming
-from windshift.server.events.consuming.settlement import Settlements
+from windshift.server.events.consuming.settlement import PendingAck, Settlements
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.tokens import Resumed, Tokens
-from windshift.server.events.deliveries import Delivery, stored_at
+from windshift.server.events.deliveries import Delivery, DeliveryName, name_of, stored_at
 from windshift.server.events.model import StreamSeq
+
+OBJECTED_WITHIN: Final = 0.1
+"""Seconds that objections may take before a client's commands are carried out. There is no hurry: its
+deliveries are prolonged."""
+CERTAIN_AFTER: Final = 1.0
+"""Seconds that objections may take before a client may give up on an event that it went on with."""
+
+
+class TakeOver:
+    """What a call has taken over from earlier ones; without arguments, nothing.
+
+    Args:
+        now: when it does, in the loop's time.
+
+    Attributes:
+        held: what it took over, by event.
+        number: of the call as one that takes over; 0 = it does not.
+        names: what it took over, to be told to other calls.
+        pending: the pings of what it took over; none once all are answered and nobody has objected. Until
+            then the client's commands wait.
+        due: when objections have come, as a rule; inf once they have.
+    """
+
+    __slots__ = ("_since", "due", "held", "names", "number", "pending")
+
+    def __init__(self, number: int = 0, now: float = -inf) -> None:
+        self.number = number
+        self.names: list[DeliveryName] = []
+        self.pending: list[PendingAck] = []
+        self.due = now + OBJECTED_WITHIN if number else inf
+        self._since = now
+        self.held: dict[StreamSeq, InFlight] = {}
+
+    def add(self, held: InFlight, ping: PendingAck) -> None:
+        """Note a delivery, and the ping that was sent for it."""
+        self.held[ping.seq] = held
+        self.pending.append(ping)
+        self.names.append(name_of(held.reply))
+
+    def has(self, seq: StreamSeq, held: InFlight | None) -> bool:
+        """Whether what the call holds of an event was taken over."""
+        return held is not None and self.held.get(seq) is held
+
+    def is_later(self, number: int, now: float) -> bool:
+        """Whether the call goes before another that wants the same deliveries, as far as that is open."""
+        return self.number > number and now < self.certain_at
+
+    @property
+    def certain_at(self) -> float:
+        """When nobody will object any more."""
+        return self._since + CERTAIN_AFTER
+
+    def advance(self, now: float) -> None:
+        """Have the client settle what it goes on with, if nobody has objected and the broker has answered."""
+        if now >= self.due:
+            self.due = inf
+        if self.due == inf and all(ping.answered for ping in self.pending):
+            self.pending.clear()
+
+    def forget(self) -> None:
+        """Forget the deliveries: the consumer was moved."""
+        self.held.clear()
+
+
+def new_number() -> int:
+    """Return a number for a call that takes deliveries over. Later ones are higher, if clocks agree."""
+    return time.time_ns() >> 16 << 16 | secrets.randbits(16)
+
 
 _NOTHING: Final = TakeOver()
 """What a call has taken over that has taken over nothing."""

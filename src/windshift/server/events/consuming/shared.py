@@ -22,7 +22,6 @@ from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull, WindshiftError
 from windshift.server.events.consuming.calls import Calls
 from windshift.server.events.consuming.flow import Replay
-from windshift.server.events.consuming.moves import Moves
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.peers import Peers
 from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
@@ -66,7 +65,6 @@ class DeadLettering:
         pauses: since when this process has been awake.
         peers: the servers beside this one.
         calls: those of this process.
-        moves: the consumers that somebody moves just now.
     """
 
     store: DeadLetterStore
@@ -79,14 +77,12 @@ class DeadLettering:
     pauses: PauseDetector = field(default_factory=PauseDetector)
     calls: Calls = field(default_factory=Calls)
     peers: Peers = field(init=False)
-    moves: Moves = field(init=False)
     _recalls: dict[tuple[ConsumerKey, str], asyncio.Task[Letters]] = field(default_factory=dict)
     _until_lost: set[asyncio.Task[EndOutcome]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """Know of the servers beside this one, and of moves."""
+        """Know of the servers beside this one."""
         self.peers = Peers(self.notes, self.settled, self.calls.of)
-        self.moves = Moves(self.calls.of)
 
     def follow(self, connection: Connection) -> None:
         """Follow what happens to the connection, and hear what servers tell each other."""
