@@ -36,7 +36,7 @@ from windshift.server.events import consumers
 from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.settling import CLAIMED_FOR
-from windshift.server.events.dead_letters import admin, replay_queue, store, summaries
+from windshift.server.events.dead_letters import admin, model, replay_queue, store
 from windshift.server.events.streams import LONGEST_CHOICE
 from windshift.server.process import app, health_http, memory, open_files
 from windshift.server.state import transactions
@@ -151,7 +151,7 @@ VALUES: Final = {
     "text in a filter of dead letters": f"{dead_letters._LONGEST_TEXT} characters",
     "groups in a summary of dead letters": amount(dead_letters._LARGEST_SUMMARY),
     "dead letters that a summary looks at; groups that it counts": (
-        f"{admin._MOST_SUMMARIZED:,}; {summaries._MOST_GROUPS:,}"
+        f"{admin._MOST_SUMMARIZED:,}; {model._MOST_GROUPS:,}"
     ),
     "replays per second": amount(dead_letters._FASTEST),
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),

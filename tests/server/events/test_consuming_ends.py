@@ -23,8 +23,8 @@ from windshift.server.domain.errors import PermissionDenied, ShuttingDown
 from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.commands import Action, Command, Limit
 from windshift.server.events.consuming.shared import Broker as ConsumeBroker
-from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.model import DeadLetterId
+from windshift.server.events.dead_letters.replay_queue import Lease
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.retries import RetryPolicy
 

@@ -46,10 +46,8 @@ from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.copies import Copies
 from windshift.server.events.dead_letters import watch as dead_watch
 from windshift.server.events.dead_letters.admin import Cursor, DeadLetterAdmin
-from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId, Failure
-from windshift.server.events.dead_letters.pointers import Pointer, pointer_subject
-from windshift.server.events.dead_letters.replay_queue import ALL, Clock
+from windshift.server.events.dead_letters.replay_queue import ALL, Clock, Lease, Pointer, pointer_subject
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.upkeep import DeadLetterUpkeep
 from windshift.server.events.model import ConsumerKey, PublishRequest, StreamSeq

@@ -18,10 +18,8 @@ from windshift.nats.jetstream.snapshots import restore_snapshot, take_snapshot
 from windshift.nats.times import from_unix_ns
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.dead_letters import replay_queue, upkeep
-from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.model import DeadLetterId
-from windshift.server.events.dead_letters.pointers import Pointer, pointer_subject
-from windshift.server.events.dead_letters.replay_queue import STREAM, Clock
+from windshift.server.events.dead_letters.replay_queue import STREAM, Clock, Lease, Pointer, pointer_subject
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.upkeep import DeadLetterUpkeep
 from windshift.server.events.deliveries import stored_at

@@ -23,9 +23,15 @@ from windshift.server.events.dead_letters.admin import (
     ReplayOptions,
     ReplayResult,
 )
-from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterFilter, DeadLetterId
+from windshift.server.events.dead_letters.model import (
+    By,
+    Cause,
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterId,
+    Group,
+)
 from windshift.server.events.dead_letters.store import DeadLetterStore
-from windshift.server.events.dead_letters.summaries import By, Group
 from windshift.server.events.dead_letters.watch import Watch, WatchOptions, read_position, write_position
 from windshift.server.events.notes import Notes
 

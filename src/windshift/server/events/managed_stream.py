@@ -263,6 +263,16 @@ class ManagedStream:
         self.messages = 0 if info is None else int(info["state"]["messages"])
         return info
 
+    async def last_position(self, deadline: float) -> int:
+        """Return the sequence of the last message that was ever stored; 0 for none."""
+        info = await self.info(deadline)
+        return 0 if info is None else int(info["state"]["last_seq"])
+
+    async def next_position(self, pattern: str, after: int, deadline: float) -> int | None:
+        """Return the sequence of the first message after another that matches; `None` for none."""
+        found = await self.message({"seq": after + 1, "next_by_subj": pattern}, deadline)
+        return None if found is None else found.sequence
+
     async def message(self, query: JsonObject, deadline: float) -> StoredMessage | None:
         """Read a message; `None` if there is none."""
         return await _unless_missing(self._api.message(self.name, query, deadline))
@@ -290,6 +300,11 @@ class ManagedStream:
                     raise TooManyResults from error
                 raise domain_error(error) from error
         raise BrokerUnavailable
+
+    async def count(self, pattern: str, deadline: float) -> int:
+        """Count the messages that match. Any replica answers, so the latest may be missing."""
+        batch = await self.batch({"seq": 1, "next_by_subj": pattern, "batch": 1}, deadline)
+        return len(batch.messages) + batch.left
 
     async def scan(self, pattern: str, query: JsonObject, deadline: float) -> Batch:
         """Read messages in their order: those that match a pattern, and perhaps others among them.

@@ -21,9 +21,7 @@ from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.shared import DeadLettering
 from windshift.server.events.consuming.timer import Signal
-from windshift.server.events.dead_letters.leases import Lease
-from windshift.server.events.dead_letters.pointers import Pointer
-from windshift.server.events.dead_letters.replay_queue import Clock
+from windshift.server.events.dead_letters.replay_queue import Clock, Lease, Pointer
 
 _PAUSE: Final = 1.0
 """Seconds until the broker is asked again after it failed, or a replica of it may have lagged behind."""

@@ -27,12 +27,17 @@ from windshift.server.domain.errors import (
     WindshiftError,
 )
 from windshift.server.domain.pages import PAGE_BYTES
-from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter, DeadLetterId, Failure
-from windshift.server.events.dead_letters.pointers import Pointer
-from windshift.server.events.dead_letters.replay_queue import Cancelling, ReplayQueue
+from windshift.server.events.dead_letters.model import (
+    By,
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterId,
+    Failure,
+    Summary,
+)
+from windshift.server.events.dead_letters.replay_queue import Cancelling, Pointer, ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
-from windshift.server.events.dead_letters.summaries import By, Summary
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.streams import existing_consumer
 

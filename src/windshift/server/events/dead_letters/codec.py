@@ -95,7 +95,7 @@ class EndedAt(NamedTuple):
     @classmethod
     def of(cls, stored: StoredMessage) -> Self:
         """Read it from what lies on the subjects on which an event ends; raise `ValueError`."""
-        header = next((value for name, value in stored.headers if name == ENDED), None)
+        header = h.get(stored.block, ENDED)
         if header is None:
             return cls(stored.sequence, stored.time)
         position, _, unix_ns = header.partition(b".")

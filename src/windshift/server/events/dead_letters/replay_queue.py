@@ -3,6 +3,14 @@
 An outstanding replay is a *pointer* in the stream ``WS_REPLAYS``. The broker keeps nothing else for it, above
 all no JetStream consumer: replays cost only by how many wait. A server with a subscriber reads the pointers
 of its consumer and leases a free one.
+
+A pointer is the only message of its subject, which ends with the id of the dead letter. Its body is the
+number of the replay; its headers say how often it was delivered, and until when it is leased. Pointers of
+earlier versions have only the first header, and count as not delivered. A replay that was cancelled has the
+number 0, which is past for every dead letter, until its pointer is deleted: nobody delivers it any more.
+
+A lease is a condition, not a lock: a pointer is rewritten or deleted only while it is what this lease wrote
+last. So a lease that somebody else has taken over, after whatever pause, has no effect.
 """
 
 from __future__ import annotations
@@ -16,29 +24,32 @@ from enum import Enum
 from math import inf
 from typing import Final, NamedTuple
 
+from windshift.nats import headers as h
 from windshift.nats import retry
+from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
-from windshift.nats.times import NANOSECONDS, parse_rfc3339
+from windshift.nats.times import NANOSECONDS, nanoseconds, parse_rfc3339
 from windshift.server.background.batches import batches
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown
-from windshift.server.events.dead_letters.leases import Lease
-from windshift.server.events.dead_letters.model import DeadLetterId
-from windshift.server.events.dead_letters.pointers import (
-    CANCELLED,
-    SUBJECTS,
-    WRITER,
-    Pointer,
-    pointer_pattern,
-    pointer_subject,
-    read_pointer,
-)
+from windshift.server.events.dead_letters.model import DeadLetterId, id_pattern
 from windshift.server.events.managed_stream import Conflict, ManagedStream
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import REPLAY, Notes
 
 STREAM: Final = "WS_REPLAYS"
+SUBJECTS: Final = "_WS.replay."
+WRITER: Final = b"WS-Writer"
+"""Which call wrote this: how a repeated write recognizes its own pointer."""
+_ATTEMPTS: Final = b"WS-Attempts"
+"""How often the replay was delivered so far."""
+_HELD: Final = b"WS-Held"
+"""For how many nanoseconds from when this was stored nobody else may deliver it."""
+CANCELLED: Final = 0
+"""The number of a replay that was cancelled."""
+RETURNED: Final = "-returned"
+"""Ends the writer of a pointer that nobody holds: it is as it was when a delivery was given back."""
 
 _CONFIG: Final[JsonObject] = {
     "name": STREAM,
@@ -66,6 +77,63 @@ _MOST_TAKEN: Final = 10_000
 """Pointers that this process has dealt with are remembered."""
 _TAKEN_FOR: Final = 10.0
 """Seconds for which they are: the broker may bring one back, when it is killed or restored from a backup."""
+
+
+# --- Pointers -----------------------------------------------------------------------------------------------
+
+
+class Pointer(NamedTuple):
+    """An outstanding replay, as it was read.
+
+    Attributes:
+        id: the dead letter.
+        number: which replay of it this is, from 1 up; `CANCELLED` if it is over.
+        attempts: how often it was delivered so far.
+        position: where the pointer lies in the stream. Whoever writes it anew moves it.
+        free_at_ns: when it may be delivered, in nanoseconds since 1970 by the broker's clock.
+        is_leased: whether somebody has a lease of it, until then.
+    """
+
+    id: DeadLetterId
+    number: int
+    attempts: int
+    position: int
+    free_at_ns: int
+    is_leased: bool
+
+
+def pointer_subject(id: DeadLetterId) -> str:  # noqa: A002 - as the field of the API is called
+    """Return the subject of a pointer."""
+    return f"{SUBJECTS}{id}"
+
+
+def pointer_pattern(consumer: ConsumerKey) -> str:
+    """Return the NATS pattern of the pointers of a consumer."""
+    return SUBJECTS + id_pattern(*consumer)
+
+
+def pointer_headers(writer: str, attempts: int, held_ns: int) -> HeaderLines:
+    """Return the headers of a pointer that is delivered the `attempts`-th time."""
+    return (WRITER, writer.encode()), (_ATTEMPTS, b"%d" % attempts), (_HELD, b"%d" % held_ns)
+
+
+def read_pointer(stored: StoredMessage) -> Pointer:
+    """Read a pointer; raise `ValueError` for what Windshift did not write."""
+    number, attempts = int(stored.body), int(read_header(stored, _ATTEMPTS) or 0)
+    is_returned = read_header(stored, WRITER).endswith(RETURNED)
+    return Pointer(
+        DeadLetterId.parse(stored.subject.removeprefix(SUBJECTS)),
+        number,
+        attempts,
+        stored.sequence,
+        stored.unix_ns + int(read_header(stored, _HELD) or 0),
+        number != CANCELLED and attempts > 0 and not is_returned,
+    )
+
+
+def read_header(stored: StoredMessage, name: bytes) -> str:
+    """Read a header; empty when it is not there."""
+    return (h.get(stored.block, name) or b"").decode("latin-1")
 
 
 class Pointers(NamedTuple):
@@ -96,6 +164,118 @@ class Clock(NamedTuple):
     def seconds_until(self, unix_ns: int, now: float) -> float:
         """Return the seconds from `now`, a time of the running loop, to a time of the broker's clock."""
         return (unix_ns - self.unix_ns) / NANOSECONDS - (now - self.read_at)
+
+
+# --- Leases -------------------------------------------------------------------------------------------------
+
+
+class Lease:
+    """One delivery of a replayed event, as long as nobody else may make another.
+
+    Every method returns false when the pointer is not this lease's any more; then nothing was changed. They
+    may be called at the same time, and are carried out one after the other. Each raises `BrokerUnavailable`
+    or `OutcomeUnknown`, and may be repeated then. Deadlines are in the loop's time.
+
+    Args:
+        stream: where the pointer lies.
+        pointer: the pointer, as it was read.
+
+    Attributes:
+        id: the dead letter.
+        number: which replay of it this is.
+        attempt: which delivery of the replay, from 1 up.
+        since: when it began, in the loop's time.
+        until: when it ends unless it is prolonged, in the loop's time.
+        reply: what a delivery has where others have the subject for their acknowledgements. It is unique, and
+            of the same form.
+    """
+
+    def __init__(self, stream: ManagedStream, pointer: Pointer) -> None:
+        self.id: DeadLetterId = pointer.id
+        self.number = pointer.number
+        self.attempt = pointer.attempts + 1
+        self.since = self.until = asyncio.get_running_loop().time()
+        self._stream = stream
+        self._subject = pointer_subject(pointer.id)
+        self._sequence = pointer.position
+        self._writer = secrets.token_hex(8)
+        self._turn = asyncio.Lock()
+        self._ended: bool | None = None
+        stream_name, consumer, seq, stored_ns = pointer.id
+        fields = f"{self.attempt}.{seq}.{pointer.position}.{stored_ns}.0"
+        self.reply = f"_WS.replaying.{stream_name}.{consumer}.{fields}".encode()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it was ended or given back."""
+        return self._ended is True
+
+    async def prolong(self, timeout: timedelta, deadline: float) -> bool:
+        """Let nobody else deliver the event for as long as `timeout` from now on."""
+        async with self._turn:
+            if self._ended is not None:
+                return False
+            until = asyncio.get_running_loop().time() + timeout.total_seconds()
+            if await self._write(nanoseconds(timeout), self._writer, deadline):
+                self.until = until
+                return True
+            self._ended = False
+            return False
+
+    async def give_back(self, delay_ns: int, deadline: float) -> bool:
+        """Let anybody deliver the event, as another attempt, once `delay_ns` nanoseconds are over."""
+        async with self._turn:
+            if self._ended is None:
+                self._ended = await self._write(delay_ns, f"{self._writer}{RETURNED}", deadline)
+            return bool(self._ended)
+
+    async def end(self, deadline: float) -> bool:
+        """End the replay."""
+        async with self._turn:
+            if self._ended is None:
+                self._ended = await self._delete(deadline)
+            return bool(self._ended)
+
+    async def _write(self, held_ns: int, writer: str, deadline: float) -> bool:
+        body, headers = b"%d" % self.number, pointer_headers(writer, self.attempt, held_ns)
+        async for _ in retry(deadline):
+            try:
+                ack = await self._stream.put(self._subject, body, headers, deadline, expected=self._sequence)
+            except Conflict:
+                found = await self._find(deadline)
+                if found is None:
+                    return False
+                if found == writer != self._writer:  # the answer to an earlier attempt was lost
+                    return True
+            else:
+                self._sequence = ack.sequence
+                return True
+        raise BrokerUnavailable
+
+    async def _delete(self, deadline: float) -> bool:
+        async for _ in retry(deadline):
+            if await self._stream.delete(self._sequence, deadline):
+                return True
+            if await self._find(deadline) is None:
+                return False
+        raise BrokerUnavailable
+
+    async def _find(self, deadline: float) -> str | None:
+        """See where the pointer is, and return who wrote it; `None` when it is not this lease's any more."""
+        try:
+            found = await self._stream.last(self._subject, deadline)
+        except BrokerUnavailable:
+            raise OutcomeUnknown from None
+        if found is None:
+            return None
+        writer = read_header(found, WRITER)
+        if found.sequence != self._sequence and not writer.startswith(self._writer):
+            return None
+        self._sequence = found.sequence
+        return writer
+
+
+# --- The queue ----------------------------------------------------------------------------------------------
 
 
 class Cancelling(Enum):
@@ -214,8 +394,7 @@ class ReplayQueue:
             pattern = pointer_pattern(consumer)
         except ValueError:  # another program's name, by which nobody consumes here
             return 0
-        batch = await self._stream.batch({"next_by_subj": pattern, "seq": 1, "batch": 1}, deadline)
-        return len(batch.messages) + batch.left
+        return await self._stream.count(pattern, deadline)
 
     async def any(self, consumer: ConsumerKey, deadline: float) -> bool:
         """Whether a consumer has replays outstanding, as the stream's leader knows."""
@@ -244,9 +423,7 @@ class ReplayQueue:
 
     async def next_position(self, consumer: ConsumerKey, after: int, deadline: float) -> int | None:
         """Return the position of the first pointer after another, as the stream's leader has them."""
-        query = {"seq": after + 1, "next_by_subj": pointer_pattern(consumer)}
-        found = await self._stream.message(query, deadline)
-        return None if found is None else found.sequence
+        return await self._stream.next_position(pointer_pattern(consumer), after, deadline)
 
     async def _readable(self, stored: Iterable[StoredMessage], deadline: float) -> AsyncIterator[Pointer]:
         """Read pointers, and remove what is none: somebody else wrote it."""
@@ -297,8 +474,7 @@ class ReplayQueue:
 
     async def position(self, deadline: float) -> int:
         """Return the position of the last pointer ever written; 0 for none."""
-        info = await self._stream.info(deadline)
-        return 0 if info is None else int(info["state"]["last_seq"])
+        return await self._stream.last_position(deadline)
 
     async def forget(self, consumer: ConsumerKey, upto: int, deadline: float) -> int:
         """End the replays of a consumer that is gone, those after the position `upto` excepted."""

@@ -225,8 +225,8 @@ class DeadLetterStore:
         try:
             ended = EndedAt.of(stored)
             if stored.subject.startswith(CLAIM_SUBJECTS):
-                claimant = next((value for name, value in stored.headers if name == CLAIMANT), b"?")
-                return RecordedEnd(stored.sequence, ended, None, claimant)
+                claimant = h.get(stored.block, CLAIMANT)
+                return RecordedEnd(stored.sequence, ended, None, b"?" if claimant is None else claimant)
             return RecordedEnd(stored.sequence, ended, read_entry(stored))
         except ValueError as error:
             raise UnreadableEntry from error
@@ -400,14 +400,11 @@ class DeadLetterStore:
 
     async def last_position(self, deadline: float) -> int:
         """Return the position of the last dead letter ever written; 0 for none."""
-        info = await self.stream.info(deadline)
-        return 0 if info is None else int(info["state"]["last_seq"])
+        return await self.stream.last_position(deadline)
 
     async def next_position(self, stream: str, consumer: str, after: int, deadline: float) -> int | None:
         """Return the position of the first dead letter after a position; `None` for none."""
-        query = {"seq": after + 1, "next_by_subj": SUBJECTS + id_pattern(stream, consumer)}
-        found = await self.stream.message(query, deadline)
-        return None if found is None else found.sequence
+        return await self.stream.next_position(SUBJECTS + id_pattern(stream, consumer), after, deadline)
 
     # --- Many, as some replica has them: the latest may be missing ------------------------------------------
 
@@ -517,14 +514,12 @@ class DeadLetterStore:
                 pattern = SUBJECTS + id_pattern(stream, consumer)
             except ValueError:  # another program's name, by which nobody consumes here
                 return 0
-            return await self._count(pattern, deadline)
+            return await self.stream.count(pattern, deadline)
         info = await self.stream.info(deadline)  # the few others are counted sooner than those
-        others = [await self._count(f"{each}>", deadline) for each in (CLAIM_SUBJECTS, OVERFLOW_SUBJECTS)]
+        others = [
+            await self.stream.count(f"{each}>", deadline) for each in (CLAIM_SUBJECTS, OVERFLOW_SUBJECTS)
+        ]
         return 0 if info is None else max(0, int(info["state"]["messages"]) - sum(others))
-
-    async def _count(self, pattern: str, deadline: float) -> int:
-        batch = await self.stream.batch({"seq": 1, "next_by_subj": pattern, "batch": 1}, deadline)
-        return len(batch.messages) + batch.left
 
     async def version(self, deadline: float) -> tuple[int, int] | None:
         """Return what changes with every dead letter that is added or removed; None = there are none."""
