@@ -6,7 +6,8 @@ choose, names of consumers, and there is a bounded number of these.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from collections.abc import Sized
+from typing import Final
 
 from windshift.server.domain import errors
 from windshift.server.events.latencies import Latencies
@@ -30,17 +31,6 @@ PUBLISH_FAILURES: Final = (
 """Why publishes fail. They are counted from zero, so that the first one is seen as an increase."""
 
 
-class Holding(Protocol):
-    """The deliveries that one client holds."""
-
-    expired: int
-    """How many were neither settled nor prolonged in time."""
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        ...
-
-
 class Counts:
     """The numbers of one server.
 
@@ -61,7 +51,7 @@ class Counts:
         failed: ids that JetStream did not answer for in time.
         invalid: ids that the client did not hold.
         latencies: how long events take, by consumer.
-        holdings: what each client that is attached now holds.
+        holdings: the deliveries that each client holds which is attached now.
     """
 
     def __init__(self) -> None:
@@ -72,8 +62,7 @@ class Counts:
         self.lingered = self.resumed = 0
         self.released = self.failed = self.invalid = 0
         self.latencies = Latencies()
-        self.holdings: set[Holding] = set()
-        self._expired = 0
+        self.holdings: set[Sized] = set()
 
     def publish_failed(self, error: BaseException) -> None:
         """Count a publish that ended with an error, unless it was denied: that is counted where it is."""
@@ -85,15 +74,6 @@ class Counts:
             reason = UNEXPECTED if isinstance(error, Exception) else CANCELLED
         self.failures[reason] = self.failures.get(reason, 0) + 1
 
-    def attach(self, holding: Holding) -> None:
-        """Look at what a client holds, from now on."""
-        self.holdings.add(holding)
-
-    def detach(self, holding: Holding) -> None:
-        """Look no more at what a client held."""
-        self.holdings.discard(holding)
-        self._expired += holding.expired
-
     @property
     def in_flight(self) -> int:
         """How many deliveries clients hold now."""
@@ -102,4 +82,4 @@ class Counts:
     @property
     def expired(self) -> int:
         """Deliveries that were neither settled nor prolonged in time."""
-        return self._expired + sum(holding.expired for holding in self.holdings)
+        return sum(latency.expired for _, latency in self.latencies.items())

@@ -274,7 +274,7 @@ class _Attachment:
             Exception: what the call was ended with.
         """
         shared = self._broker.dead_letters
-        self._broker.counts.attach(self._state.window)
+        self._broker.counts.holdings.add(self._state.window)
         self.protocol.begin(self._loop.time())
         shared.calls.attach(self._state.consumer, self, self._state.found)
         try:
@@ -318,7 +318,7 @@ class _Attachment:
         finally:
             self._broker.dead_letters.calls.detach(self._state.consumer, self)
             replies, later = self.protocol.close(self._loop.time())
-            self._broker.counts.detach(self._state.window)
+            self._broker.counts.holdings.discard(self._state.window)
             self._tell_all(later, self.protocol.lingering)
             self._tell_all([reply for reply in replies if not self._feed.tell(reply, NAK)], NAK)
             await self._feed.close()

@@ -111,7 +111,6 @@ class Window:
         size: how many deliveries are pulled for, at most.
         largest: the largest size so far.
         held: the deliveries that are held, by event.
-        expired: how many deliveries were neither settled nor prolonged in time.
         requested: deliveries that the broker may still send by the pull requests that it has.
         waiting: deliveries that arrived, and that it is not decided yet whether the client will hold.
         lifetime: seconds for which a delivery is held.
@@ -122,7 +121,6 @@ class Window:
         "_is_ordered",
         "_on_expired",
         "due",
-        "expired",
         "held",
         "largest",
         "lifetime",
@@ -133,7 +131,7 @@ class Window:
 
     def __init__(self, size: int, timeout: float, on_expired: OnExpired = _ignore) -> None:
         self.size = self.largest = size
-        self.requested = self.waiting = self.expired = 0
+        self.requested = self.waiting = 0
         self.due = inf
         self.held: dict[StreamSeq, InFlight] = {}
         self._is_ordered = True  # the table is in the order of the deadlines
@@ -203,7 +201,7 @@ class Window:
         """
         earlier = self.held.pop(seq, None)
         if earlier is not None:
-            self._expire(seq, earlier)
+            self._on_expired(seq, earlier)
         elif len(self.held) >= self.largest:
             return None
         held = self.held[seq] = InFlight(reply, attempt, now + self.lifetime, now, replay)
@@ -219,11 +217,7 @@ class Window:
         """Let a delivery go whose time is over."""
         if self.held.get(seq) is held:
             del self.held[seq]
-            self._expire(seq, held)
-
-    def _expire(self, seq: StreamSeq, held: InFlight) -> None:
-        self.expired += 1
-        self._on_expired(seq, held)
+            self._on_expired(seq, held)
 
     def prolong(self, seq: StreamSeq, held: InFlight, since: float) -> None:
         """Restart the timeout of a delivery that the broker prolonged at `since` or later."""
@@ -255,7 +249,7 @@ class Window:
                 expired.append((seq, held))
         for seq, held in expired:
             del self.held[seq]
-            self._expire(seq, held)
+            self._on_expired(seq, held)
         self._is_ordered = self._is_ordered or not self.held
 
     def clear(self) -> list[tuple[StreamSeq, InFlight]]:
