@@ -22,8 +22,13 @@ from windshift.nats.jetstream.pulling import ACK, NAK, Arrival, Notice, Puller, 
 from windshift.server.background.pacing import hinders, paced, pause
 from windshift.server.domain.errors import ShuttingDown, SubscribeExpected, WindshiftError
 from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
-from windshift.server.events.consuming.consumer_state import ConsumerSnapshot, find_consumer, with_tokens
-from windshift.server.events.consuming.ephemeral import keep_used, leave
+from windshift.server.events.consuming.consumer_state import (
+    ConsumerSnapshot,
+    find_consumer,
+    keep_used,
+    leave,
+    with_tokens,
+)
 from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeAuthorizer, ConsumeOptions
 from windshift.server.events.consuming.pauses import fresh_time
 from windshift.server.events.consuming.protocol import ConsumeProtocol

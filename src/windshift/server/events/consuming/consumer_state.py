@@ -1,4 +1,9 @@
-"""The consumer of a call: what it is, and whether its limit has room for delayed rejects.
+"""The consumer of a call: what it is, how long it lives, and whether its limit has room for delayed rejects.
+
+JetStream ends an ephemeral consumer that nobody has pulled from for its ``inactive_threshold``. While there
+are calls, that is an hour, because a call may pull nothing for long: its client may be slow, or hold all it
+may. The server whose last call of a consumer ends lowers it, and tells the other servers: one that still has
+calls raises it again. When a server dies without doing so, the consumer lives for the hour.
 
 JetStream lets a consumer have ``max_ack_pending`` unsettled deliveries, and those rejected with a delay count
 until the delay is over. With many long delays nothing else would be delivered, so the limit is raised in
@@ -7,25 +12,30 @@ time.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from math import inf
-from typing import Final
+from typing import Final, Self
 
 from windshift.nats import NatsError, OutcomeUnknown
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject
 from windshift.nats.jetstream.pulling import PullOptions
-from windshift.server.domain.errors import UnsupportedCombination
+from windshift.server.domain.errors import UnsupportedCombination, WindshiftError
 from windshift.server.events.consumers import (
     MAX_ACK_PENDING,
     ack_wait,
     chosen_subjects,
     is_durable,
+    is_ephemeral,
+    left_config,
     require_consumable,
+    used_config,
 )
 from windshift.server.events.consuming.flow import LARGEST_LIMIT, LEAST_LIMIT, SLACK
+from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
 from windshift.server.events.retries import RetryPolicy, stored_policy
@@ -37,6 +47,8 @@ from windshift.server.ownership.amounts import owner_of
 log = logging.getLogger(__name__)
 
 _PULL_EXPIRES_NS: Final = round(PullOptions().expires * 10**9)
+_LEFT_WITHIN: Final = 1.0
+"""Seconds that the end of a call waits for its consumer to be kept no longer than it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,11 @@ class ConsumerSnapshot:
     timeout: timedelta
     policy: RetryPolicy
     state: ConsumerState
+
+    @classmethod
+    def of(cls, state: ConsumerState) -> Self:
+        """Read what the broker knows of a consumer."""
+        return cls(ack_wait(state.config), stored_policy(state.config), state)
 
     @property
     def durable(self) -> bool:
@@ -88,7 +105,7 @@ async def find_consumer(
     state = await existing_consumer(api, consumer, deadline)
     refuse_limits(consumer.name, state.config, window)
     require_consumable(consumer.name, state.config)
-    return ConsumerSnapshot(ack_wait(state.config), stored_policy(state.config), state)
+    return ConsumerSnapshot.of(state)
 
 
 async def with_tokens(
@@ -110,7 +127,7 @@ async def with_tokens(
         return found
     if state is None or state.created != found.state.created:
         return found
-    return ConsumerSnapshot(ack_wait(state.config), stored_policy(state.config), state)
+    return ConsumerSnapshot.of(state)
 
 
 def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:
@@ -135,6 +152,46 @@ def largest_pull(config: JsonObject) -> int:
     """Return the bytes that a pull request of a consumer may bring, without its slack."""
     largest = int(config.get("max_bytes") or 0)
     return LARGEST_LIMIT if largest <= 0 else min(LARGEST_LIMIT, int(largest / SLACK))
+
+
+# --- How long an ephemeral consumer lives -------------------------------------------------------------------
+
+
+async def keep_used(api: JetStream, consumer: ConsumerKey, state: ConsumerState, deadline: float) -> None:
+    """Keep a consumer that has a subscriber for long, if it is an ephemeral one."""
+    config = used_config(state.config)
+    if config is not None:
+        try:
+            await api.update_consumer(*consumer, config, deadline)
+        except NatsError as error:  # it is short-lived, no more
+            log.debug("an ephemeral consumer is not kept: %s", type(error).__name__)
+
+
+async def leave(
+    api: JetStream,
+    notes: Notes,
+    consumer: ConsumerKey,
+    settled: Settled,
+    found: ConsumerState,
+    kept: timedelta,
+) -> None:
+    """Keep an ephemeral consumer for as long as `kept` only, if this process has no more calls of it.
+
+    Never fail: then it lives longer.
+    """
+    if settled.users or not is_ephemeral(found.config):
+        return
+    deadline = asyncio.get_running_loop().time() + _LEFT_WITHIN
+    try:
+        state = await api.consumer(*consumer, deadline)
+        if state is None or state.created != found.created:
+            return
+        config = left_config(state.config, kept)
+        if config is not None and not settled.users:
+            await api.update_consumer(*consumer, config, deadline)
+            notes.send(CONSUMER, *consumer)
+    except (WindshiftError, NatsError) as error:
+        log.debug("an ephemeral consumer is left as it is: %s", type(error).__name__)
 
 
 # --- Room for what waits ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ happens brings some of the things into doubt that a call relies on: see `Doubt`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import Enum, Flag, auto
 from math import inf
 from typing import Final
@@ -251,11 +251,8 @@ class Doubts:
         """Whether no other delivery of the event can exist: what the broker says of this one counts."""
         return now < held.sure_until and held.earliest > self.trusted_since
 
-    def vouch(self, acks: Iterable[PendingAck], now: float) -> None:
-        """Note acknowledgements that a replicated consumer confirmed by the answer to a later one."""
-        self._vouch([pending.reply for pending in acks], now)
-
-    def _vouch(self, replies: Sequence[bytes], now: float) -> None:
+    def vouch(self, replies: Sequence[bytes], now: float) -> None:
+        """Note what a replicated consumer confirmed by the answer to a later acknowledgement."""
         self._vouched.append((now, replies))
         self._vouched_count += len(replies)
         while self._vouched_count > _MOST_VOUCHED:
@@ -300,7 +297,7 @@ class Doubts:
         withheld, self.withheld = self.withheld, []
         lost, self._lost = self._lost, ()
         if lost:
-            self._vouch(lost, now)  # this leader may lose them, too
+            self.vouch(lost, now)  # this leader may lose them, too
         return withheld, lost
 
     def unseen(self) -> None:

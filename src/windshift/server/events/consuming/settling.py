@@ -211,7 +211,7 @@ class Settling:
                     self._send_alone(pending, now)
                 acks = [last]
             elif self._state.found.state.is_replicated:
-                self._state.doubts.vouch(others, now)
+                self._state.doubts.vouch([each.reply for each in others], now)
         if isinstance(outcome, bytes):
             acks = self._sure_acks_stored(acks, now)
         for pending in acks:

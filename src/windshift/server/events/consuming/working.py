@@ -19,8 +19,7 @@ from windshift.nats.jetstream.pulling import PROGRESS, TERMINATE
 from windshift.server.background.pacing import paced
 from windshift.server.domain.errors import BrokerUnavailable, QuotaExceeded, WindshiftError
 from windshift.server.events.consuming import work as w
-from windshift.server.events.consuming.consumer_state import find_consumer
-from windshift.server.events.consuming.ephemeral import keep_used
+from windshift.server.events.consuming.consumer_state import find_consumer, keep_used
 from windshift.server.events.consuming.interfaces import Client, ConsumeOptions
 from windshift.server.events.consuming.pauses import fresh_time
 from windshift.server.events.consuming.protocol import ConsumeProtocol
