@@ -521,12 +521,10 @@ class _Attachment:
     def _arrive(self, arrival: Arrival) -> None:
         if isinstance(arrival, Message):
             self.protocol.incoming.delivered(read_delivery(arrival))
-        elif arrival is Notice.ALIVE:
-            self.protocol.pacer.heard(self._loop.time())
-            return
         else:
             self.protocol.pull_status(arrival, self._loop.time())
-        self._wake.set()
+        if arrival is not Notice.ALIVE:
+            self._wake.set()
 
     def noted(self, kind: str) -> None:
         """Look at what somebody did to the consumer."""

@@ -20,7 +20,6 @@ from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.flow import InFlight, PullPacer, Replay
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeAuthorizer
 from windshift.server.events.consuming.state import CallState
-from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.deliveries import Delivery, consumer_sequence, message_size, name_of
 from windshift.server.events.model import StreamSeq
 
@@ -192,26 +191,19 @@ class Incoming:
     def _give_up(self, delivery: Delivery, replay: Replay | None) -> None:
         """Make no further attempt at an event."""
         state = self._state
-        letter_id = self._letter_id(delivery, replay)
         attempts = state.policy.max_attempts or delivery.attempt - 1
-        failure = state.failures.exhausted(letter_id, attempts, replay.number if replay else 0)
+        failure = state.failures.exhausted(delivery, replay, attempts)
         keep = state.policy.dead_letters or replay is not None
         self._begin_to_give_up(w.GiveUp(delivery, failure, keep))
 
     def _give_up_large(self, delivery: Delivery, replay: Replay | None) -> None:
         """Make a dead letter of an event that would end the call at the client."""
-        letter_id = self._letter_id(delivery, replay)
         reason = (
             f"its message of {message_size(delivery):,} bytes is larger than the client takes "
             f"(max_message_size {self.max_message_size:,})"
         )
-        failure = self._state.failures.refused(
-            letter_id, delivery.attempt, replay.number if replay else 0, reason, EventTooLarge.reason
-        )
+        failure = self._state.failures.refused(delivery, replay, reason, EventTooLarge.reason)
         self._begin_to_give_up(w.GiveUp(delivery, failure, keep=True))
-
-    def _letter_id(self, delivery: Delivery, replay: Replay | None) -> DeadLetterId:
-        return replay.id if replay else self._state.failures.id(delivery.id, delivery.reply)
 
     def _begin_to_give_up(self, work: w.GiveUp) -> None:
         self._undecided[work.delivery.reply] = work.delivery, work.failure.replay_count > 0
@@ -372,7 +364,7 @@ class Incoming:
 
     def hold_still(self) -> None:
         """Forget everything but replays: the consumer is about to be moved."""
-        self.forget()
+        self._forget()
         self._arrived.clear()
 
     def begin_run(self, highest: int) -> bool:
@@ -380,12 +372,12 @@ class Incoming:
 
         `highest` came before, by the old count. Return whether anything has come since.
         """
-        self.forget()
+        self._forget()
         self._arrived = _since_reset(self._arrived, highest)
         self._undecided = {reply: each for reply, each in self._undecided.items() if each[1]}
         return bool(self._arrived)
 
-    def forget(self) -> None:
+    def _forget(self) -> None:
         """Forget the deliveries that the client holds, and those that wait for it, but replays."""
         self._state.window.forget()
         replays = [(reply, each) for reply, each in self._backlog.items() if each.replay is not None]

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, TypeAlias
 
-from windshift.server.events.consuming.flow import InFlight
+from windshift.server.events.consuming.flow import InFlight, Replay
 from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
-from windshift.server.events.deliveries import stored_at
+from windshift.server.events.deliveries import Delivery, stored_at
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
 RunKey: TypeAlias = tuple[ConsumerKey, str]
@@ -352,41 +352,27 @@ class Failures:
         error_type: str = "",
     ) -> Failure:
         """Return the record of an event that is given up on with the attempt `held`."""
-        began = self._began(held, now)
-        known = self._attempts.get(self._run, _key(seq, held.reply))
-        return Failure(
-            held.replay.id if held.replay else self.id(seq, held.reply),
-            held.attempt,
-            known.first_ns if known else began,
-            began,
-            cause,
-            reason,
-            error_type,
-            held.replay.number if held.replay else 0,
-        )
+        letter_id, number = held.replay or (self.id(seq, held.reply), 0)
+        began, known = self._began(held, now), self._known(letter_id)
+        first = known.first_ns if known else began
+        return Failure(letter_id, held.attempt, first, began, cause, reason, error_type, number)
 
-    def exhausted(self, letter_id: DeadLetterId, attempts: int, replay_count: int) -> Failure:
+    def exhausted(self, delivery: Delivery, replay: Replay | None, attempts: int) -> Failure:
         """Return the record of an event whose attempts are used up, with none in flight."""
-        known = self._attempts.get(self._run, (letter_id.seq, letter_id.stored_ns)) or Attempts(0, 0)
-        return Failure(
-            letter_id,
-            attempts,
-            known.first_ns,
-            known.last_ns,
-            Cause.MAX_ATTEMPTS,
-            known.reason,
-            known.error_type,
-            replay_count,
-        )
+        letter_id, number = replay or (self.id(delivery.id, delivery.reply), 0)
+        known = self._known(letter_id) or Attempts(0, 0)
+        began, why = (known.first_ns, known.last_ns), (known.reason, known.error_type)
+        return Failure(letter_id, attempts, *began, Cause.MAX_ATTEMPTS, *why, number)
 
-    def refused(
-        self, letter_id: DeadLetterId, attempt: int, replay_count: int, reason: str, error_type: str
-    ) -> Failure:
+    def refused(self, delivery: Delivery, replay: Replay | None, reason: str, error_type: str) -> Failure:
         """Return the record of an event that is given up on before a client has this attempt."""
-        known = self._attempts.get(self._run, (letter_id.seq, letter_id.stored_ns))
-        now = self._unix_ns()
+        letter_id, number = replay or (self.id(delivery.id, delivery.reply), 0)
+        known, now = self._known(letter_id), self._unix_ns()
         first = known.first_ns if known else now
-        return Failure(letter_id, attempt, first, now, Cause.REJECTED, reason, error_type, replay_count)
+        return Failure(letter_id, delivery.attempt, first, now, Cause.REJECTED, reason, error_type, number)
+
+    def _known(self, letter_id: DeadLetterId) -> Attempts | None:
+        return self._attempts.get(self._run, (letter_id.seq, letter_id.stored_ns))
 
     def failed(
         self,
