@@ -120,16 +120,10 @@ class ConsumeCall:
         if self._authorizer is not None:
             self._authorizer.use_consumer(*consumer)
         deadline = asyncio.get_running_loop().time() + self._options.lookup_timeout.total_seconds()
-        found = await find_consumer(self._broker.api, consumer, size, deadline)
-        shared = self._broker.dead_letters
-        if command.linger is not None:
-            if self._authorizer is not None:  # before anything of the consumer is changed
-                self._authorizer.consume(
-                    *consumer, durable=found.durable, owner=found.owner, subjects=found.subjects
-                )
-            found = await with_tokens(self._broker.api, shared.notes, consumer, found, deadline)
+        found = await self._find(command, consumer, size, deadline)
         if self._ended is not None:
             raise self._ended
+        shared = self._broker.dead_letters
         found = shared.calls.share(consumer, found)
         tokens = self._tokens(command, consumer, found)
         resumed = [] if tokens is None else [*filter(None, map(tokens.read, command.resume))]
@@ -152,6 +146,18 @@ class ConsumeCall:
             if is_used:
                 notes, kept = shared.notes, self._options.ephemeral_kept
                 await leave(self._broker.api, notes, consumer, state.settled, found.state, kept)
+
+    async def _find(
+        self, command: Subscribe, consumer: ConsumerKey, size: int, deadline: float
+    ) -> ConsumerSnapshot:
+        """Look the consumer up; it has a key afterwards if the client wants tokens."""
+        api, authorizer = self._broker.api, self._authorizer
+        found = await find_consumer(api, consumer, size, deadline)
+        if command.linger is None:
+            return found
+        if authorizer is not None:  # before anything of the consumer is changed
+            authorizer.consume(*consumer, durable=found.durable, owner=found.owner, subjects=found.subjects)
+        return await with_tokens(api, self._broker.dead_letters.notes, consumer, found, deadline)
 
     def _tokens(self, command: Subscribe, consumer: ConsumerKey, found: ConsumerSnapshot) -> Tokens | None:
         """Return what writes and reads tokens; None if the client has none to do with them, or cannot."""
