@@ -24,6 +24,7 @@ from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Fail
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.model import StreamSeq
+from windshift.server.events.notes import Notes
 
 
 def bury(nats_server: NatsServer, stream: str, *seqs: int, consumer: str = "c", **failure: Any) -> list[str]:
@@ -44,7 +45,7 @@ async def _bury(
     async with connect(nats_server.url) as broker:
         writes = Writes(broker.connection, broker.requests, broker.api)
         store = DeadLetterStore(broker.api, writes, 1)
-        writer = DeadLetterWriter(broker.connection, broker.api, store)
+        writer = DeadLetterWriter(broker.connection, broker.api, store, Notes(broker.connection))
         ids = []
         for seq in seqs:
             stored = await broker.api.message(stream, {"seq": seq}, in_seconds(30))

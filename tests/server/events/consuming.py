@@ -48,7 +48,7 @@ def dead_lettering(nats: NatsBroker) -> DeadLettering:
     store = DeadLetterStore(api, writes, 1)
     shared = DeadLettering(
         store,
-        DeadLetterWriter(connection, api, store),
+        DeadLetterWriter(connection, api, store, notes),
         ReplayQueue(api, writes, notes, 1),
         notes,
         DeadLetterStats(),

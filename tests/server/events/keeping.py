@@ -105,7 +105,7 @@ async def keep(broker: Broker, default_replicas: int = 1) -> Keeper:
     return Keeper(
         broker,
         store,
-        DeadLetterWriter(broker.connection, broker.api, store),
+        DeadLetterWriter(broker.connection, broker.api, store, notes),
         ReplayQueue(broker.api, writes, notes, default_replicas),
         notes,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 from windshift.nats import Connection, Message, NotConnected
@@ -76,7 +77,8 @@ class Notes:
 
     def send(self, kind: str, stream: str, consumer: str, body: bytes = b"") -> None:
         """Tell all servers, this one included. Without a connection nobody is told."""
-        send_note(self._connection, kind, stream, consumer, body)
+        with suppress(NotConnected):
+            self._connection.publish(f"{_PREFIX}.{kind}.{stream}.{consumer}".encode(), body)
 
     def _on_message(self, message: Message) -> None:
         tokens = message.subject.decode(errors="replace").split(".")
@@ -103,11 +105,3 @@ class Notes:
                     callback()
                 except Exception:
                     log.exception("a listener to notes failed")
-
-
-def send_note(connection: Connection, kind: str, stream: str, consumer: str, body: bytes = b"") -> None:
-    """Tell all servers. Without a connection nobody is told."""
-    try:
-        connection.publish(f"{_PREFIX}.{kind}.{stream}.{consumer}".encode(), body)
-    except NotConnected:
-        pass

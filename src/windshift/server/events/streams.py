@@ -187,6 +187,17 @@ async def existing_consumer(api: JetStream, consumer: ConsumerKey, deadline: flo
     return state
 
 
+async def missing_consumer(
+    api: JetStream, consumer: ConsumerKey, deadline: float
+) -> ConsumerNotFound | StreamNotFound | None:
+    """Return what `existing_consumer` raises of a consumer that is not there; None if it is."""
+    try:
+        await existing_consumer(api, consumer, deadline)
+    except (ConsumerNotFound, StreamNotFound) as error:
+        return error
+    return None
+
+
 # --- Deciding -----------------------------------------------------------------------------------------------
 
 

@@ -503,7 +503,7 @@ def _dead_lettering(
     replicas = config.nats.default_replicas
     limit = _dead_letters_limit(config.events.dead_letters_max, storage)
     store = DeadLetterStore(nats.api, nats.writes, replicas, limit)
-    writer = DeadLetterWriter(nats.connection, nats.api, store)
+    writer = DeadLetterWriter(nats.connection, nats.api, store, nats.notes)
     queue = ReplayQueue(nats.api, nats.writes, nats.notes, replicas)
     return DeadLettering(store, writer, queue, nats.notes, stats)
 

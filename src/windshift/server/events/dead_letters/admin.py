@@ -17,13 +17,11 @@ from windshift.nats.jetstream.api import JetStream
 from windshift.server.background.batches import batches, together
 from windshift.server.domain.errors import (
     BrokerUnavailable,
-    ConsumerNotFound,
     DeadLetterNotFound,
     InvalidField,
     OutcomeUnknown,
     QuotaExceeded,
     StreamFull,
-    StreamNotFound,
     WindshiftError,
 )
 from windshift.server.domain.pages import PAGE_BYTES
@@ -39,7 +37,7 @@ from windshift.server.events.dead_letters.replay_queue import Cancelling, Pointe
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
-from windshift.server.events.streams import existing_consumer
+from windshift.server.events.streams import missing_consumer
 
 T = TypeVar("T")
 
@@ -503,15 +501,8 @@ class _ReplayCall:
     async def problem(self, consumer: ConsumerKey) -> WindshiftError | None:
         """Return `StreamNotFound` or `ConsumerNotFound` if a consumer does not exist."""
         if consumer not in self._problems:
-            self._problems[consumer] = await self._look_up(consumer)
+            self._problems[consumer] = await missing_consumer(self._api, consumer, self._deadline)
         return self._problems[consumer]
-
-    async def _look_up(self, consumer: ConsumerKey) -> WindshiftError | None:
-        try:
-            await existing_consumer(self._api, consumer, self._deadline)
-        except (StreamNotFound, ConsumerNotFound) as error:
-            return error
-        return None
 
 
 def _selected(which: DeadLetterFilter) -> ConsumerKey:

@@ -15,19 +15,13 @@ from typing import Final
 
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream
-from windshift.server.domain.errors import (
-    BrokerUnavailable,
-    ConsumerNotFound,
-    ForbiddenByBroker,
-    StreamNotFound,
-    WindshiftError,
-)
+from windshift.server.domain.errors import BrokerUnavailable, ForbiddenByBroker, WindshiftError
 from windshift.server.events.dead_letters.replay_queue import ALL, ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import REPLAY, Notes
-from windshift.server.events.streams import existing_consumer
+from windshift.server.events.streams import missing_consumer
 
 log = logging.getLogger(__name__)
 
@@ -111,14 +105,7 @@ class DeadLetterUpkeep:
         await self._queue.remove_old_consumers(deadline)
         upto = await self._queue.position(deadline)  # what is added from now on was added to another consumer
         for consumer in random.sample(list(consumers), min(len(consumers), _MOST_LOOKED_UP)):
-            if await self._is_gone(consumer, deadline):
+            if await missing_consumer(self._api, consumer, deadline) is not None:
                 ended = await self._queue.forget(consumer, upto, deadline)
                 names = {"stream": consumer.stream, "consumer": consumer.name, "replays": ended}
                 log.info("a consumer is gone: its replays ended, its dead letters stay", extra=names)
-
-    async def _is_gone(self, consumer: ConsumerKey, deadline: float) -> bool:
-        try:
-            await existing_consumer(self._api, consumer, deadline)
-        except (StreamNotFound, ConsumerNotFound):
-            return True
-        return False

@@ -45,7 +45,7 @@ from windshift.server.events.dead_letters.codec import (
 from windshift.server.events.dead_letters.model import DeadLetter, Failure
 from windshift.server.events.dead_letters.store import DeadLetterStore, RecordedEnd, UnreadableEntry
 from windshift.server.events.managed_stream import Conflict
-from windshift.server.events.notes import DEAD, send_note
+from windshift.server.events.notes import DEAD, Notes
 from windshift.server.events.runs import ALWAYS, Run
 
 log = logging.getLogger(__name__)
@@ -84,10 +84,11 @@ class _Attempt:
 class DeadLetterWriter:
     """Writes the dead letters of one account. Deadlines are in the loop's time."""
 
-    def __init__(self, connection: Connection, api: JetStream, store: DeadLetterStore) -> None:
+    def __init__(self, connection: Connection, api: JetStream, store: DeadLetterStore, notes: Notes) -> None:
         self._connection = connection
         self._api = api
         self._store = store
+        self._notes = notes
         self._slots = FairSemaphore(_AT_ONCE, max_waiting=_WAITING)
 
     async def write(
@@ -257,4 +258,4 @@ class DeadLetterWriter:
             log.debug("%s is left over: %s", subject, type(error).__name__)
 
     def _notify(self, failure: Failure) -> None:
-        send_note(self._connection, DEAD, failure.id.stream, failure.id.consumer)
+        self._notes.send(DEAD, failure.id.stream, failure.id.consumer)
