@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.events.consuming import dead_lettering, make_consumer
+from tests.server.events.consuming import make_consumer, share
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import OutcomeUnknown, TooManyInFlight
@@ -55,7 +55,7 @@ class Server:
 async def server(url: str) -> AsyncIterator[Server]:
     """Run one, as far as moves need it."""
     async with connect(url) as broker:
-        shared, gathering = dead_lettering(broker), Gathering(broker.connection)
+        shared, gathering = share(broker), Gathering(broker.connection)
         pauses = ConsumerPause(broker.api, shared.notes)
         seeks = ConsumerSeek(broker.api, pauses, gathering, shared.store, shared.notes, shared.calls)
         running = asyncio.create_task(gathering.run())
@@ -181,7 +181,7 @@ async def test_an_ensure_that_stalls_beside_a_move(
 
 async def ensure(server: Server, timeout: timedelta) -> None:
     """Ensure the consumer with another timeout."""
-    shared = dead_lettering(server.broker)
+    shared = share(server.broker)
     service = consumers.Consumers(server.broker.api, shared.store, shared.notes, shared.replays)
     await service.ensure(ConsumerSpec(KEY.stream, KEY.name, processing_timeout=timeout), in_seconds(20))
 

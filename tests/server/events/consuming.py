@@ -18,7 +18,7 @@ from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.commands import Ack, Command, Ping, Reject, Subscribe
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.settlement import CommandKind, Confirmation
-from windshift.server.events.consuming.shared import Broker, DeadLettering
+from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
@@ -41,19 +41,22 @@ AT_ONCE = 10.0
 """Seconds that a busy machine may need for what happens at once: less than any timer of such tests."""
 
 
-def dead_lettering(nats: NatsBroker) -> DeadLettering:
+def share(nats: NatsBroker) -> Shared:
     """Build what consume calls share."""
     connection, api = nats.connection, nats.api
     writes, notes = Writes(connection, nats.requests, api), Notes(connection)
     store = DeadLetterStore(api, writes, 1)
-    shared = DeadLettering(
+    shared = Shared(
+        connection,
+        nats.requests,
+        api,
         store,
         DeadLetterWriter(connection, api, store, notes),
         ReplayQueue(api, writes, notes, 1),
         notes,
         DeadLetterStats(),
     )
-    shared.follow(connection)
+    shared.follow()
     return shared
 
 
@@ -205,7 +208,7 @@ class Consuming:
     stream: str
     consumer: str
     options: ConsumeOptions = QUICK
-    shared: DeadLettering | None = None
+    shared: Shared | None = None
 
     def quick(self, **changes: Any) -> Consuming:
         """Change timers."""
@@ -218,9 +221,7 @@ class Consuming:
     def open(self) -> Worker:
         """Begin a call; nothing was said yet."""
         worker = Worker()
-        shared = self.shared or dead_lettering(self.nats)
-        broker = Broker(self.nats.connection, self.nats.requests, self.nats.api, shared)
-        worker.consume_call = ConsumeCall(broker, worker, self.options)
+        worker.consume_call = ConsumeCall(self.shared or share(self.nats), worker, self.options)
         worker.call = asyncio.create_task(worker.consume_call.run())
         return worker
 

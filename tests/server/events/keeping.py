@@ -10,9 +10,11 @@ from tests.support.broker import Broker, in_seconds
 from windshift.nats import JetStreamError, Message
 from windshift.nats.jetstream.codes import STREAM_NOT_FOUND
 from windshift.nats.jetstream.writes import Writes
+from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import STREAM, DeadLetterStore
 from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -85,6 +87,14 @@ class Keeper:
     async def settle(self, message: Message, word: bytes = b"+ACK") -> None:
         """Settle a message, and wait until the broker has."""
         assert await self.broker.requests.request(message.reply, word, b"", in_seconds(30)) == b""
+
+    def shared(self) -> Shared:
+        """Build what consume calls share."""
+        nats, stats = self.broker, DeadLetterStats()
+        kept = self.store, self.writer, self.replays, self.notes
+        shared = Shared(nats.connection, nats.requests, nats.api, *kept, stats)
+        shared.follow()
+        return shared
 
     async def entries(self) -> int:
         """Count all that the stream of dead letters holds, overflow messages included."""

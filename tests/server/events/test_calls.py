@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from tests.nats.waiting import eventually
-from tests.server.events.consuming import dead_lettering, prepare
+from tests.server.events.consuming import prepare, share
 from tests.server.events.test_consume_protocol import PLAIN, snapshot
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
@@ -80,7 +80,7 @@ def test_one_configuration_for_all() -> None:
 async def test_calls_of_one_consumer(broker: Broker, unique: Callable[[], str]) -> None:
     """They have one configuration in memory, also after each has looked at the consumer again."""
     consuming = await prepare(broker, unique())
-    consuming = replace(consuming, shared=dead_lettering(broker))
+    consuming = replace(consuming, shared=share(broker))
     async with consuming.worker() as first, consuming.worker() as second:
         attachments = [worker.consume_call._attachment for worker in (first, second)]
         for attachment in filter(None, attachments):

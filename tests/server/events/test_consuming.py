@@ -17,9 +17,9 @@ from tests.server.events.consuming import (
     AT_ONCE,
     PATIENT,
     Consuming,
-    dead_lettering,
     make_consumer,
     prepare,
+    share,
 )
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
@@ -98,7 +98,7 @@ async def test_a_subject_that_is_no_text_harms_nobody(consuming: Consuming, nats
 
 async def test_a_call_leaves_nothing_behind(consuming: Consuming) -> None:
     """Subscriptions, hooks, tasks and answers that are waited for are as many as before."""
-    consuming = replace(consuming, shared=dead_lettering(consuming.nats))  # made once, as in a server
+    consuming = replace(consuming, shared=share(consuming.nats))  # made once, as in a server
     await consuming.publish(20)
 
     def counts() -> tuple[int, ...]:
@@ -254,7 +254,7 @@ async def test_what_is_not_settled_comes_again(broker: Broker, unique: Unique) -
 
 async def test_an_ack_after_a_pause_of_the_process(consuming: Consuming) -> None:
     """The call asks at once whether the consumer was moved meanwhile, and settles the event then."""
-    consuming = replace(consuming, shared=dead_lettering(consuming.nats))
+    consuming = replace(consuming, shared=share(consuming.nats))
     assert consuming.shared is not None
     patient = timedelta(seconds=3 * AT_ONCE)
     async with consuming.quick(pull=PATIENT, confirm_timeout=patient).worker() as worker:
@@ -395,7 +395,7 @@ async def test_servers_share_the_events(consuming: Consuming, nats_server: NatsS
 
 async def test_many_idle_subscribers_all_get_an_event(consuming: Consuming) -> None:
     """None of them is forgotten by the broker."""
-    shared = dead_lettering(consuming.nats)
+    shared = share(consuming.nats)
     minute = timedelta(minutes=1)
     patient = replace(consuming, shared=shared).quick(
         pull=PATIENT, subscribe_timeout=minute, lookup_timeout=minute, stall_timeout=minute
@@ -417,7 +417,7 @@ async def test_a_call_has_a_turn_only_for_its_own_deliveries_that_others_take_ov
     consuming: Consuming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When all clients of a consumer come back at once, each call hears of all of them."""
-    consuming = replace(consuming, shared=dead_lettering(consuming.nats))
+    consuming = replace(consuming, shared=share(consuming.nats))
     assert consuming.shared is not None
     turns: list[float] = []
     advance = ConsumeProtocol.advance
@@ -756,7 +756,7 @@ async def test_room_for_large_events_that_is_long_in_coming(
     """As long as nobody is answered who has it, a call waits."""
     monkeypatch.setattr(working, "_ELECTION", 0.02)
     async with consuming.worker() as worker:
-        room = worker.consume_call._broker.room
+        room = worker.consume_call._shared.room
         share = room.whole.take_now(WHOLE, "somebody else")
         assert share is not None
         await consuming.publish(body=bytes(600_000))

@@ -22,7 +22,6 @@ from windshift.nats.jetstream.pulling import ACK, TERMINATE
 from windshift.server.domain.errors import PermissionDenied, ShuttingDown
 from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.commands import Action, Command, Limit
-from windshift.server.events.consuming.shared import Broker as ConsumeBroker
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.dead_letters.replay_queue import Lease
 from windshift.server.events.model import ConsumerKey
@@ -151,7 +150,7 @@ async def test_a_delivery_whose_time_ends_while_its_call_does(
     await asyncio.sleep(2.0)  # its time
     may_close.set()
     await asyncio.wait([worker.call])
-    counts = worker.consume_call._broker.counts
+    counts = worker.consume_call._shared.counts
     assert (counts.in_flight, counts.expired) == (0, 1)
 
 
@@ -239,11 +238,9 @@ async def test_a_call_that_is_denied_leaves_nothing(keeper: Keeper, unique: Uniq
     assert consuming.shared is not None
     for _ in range(3):
         worker = Worker()
-        nats = consuming.nats
-        broker = ConsumeBroker(nats.connection, nats.requests, nats.api, consuming.shared)
         worker.subscribe(consuming.stream, consuming.consumer)
         with pytest.raises(PermissionDenied):
-            await ConsumeCall(broker, worker, consuming.options, Denying()).run()
+            await ConsumeCall(consuming.shared, worker, consuming.options, Denying()).run()
     assert [settled.users for settled in consuming.shared.settled._known.values()] == [0]
 
 

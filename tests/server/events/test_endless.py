@@ -18,7 +18,7 @@ from tests.nats.fake_server import Operation, Peer, message_frame
 from tests.nats.test_fake_server import asking, reply_to
 from tests.nats.test_retry import Turns
 from tests.nats.waiting import eventually
-from tests.server.events.consuming import QUICK, Worker, dead_lettering
+from tests.server.events.consuming import QUICK, Worker, share
 from tests.server.state.test_watching import Watcher
 from tests.support.broker import Broker as NatsBroker
 from tests.support.broker import in_seconds
@@ -42,7 +42,6 @@ from windshift.server.domain.errors import BrokerUnavailable, WindshiftError
 from windshift.server.events.atomic import AtomicPublisher
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.call import ConsumeCall
-from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.copies import Copies
 from windshift.server.events.dead_letters import watch as dead_watch
 from windshift.server.events.dead_letters.admin import Cursor, DeadLetterAdmin
@@ -187,7 +186,7 @@ class Domain:
         self.api = api = JetStream(connection, requests)
         self.nats = NatsBroker(connection, requests, api)
         self.writes = Writes(connection, requests, api)
-        self.dead = dead_lettering(self.nats)
+        self.dead = share(self.nats)
         self.stores = Stores(Buckets(api, self.writes))
         self.streams = Streams(api, 1)
         self.consumers = Consumers(api, self.dead.store, Notes(connection), self.dead.replays)
@@ -408,10 +407,9 @@ async def test_pull_requests_that_end_at_once(end: str) -> None:
 
     async with asking(reply) as requests:
         all_ = Domain(requests)
-        broker = Broker(requests._connection, requests, all_.api, all_.dead)
         worker = Worker()
         worker.subscribe("S", "c", 8)
-        call = asyncio.create_task(ConsumeCall(broker, worker, QUICK).run())
+        call = asyncio.create_task(ConsumeCall(all_.dead, worker, QUICK).run())
         await asyncio.sleep(1)
         assert not call.done()
         assert pulls <= 60
@@ -444,9 +442,8 @@ async def test_dead_letters_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch)
     pauses = noted_pauses(monkeypatch, longest=0.01)
     async with asking(reply) as requests:
         all_, worker = Domain(requests), Worker()
-        broker = Broker(requests._connection, requests, all_.api, all_.dead)
         worker.subscribe("S", "c", 8)
-        call = asyncio.create_task(ConsumeCall(broker, worker, QUICK).run())
+        call = asyncio.create_task(ConsumeCall(all_.dead, worker, QUICK).run())
         await eventually(lambda: asked >= 5)
         assert not call.done()
         assert len(pauses) >= asked - 1

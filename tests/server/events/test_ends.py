@@ -19,9 +19,8 @@ from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.peers import Peers
 from windshift.server.events.consuming.settlement import CommandKind
-from windshift.server.events.consuming.shared import DeadLettering
+from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.dead_letters.model import DeadLetterId
-from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
 
@@ -38,7 +37,7 @@ class Server:
     """What one server has of its own."""
 
     keeper: Keeper
-    shared: DeadLettering
+    shared: Shared
 
     def on(self, consuming: Consuming) -> Consuming:
         """Consume by way of this server."""
@@ -50,9 +49,7 @@ async def server(url: str) -> AsyncIterator[Server]:
     """Run one, as far as events need it."""
     async with connect(url) as broker:
         keeper = await keep(broker)
-        shared = DeadLettering(keeper.store, keeper.writer, keeper.replays, keeper.notes, DeadLetterStats())
-        shared.follow(broker.connection)
-        yield Server(keeper, shared)
+        yield Server(keeper, keeper.shared())
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +201,8 @@ async def test_a_note_that_comes_behind_the_answer(
         worker.reject(1, delay=600)
         await worker.told()
     async with connect(own_nats_server.url) as reads:
-        apart = replace(pair.far.keeper.broker, api=reads.api)
-        async with replace(pair.far.on(consuming), nats=apart).worker(window=1) as far:
+        apart = replace(pair.far.shared, api=reads.api)
+        async with replace(pair.far.on(consuming), shared=apart).worker(window=1) as far:
             await near.settled({"num_waiting": 1})
             pair.way.stall()
             await near.publish()

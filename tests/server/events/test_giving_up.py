@@ -18,9 +18,7 @@ from windshift.nats import Message
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.settlement import CommandKind
-from windshift.server.events.consuming.shared import DeadLettering
 from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
-from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import STREAM
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import CONSUMER, ELECTED
@@ -38,9 +36,7 @@ async def failing(
     """Prepare a consumer with a policy."""
     metadata = {METADATA_KEY: policy_metadata(policy)}
     consuming = await prepare(keeper.broker, name, ack_wait, metadata=metadata, **config)
-    shared = DeadLettering(keeper.store, keeper.writer, keeper.replays, keeper.notes, DeadLetterStats())
-    shared.follow(keeper.broker.connection)
-    return replace(consuming, shared=shared)
+    return replace(consuming, shared=keeper.shared())
 
 
 @pytest.fixture

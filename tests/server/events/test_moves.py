@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.nats.waiting import eventually
-from tests.server.events.consuming import Consuming, dead_lettering, prepare
+from tests.server.events.consuming import Consuming, prepare, share
 from tests.server.events.test_consume_protocol import Call, reject, snapshot
 from tests.support.broker import Broker, in_seconds
 from windshift.nats.jetstream.api import StreamState
@@ -347,7 +347,7 @@ async def test_an_ephemeral_consumer_that_was_moved_is_kept_for_who_stays(
     consuming = await prepare(broker, unique())
     config = new_config("e", ConsumerSpec(consuming.stream), StreamState({}, 0))
     await broker.api.create_consumer(consuming.stream, "e", config, in_seconds(30))
-    consuming = replace(consuming, consumer="e", shared=dead_lettering(broker))
+    consuming = replace(consuming, consumer="e", shared=share(broker))
     created = (await consuming.info())["created"]
     run = Run(created, 1, 0)
     async with consuming.worker() as stays:

@@ -11,7 +11,7 @@ import pytest
 from tests.nats.waiting import eventually
 from windshift.nats.jetstream.api import ConsumerState
 from windshift.server.domain.errors import BrokerUnavailable
-from windshift.server.events.consuming.shared import DeadLettering
+from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.consuming.work import EndOutcome
 from windshift.server.events.model import ConsumerKey
 
@@ -34,10 +34,10 @@ class Store:
         return {seq: 10 * seq for seq in (5, 6) if seq > after}
 
 
-def shared(store: Store) -> DeadLettering:
+def shared(store: Store) -> Shared:
     """Share this store between calls."""
     unused = cast("Any", None)
-    return DeadLettering(cast("Any", store), unused, unused, unused, unused)
+    return Shared(unused, unused, unused, cast("Any", store), unused, unused, unused, unused)
 
 
 async def test_one_question_for_many_calls() -> None:
@@ -59,8 +59,8 @@ async def test_other_consumers_are_asked_for_on_their_own() -> None:
     assert store.asked == 3
 
 
-@pytest.mark.parametrize("doubt", [DeadLettering.forget_recalls, DeadLettering._lost])
-async def test_asked_again_after_a_doubt(doubt: Callable[[DeadLettering], None]) -> None:
+@pytest.mark.parametrize("doubt", [Shared.forget_recalls, Shared._lost])
+async def test_asked_again_after_a_doubt(doubt: Callable[[Shared], None]) -> None:
     """What the broker said before it may have forgotten something counts no more, also without a call."""
     store = Store()
     some = shared(store)

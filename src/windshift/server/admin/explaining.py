@@ -25,7 +25,7 @@ from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import ConsumerNotFound
 from windshift.server.domain.pages import LARGEST
 from windshift.server.events.consumers import chosen_subjects
-from windshift.server.events.consuming.shared import DeadLettering
+from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter, DeadLetterId
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.runs import Run
@@ -171,13 +171,13 @@ class EventExplainer:
         look: Look,
         gathering: Gathering,
         subscriptions: Subscriptions,
-        dead_lettering: DeadLettering,
+        shared: Shared,
     ) -> None:
         self._api = api
         self._look = look
         self._gathering = gathering
         self._subscriptions = subscriptions
-        self._shared = dead_lettering
+        self._shared = shared
         gathering.answer("event", self._own)
 
     async def explain(self, stream: str, seq: StreamSeq, consumer: str, deadline: float) -> Explanation:

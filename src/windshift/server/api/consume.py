@@ -30,7 +30,7 @@ from windshift.server.events.consuming.commands import (
 )
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.settlement import CommandKind, Confirmation
-from windshift.server.events.consuming.shared import Broker
+from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.deliveries import Delivery, message_size
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
@@ -54,11 +54,11 @@ _CONFIRMED = {kind: f"{kind.value}_confirmation" for kind in CommandKind}
 
 
 async def consume(
-    call: ServerCall, broker: Broker, options: ConsumeOptions, subscriptions: Subscriptions
+    call: ServerCall, shared: Shared, options: ConsumeOptions, subscriptions: Subscriptions
 ) -> None:
     """Serve a consume call until it ends; a drain ends it gracefully."""
     client = CallClient(call)
-    consume_call = ConsumeCall(broker, client, options, admission_of(call))
+    consume_call = ConsumeCall(shared, client, options, admission_of(call))
     call.on_drain = consume_call.drain
     call.overhead = _CALL_SIZE
     shown = _OpenCall(call, client, consume_call)

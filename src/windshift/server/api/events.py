@@ -24,7 +24,7 @@ from windshift.server.domain.errors import InvalidField
 from windshift.server.events import headers
 from windshift.server.events.consumers import Consumers, ConsumerView
 from windshift.server.events.consuming.interfaces import ConsumeOptions
-from windshift.server.events.consuming.shared import Broker
+from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.model import PublishReceipt
 from windshift.server.events.publishing import Publishing
 from windshift.server.events.streams import Streams
@@ -44,7 +44,7 @@ class EventsService:
         streams: Streams,
         consumers: Consumers,
         publishing: Publishing,
-        broker: Broker,
+        shared: Shared,
         consume_options: ConsumeOptions,
         subscriptions: Subscriptions,
         extract: Extract,
@@ -53,7 +53,7 @@ class EventsService:
         self._consumers = consumers
         self._publisher = publishing.one
         self._publishing = publishing
-        self._broker = broker
+        self._shared = shared
         self._consume_options = consume_options
         self._subscriptions = subscriptions
         self._extract = extract
@@ -130,7 +130,7 @@ class EventsService:
 
     async def events(self, call: ServerCall) -> None:
         """Deliver events and take their acknowledgements."""
-        await consume(call, self._broker, self._consume_options, self._subscriptions)
+        await consume(call, self._shared, self._consume_options, self._subscriptions)
 
     publish = publish_event
     consume = events

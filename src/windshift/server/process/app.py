@@ -72,7 +72,7 @@ from windshift.server.broker.room import PullRoom
 from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.interfaces import ConsumeOptions
-from windshift.server.events.consuming.shared import Broker, DeadLettering
+from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.admin import DeadLetterAdmin
@@ -184,9 +184,9 @@ class App:
         self._notes, self._gathering = nats.notes, nats.gathering
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
         self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, siblings.ledger)
-        dead_lettering = _dead_lettering(config, nats, stats, storage)
+        shared = _shared(config, nats, stats, counts, telemetry.tracer, storage)
         known = Servers(nats.gathering, self._describe, self._load, nats.connection, nats.requests)
-        self._domain = _Domain(config, nats, dead_lettering, counts, telemetry.tracer, self._ownership, known)
+        self._domain = _Domain(config, nats, shared, self._ownership, known)
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
         """The files that are reloaded when they change, or on demand."""
@@ -206,8 +206,7 @@ class App:
 
     def _follow_connection(self) -> None:
         """Keep gRPC health, and what calls remember, true to the connection."""
-        dead_lettering = self._domain.dead_lettering
-        dead_lettering.follow(self.connection)
+        self._domain.shared.follow()
         self.connection.on_connected.append(self._show_health)
         self.connection.on_lost.append(self._show_health)
         self._api.connection.on_connected.append(self._show_health)
@@ -297,7 +296,7 @@ class App:
         yield self._gathering.run()
         yield self._domain.administration.servers.measure()
         yield self._pacing.run(self._domain.administration.history.run())
-        yield self._domain.dead_lettering.pauses.watch()
+        yield self._domain.shared.pauses.watch()
         if self._tls is not None:
             yield self._tls.watched.watch()
         if self.authorization is not None:
@@ -428,7 +427,7 @@ class App:
             watch.cancel()
         if self._server is not None:
             self._server.close()
-        self._domain.dead_lettering.peers.leave()
+        self._domain.shared.peers.leave()
         await asyncio.gather(self.connection.close(), self._api.connection.close())
         await self._telemetry.close_spans(self._time_to_flush())
 
@@ -497,15 +496,32 @@ def _rules(config: ServerConfig, api: JetStream, audit: Audit, ledger: Ledger | 
     return _Rules(authorization, Ownership(api, access), Copies(api, access, audit))
 
 
-def _dead_lettering(
-    config: ServerConfig, nats: _Nats, stats: DeadLetterStats, storage: int | None
-) -> DeadLettering:
+def _shared(
+    config: ServerConfig,
+    nats: _Nats,
+    stats: DeadLetterStats,
+    counts: Counts,
+    tracer: Tracer | None,
+    storage: int | None,
+) -> Shared:
     replicas = config.nats.default_replicas
     limit = _dead_letters_limit(config.events.dead_letters_max, storage)
     store = DeadLetterStore(nats.api, nats.writes, replicas, limit)
     writer = DeadLetterWriter(nats.connection, nats.api, store, nats.notes)
     queue = ReplayQueue(nats.api, nats.writes, nats.notes, replicas)
-    return DeadLettering(store, writer, queue, nats.notes, stats)
+    return Shared(
+        nats.connection,
+        nats.requests,
+        nats.api,
+        store,
+        writer,
+        queue,
+        nats.notes,
+        stats,
+        counts,
+        tracer,
+        nats.room,
+    )
 
 
 class _Domain:
@@ -515,21 +531,19 @@ class _Domain:
         self,
         config: ServerConfig,
         nats: _Nats,
-        dead_lettering: DeadLettering,
-        counts: Counts,
-        tracer: Tracer | None,
+        shared: Shared,
         ownership: Ownership | None,
         servers: Servers,
     ) -> None:
-        connection, requests, api, writes, notes, gathering, *_ = nats
-        self.dead_lettering = dead_lettering
-        store, queue, stats = dead_lettering.store, dead_lettering.replays, dead_lettering.stats
+        connection, _, api, writes, notes, gathering, *_ = nats
+        self.shared = shared
+        store, queue, stats = shared.store, shared.replays, shared.stats
         subscriptions = Subscriptions(gathering)
         events = EventsService(
             Streams(api, config.nats.default_replicas, ownership),
             Consumers(api, store, notes, queue, ownership),
-            Publishing(api, writes, counts, tracer),
-            Broker(connection, requests, api, dead_lettering, counts, tracer, nats.room),
+            Publishing(api, writes, shared.counts, shared.tracer),
+            shared,
             ConsumeOptions(ephemeral_kept=config.events.ephemeral_kept),
             subscriptions,
             extractor(config.telemetry.propagators),
@@ -539,7 +553,7 @@ class _Domain:
         watch = partial(Watch, connection, buckets, nats.room, watch_turns())
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
-        self.administration = _administration(nats, dead_lettering, ownership, subscriptions, servers)
+        self.administration = _administration(nats, shared, ownership, subscriptions, servers)
         self.services = (
             Service(EVENTS, events),
             Service(STATE, StateService(Stores(buckets, ownership), watch)),
@@ -550,24 +564,24 @@ class _Domain:
 
 def _administration(
     nats: _Nats,
-    dead_lettering: DeadLettering,
+    shared: Shared,
     ownership: Ownership | None,
     subscriptions: Subscriptions,
     servers: Servers,
 ) -> Administration:
     connection, requests, api, _, notes, gathering, *_ = nats
-    store, look, pauses = dead_lettering.store, Look(api), ConsumerPause(api, notes)
+    store, look, pauses = shared.store, Look(api), ConsumerPause(api, notes)
     letters = DeadLetterCounts(store)
     return Administration(
         servers=servers,
         account=partial(look_at_account, api, requests),
         streams=StreamAdmin(api, look, letters, ownership),
-        consumers=ConsumerAdmin(api, look, store, dead_lettering.replays),
+        consumers=ConsumerAdmin(api, look, store, shared.replays),
         pauses=pauses,
-        seeks=ConsumerSeek(api, pauses, gathering, store, notes, dead_lettering.calls),
+        seeks=ConsumerSeek(api, pauses, gathering, store, notes, shared.calls),
         subscriptions=subscriptions,
         events=EventReader(api, look),
-        explainer=EventExplainer(api, look, gathering, subscriptions, dead_lettering),
+        explainer=EventExplainer(api, look, gathering, subscriptions, shared),
         tail=partial(Tail, api, PullRoom(lambda: connection.max_payload, _TAILS_PART), ownership=ownership),
         history=History(look, letters, gathering),
     )

@@ -35,7 +35,7 @@ from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.replay_feed import ReplayFeed
 from windshift.server.events.consuming.resuming import new_number
 from windshift.server.events.consuming.settlement import Group, PendingAck, grouped
-from windshift.server.events.consuming.shared import Broker
+from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.consuming.spans import ConsumeSpans
 from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.consuming.timer import DeadlineTimer, Signal
@@ -69,7 +69,7 @@ class ConsumeCall:
     """One consume call: a client subscribes with its first message, and is attached to a consumer.
 
     Args:
-        broker: NATS, and what the calls of this process share.
+        shared: NATS, and what else the calls of this process share.
         client: the client.
         options: timers.
         authorizer: what the client may consume; None = everything.
@@ -78,21 +78,21 @@ class ConsumeCall:
     __slots__ = (
         "_attachment",
         "_authorizer",
-        "_broker",
         "_client",
         "_ended",
         "_options",
+        "_shared",
         "_subscribe_timeout",
     )
 
     def __init__(
         self,
-        broker: Broker,
+        shared: Shared,
         client: Client,
         options: ConsumeOptions,
         authorizer: ConsumeAuthorizer | None = None,
     ) -> None:
-        self._broker = broker
+        self._shared = shared
         self._client = client
         self._options = options
         self._authorizer = authorizer
@@ -123,41 +123,41 @@ class ConsumeCall:
         found = await self._find(command, consumer, size, deadline)
         if self._ended is not None:
             raise self._ended
-        shared = self._broker.dead_letters
+        shared = self._shared
         found = shared.calls.share(consumer, found)
         tokens = self._tokens(command, consumer, found)
         resumed = [] if tokens is None else [*filter(None, map(tokens.read, command.resume))]
         state, is_used = CallState(consumer, found, size, self._attach(consumer, found)), False
         state.authorizer = self._authorizer
         try:
-            protocol = ConsumeProtocol(state, self._options, self._broker.room)
+            protocol = ConsumeProtocol(state, self._options, self._shared.room)
             protocol.incoming.max_message_size = command.max_message_size
             protocol.incoming.check()
             is_used, linger = True, None
             if command.linger is not None and tokens is not None:
                 protocol.resuming.tokens = tokens
                 linger = protocol.linger = command.linger
-            self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
+            self._attachment = _Attachment(self._shared, self._client, protocol, self._options)
             self._client.subscribed(command, found.timeout, linger)
-            await keep_used(self._broker.api, consumer, found.state, deadline)
+            await keep_used(self._shared.api, consumer, found.state, deadline)
             await self._attachment.run(commands, resumed)
         finally:
             self._detach(state)
             if is_used:
                 notes, kept = shared.notes, self._options.ephemeral_kept
-                await leave(self._broker.api, notes, consumer, state.settled, found.state, kept)
+                await leave(self._shared.api, notes, consumer, state.settled, found.state, kept)
 
     async def _find(
         self, command: Subscribe, consumer: ConsumerKey, size: int, deadline: float
     ) -> ConsumerSnapshot:
         """Look the consumer up; it has a key afterwards if the client wants tokens."""
-        api, authorizer = self._broker.api, self._authorizer
+        api, authorizer = self._shared.api, self._authorizer
         found = await find_consumer(api, consumer, size, deadline)
         if command.linger is None:
             return found
         if authorizer is not None:  # before anything of the consumer is changed
             authorizer.consume(*consumer, durable=found.durable, owner=found.owner, subjects=found.subjects)
-        return await with_tokens(api, self._broker.dead_letters.notes, consumer, found, deadline)
+        return await with_tokens(api, self._shared.notes, consumer, found, deadline)
 
     def _tokens(self, command: Subscribe, consumer: ConsumerKey, found: ConsumerSnapshot) -> Tokens | None:
         """Return what writes and reads tokens; None if the client has none to do with them, or cannot."""
@@ -165,18 +165,18 @@ class ConsumeCall:
         if not key or (command.linger is None and not command.resume):
             return None
         principal = "" if self._authorizer is None else self._authorizer.principal
-        return Tokens(consumer, key, principal, self._broker.connection.server_id)
+        return Tokens(consumer, key, principal, self._shared.connection.server_id)
 
     def _attach(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Memory:
         """Share what the calls of this process remember together."""
-        broker, shared = self._broker, self._broker.dead_letters
+        shared = self._shared
         settled = shared.settled.attach(consumer, found.run.name, asyncio.get_running_loop().time())
-        latency = broker.counts.latencies.of(consumer, durable=found.durable, owner=found.owner)
-        return Memory(settled, shared.attempts, shared.pauses, broker.counts, latency)
+        latency = shared.counts.latencies.of(consumer, durable=found.durable, owner=found.owner)
+        return Memory(settled, shared.attempts, shared.pauses, shared.counts, latency)
 
     def _detach(self, state: CallState) -> None:
         now = asyncio.get_running_loop().time()
-        self._broker.dead_letters.settled.detach(state.consumer, state.run.name, now)
+        self._shared.settled.detach(state.consumer, state.run.name, now)
 
     @property
     def window(self) -> tuple[ConsumerKey, int, int] | None:
@@ -244,13 +244,13 @@ class _Attachment:
     """
 
     __slots__ = (
-        "_broker",
         "_client",
         "_feed",
         "_loop",
         "_puller",
         "_room",
         "_runner",
+        "_shared",
         "_state",
         "_timer",
         "_wake",
@@ -258,21 +258,21 @@ class _Attachment:
     )
 
     def __init__(
-        self, broker: Broker, client: Client, protocol: ConsumeProtocol, options: ConsumeOptions
+        self, shared: Shared, client: Client, protocol: ConsumeProtocol, options: ConsumeOptions
     ) -> None:
         self.protocol = protocol
         self._state = protocol.state
-        self._broker = broker
+        self._shared = shared
         self._client = client
         self._loop = asyncio.get_running_loop()
         pull = renewed_in_time(options.pull, self._state.found.timeout)
-        self._puller = Puller(broker.connection, *self._state.consumer, pull, self._arrive)
+        self._puller = Puller(shared.connection, *self._state.consumer, pull, self._arrive)
         self._wake, self._room = Signal(self._loop), Signal(self._loop)
         self._timer = DeadlineTimer(self._loop, self._on_time)
-        self._feed = ReplayFeed(broker.dead_letters, protocol, options, self._wake)
-        self._runner = WorkRunner(broker, client, protocol, options, self._feed, self._tell, self._wake)
-        if broker.tracer is not None:
-            self._state.spans = ConsumeSpans(broker.tracer, *self._state.consumer)
+        self._feed = ReplayFeed(shared, protocol, options, self._wake)
+        self._runner = WorkRunner(shared, client, protocol, options, self._feed, self._tell, self._wake)
+        if shared.tracer is not None:
+            self._state.spans = ConsumeSpans(shared.tracer, *self._state.consumer)
 
     async def run(self, commands: Iterator[Command], resumed: Sequence[Resumed] = ()) -> None:
         """Serve until the end, and release what the client had not settled then.
@@ -284,8 +284,8 @@ class _Attachment:
         Raises:
             Exception: what the call was ended with.
         """
-        shared = self._broker.dead_letters
-        self._broker.counts.holdings.add(self._state.window)
+        shared = self._shared
+        self._shared.counts.holdings.add(self._state.window)
         self.protocol.begin(self._loop.time())
         shared.calls.attach(self._state.consumer, self, self._state.found)
         try:
@@ -327,9 +327,9 @@ class _Attachment:
         try:
             await self._puller.close()
         finally:
-            self._broker.dead_letters.calls.detach(self._state.consumer, self)
+            self._shared.calls.detach(self._state.consumer, self)
             replies, later = self.protocol.close(self._loop.time())
-            self._broker.counts.holdings.discard(self._state.window)
+            self._shared.counts.holdings.discard(self._state.window)
             self._tell_all(later, self.protocol.lingering)
             self._tell_all([reply for reply in replies if not self._feed.tell(reply, NAK)], NAK)
             await self._feed.close()
@@ -383,7 +383,7 @@ class _Attachment:
         settling, tokens = protocol.settling, protocol.resuming.tokens
         if effects.settled_again:
             settled, effects.settled_again = effects.settled_again, {}
-            self._broker.dead_letters.peers.tell_settled(self._state.consumer, self.run_name, settled)
+            self._shared.peers.tell_settled(self._state.consumer, self.run_name, settled)
         if settling.settlements.has_confirmation:
             client.confirm(settling.confirmations())
         most = _AT_ONCE if len(protocol.incoming.unsent) > _AT_ONCE and hinders() else _ALL
@@ -428,7 +428,7 @@ class _Attachment:
         try:
             if others:
                 self._puller.tell_all([each.reply for each in others], ACK)
-            self._broker.requests.send(
+            self._shared.requests.send(
                 last.reply, last.payload, b"", partial(self._answered, group), last.confirmation.expires
             )
         except NotConnected:
@@ -461,7 +461,7 @@ class _Attachment:
         self.protocol.resuming.resume(resumed, new_number(), self._loop.time())
         self._act()
         taken_over = self.protocol.resuming.taken_over
-        peers = self._broker.dead_letters.peers
+        peers = self._shared.peers
         peers.tell_taken(self._state.consumer, self.run_name, taken_over.number, taken_over.names)
 
     @property
@@ -562,5 +562,5 @@ class _Attachment:
     def _meet_broker(self) -> None:
         """Have tokens name the nats-server that this is connected to, and ask it for replays."""
         if self.protocol.resuming.tokens is not None:
-            self.protocol.resuming.tokens.connected(self._broker.connection.server_id)
+            self.protocol.resuming.tokens.connected(self._shared.connection.server_id)
         self._feed.look_again()

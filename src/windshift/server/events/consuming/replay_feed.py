@@ -19,7 +19,7 @@ from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import ConsumeProtocol
-from windshift.server.events.consuming.shared import DeadLettering
+from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.consuming.timer import Signal
 from windshift.server.events.dead_letters.replay_queue import Clock, Lease, Pointer
 
@@ -31,7 +31,7 @@ class ReplayFeed:
     """Brings replayed events to a call, and settles them.
 
     Args:
-        shared: where dead letters are.
+        shared: what the calls of this process share.
         protocol: the call; `make_room` is called when the client may hold one more event.
         options: timers.
         wake: set when the call has something to do.
@@ -54,7 +54,7 @@ class ReplayFeed:
     )
 
     def __init__(
-        self, shared: DeadLettering, protocol: ConsumeProtocol, options: ConsumeOptions, wake: Signal
+        self, shared: Shared, protocol: ConsumeProtocol, options: ConsumeOptions, wake: Signal
     ) -> None:
         self._shared = shared
         self._protocol = protocol

@@ -24,7 +24,7 @@ from windshift.server.events.consuming.calls import Calls
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.peers import Peers
-from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
+from windshift.server.events.consuming.redelivery import FailedAttempts, RunKey, SettledByConsumer
 from windshift.server.events.consuming.settling import CLAIMED_FOR
 from windshift.server.events.consuming.work import EndOutcome
 from windshift.server.events.counts import Counts
@@ -51,15 +51,21 @@ _failed = LogThrottle(10.0)
 
 
 @dataclass(slots=True)
-class DeadLettering:
+class Shared:
     """What the consume calls of one process share.
 
     Attributes:
+        connection: brings deliveries.
+        requests: sends acknowledgements.
+        api: JetStream.
         store: reads and removes dead letters.
         writer: writes them.
         replays: has events delivered again.
         notes: what servers tell each other.
         stats: logs and counts the events that were given up on.
+        counts: what happened to events.
+        tracer: records spans, if anything is recorded.
+        room: what all calls together may have on its way from the broker.
         attempts: what is known of failed attempts.
         settled: what was settled lately.
         pauses: since when this process has been awake.
@@ -67,28 +73,34 @@ class DeadLettering:
         calls: those of this process.
     """
 
+    connection: Connection
+    requests: Requests
+    api: JetStream
     store: DeadLetterStore
     writer: DeadLetterWriter
     replays: ReplayQueue
     notes: Notes
     stats: DeadLetterStats
+    counts: Counts = field(default_factory=Counts)
+    tracer: Tracer | None = None
+    room: PullRoom = field(default_factory=PullRoom)
     attempts: FailedAttempts = field(default_factory=FailedAttempts)
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
     pauses: PauseDetector = field(default_factory=PauseDetector)
     calls: Calls = field(default_factory=Calls)
     peers: Peers = field(init=False)
-    _recalls: dict[tuple[ConsumerKey, str], asyncio.Task[Letters]] = field(default_factory=dict)
+    _recalls: dict[RunKey, asyncio.Task[Letters]] = field(default_factory=dict)
     _until_lost: set[asyncio.Task[EndOutcome]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Know of the servers beside this one."""
         self.peers = Peers(self.notes, self.settled, self.calls.of)
 
-    def follow(self, connection: Connection) -> None:
+    def follow(self) -> None:
         """Follow what happens to the connection, and hear what servers tell each other."""
-        connection.on_lost.append(self._lost)
-        connection.on_connected.append(self.peers.connected)
-        self.calls.follow(connection, self.notes)
+        self.connection.on_lost.append(self._lost)
+        self.connection.on_connected.append(self.peers.connected)
+        self.calls.follow(self.connection, self.notes)
         self.peers.start()
 
     def _lost(self) -> None:
@@ -116,13 +128,13 @@ class DeadLettering:
             recall.add_done_callback(partial(self._recalled, key))
         return await asyncio.shield(recall)
 
-    def _recalled(self, key: tuple[ConsumerKey, str], recall: asyncio.Task[Letters]) -> None:
+    def _recalled(self, key: RunKey, recall: asyncio.Task[Letters]) -> None:
         if recall.cancelled() or recall.exception() is not None:
             self._forget(key, recall)
         else:
             recall.get_loop().call_later(RECALLED_FOR, self._forget, key, recall)
 
-    def _forget(self, key: tuple[ConsumerKey, str], recall: asyncio.Task[Letters]) -> None:
+    def _forget(self, key: RunKey, recall: asyncio.Task[Letters]) -> None:
         if self._recalls.get(key) is recall:  # and no later one
             del self._recalls[key]
 
@@ -213,20 +225,3 @@ async def _decide(claim: Awaitable[bool]) -> EndOutcome:
         if _failed.passes(monotonic()):
             log.warning("the end of an event cannot be decided now: %s", type(error).__name__)
         return EndOutcome.UNKNOWN
-
-
-@dataclass(frozen=True, slots=True)
-class Broker:
-    """The parts of NATS that consuming needs, and where what happens is counted and traced.
-
-    Attributes:
-        room: what all calls together may have on its way from the broker.
-    """
-
-    connection: Connection
-    requests: Requests
-    api: JetStream
-    dead_letters: DeadLettering
-    counts: Counts = field(default_factory=Counts)
-    tracer: Tracer | None = None
-    room: PullRoom = field(default_factory=PullRoom)

@@ -24,7 +24,7 @@ from windshift.server.events.consuming.interfaces import Client, ConsumeOptions
 from windshift.server.events.consuming.pauses import fresh_time
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.replay_feed import ReplayFeed
-from windshift.server.events.consuming.shared import Broker, Letters
+from windshift.server.events.consuming.shared import Letters, Shared
 from windshift.server.events.consuming.timer import Signal
 from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.dead_letters.store import UnreadableEntry
@@ -47,7 +47,7 @@ class WorkRunner:
     """The tasks of one call.
 
     Args:
-        broker: NATS, and what the calls of this process share.
+        shared: NATS, and what else the calls of this process share.
         client: the client.
         protocol: asks for work.
         options: timers.
@@ -57,7 +57,6 @@ class WorkRunner:
     """
 
     __slots__ = (
-        "_broker",
         "_client",
         "_feed",
         "_is_stopped",
@@ -74,7 +73,7 @@ class WorkRunner:
 
     def __init__(
         self,
-        broker: Broker,
+        shared: Shared,
         client: Client,
         protocol: ConsumeProtocol,
         options: ConsumeOptions,
@@ -82,7 +81,7 @@ class WorkRunner:
         tell: Callable[[bytes, bytes], None],
         wake: Signal,
     ) -> None:
-        self._broker, self._shared = broker, broker.dead_letters
+        self._shared = shared
         self._client = client
         self._protocol, self._state = protocol, protocol.state
         self._options = options
@@ -165,7 +164,7 @@ class WorkRunner:
         return self._loop.time() + timeout.total_seconds()
 
     async def _await_room(self) -> None:
-        room = self._broker.room
+        room = self._shared.room
         async for _ in retry(None, _LEARNING):
             with suppress(Unavailable):
                 share = await room.whole.take(room.largest, self._loop.time() + _ELECTION)
@@ -202,12 +201,12 @@ class WorkRunner:
         """Look the consumer up, and follow what was changed."""
         deadline = self._deadline(self._options.lookup_timeout)
         size = self._state.window.size
-        found = await find_consumer(self._broker.api, self._state.consumer, size, deadline)
+        found = await find_consumer(self._shared.api, self._state.consumer, size, deadline)
         found = self._shared.calls.share(self._state.consumer, found)
         if found.run.follows(self._state.run):
             self._begin_run(found.run)
         self._protocol.consumer_seen(found)
-        await keep_used(self._broker.api, self._state.consumer, found.state, deadline)
+        await keep_used(self._shared.api, self._state.consumer, found.state, deadline)
 
     def _begin_run(self, run: Run) -> None:
         """Go on with a consumer that was moved, and with the memory of its new run."""
@@ -226,7 +225,7 @@ class WorkRunner:
     async def _raise_limit(self, work: w.RaiseLimit) -> None:
         deadline = self._deadline(self._options.lookup_timeout)
         try:
-            await self._broker.api.update_consumer(*self._state.consumer, work.config, deadline)
+            await self._shared.api.update_consumer(*self._state.consumer, work.config, deadline)
         except (WindshiftError, NatsError):
             log.warning(
                 "events that wait for another attempt hold most places of a consumer, and it gets no more",
@@ -268,11 +267,11 @@ class WorkRunner:
         self._settled_to = None  # who asks from now on wants a later answer
         deadline = self._deadline(self._options.confirm_timeout)
         try:
-            state = await self._broker.api.consumer(*self._state.consumer, deadline)
+            state = await self._shared.api.consumer(*self._state.consumer, deadline)
         except NatsError:
             return None
         # The answer came by another connection than notes do: have those sent before it arrive.
-        if state is None or await self._broker.requests.round_trip(deadline) is None:
+        if state is None or await self._shared.requests.round_trip(deadline) is None:
             return None
         if state.unsettled:
             return state.settled_to
@@ -327,7 +326,7 @@ class WorkRunner:
         """
         if self._state.found.state.is_replicated:
             return await self._bury(failure, deadline)
-        if not self._broker.connection.connected:
+        if not self._shared.connection.connected:
             return w.EndOutcome.NOT_NOW
         return await self._shared.unless_lost(self._bury(failure, deadline))
 
@@ -364,7 +363,7 @@ class WorkRunner:
             await self._feed.settle(reply, TERMINATE, deadline)
         else:
             with suppress(NotConnected):
-                await self._broker.requests.request(reply, TERMINATE, b"", deadline)
+                await self._shared.requests.request(reply, TERMINATE, b"", deadline)
         self._protocol.incoming.decided(reply)
 
     @contextmanager
