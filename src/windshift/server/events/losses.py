@@ -101,9 +101,8 @@ def unbound(before: JsonObject, after: JsonObject) -> Iterator[str]:
 
 def copied(config: JsonObject) -> Iterator[Copied]:
     """Yield what a mirror or aggregate copies."""
-    for source in [config.get("mirror"), *(config.get("sources") or ())]:
-        if source is not None:
-            yield from (Copied(source["name"], subject) for subject in source_filters(source))
+    for source in stored_sources(config):
+        yield from (Copied(source["name"], subject) for subject in source_filters(source))
 
 
 def no_longer_copied(before: JsonObject, after: JsonObject) -> Iterator[Copied]:
@@ -123,6 +122,11 @@ def _limit(config: JsonObject, key: str) -> float:
 
 def _discards_new(config: JsonObject) -> bool:
     return config.get("discard") == "new"
+
+
+def stored_sources(config: JsonObject) -> list[JsonObject]:
+    """Return what a mirror or aggregate copies from, as it is stored."""
+    return [*filter(None, (config.get("mirror"),)), *(config.get("sources") or ())]
 
 
 def source_filters(source: Mapping[str, Any]) -> list[str]:

@@ -33,9 +33,10 @@ from windshift.server.domain.errors import (
     UnsupportedCombination,
     of_stream,
 )
+from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.atomic import OLDEST_BROKER, SETTING
 from windshift.server.events.copies import with_copier
-from windshift.server.events.losses import require_rights, source_filters
+from windshift.server.events.losses import require_rights, source_filters, stored_sources
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.positions import is_same_start, start_keys, without_start
 from windshift.server.events.specs import (
@@ -271,8 +272,9 @@ def refuse_long_choice(field: str, stored: JsonObject, wanted: JsonObject) -> No
 def _length_of_choice(config: JsonObject) -> int:
     """Return the bytes of an answer for what a stream or consumer chooses; sources are there twice."""
     subjects = [*(config.get("subjects") or ()), *(config.get("filter_subjects") or ())]
-    sources = [*(config.get("sources") or ()), *filter(None, (config.get("mirror"),))]
-    in_sources = (text for source in sources for text in (source["name"], *source_filters(source)))
+    in_sources = (
+        text for source in stored_sources(config) for text in (source["name"], *source_filters(source))
+    )
     return sum(len(each) + _BESIDE_SUBJECT for each in subjects) + sum(
         2 * (len(each) + _IN_SOURCE) for each in in_sources
     )
@@ -407,7 +409,7 @@ _Copied: TypeAlias = tuple[Any, frozenset[str]]
 
 
 def _copied_by(spec: SourceSpec) -> _Copied:
-    return spec.stream, frozenset(spec.filters or (">",))
+    return spec.stream, frozenset(spec.filters or (EVERYTHING,))
 
 
 def _copied(stored: JsonObject) -> _Copied:
@@ -429,8 +431,7 @@ def _streams_to_look_up(stored: JsonObject, spec: StreamSpec) -> set[str]:
 
     One of these that is named more often than it is known is looked up: the others would be new.
     """
-    sources = [stored.get("mirror") or {}, *(stored.get("sources") or [])]
-    external = Counter(_copied(source) for source in sources if source.get("external"))
+    external = Counter(_copied(source) for source in stored_sources(stored) if source.get("external"))
     named = Counter(map(_copied_by, _sources(spec)))
     return {copied[0] for copied in named - external}
 

@@ -142,7 +142,7 @@ class ConsumeCall:
             await keep_used(self._shared.api, consumer, found.state, deadline)
             await self._attachment.run(commands, resumed)
         finally:
-            self._detach(state)
+            shared.settled.detach(consumer, state.run.name, asyncio.get_running_loop().time())
             if is_used:
                 notes, kept = shared.notes, self._options.ephemeral_kept
                 await leave(self._shared.api, notes, consumer, state.settled, found.state, kept)
@@ -173,10 +173,6 @@ class ConsumeCall:
         settled = shared.settled.attach(consumer, found.run.name, asyncio.get_running_loop().time())
         latency = shared.counts.latencies.of(consumer, durable=found.durable, owner=found.owner)
         return Memory(settled, shared.attempts, shared.pauses, shared.counts, latency)
-
-    def _detach(self, state: CallState) -> None:
-        now = asyncio.get_running_loop().time()
-        self._shared.settled.detach(state.consumer, state.run.name, now)
 
     @property
     def window(self) -> tuple[ConsumerKey, int, int] | None:

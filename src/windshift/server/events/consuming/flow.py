@@ -328,13 +328,13 @@ class PullPacer:
 
     Attributes:
         wants_room: whether the call waits for room for an event that is asked for alone.
+        last_heard: when the broker showed a sign of life last, or was first asked to; infinite = never.
     """
 
     __slots__ = (
         "_asked_at",
         "_fruitless",
         "_granted",
-        "_heard",
         "_largest",
         "_last",
         "_limit",
@@ -346,6 +346,7 @@ class PullPacer:
         "_stuck_at",
         "_taken",
         "_window",
+        "last_heard",
         "wants_room",
     )
 
@@ -365,13 +366,13 @@ class PullPacer:
         self._taken = 0.0
         self._last = b""
         self._stuck_at = inf
-        self._heard = inf  # nothing was asked yet
+        self.last_heard = inf  # nothing was asked yet
         self._resume_at = inf  # not paused
 
     @property
     def due(self) -> float:
         """When `tick` has something to do, or earlier."""
-        return min(self._heard + self._silence, self._resume_at, self._stuck_at)
+        return min(self.last_heard + self._silence, self._resume_at, self._stuck_at)
 
     def tick(self, now: float) -> bool:
         """Let time pass; return whether the broker was silent for too long.
@@ -381,9 +382,9 @@ class PullPacer:
         """
         if self._resume_at <= now:
             self._resume_at = inf
-        if now < self._heard + self._silence:
+        if now < self.last_heard + self._silence:
             return False
-        self._heard = now
+        self.last_heard = now
         self.lose()
         return True
 
@@ -418,7 +419,7 @@ class PullPacer:
         if pull is None:
             return None
         if not window.requested:
-            self._heard = self._asked_at = now
+            self.last_heard = self._asked_at = now
         window.requested += pull.batch
         return pull
 
@@ -466,16 +467,11 @@ class PullPacer:
 
     def heard(self, now: float) -> None:
         """Note that the broker showed a sign of life."""
-        self._heard = now
-
-    @property
-    def last_heard(self) -> float:
-        """When the broker showed a sign of life last, or was first asked to."""
-        return self._heard
+        self.last_heard = now
 
     def arrived(self, arrived: Sequence[Delivery], now: float) -> None:
         """Note what the broker sent, one or more."""
-        self._heard = now
+        self.last_heard = now
         last = arrived[-1]
         data = sum(len(delivery.data) for delivery in arrived) / len(arrived)
         size = data + OVERHEAD + len(last.subject) + len(last.reply)
@@ -512,9 +508,9 @@ class PullPacer:
 
     def fruitless(self) -> None:
         """Note that a request ended without a delivery, at the time of the last sign of life."""
-        self._fruitless = self._fruitless + 1 if self._heard - self._asked_at < SOON else 0
+        self._fruitless = self._fruitless + 1 if self.last_heard - self._asked_at < SOON else 0
         if self._fruitless > FRUITLESS:
-            self._resume_at = self._heard + min(0.001 * 2 ** (self._fruitless - FRUITLESS), PAUSE)
+            self._resume_at = self.last_heard + min(0.001 * 2 ** (self._fruitless - FRUITLESS), PAUSE)
 
     def stalled(self) -> None:
         """Note that the client does not read what it is sent."""

@@ -168,10 +168,10 @@ class Incoming:
         if is_forgotten or (is_again and settled.lately(*event)):
             state.effects.tells.append((delivery.reply, ACK))
             return False
-        # What is behind one that is late has to wait, and is not to lose its time meanwhile
-        is_late = is_late and (
-            (self.is_held_up and not is_again) or self._was_stored_before(delivery, state.timeout)
-        )
+        if is_late:
+            is_old = state.unix_ns() - delivery.stored_ns >= state.timeout * 1e9  # as far as clocks agree
+            # What is behind one that is late has to wait, and is not to lose its time meanwhile
+            is_late = is_old or (self.is_held_up and not is_again)
         is_dead = state.dead.get(delivery.id) == delivery.stored_ns
         if is_again and not is_dead and state.policy.is_beyond(delivery.attempt):
             self._give_up(delivery, None)
@@ -183,10 +183,6 @@ class Incoming:
         else:
             return True
         return False
-
-    def _was_stored_before(self, delivery: Delivery, age: float) -> bool:
-        """Whether an event is older than so many seconds, as far as clocks agree."""
-        return self._state.unix_ns() - delivery.stored_ns >= age * 1e9
 
     def _give_up(self, delivery: Delivery, replay: Replay | None) -> None:
         """Make no further attempt at an event."""

@@ -165,14 +165,12 @@ class Watch:
         now = self._loop.time()
         if now - self._marked_at < self._options.interval.total_seconds():
             return
-        after, mark = self._reached.after, min(self._mark, last)
-        if mark > after and await self._next_position(after) is None:
-            self._reached = self._reached._replace(after=mark)
+        which, after, mark = self._which, self._reached.after, min(self._mark, last)
+        if mark > after:
+            deadline = self._deadline()
+            if await self._store.next_position(which.stream, which.consumer, after, deadline) is None:
+                self._reached = self._reached._replace(after=mark)
         self._mark, self._marked_at = last, now
-
-    async def _next_position(self, after: int) -> int | None:
-        which = self._which
-        return await self._store.next_position(which.stream, which.consumer, after, self._deadline())
 
     def _go_back(self) -> None:
         """Start over, in a stream that lost something, with what may be new."""
