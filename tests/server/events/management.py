@@ -11,7 +11,7 @@ from tests.support.broker import Broker, in_seconds
 from windshift.nats import Message
 from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.times import parse_rfc3339
-from windshift.server.events.consumers import Consumers, DeadLetterStream, NoteSender, Replays
+from windshift.server.events.consumers import Consumers, DeadLetterStream, Replays
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.specs import (
     ConsumerSpec,
@@ -144,7 +144,7 @@ def manage(
     broker: Broker,
     default_replicas: int = 1,
     dead_letters: DeadLetterStream | None = None,
-    notes: NoteSender | None = None,
+    notes: Any = None,
     replays: Replays | None = None,
 ) -> Management:
     """Wire streams and consumers as the composition root does, without dead letters unless they are given."""

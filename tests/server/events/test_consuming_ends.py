@@ -205,28 +205,11 @@ async def test_a_call_that_is_ended_as_its_time_to_subscribe_runs_out(keeper: Ke
 class Denying:
     """Rules by which nobody may have what the consumer chooses."""
 
-    principal = "p"
-
     def use_consumer(self, *_: str) -> None:
         """Let everybody attach."""
 
     def consume(self, *_: str, **__: object) -> None:
         raise PermissionDenied("p", "consume", "consume", "r", "rule")
-
-    def receive(self, *_: str, **__: object) -> None:
-        """Let everything through."""
-
-    def delivered(self, number: int) -> None:
-        """Count nothing."""
-
-    def bury(self, *_: object) -> None:
-        """Let all dead letters be written."""
-
-    def buried(self, *_: object) -> None:
-        """Count none of them."""
-
-    def reject(self, *_: str) -> None:
-        """Let everybody reject for good."""
 
     def follow(self, *_: object) -> None:
         """Tell nobody of other rules."""
@@ -236,11 +219,12 @@ async def test_a_call_that_is_denied_leaves_nothing(keeper: Keeper, unique: Uniq
     """Nobody counts as a user of what is remembered of the consumer."""
     consuming = await failing(keeper, unique(), TWICE)
     assert consuming.shared is not None
+    rules: Any = Denying()
     for _ in range(3):
         worker = Worker()
         worker.subscribe(consuming.stream, consuming.consumer)
         with pytest.raises(PermissionDenied):
-            await ConsumeCall(consuming.shared, worker, consuming.options, Denying()).run()
+            await ConsumeCall(consuming.shared, worker, consuming.options, rules).run()
     assert [settled.users for settled in consuming.shared.settled._known.values()] == [0]
 
 

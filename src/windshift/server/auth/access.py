@@ -125,7 +125,7 @@ class AuthorizedStream:
 
         Args:
             check: raises `PermissionDenied` when the caller may no longer do what he does.
-            end: ends the stream with an error, soon.
+            end: ends the stream with an error, soon; also when the credentials have expired.
         """
         self._check = check
         self._end = end

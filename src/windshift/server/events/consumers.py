@@ -34,7 +34,7 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.model import ConsumerKey
-from windshift.server.events.notes import CONSUMER
+from windshift.server.events.notes import CONSUMER, Notes
 from windshift.server.events.positions import start_config
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.runs import Run, with_run
@@ -89,14 +89,6 @@ class DeadLetterStream(Protocol):
 
     async def last_position(self, deadline: float) -> int:
         """Return the position of the last one of all that were ever written; 0 for none."""
-        ...
-
-
-class NoteSender(Protocol):
-    """Tells every server that something changed. A note may be lost."""
-
-    def send(self, kind: str, stream: str, consumer: str) -> None:
-        """Send a note."""
         ...
 
 
@@ -158,7 +150,7 @@ class Consumers:
         self,
         api: JetStream,
         dead_letters: DeadLetterStream,
-        notes: NoteSender,
+        notes: Notes,
         replays: Replays,
         ownership: Ownership | None = None,
     ) -> None:

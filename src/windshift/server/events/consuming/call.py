@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from windshift.nats import Message, NotConnected, Outcome
 from windshift.nats.jetstream.pulling import ACK, NAK, Arrival, Notice, Puller, PullOptions
+from windshift.server.auth.access import AuthorizedStream
 from windshift.server.background.pacing import hinders, paced, pause
 from windshift.server.domain.errors import ShuttingDown, SubscribeExpected, WindshiftError
 from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
@@ -29,7 +30,7 @@ from windshift.server.events.consuming.consumer_state import (
     leave,
     with_tokens,
 )
-from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeAuthorizer, ConsumeOptions
+from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeOptions
 from windshift.server.events.consuming.pauses import fresh_time
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.replay_feed import ReplayFeed
@@ -90,7 +91,7 @@ class ConsumeCall:
         shared: Shared,
         client: Client,
         options: ConsumeOptions,
-        authorizer: ConsumeAuthorizer | None = None,
+        authorizer: AuthorizedStream | None = None,
     ) -> None:
         self._shared = shared
         self._client = client

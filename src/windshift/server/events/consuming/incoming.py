@@ -14,11 +14,12 @@ from math import inf
 from typing import Final, NamedTuple
 
 from windshift.nats.jetstream.pulling import ACK, PROGRESS, nak
+from windshift.server.auth.access import AuthorizedStream
 from windshift.server.domain.errors import EventTooLarge, WindshiftError
 from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.flow import InFlight, PullPacer, Replay
-from windshift.server.events.consuming.interfaces import STALLED, ConsumeAuthorizer
+from windshift.server.events.consuming.interfaces import STALLED
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.deliveries import Delivery, consumer_sequence, message_size, name_of
 from windshift.server.events.model import StreamSeq
@@ -341,7 +342,7 @@ class Incoming:
             if self.max_message_size:
                 state.authorizer.reject(*state.consumer, found.owner)
 
-    def _is_allowed(self, authorizer: ConsumeAuthorizer, subject: str) -> bool:
+    def _is_allowed(self, authorizer: AuthorizedStream, subject: str) -> bool:
         """Whether the client may have an event of this subject; otherwise the call is ended.
 
         The consumer may have been changed since it was seen last, and what it chose earlier may be replayed.

@@ -1,14 +1,13 @@
-"""What a consume call needs of its client and of authorization, and its timers."""
+"""What a consume call needs of its client, and its timers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
 from windshift.nats.jetstream.pulling import PullOptions
-from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.consuming.commands import Command, Subscribe
 from windshift.server.events.consuming.settlement import Confirmation
 from windshift.server.events.deliveries import Delivery
@@ -58,53 +57,6 @@ class Client(Protocol):
 
     def confirm(self, confirmations: Sequence[Confirmation]) -> None:
         """Send the confirmations of commands."""
-        ...
-
-
-class ConsumeAuthorizer(Protocol):
-    """What a client may consume. Each method raises `PermissionDenied` if it may not."""
-
-    @property
-    def principal(self) -> str:
-        """Who the client is."""
-        ...
-
-    def delivered(self, number: int) -> None:
-        """Count events that the client was handed."""
-        ...
-
-    def use_consumer(self, stream: str, consumer: str) -> None:
-        """Check that the client may use this consumer, whatever its filters."""
-        ...
-
-    def consume(self, stream: str, consumer: str, *, durable: bool, owner: str, subjects: set[str]) -> None:
-        """Check that the client may read everything that this owner's consumer delivers.
-
-        `durable`: it has a name.
-        """
-        ...
-
-    def receive(self, stream: str, subject: str) -> None:
-        """Check that the client may have an event, after `consume`."""
-        ...
-
-    def bury(self, stream: str, now: float) -> None:
-        """Count a dead letter of the consumer before it is written; raise `QuotaExceeded` instead."""
-        ...
-
-    def buried(self, stream: str, size: int) -> None:
-        """Count the bytes of a dead letter that was written."""
-        ...
-
-    def reject(self, stream: str, consumer: str, owner: str) -> None:
-        """Check that the client may reject events of this owner's consumer for good."""
-        ...
-
-    def follow(self, check: Callable[[], None], end: Callable[[WindshiftError], None]) -> None:
-        """Call `check` when the rules change, and `end` with the error that it raises.
-
-        `end` may also be called for another reason: the client's credentials are no longer valid.
-        """
         ...
 
 

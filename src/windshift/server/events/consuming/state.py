@@ -8,10 +8,10 @@ from math import inf
 from time import time_ns
 from typing import NamedTuple
 
+from windshift.server.auth.access import AuthorizedStream
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.doubt import Doubt, Doubts
 from windshift.server.events.consuming.flow import InFlight, Window
-from windshift.server.events.consuming.interfaces import ConsumeAuthorizer
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
 from windshift.server.events.consuming.settlement import PendingAck
@@ -132,7 +132,7 @@ class CallState:
         self.window = Window(size, self.timeout, self._expired)
         self.doubts = Doubts(knows_dead_letters=not found.policy.dead_letters)
         self.dead: dict[StreamSeq, int] = {}
-        self.authorizer: ConsumeAuthorizer | None = None
+        self.authorizer: AuthorizedStream | None = None
         self.spans: ConsumeSpans | None = None
         self.still_until = inf
         self.now = 0.0
