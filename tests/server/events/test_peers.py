@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from itertools import permutations
 from struct import pack, unpack
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.server.events.test_consume_protocol import snapshot
 from tests.support.broker import connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.events.consuming.peers import Holder, Peers, read_settled, write_settled
+from windshift.server.events.consuming.calls import Calls
+from windshift.server.events.consuming.peers import Peers, read_settled, write_settled
 from windshift.server.events.consuming.redelivery import ANY_TIME, Settled, SettledByConsumer
 from windshift.server.events.deliveries import DeliveryName
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -27,12 +30,15 @@ IDS = st.integers(1, 2**63 - 1).map(StreamSeq)
 
 
 @asynccontextmanager
-async def peer(url: str, created: str = CREATED, *calls: Holder) -> AsyncIterator[tuple[Peers, Settled]]:
+async def peer(url: str, created: str = CREATED, *holding: Any) -> AsyncIterator[tuple[Peers, Settled]]:
     """Run a server that has calls of the consumer."""
     async with connect(url) as broker:
         notes, known = Notes(broker.connection), SettledByConsumer()
         notes.start()
-        peers = Peers(notes, known, lambda _: calls)
+        calls = Calls()
+        for each in holding:
+            calls.attach(CONSUMER, each, snapshot())
+        peers = Peers(notes, known, calls)
         peers.start()
         await broker.requests.round_trip(in_seconds(30))
         yield peers, known.attach(CONSUMER, created, 0.0)
@@ -128,7 +134,7 @@ async def test_what_an_older_server_settled_before_a_loss(nats_server: NatsServe
 
 async def test_waiting_for_others() -> None:
     """It ends some time after a reconnect, and at once when there was none."""
-    peers = Peers(None, SettledByConsumer(), lambda _: ())  # type: ignore[arg-type]  # nothing is told
+    peers = Peers(None, SettledByConsumer(), Calls())  # type: ignore[arg-type]  # nothing is told
     loop = asyncio.get_running_loop()
     await peers.heard()
     peers.connected()

@@ -11,6 +11,7 @@ they see that the consumer is in another run, or when nobody has moved it for `S
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -18,8 +19,8 @@ from typing import Final, NamedTuple, Protocol
 
 from windshift.nats import Connection
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
-from windshift.server.events.consuming.peers import Holder
-from windshift.server.events.model import ConsumerKey
+from windshift.server.events.deliveries import DeliveryName
+from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import CONSUMER, ELECTED, REPLAY, Notes
 from windshift.server.events.runs import Run
 
@@ -27,7 +28,7 @@ STILL: Final = 10.0
 """Seconds for which calls wait for a move, and for which it may take."""
 
 
-class Call(Holder, Protocol):
+class Call(Protocol):
     """A consume call. Nothing that it is told may block or raise."""
 
     def hold_still(self, run: Run, until: float) -> None:
@@ -53,6 +54,19 @@ class Call(Holder, Protocol):
 
     def replaced(self) -> None:
         """Note that another connection took over from one that still works."""
+        ...
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run of the consumer that the call is in."""
+        ...
+
+    def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
+        """Let deliveries go that the call of this number takes over, and return the events for which not."""
+        ...
+
+    def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
+        """Let deliveries go that the call of this number was not to have."""
         ...
 
 

@@ -17,10 +17,11 @@ Notes may be lost, and decide nothing. How an event ends is decided by `DeadLett
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from struct import Struct, pack, unpack
-from typing import Final, Protocol
+from typing import Final
 
+from windshift.server.events.consuming.calls import Call, Calls
 from windshift.server.events.consuming.redelivery import ANY_TIME, SettledByConsumer
 from windshift.server.events.deliveries import DeliveryName
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -44,38 +45,19 @@ _NUMBER: Final = Struct(">Q")
 _DELIVERY: Final = Struct(">3Q")
 
 
-class Holder(Protocol):
-    """A call that may hold deliveries of a consumer."""
-
-    @property
-    def run_name(self) -> str:
-        """Name of the run of the consumer that the call is in."""
-        ...
-
-    def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
-        """Let deliveries go that the call of this number takes over, and return the events for which not."""
-        ...
-
-    def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
-        """Let deliveries go that the call of this number was not to have."""
-        ...
-
-
 class Peers:
     """The servers beside this one.
 
     Args:
         notes: carries what they say.
         settled: what is remembered here.
-        holders: returns the calls of a consumer here.
+        calls: the calls here.
     """
 
-    def __init__(
-        self, notes: Notes, settled: SettledByConsumer, holders: Callable[[ConsumerKey], Iterable[Holder]]
-    ) -> None:
+    def __init__(self, notes: Notes, settled: SettledByConsumer, calls: Calls) -> None:
         self._notes = notes
         self._settled = settled
-        self._holders = holders
+        self._calls = calls
         self._back_at = -HEARD_WITHIN
 
     def start(self) -> None:
@@ -131,19 +113,19 @@ class Peers:
         key, (number, deliveries) = ConsumerKey(stream, consumer), read_taken(about)
         lately = self._settled.lately(key, run)
         objections = {each.seq for each in deliveries if lately(each.seq)}
-        for holder in self._holders_of(key, run):
-            objections.update(holder.taken(number, deliveries))
+        for call in self._calls_of(key, run):
+            objections.update(call.taken(number, deliveries))
         if objections:
             self._notes.send(OBJECTED, *key, _of(run, write_objection(number, objections)))
 
     def _hear_objection(self, stream: str, consumer: str, body: bytes) -> None:
         run, about = _read_of(body)
         number, seqs = read_objection(about)
-        for holder in self._holders_of(ConsumerKey(stream, consumer), run):
-            holder.objected(number, seqs)
+        for call in self._calls_of(ConsumerKey(stream, consumer), run):
+            call.objected(number, seqs)
 
-    def _holders_of(self, consumer: ConsumerKey, run: str) -> Iterator[Holder]:
-        return (holder for holder in self._holders(consumer) if holder.run_name == run)
+    def _calls_of(self, consumer: ConsumerKey, run: str) -> Iterator[Call]:
+        return (call for call in self._calls.of(consumer) if call.run_name == run)
 
     @staticmethod
     def _now() -> float:

@@ -94,7 +94,7 @@ class Shared:
 
     def __post_init__(self) -> None:
         """Know of the servers beside this one."""
-        self.peers = Peers(self.notes, self.settled, self.calls.of)
+        self.peers = Peers(self.notes, self.settled, self.calls)
 
     def follow(self) -> None:
         """Follow what happens to the connection, and hear what servers tell each other."""
