@@ -46,7 +46,15 @@ def test_several_acknowledgements(answers: list[object]) -> None:
     is_plain = (
         bool(answers) and len(set(single) & {None}) == 0 and len({ack and ack.stream for ack in single}) == 1
     )
-    assert plain_acks(answers) == (single if is_plain else None)
+    together = plain_acks(answers)
+    assert (together and list(together)) == (single if is_plain else None)
+
+
+def test_what_is_stored() -> None:
+    """It can be asked for one by one."""
+    both = plain_acks([b'{"stream":"s","seq":7}', b'{"stream":"s","seq":9}'])
+    assert both is not None
+    assert (len(both), both[0], both[1]) == (2, PubAck("s", 7), PubAck("s", 9))
 
 
 # --- Bursts -----------------------------------------------------------------------------------------------

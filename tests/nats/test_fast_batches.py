@@ -30,7 +30,7 @@ async def ingest(
     steady = asyncio.Event()
     steady.set()
     sent = await writes.send_all(messages, steady, stream)
-    return sent, await writes.answered(sent)
+    return sent, list(await writes.answered(sent))
 
 
 async def stream_for(broker: Broker, name: str, **config: Any) -> str:
@@ -237,7 +237,7 @@ async def test_others_wait_for_those_that_wait(broker: Broker, unique: Unique) -
     await broker.stream(name)
     async with asyncio.timeout(20):
         again = await writes.send_again(sent, [0, 1], steady)
-    assert await writes.answered(again) == [PubAck(name, 1), PubAck(name, 2)]
+    assert list(await writes.answered(again)) == [PubAck(name, 1), PubAck(name, 2)]
     for each in held:
         writes.abandon_all(each)
     writes.abandon_all(await waiting)

@@ -199,6 +199,8 @@ Event: TypeAlias = Message | Run | ServerInfo | ServerError | Signal | Broken
 
 _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 _MOST_DIGITS: Final = 18
+_DIGITS: Final = {size: b"%d" % size for size in range(1000)}
+"""How servers write the sizes of the messages of a `Run`."""
 
 _MALFORMED: Final = "the arguments of a message are malformed"
 _TOO_LARGE: Final = "a message is too large"
@@ -313,7 +315,7 @@ def _read_run(data: bytes, sid: int, pattern: re.Pattern[bytes], events: list[Ev
     """Read the messages that this begins with; return the rest: all of it if something else is in between."""
     parts = pattern.split(data)
     suffixes, sizes, bodies = parts[1::4], parts[2::4], parts[3::4]
-    if any(parts[:-1:4]) or list(map(int, sizes)) != list(map(len, bodies)):
+    if any(parts[:-1:4]) or list(map(_DIGITS.get, map(len, bodies))) != sizes:
         return data
     if suffixes:
         events.append(_new(Run, (sid, suffixes, bodies)))

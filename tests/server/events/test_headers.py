@@ -9,15 +9,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from windshift.nats import headers as h
+from windshift.nats.jetstream.writes import Write
 from windshift.nats.times import Time
 from windshift.server.auth.permissions import Permissions
 from windshift.server.auth.policy import Principal
+from windshift.server.domain.errors import InvalidField, ShuttingDown
 from windshift.server.domain.names import MAX_IDEMPOTENCY_KEY, MAX_TYPE_NAME
 from windshift.server.events import headers
 from windshift.server.events.headers import _OWN, _PLAIN, given_key, message_id, now, others, read, read_lines
-from windshift.server.events.model import PublishRequest
-from windshift.server.events.publish import write_of
-from windshift.server.telemetry.propagation import TraceContext
+from windshift.server.events.model import Item, PublishRequest
+from windshift.server.events.publish import write_of, writes_of
+from windshift.server.telemetry.propagation import UNRECORDED, TraceContext
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 NOTHING = ("", None, None, None, None)
@@ -94,6 +96,41 @@ def test_what_publish_writes_is_read_back(wish: PublishRequest) -> None:
     assert read(written) == read_lines(h.split(written)) == expected
     is_plain = wish.expected_last_id is None and len(name) <= 256
     assert (_PLAIN.fullmatch(written) is not None) == is_plain
+
+
+few = st.builds(
+    PublishRequest,
+    st.sampled_from(["orders.new", "orders.new", "orders.old", "orders.*"]),
+    st.sampled_from(["x/acme.Placed", "x/acme.Placed", "x/acme.Paid", "x/acme.Paid!"]),
+    st.binary(max_size=2),
+    st.sampled_from([None, None, Time(1, 2), Time(1, 3)]),
+    st.sampled_from(["", "", "k", " k"]),
+    st.sampled_from([None, None, 7, 2**64]),
+    st.sampled_from([None, UNRECORDED, TraceContext(PARENT), TraceContext(PARENT, "a=b")]),
+    st.none(),
+    st.just("ann"),
+)
+
+
+@given(st.lists(st.one_of(few, few, few, st.just(ShuttingDown())), max_size=8))
+def test_several_events(items: list[Item]) -> None:
+    """They are worded, or refused, as they are one by one; what is no event is why it is none."""
+    at = now()
+
+    def alone(item: Item) -> Write | str:
+        try:
+            return write_of(item, 5.0, at) if isinstance(item, PublishRequest) else str(item)
+        except InvalidField as error:
+            return str(error)
+
+    writes, errors = writes_of(items, 5.0, at)
+    together = iter(writes)
+    assert list(errors) == sorted(errors)
+    assert [str(errors[place]) if place in errors else next(together) for place in range(len(items))] == list(
+        map(alone, items)
+    )
+    assert next(together, None) is None
+    assert all(error.__traceback__ is None for error in errors.values())
 
 
 def test_the_plain_form() -> None:

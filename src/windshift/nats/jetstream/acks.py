@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import repeat
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from windshift.nats.jetstream.api import read_answer
 
@@ -18,6 +18,30 @@ class PubAck(NamedTuple):
     sequence: int
     """0 where it is not told: of messages that came in a batch of fast ingest."""
     duplicate: bool = False
+
+
+class Stored:
+    """The acknowledgements of several messages that one stream stored, and had not stored before.
+
+    Attributes:
+        stream: its name.
+        sequences: those of the messages, in their order.
+    """
+
+    __slots__ = ("sequences", "stream")
+
+    def __init__(self, stream: str, sequences: list[int]) -> None:
+        self.stream = stream
+        self.sequences = sequences
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __getitem__(self, place: int) -> PubAck:
+        return PubAck(self.stream, self.sequences[place])
+
+    def __iter__(self) -> Iterator[PubAck]:
+        return map(_new_ack, zip(repeat(self.stream), self.sequences, repeat(False)))
 
 
 _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
@@ -38,20 +62,20 @@ def plain_ack(body: bytes) -> PubAck | None:
     return None if plain is None else _new(PubAck, (plain[1].decode(), int(plain[2]), False))
 
 
-def plain_acks(answers: Sequence[object]) -> list[PubAck] | None:
+def plain_acks(answers: Sequence[object]) -> Stored | None:
     """Do what `plain_ack` does for several answers of one stream; None if one of them is anything else."""
-    bodies = [answer for answer in answers if isinstance(answer, bytes)]
-    if not bodies or len(bodies) < len(answers):
-        return None
-    first = plain_ack(bodies[0])
+    first = plain_ack(answers[0]) if answers and isinstance(answers[0], bytes) else None
     if first is None:
         return None
     start = b'{"stream":"%b","seq":' % first.stream.encode()
-    lines = b"\n".join(bodies)
-    numbers = lines[len(start) : -1].split(b"}\n" + start)
-    if len(numbers) != len(bodies) or not all(map(bytes.isdigit, numbers)) or lines[-1:] != b"}":
+    try:
+        lines = b"\n".join(cast("Sequence[bytes]", answers))
+    except TypeError:  # one of them is not
         return None
-    return list(map(_new_ack, zip(repeat(first.stream), map(int, numbers), repeat(False))))
+    numbers = lines[len(start) : -1].split(b"}\n" + start)
+    if len(numbers) != len(answers) or not all(map(bytes.isdigit, numbers)) or lines[-1:] != b"}":
+        return None
+    return Stored(first.stream, list(map(int, numbers)))
 
 
 def read_pub_ack(body: bytes) -> PubAck:

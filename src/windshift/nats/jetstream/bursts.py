@@ -13,12 +13,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeAlias
+from itertools import islice
+from typing import Any, Final, TypeAlias
 
 from windshift.nats.connection import Connection
 from windshift.nats.errors import MessageTooLarge, NatsError, Unavailable
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.acks import PubAck
+from windshift.nats.jetstream.acks import PubAck, Stored, plain_acks
 from windshift.nats.protocol import Message
 from windshift.nats.requests import NoReply, reply_of
 
@@ -33,20 +34,13 @@ _MOST_DIGITS: Final = 3
 _PLACES: Final = [b"%d" % place for place in range(10**_MOST_DIGITS)]
 
 
-class Sendable(Protocol):
-    """What is sent: its headers are a block, see `windshift.nats.headers`, and never empty."""
+Sendable: TypeAlias = tuple[bytes, bytes, bytes, *tuple[Any, ...]]
+"""What is sent begins with its subject, its payload, and its headers: a block, see `windshift.nats.headers`,
+and never empty."""
 
-    @property
-    def subject(self) -> bytes:
-        """Where to."""
 
-    @property
-    def body(self) -> bytes:
-        """The payload."""
-
-    @property
-    def headers(self) -> bytes:
-        """A block of headers."""
+def _places(count: int) -> Sequence[bytes]:
+    return _PLACES[:count] if count <= len(_PLACES) else [b"%d" % place for place in range(count)]
 
 
 class Burst:
@@ -63,14 +57,15 @@ class Burst:
         done: is done when every message has its answer, or none is waited for any more.
     """
 
-    __slots__ = ("_left", "answers", "done", "subjects", "token")
+    __slots__ = ("_left", "_stored", "answers", "done", "subjects", "token")
 
-    def __init__(self, token: bytes, subjects: list[bytes], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, token: bytes, subjects: Sequence[bytes], loop: asyncio.AbstractEventLoop) -> None:
         self.token = token
         self.subjects = subjects
         self.answers: list[Answer | None] = [None] * len(subjects)
         self.done: asyncio.Future[None] = loop.create_future()
         self._left = len(subjects)
+        self._stored: Stored | None = None
 
     def take(self, suffix: bytes, reply: bytes | NoReply) -> None:
         """Take a reply, by the end of its subject."""
@@ -109,6 +104,12 @@ class Burst:
         if not self._left and not self.done.done():
             self.done.set_result(None)
 
+    def stored(self) -> Stored | None:
+        """Return what all answers say if they are `plain_acks`. They are read once."""
+        if self._stored is None and not self._left:
+            self._stored = plain_acks(self.answers)
+        return self._stored
+
     def missing(self) -> list[int]:
         """Return the places of the messages that have no answer yet."""
         return [place for place, answer in enumerate(self.answers) if answer is None]
@@ -133,22 +134,22 @@ class FastBatch(Burst):
         stream: the stream that stores them.
     """
 
-    __slots__ = ("_ack", "_places", "_stored")
+    __slots__ = ("_ack", "_number", "_places")
 
     def __init__(
-        self, token: bytes, subjects: list[bytes], loop: asyncio.AbstractEventLoop, stream: str
+        self, token: bytes, subjects: Sequence[bytes], loop: asyncio.AbstractEventLoop, stream: str
     ) -> None:
         super().__init__(token, subjects, loop)
         self._ack = PubAck(stream, 0)
         self._places: list[int] = []
-        self._stored = 0
+        self._number = 0  # of those that are stored
 
     def frames(self, messages: Sequence[Sendable], reply: bytes, limit: int) -> list[bytes]:
         """Return what is to be written. Messages of more than `limit` bytes are answered, and left out."""
         frames: list[bytes] = []
         number = 0
         for place, message in enumerate(messages):
-            headers, body = message.headers, message.body
+            subject, body, headers = message[:3]
             size = len(headers)
             whole = size + len(body)
             if whole > limit:
@@ -156,7 +157,7 @@ class FastBatch(Burst):
                 continue
             self._places.append(place)
             number += 1
-            subject, operation = message.subject, _APPEND if frames else _START
+            operation = _APPEND if frames else _START
             frames.append(
                 b"HPUB %b %b.%d.fail.%d.%d.$FI %d %d\r\n%b%b\r\n"
                 % (subject, reply, _FLOW, number, operation, size, whole, headers, body)
@@ -191,9 +192,9 @@ class FastBatch(Burst):
 
     def _store(self, count: int) -> None:
         """Note that so many messages, from the first one on, are stored."""
-        for place in self._places[self._stored : count]:
+        for place in self._places[self._number : count]:
             self.answer(place, self._ack)
-        self._stored = max(self._stored, count)
+        self._number = max(self._number, count)
 
 
 _START, _APPEND, _END = 0, 1, 3
@@ -224,30 +225,33 @@ class Bursts:
         connection.subscribe(self._prefix + b">", self._on_message, self._on_run, is_vital=True)
 
     def send(self, messages: Sequence[Sendable]) -> Burst:
-        """Send messages in their order, in one write; `forget` must follow.
+        """Send messages, at least one, in their order, in one write; `forget` must follow.
 
         Those that are larger than the server takes now are answered at once. Raise `NotConnected` if nothing
         was sent.
         """
         token = self._next_token()
-        burst = Burst(token, [message.subject for message in messages], self._loop)
+        subjects, bodies, blocks = islice(zip(*messages, strict=True), 3)
+        burst = Burst(token, subjects, self._loop)
         limit, reply = self._connection.max_payload, self._prefix + token
         frames: list[bytes] = []
-        head, last, tail, sizes = b"", b"", b"", (0, 0)
-        for place, message in enumerate(messages):
-            subject, headers, body = message.subject, message.headers, message.body
-            size = len(headers)
-            whole = size + len(body)
-            if whole > limit:
-                burst.answer(place, MessageTooLarge(limit))
-                continue
-            if subject is not last:  # most have the subject and the sizes of the one before
-                head, last = b"HPUB %b %b." % (subject, reply), subject
-            if sizes != (size, whole):
-                sizes = size, whole
-                tail = b" %d %d\r\n" % sizes
-            number = _PLACES[place] if place < len(_PLACES) else b"%d" % place
-            frames += (head, number, tail, headers, body, b"\r\n")
+        # Most have the subject, the headers and the sizes of the one before
+        head = tail = last_subject = last_block = b""
+        length = whole = 0
+        for place, subject, body, block in zip(_places(len(messages)), subjects, bodies, blocks, strict=True):
+            if block is not last_block:
+                last_block = block
+                if len(block) != length:
+                    length, whole = len(block), 0
+            size = length + len(body)
+            if size != whole:
+                if size > limit:
+                    burst.answer(int(place), MessageTooLarge(limit))
+                    continue
+                whole, tail = size, b" %d %d\r\n" % (length, size)
+            if subject is not last_subject:
+                last_subject, head = subject, b"HPUB %b %b." % (subject, reply)
+            frames += (head, place, tail, block, body, b"\r\n")
         self._write(burst, frames)
         return burst
 
@@ -257,7 +261,7 @@ class Bursts:
         An older server would store them one by one, and a message without anything behind them.
         """
         token = b"%b-%b" % (self._name, self._next_token())  # it names the batch, for all publishers
-        batch = FastBatch(token, [message.subject for message in messages], self._loop, stream)
+        batch = FastBatch(token, [message[0] for message in messages], self._loop, stream)
         self._write(batch, batch.frames(messages, self._prefix + token, self._connection.max_payload))
         return batch
 

@@ -36,7 +36,7 @@ from windshift.nats.errors import (
     Unavailable,
 )
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.acks import PubAck, plain_acks, plain_sequence, read_pub_ack
+from windshift.nats.jetstream.acks import PubAck, Stored, plain_sequence, read_pub_ack
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.bursts import Answer, Burst, Bursts
 from windshift.nats.requests import Handler, NoReply, Outcome, Requests
@@ -362,10 +362,10 @@ class Writes:
         if self._bursts.forget(sent.burst) and sent.taken is not None:
             sent.taken.give_back(sent.writes[0].asker, sent.slots)
 
-    async def answered(self, sent: Sent) -> Sequence[PubAck | None]:
+    async def answered(self, sent: Sent) -> Stored | Sequence[PubAck | None]:
         """Wait for the answers to what was sent; return the acknowledgements.
 
-        None = there is more to be done: `conclude` does it.
+        None = there is more to be done: `conclude` does it. `Stored` says that there is not.
         """
         burst = sent.burst
         try:
@@ -375,11 +375,11 @@ class Writes:
                 await self._doubt_all(burst)
         finally:
             self.abandon_all(sent)
-        return plain_acks(burst.answers) or list(map(_acknowledged, burst.answers))
+        return burst.stored() or list(map(_acknowledged, burst.answers))
 
     def are_stored(self, sent: Sent) -> bool:
         """Tell, when all have answers, whether these look like acknowledgements: `answered` reads them."""
-        return all(
+        return sent.burst.stored() is not None or all(
             b'"error":' not in answer if isinstance(answer, bytes) else isinstance(answer, PubAck)
             for answer in sent.burst.answers
         )

@@ -9,6 +9,7 @@ from typing import NamedTuple, NewType, TypeAlias
 
 from windshift.nats.times import Time
 from windshift.server.auth.policy import Principal
+from windshift.server.domain.errors import WindshiftError
 from windshift.server.telemetry.propagation import TraceContext
 
 StreamSeq = NewType("StreamSeq", int)
@@ -41,6 +42,9 @@ class PublishRequest(NamedTuple):
     asker: str = ""
     """The same, or from where: publishes of different askers take turns where they have to wait."""
 
+
+Item: TypeAlias = PublishRequest | WindshiftError
+"""An event of many, or why it is not to be published."""
 
 PublishReceipt: TypeAlias = tuple[int, bool]
 """The broker's word that an event is stored: its id, and whether an earlier publish with the same key had

@@ -12,22 +12,20 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias, cast
 
-from windshift.nats.jetstream.acks import PubAck
-from windshift.nats.jetstream.writes import Sent, Write, Writes
+from windshift.nats.jetstream.acks import PubAck, Stored
+from windshift.nats.jetstream.writes import Sent, Writes
 from windshift.server.background.pacing import paced
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField, UnboundSubject, WindshiftError
 from windshift.server.events import headers
-from windshift.server.events.model import PublishRequest, Results
-from windshift.server.events.publish import Publisher, describe_ack, write_of
+from windshift.server.events.model import Item, PublishRequest, Results
+from windshift.server.events.publish import Publisher, describe_ack, writes_of
 from windshift.server.events.targets import Target, Targets
 from windshift.server.telemetry.tracer import Span, error_type
 
-Item: TypeAlias = PublishRequest | WindshiftError
-"""An event, or why it is not to be published."""
 Feed: TypeAlias = AsyncIterator[tuple[Sequence[Item], float]]
 """Events in their order, some at a time, and until when (loop time) these are to be stored."""
 Take: TypeAlias = Callable[[Results], Awaitable[None]]
@@ -48,7 +46,7 @@ class _Portion(NamedTuple):
         first: the place of the first one among all.
         requests: those that are written.
         sent: what was sent of them; None = there were none.
-        spans: of those that are traced, by their places among `requests`.
+        spans: of those that are traced, by their places in the portion.
         errors: why others are not written, by their places in the portion, in this order.
     """
 
@@ -183,31 +181,14 @@ class Pipeline:
     async def _send_some(
         self, first: int, items: Sequence[Item], deadline: float, steady: asyncio.Event, stream: str
     ) -> _Portion:
-        requests: list[PublishRequest] = []
-        writes: list[Write] = []
-        spans: dict[int, Span] = {}
-        errors: dict[int, WindshiftError] = {}
-        begin_span, now = self._publisher.begin_span, headers.now()
-        for item in items:
-            if not isinstance(item, PublishRequest):
-                errors[len(requests) + len(errors)] = item
-                continue
-            span = begin_span(item)
-            try:
-                traced = item if span is None else item._replace(trace=span.context)
-                writes.append(write_of(traced, deadline, now))
-            except WindshiftError as error:
-                # Its traceback has this frame, and so all events: a cycle
-                errors[len(requests) + len(errors)] = error.with_traceback(None)
-                _end(span, error)
-                continue
-            if span is not None:
-                spans[len(requests)] = span
-            requests.append(item)
+        spans = self._publisher.begin_spans(items)
+        writes, errors = writes_of(_traced(items, spans) if spans else items, deadline, headers.now())
+        for place in spans.keys() & errors.keys():
+            _end(spans.pop(place), errors[place])
         sent = await self._writes.send_all(writes, steady, stream) if writes else None
         if stream:
             steady.clear()  # until it is known what is stored of these
-        return _Portion(first, requests, sent, spans, errors)
+        return _Portion(first, _written(items, errors), sent, spans, errors)
 
     def _watch(self, portion: _Portion, ahead: _Ahead, steady: asyncio.Event) -> None:
         """Have no others sent when this is in trouble, also while results of those before are not taken.
@@ -235,21 +216,25 @@ class Pipeline:
     async def _results(self, portion: _Portion, steady: asyncio.Event) -> Results:
         """Wait for what becomes of a portion."""
         first, requests, sent, spans, errors = portion
-        outcomes: Sequence[PubAck | Exception] = ()
+        outcomes: Stored | Sequence[PubAck | Exception] = ()
         if sent is not None:
             try:
                 outcomes = await self._outcomes(requests, sent, steady)
             except CancelledError:
                 self._abandon(portion)
                 raise
-        for place, span in spans.items():
-            _end(span, outcomes[place])
+        if spans:
+            places = (place for place in range(len(requests) + len(errors)) if place not in errors)
+            for place, outcome in zip(places, outcomes, strict=True):
+                _end(spans.get(place), outcome)
         return self._publisher.results(first, requests, outcomes, errors)
 
     async def _outcomes(
         self, requests: Sequence[PublishRequest], sent: Sent, steady: asyncio.Event
-    ) -> Sequence[PubAck | Exception]:
+    ) -> Stored | Sequence[PubAck | Exception]:
         acks = await self._writes.answered(sent)
+        if isinstance(acks, Stored):
+            return acks
         stored = [ack for ack in acks if ack is not None]
         if len(stored) == len(acks):
             return stored
@@ -291,6 +276,25 @@ class Pipeline:
                 self._publisher.failed(CancelledError())
             for span in portion.spans.values():
                 _end(span, CancelledError())
+
+
+def _traced(items: Sequence[Item], spans: Mapping[int, Span]) -> Sequence[Item]:
+    """Have events that are recorded carry the contexts of their spans."""
+    return [
+        item._replace(trace=spans[place].context)
+        if place in spans and isinstance(item, PublishRequest)
+        else item
+        for place, item in enumerate(items)
+    ]
+
+
+def _written(items: Sequence[Item], errors: Mapping[int, WindshiftError]) -> Sequence[PublishRequest]:
+    """Return all but those at the places of errors."""
+    if not errors:
+        return cast("Sequence[PublishRequest]", items)
+    return [
+        item for place, item in enumerate(items) if place not in errors and isinstance(item, PublishRequest)
+    ]
 
 
 def _takes(target: Target, subjects: Iterable[str]) -> bool:

@@ -11,7 +11,7 @@ from windshift import conventions as c
 from windshift.nats import JetStreamError, NatsError, retry
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.acks import PubAck
+from windshift.nats.jetstream.acks import PubAck, Stored
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.writes import Write, Writes
 from windshift.server.auth.policy import Principal
@@ -28,7 +28,7 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.events import headers
 from windshift.server.events.counts import Counts
-from windshift.server.events.model import PublishReceipt, PublishRequest, Results
+from windshift.server.events.model import Item, PublishReceipt, PublishRequest, Results
 from windshift.server.telemetry.propagation import UNRECORDED
 from windshift.server.telemetry.tracer import Span, Tracer, bounded, error_type
 
@@ -107,14 +107,16 @@ class Publisher:
 
     # --- Steps, for those who publish many ------------------------------------------------------------
 
-    def begin_span(self, request: PublishRequest) -> Span | None:
-        """Start the span of a publish, which the caller ends; None = it is not recorded."""
-        if self._tracer is None:  # calls cost on the hot path
-            return None
-        span = self._start_span(request)
-        if span is not None:
-            _describe_publish(span, request)
-        return span
+    def begin_spans(self, items: Sequence[Item]) -> dict[int, Span]:
+        """Start the spans of those publishes that are recorded, by their places. The caller ends them."""
+        if self._tracer is None:
+            return {}
+        spans: dict[int, Span] = {}
+        for place, item in enumerate(items):
+            if isinstance(item, PublishRequest) and (span := self._start_span(item)) is not None:
+                _describe_publish(span, item)
+                spans[place] = span
+        return spans
 
     def failed(self, error: BaseException) -> None:
         """Count a publish that ended with an error."""
@@ -151,7 +153,7 @@ class Publisher:
         self,
         first: int,
         requests: Sequence[PublishRequest],
-        outcomes: Sequence[PubAck | Exception],
+        outcomes: Stored | Sequence[PubAck | Exception],
         unwritten: Mapping[int, Exception],
     ) -> Results:
         """Count events that follow each other, and return what their publisher is told of them.
@@ -162,6 +164,9 @@ class Publisher:
             outcomes: what became of each of these.
             unwritten: why others were not, by their places from `first` on.
         """
+        if isinstance(outcomes, Stored) and not unwritten:
+            self._counts.published += len(outcomes)
+            return Results(first, outcomes.sequences, [], {})
         ids = [0] * (len(requests) + len(unwritten))
         duplicates: list[int] = []
         errors = {first + place: error for place, error in unwritten.items()}
@@ -358,6 +363,32 @@ def write_of(request: PublishRequest, deadline: float, now: bytes) -> Write:
         if trace.state:
             block += h.line(headers.TRACE_STATE, trace.state.encode())
     return _new(Write, (subject, body, block + h.END, deadline, bool(key), (), asker))
+
+
+def writes_of(
+    items: Sequence[Item], deadline: float, now: bytes
+) -> tuple[list[Write], dict[int, WindshiftError]]:
+    """Do what `write_of` does for several events; return also why others are not written, by their places."""
+    writes: list[Write] = []
+    errors: dict[int, WindshiftError] = {}
+    block, like = b"", None  # of the last one without a key, and what it is made of: most have the same
+    for item in items:
+        if not isinstance(item, PublishRequest):
+            errors[len(writes) + len(errors)] = item
+            continue
+        given, type_url, body, at, key, expected, trace, _, asker = item
+        try:
+            if not key and like == (type_url, at, expected, trace):
+                write = _new(Write, (_subject(given), body, block, deadline, False, (), asker))
+            else:
+                write = write_of(item, deadline, now)
+                if not key:
+                    block, like = write.headers, (type_url, at, expected, trace)
+            writes.append(write)
+        except WindshiftError as error:
+            # Its traceback has this frame, and so all events: a cycle
+            errors[len(writes) + len(errors)] = error.with_traceback(None)
+    return writes, errors
 
 
 @lru_cache(maxsize=4096)
