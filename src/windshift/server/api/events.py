@@ -94,7 +94,9 @@ class EventsService:
     def publish_event(self, request: pb.PublishEventRequest, call: ServerCall) -> None:
         """Store an event; in a task only where more is to be done than to send it and take the answer."""
         try:
-            event = read_publish(request, self._extract(call), caller_of(call), call.peer)
+            caller = caller_of(call)
+            asker = call.peer if caller is None else caller.name
+            event = read_publish(request, self._extract(call), caller, asker)
         except InvalidField as error:
             self._publisher.failed(error)
             raise

@@ -13,7 +13,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall, StatusCode
-from windshift.server.api.callers import admission_of, caller_of
+from windshift.server.api.callers import admission_of, asker_of, caller_of
 from windshift.server.api.deadlines import DEFAULT, answer_by
 from windshift.server.api.errors import translate
 from windshift.server.api.fields import few, timestamp
@@ -32,8 +32,8 @@ from windshift.server.domain.errors import (
     at_index,
 )
 from windshift.server.events.atomic import AtomicPublisher
-from windshift.server.events.model import PublishRequest, Results
-from windshift.server.events.pipeline import Feed, Item, Pipeline
+from windshift.server.events.model import Item, PublishRequest, Results
+from windshift.server.events.pipeline import Feed, Pipeline
 from windshift.server.telemetry.propagation import Extract, TraceContext
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ _LONGEST_PAUSE: Final = 1.0
 
 
 def read_publish(
-    request: pb.PublishEventRequest, trace: TraceContext | None, caller: Principal | None, peer: str
+    request: pb.PublishEventRequest, trace: TraceContext | None, caller: Principal | None, asker: str
 ) -> PublishRequest:
     """Read one event; raise `InvalidField`."""
     data = request.data
@@ -61,7 +61,6 @@ def read_publish(
     time = timestamp("timestamp", request.timestamp) if request.HasField("timestamp") else None
     expected = request.expected_last_id if request.HasField("expected_last_id") else None
     key = request.idempotency_key
-    asker = peer if caller is None else caller.name
     return _new(
         PublishRequest,
         (request.subject, type_url, data.value, time, key, expected, trace, caller, asker),
@@ -89,24 +88,33 @@ def _read_some(
     call: ServerCall,
     denied: dict[str, WindshiftError | None],
 ) -> list[Item]:
-    caller, admission, peer = caller_of(call), admission_of(call), call.peer
+    caller, admission, asker = caller_of(call), admission_of(call), asker_of(call)
     items: list[Item] = []
+    allowed = None  # the subject that was looked up last: most events have that of the one before
     for event in events:
-        subject = event.subject
-        if admission is not None and not admission.may_publish(subject):
-            if subject not in denied:
-                denied[subject] = _denial(admission, subject)
-            if error := denied[subject]:
+        if admission is not None and (subject := event.subject) != allowed:
+            if admission.may_publish(subject):
+                allowed = subject
+            elif error := _denial(admission, subject, denied):
                 items.append(error)
                 continue
         try:
-            items.append(read_publish(event, trace, caller, peer))
+            items.append(read_publish(event, trace, caller, asker))
         except WindshiftError as error:
             items.append(error.with_traceback(None))  # which has this frame, and so all events: a cycle
     return items
 
 
-def _denial(admission: AuthorizedStream, subject: str) -> WindshiftError | None:
+def _denial(
+    admission: AuthorizedStream, subject: str, known: dict[str, WindshiftError | None]
+) -> WindshiftError | None:
+    """Return why the caller may not publish to a subject, if so; look at each subject once."""
+    if subject not in known:
+        known[subject] = _look_at_denial(admission, subject)
+    return known[subject]
+
+
+def _look_at_denial(admission: AuthorizedStream, subject: str) -> WindshiftError | None:
     """Return why the caller may not publish to a subject, if so. What is malformed is refused as that."""
     try:
         admission.publish(subject)
