@@ -23,14 +23,30 @@ from tests.support.nats_server import NatsServer, running_nats
 from windshift.nats import NatsError
 
 LONGEST = (
-    "faults/test_scenarios.py",
-    "hardening/test_slow.py",
-    "hardening/test_frames.py",
-    "attacks/test_attacks.py",
-    "server/test_silent_leaders.py",
-    "e2e/test_nats.py",
+    (
+        "faults/test_scenarios.py",
+        "wire/test_cluster.py",
+        "cli/test_run.py",
+        "sdk/test_consuming.py",
+    ),
+    (
+        "hardening/test_slow.py",
+        "hardening/test_frames.py",
+        "hardening/test_held.py",
+        "hardening/test_sizes.py",
+        "attacks/test_attacks.py",
+        "server/test_silent_leaders.py",
+        "e2e/test_nats.py",
+        "e2e/test_health.py",
+        "authorization/test_lasting_quotas.py",
+        "testing/test_plugin.py",
+        "test_benchmarks.py",
+    ),
 )
-"""Files with tests of 10 seconds and more. They are run first, so that no worker is left alone with them."""
+"""Files with tests of 10 seconds and more, in two parts that take about as long.
+
+They are run first, so that no worker is left alone with them.
+"""
 
 # A busy machine makes no example wrong.
 settings.register_profile("windshift", deadline=None, max_examples=50)
@@ -69,10 +85,15 @@ def _compile(module: str) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest tests."""
-    longest = {Path(__file__).parent / name for name in LONGEST}
-    items.sort(key=lambda item: item.path not in longest)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have two workers begin with the longest tests: each begins with its equal share of the list."""
+    first, second = ({Path(__file__).parent / name for name in part} for part in LONGEST)
+    begin = [item for item in items if item.path in first]
+    middle = [item for item in items if item.path in second]
+    others = [item for item in items if item.path not in first | second]
+    workers = getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    before = max(0, len(items) * (workers // 2) // workers - len(begin))
+    items[:] = begin + others[:before] + middle + others[before:]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
