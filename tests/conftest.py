@@ -38,7 +38,6 @@ LONGEST = (
         "server/test_silent_leaders.py",
         "e2e/test_nats.py",
         "e2e/test_health.py",
-        "authorization/test_lasting_quotas.py",
         "testing/test_plugin.py",
         "test_benchmarks.py",
     ),

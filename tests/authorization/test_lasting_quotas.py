@@ -33,6 +33,7 @@ from tests.wire.management import (
 )
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
+from windshift.server.ownership import ownership
 from windshift.server.ownership.amounts import OWNER
 
 ADMIN = admin_pb.DESCRIPTOR.services_by_name["AdminService"]
@@ -96,6 +97,14 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
 def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Write the rules."""
     return str(put(tmp_path_factory.mktemp("lasting-quotas") / "auth.toml", POLICY))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _looks_often() -> Iterator[None]:
+    """Have servers in this process see soon what is full."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ownership, "_INTERVAL", 0.1)
+        yield
 
 
 @pytest.fixture(scope="module")

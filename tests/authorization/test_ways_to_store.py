@@ -27,6 +27,7 @@ from tests.support.windshift_process import wait_for
 from tests.wire.test_tracing import UNSAMPLED, noted
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
 from windshift.server.api.state import StateService
+from windshift.server.ownership import ownership
 
 WAYS = ("short", "unsampled", "traced")
 """The last one has a task for each call, the second one has none where tracing is on."""
@@ -238,8 +239,11 @@ def test_each_way_counts(server: Server, request_: Request) -> None:
     assert seen["short"].metadata == {"quota": "max_rps", "limit": "0.001"}
 
 
-def test_each_way_knows_what_is_full(own_nats_server: NatsServer, tmp_path: Path) -> None:
+def test_each_way_knows_what_is_full(
+    own_nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A store whose owner has as many bytes as he may have takes nothing, whoever writes; it can be read."""
+    monkeypatch.setattr(ownership, "_INTERVAL", 0.1)
     with serving(own_nats_server, tmp_path) as server:
         store, other = new_store(server, "hoarder"), new_store(server)
         for key in "abc":
