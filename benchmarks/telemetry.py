@@ -63,8 +63,8 @@ async def measure_telemetry(bench: Bench) -> None:
         ways = variants(collector.address)
         servers = {}
         for name, way in ways.items():
-            server = windshift_server(bench.directory, bench.nats, environment=way.environment)
-            servers[name] = await stack.enter_async_context(server)
+            started = windshift_server(bench.directory, bench.nats, environment=way.environment)
+            servers[name] = await stack.enter_async_context(started)
         for run in range(bench.options.runs):
             for name, server in servers.items():
                 bench.say(f"telemetry, run {run + 1} of {bench.options.runs}: {name}")

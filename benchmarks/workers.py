@@ -24,8 +24,8 @@ async def measure_workers(bench: Bench) -> None:
         servers = {}
         for subject, count in ((ONE, "1"), (TWO, "2")):
             environment = {"WINDSHIFT_WORKERS": count}
-            server = windshift_server(bench.directory, bench.nats, environment=environment)
-            servers[subject] = await stack.enter_async_context(server)
+            started = windshift_server(bench.directory, bench.nats, environment=environment)
+            servers[subject] = await stack.enter_async_context(started)
         for run in range(bench.options.runs):
             for subject, server in servers.items():
                 bench.say(f"workers, run {run + 1} of {bench.options.runs}: {subject}")

@@ -148,7 +148,8 @@ def manage(
     replays: Replays | None = None,
 ) -> Management:
     """Wire streams and consumers as the composition root does, without dead letters unless they are given."""
-    consumers = Consumers(broker.api, dead_letters or Letters(), notes or Told(), replays or NoReplays())
+    told: Any = notes or Told()
+    consumers = Consumers(broker.api, dead_letters or Letters(), told, replays or NoReplays())
     return Management(broker, Streams(broker.api, default_replicas), consumers)
 
 

@@ -104,7 +104,7 @@ async def test_same_expectation_at_once(members: list[Member], unique: Unique) -
         )
         losers = [outcome for outcome in outcomes if isinstance(outcome, WrongLastId)]
         assert [outcome for outcome in outcomes if isinstance(outcome, tuple)] == [(last + 1, False)]
-        assert [(loser.expected, loser.actual) for loser in losers] == [(last, last + 1)] * 29
+        assert [loser.metadata for loser in losers] == [{"expected": str(last), "actual": str(last + 1)}] * 29
 
 
 async def test_counting_together(members: list[Member], unique: Unique) -> None:

@@ -195,7 +195,9 @@ class View:
         of other streams are read beside.
         """
         now, names = self._loop.time(), self._telling(key, owner)
-        made = {owner: Counter(self._made[owner])} if key[1] and owner in self._made else {}
+        made = {}
+        if key[1] and owner is not None and owner in self._made:
+            made[owner] = Counter(self._made[owner])
         took = sum(self._lists[name].took for name in names)
         since = now - max(_KEPT if owner is None else _KEPT_NEAR, _EFFORT * took)
         try:
