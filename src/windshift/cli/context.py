@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from windshift.cli.failing import CONFLICT, NOT_FOUND, USAGE, Failure, report
 from windshift.cli.options import Group, Options, options_of, takes
 from windshift.cli.output import Output
 
-Document = dict[str, Any]
+Entries = dict[str, Any]
 
 _TOKENS = ("token_file", "token_env", "token_command", "oidc")
 _SECRETS = frozenset({"token", "client_secret"})
@@ -26,23 +27,57 @@ def descriptors_of(options: Options) -> tuple[Path, ...]:
     chosen = options.context or os.environ.get("WINDSHIFT_CONTEXT")
     if chosen is None and (options.address or os.environ.get("WINDSHIFT_ADDRESS")):
         return ()
-    document, path = _read()
-    entries = document.get("contexts", {}).get(chosen or document.get("selected"), {})
-    value = entries.get("descriptors", [])
+    known = _read()
+    name = chosen or known.selected
+    value = known.contexts.get(name, {}).get("descriptors", []) if name is not None else []
     files = [value] if isinstance(value, str) else value
     if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
-        raise Failure(f"descriptors in {path} are not a list of files", USAGE)
-    return tuple(path.parent / Path(file).expanduser() for file in files)
+        raise Failure(f"descriptors in {known.path} are not a list of files", USAGE)
+    return tuple(known.path.parent / Path(file).expanduser() for file in files)
 
 
-def _read() -> tuple[Document, Path]:
+@dataclass(slots=True)
+class _Contexts:
+    """What the file says.
+
+    Attributes:
+        path: the file's path.
+        contexts: the entries of each context, by name.
+        selected: name of the selected one, if there is any.
+    """
+
+    path: Path
+    contexts: dict[str, Entries]
+    selected: str | None
+
+    def named(self, name: str) -> Entries:
+        """Return the entries of a context."""
+        if name not in self.contexts:
+            hint = "`windshift context ls` lists them"
+            raise Failure(f"there is no context {name!r} in {self.path}", NOT_FOUND, hint=hint)
+        return self.contexts[name]
+
+    def write(self, path: Path) -> None:
+        """Replace a file; nobody else may read it."""
+        lines = [f"selected = {_toml(self.selected)}"] if self.selected else []
+        for name, entries in sorted(self.contexts.items()):
+            lines += ["", f"[contexts.{_toml(name)}]"]
+            lines += [f"{_key(key)} = {_toml(value)}" for key, value in entries.items()]
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        new = path.with_name(f"{path.name}.{os.getpid()}")
+        new.touch(0o600)
+        new.write_text("\n".join(lines).lstrip("\n") + "\n", "utf-8", "backslashreplace")
+        new.replace(path)
+
+
+def _read() -> _Contexts:
     import tomllib
 
     path = _path()
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        return {}, path
+        document = {}
     except (OSError, ValueError) as error:
         raise Failure(f"{path} cannot be read: {error}", USAGE) from error
     contexts = document.get("contexts", {})
@@ -50,7 +85,7 @@ def _read() -> tuple[Document, Path]:
         raise Failure(f"{path} has contexts that are not tables", USAGE)
     if not isinstance(document.get("selected", ""), str):
         raise Failure(f"`selected` in {path} is not a name", USAGE)
-    return document, path
+    return _Contexts(path, contexts, document.get("selected"))
 
 
 def _path() -> Path:
@@ -58,19 +93,6 @@ def _path() -> Path:
     configured = os.environ.get("XDG_CONFIG_HOME")
     folder = Path(configured) if configured else Path("~/.config").expanduser()
     return folder / "windshift" / "contexts.toml"
-
-
-def _write(document: Document, path: Path) -> None:
-    """Replace the file; nobody else may read it."""
-    lines = [f"selected = {_toml(document['selected'])}"] if document.get("selected") else []
-    for name, entries in sorted(document.get("contexts", {}).items()):
-        lines += ["", f"[contexts.{_toml(name)}]"]
-        lines += [f"{_key(key)} = {_toml(value)}" for key, value in entries.items()]
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    new.touch(0o600)
-    new.write_text("\n".join(lines).lstrip("\n") + "\n", "utf-8", "backslashreplace")
-    new.replace(path)
 
 
 def _toml(value: Any) -> str:
@@ -92,14 +114,14 @@ def _key(key: str) -> str:
     return key if bare else _toml(key)
 
 
-def _row(name: str, entries: Document, selected: object) -> tuple[str, ...]:
+def _row(name: str, entries: Entries, selected: object) -> tuple[str, ...]:
     token = next((kind for kind in _TOKENS if kind in entries), "-")
     tls = "yes" if entries.get("tls") else "no"
     mark = "*" if name == selected else ""
     return mark, name, str(entries.get("address", "-")), tls, token, str(entries.get("namespace", "-"))
 
 
-def _without_secrets(entries: Document) -> Document:
+def _without_secrets(entries: Entries) -> Entries:
     """Return what a context says, without what somebody wrote into the file that does not belong there."""
     return {
         key: _without_secrets(value) if isinstance(value, dict) else value
@@ -108,17 +130,7 @@ def _without_secrets(entries: Document) -> Document:
     }
 
 
-def _named(document: Document, name: str, path: Path) -> Document:
-    try:
-        entries: Document = document["contexts"][name]
-    except KeyError:
-        raise Failure(
-            f"there is no context {name!r} in {path}", NOT_FOUND, hint="`windshift context ls` lists them"
-        ) from None
-    return entries
-
-
-def _problems(document: Document, name: str, path: Path) -> list[str]:
+def _problems(known: _Contexts, name: str) -> list[str]:
     """Return what is wrong with a context that is to be written."""
     import tempfile
 
@@ -126,14 +138,13 @@ def _problems(document: Document, name: str, path: Path) -> list[str]:
     from windshift.sdk.settings import read_targets
 
     problems: list[str] = []
-    read_targets(str(document["contexts"][name].get("address", "")), problems)
+    read_targets(str(known.contexts[name].get("address", "")), problems)
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        _write(document, copy)
+        copy = Path(folder) / known.path.name
+        known.write(copy)
         read_context(name, copy, os.environ, problems)
-        return [
-            problem.replace(str(copy), str(path)) for problem in problems if "which is not set" not in problem
-        ]
+        told = [problem for problem in problems if "which is not set" not in problem]
+        return [problem.replace(str(copy), str(known.path)) for problem in told]
 
 
 def _failing(work: Any) -> Any:
@@ -153,7 +164,7 @@ def _failing(work: Any) -> Any:
 def complete_context(*_: Any) -> list[str]:
     """Return the names that may stand for a context; none where the file cannot be read."""
     try:
-        return sorted(_read()[0].get("contexts", {}))
+        return sorted(_read().contexts)
     except Failure:
         return []
 
@@ -182,9 +193,9 @@ _takes_settings = takes(
 """Adds the options of `add` and `edit`. Those for the connection are the shared ones."""
 
 
-def _oidc(pairs: Sequence[str]) -> Document:
+def _oidc(pairs: Sequence[str]) -> Entries:
     """Return what the line says of an issuer; its files are named from the root on."""
-    entries: Document = {}
+    entries: Entries = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -196,10 +207,10 @@ def _oidc(pairs: Sequence[str]) -> Document:
 
 def _given(
     options: Options, token_env: str | None, token_command: str | None, oidc: Sequence[str]
-) -> Document:
+) -> Entries:
     """Return the entries that the line says."""
     files = {"ca": options.tls_ca, "cert": options.tls_cert, "key": options.tls_key}
-    tls: Document | bool = {part: str(file.absolute()) for part, file in files.items() if file}
+    tls: Entries | bool = {part: str(file.absolute()) for part, file in files.items() if file}
     entries = {
         "address": options.address,
         "token_file": str(options.token_file.absolute()) if options.token_file else None,
@@ -213,17 +224,14 @@ def _given(
     return {key: value for key, value in entries.items() if value is not None}
 
 
-def _store(
-    out: Output, name: str, entries: Document, document: Document, path: Path, *, select: bool
-) -> None:
-    document.setdefault("contexts", {})[name] = entries
-    if select or not document.get("selected"):
-        document["selected"] = name
-    problems = _problems(document, name, path)
-    if problems:
+def _store(out: Output, name: str, entries: Entries, known: _Contexts, *, select: bool) -> None:
+    known.contexts[name] = entries
+    if select or not known.selected:
+        known.selected = name
+    if problems := _problems(known, name):
         raise Failure("; ".join(problems), USAGE)
-    _write(document, path)
-    selected = document["selected"] == name
+    known.write(known.path)
+    selected = known.selected == name
     shown = f"{name}: {entries.get('address', 'no address')}{', selected' if selected else ''}"
     out.done({"name": name, **entries, "selected": selected}, shown)
 
@@ -239,14 +247,14 @@ def add(out: Output, name: str, *, select: bool, **token: Any) -> None:
 
     The first one is selected. Tokens are named by where they are, and never stored.
     """
-    document, path = _read()
-    if name in document.get("contexts", {}):
+    known = _read()
+    if name in known.contexts:
         hint = "change it with `windshift context edit`"
         raise Failure(f"there is a context {name!r} already", CONFLICT, hint=hint)
     entries = _given(out.options, **token)
     if "address" not in entries:
         raise Failure("a context needs an --address", USAGE)
-    _store(out, name, entries, document, path, select=select)
+    _store(out, name, entries, known, select=select)
 
 
 @context.command(examples=["windshift context edit dev --namespace me"])
@@ -255,26 +263,25 @@ def add(out: Output, name: str, *, select: bool, **token: Any) -> None:
 @_failing
 def edit(out: Output, name: str, *, select: bool, **token: Any) -> None:
     """Change what this line says of the context NAME. Comments in the file are lost."""
-    document, path = _read()
-    entries = dict(_named(document, name, path))
+    known = _read()
+    entries = dict(known.named(name))
     given = _given(out.options, **token)
     if any(kind in given for kind in _TOKENS):
         entries = {key: value for key, value in entries.items() if key not in _TOKENS}
-    _store(out, name, {**entries, **given}, document, path, select=select)
+    _store(out, name, {**entries, **given}, known, select=select)
 
 
 @context.command("ls", examples=["windshift context ls"])
 @_failing
 def list_(out: Output) -> None:
     """List the contexts; * marks the selected one."""
-    document, _ = _read()
-    selected = document.get("selected")
-    contexts = sorted(document.get("contexts", {}).items())
+    known = _read()
+    contexts = sorted(known.contexts.items())
     values = [
-        {"name": name, "selected": name == selected, **_without_secrets(entries)}
+        {"name": name, "selected": name == known.selected, **_without_secrets(entries)}
         for name, entries in contexts
     ]
-    out.table(values, _HEAD, [_row(name, entries, selected) for name, entries in contexts])
+    out.table(values, _HEAD, [_row(name, entries, known.selected) for name, entries in contexts])
 
 
 @context.command(examples=["windshift context show dev"])
@@ -282,11 +289,11 @@ def list_(out: Output) -> None:
 @_failing
 def show(out: Output, name: str | None) -> None:
     """Show a context: NAME, or the one that commands use."""
-    document, path = _read()
-    chosen = name or out.options.context or os.environ.get("WINDSHIFT_CONTEXT") or document.get("selected")
+    known = _read()
+    chosen = name or out.options.context or os.environ.get("WINDSHIFT_CONTEXT") or known.selected
     if chosen is None:
         raise Failure("no context is selected", NOT_FOUND, hint="`windshift context add` makes one")
-    entries = _without_secrets(_named(document, chosen, path))
+    entries = _without_secrets(known.named(chosen))
     shown = [(key, value if isinstance(value, str) else _toml(value)) for key, value in entries.items()]
     out.fields({"name": chosen, **entries}, [("name", chosen), *shown])
 
@@ -296,18 +303,18 @@ def show(out: Output, name: str | None) -> None:
 @_failing
 def select(out: Output, name: str) -> None:
     """Select the context that commands use; - for the one before."""
-    document, path = _read()
-    before = path.with_name("previous")
+    known = _read()
+    before = known.path.with_name("previous")
     if name == "-":
         try:
             name = before.read_text("utf-8").strip()
         except OSError:
             raise Failure("no context was selected before", NOT_FOUND) from None
-    _named(document, name, path)
-    if (selected := document.get("selected")) not in {None, name}:
-        before.write_text(f"{selected}\n", "utf-8")
-    document["selected"] = name
-    _write(document, path)
+    known.named(name)
+    if known.selected not in {None, name}:
+        before.write_text(f"{known.selected}\n", "utf-8")
+    known.selected = name
+    known.write(known.path)
     out.done({"selected": name}, f"selected {name}")
 
 
@@ -316,10 +323,10 @@ def select(out: Output, name: str) -> None:
 @_failing
 def remove(out: Output, name: str) -> None:
     """Remove a context."""
-    document, path = _read()
-    _named(document, name, path)
-    del document["contexts"][name]
-    if document.get("selected") == name:
-        del document["selected"]
-    _write(document, path)
+    known = _read()
+    known.named(name)
+    del known.contexts[name]
+    if known.selected == name:
+        known.selected = None
+    known.write(known.path)
     out.done({"removed": name}, f"removed {name}")
