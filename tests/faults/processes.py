@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,7 +38,33 @@ class Struck:
         self._history.faults.append(Fault(kind, target, start, time.monotonic()))
 
 
-class Node(Struck):
+class Restartable(Struck, ABC):
+    """One that can be started again, where it was."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Start it."""
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """SIGKILL."""
+
+    @abstractmethod
+    async def stop(self) -> object:
+        """SIGTERM, and wait for the end."""
+
+    async def crash(self) -> None:
+        """Kill it, and start it again at once."""
+        await self.kill()
+        await self.start()
+
+    async def restart(self) -> None:
+        """Stop it, and start it again."""
+        await self.stop()
+        await self.start()
+
+
+class Node(Restartable):
     """A nats-server."""
 
     def __init__(self, name: str, history: History, server: NatsServer) -> None:
@@ -105,7 +132,7 @@ class Node(Struck):
         self._history.faults.append(Fault("freeze", self.name, start, time.monotonic()))
 
 
-class Server(Struck):
+class Server(Restartable):
     """A `windshift serve` process. It keeps its ports over restarts."""
 
     def __init__(self, name: str, history: History, directory: Path, *options: str, **settings: str) -> None:

@@ -161,8 +161,7 @@ async def move(run: Run) -> None:
         await all_current(nodes[0].url)
         run.demand(await kept(nodes[0].url) == before, "restored", "it is not what there was")
         for node in nodes:
-            await node.stop()
-            await node.start()
+            await node.restart()
             await all_current(node.url)
         async with (
             running_servers(run.history, run.directory / "new", [urls]) as servers,
@@ -230,8 +229,7 @@ async def backup(run: Run) -> None:
     async with running_node(run.history, run.directory / "restored") as node:
         await timed(run, "restore", directory, NATS_URL=node.url)
         found = await kept(node.url)
-        await node.stop()
-        await node.start()
+        await node.restart()
         await go_on(run, node, [each for each in first.publishes if each.end < begin], found.values)
         letters = await dead_letters(node.url)
     run.check(checks.lost((each for each in first.publishes if each.end < begin), found.events))

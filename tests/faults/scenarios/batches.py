@@ -204,9 +204,7 @@ async def batch_kills(run: Run) -> None:
     async with single(run) as (node, servers):
 
         async def kill(number: int) -> None:
-            victim = servers[0] if number % 2 else node
-            await victim.kill()
-            await victim.start()
+            await (servers[0] if number % 2 else node).crash()
 
         async with connections(run.history, 8, *(server.address for server in servers)) as made:
             for stream in _STREAMS:

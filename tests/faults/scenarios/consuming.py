@@ -92,12 +92,8 @@ async def acks_nats_kills(run: Run) -> None:
     """Whatever was confirmed does not come again, and nothing is skipped."""
     kills = run.scale(20, 2)
     async with single(run) as (node, servers):
-
-        async def kill(_: int) -> None:
-            await node.kill()
-            await node.start()
-
-        await consume_through(run, servers, node.url, rounds(run, kills, run.scale(2, 1), kill, "kill"))
+        faults = rounds(run, kills, run.scale(2, 1), lambda _: node.crash(), "kill")
+        await consume_through(run, servers, node.url, faults)
         run.count("kills", kills)
 
 
@@ -110,12 +106,8 @@ async def acks_server_kills(run: Run) -> None:
     """Whatever was confirmed does not come again, and nothing is skipped."""
     kills = run.scale(20, 2)
     async with single(run, servers=2) as (node, servers):
-
-        async def kill(number: int) -> None:
-            await servers[number % 2].kill()
-            await servers[number % 2].start()
-
-        await consume_through(run, servers, node.url, rounds(run, kills, run.scale(2, 1), kill, "kill"))
+        faults = rounds(run, kills, run.scale(2, 1), lambda number: servers[number % 2].crash(), "kill")
+        await consume_through(run, servers, node.url, faults)
         run.count("kills", kills)
         waits = checks.waits_after_kills(run.history.deliveries, run.history.settlements, run.history.faults)
         run.count("events that a killed server's clients held", len(waits))
@@ -329,13 +321,8 @@ async def order(run: Run) -> None:
         await _consume_in_order(run, places, node.url, "c", order, total, run.scale(900, 60))
         run.count("events in order", total)
         await ensure_consumer(made, "orders", "k", timeout=5.0)
-
-        async def kill(number: int) -> None:
-            await node.kill()
-            await node.start()
-
         pause = run.scale(20, 4) / 10
-        async with in_background(rounds(run, 20, pause, kill, "kill")):
+        async with in_background(rounds(run, 20, pause, lambda _: node.crash(), "kill")):
             order = checks.Order(killed=True)
             await _consume_in_order(run, places, node.url, "k", order, total, run.scale(900, 60))
         run.count("events in order through kills", total)

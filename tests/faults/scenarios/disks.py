@@ -62,8 +62,7 @@ async def _fill_and_grow(run: Run, node: Node, disk: Disk) -> None:
     await disk.grow(node)
     if not await _goes_on(run, 3):
         run.notes.append("nats-server switches JetStream off when its disk is full, and had to be restarted.")
-        await node.stop()
-        await node.start()
+        await node.restart()
         run.demand(await _goes_on(run, 30), "full disk", "no publish succeeds after the restart")
 
 

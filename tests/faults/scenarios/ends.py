@@ -103,22 +103,14 @@ def _faults_of_one(run: Run, place: Proxied) -> Sequence[Callable[[], Awaitable[
     async def stall() -> None:
         await luck.choice(place.links[:2]).disturb("stall", luck.uniform(0.1, 4))
 
-    async def restart_nats() -> None:
-        await node.stop()
-        await node.start()
-
-    async def kill_nats() -> None:
-        await node.kill()
-        await node.start()
-
     async def restart_server() -> None:
-        await _restart(luck.choice(place.servers), kill=False)
+        await luck.choice(place.servers).restart()
 
     async def kill_server() -> None:
-        await _restart(luck.choice(place.servers), kill=True)
+        await luck.choice(place.servers).crash()
 
     return (freeze_nats,) * 4 + (pause_server,) * 2 + (stall,) * 2 + (
-        restart_nats, kill_nats, restart_server, kill_server,
+        node.restart, node.crash, restart_server, kill_server,
     )  # fmt: skip
 
 
@@ -134,24 +126,15 @@ def _faults_of_three(
         await luck.choice(servers).freeze(luck.uniform(0.02, 4))
 
     async def restart_node() -> None:
-        node = luck.choice(nodes)
-        await node.stop()
-        await node.start()
+        await luck.choice(nodes).restart()
 
     async def kill_node() -> None:
-        node = luck.choice(nodes)
-        await node.kill()
-        await node.start()
+        await luck.choice(nodes).crash()
 
     async def kill_server() -> None:
-        await _restart(luck.choice(servers), kill=True)
+        await luck.choice(servers).crash()
 
     return (freeze_node,) * 4 + (pause_server,) * 2 + (restart_node, kill_node, kill_server)
-
-
-async def _restart(server: Server, *, kill: bool) -> None:
-    await (server.kill() if kill else server.stop())
-    await server.start()
 
 
 async def _play(

@@ -108,8 +108,7 @@ async def last_attempts_frozen(run: Run) -> None:
 
 
 async def _restart(run: Run, victim: Node | Server) -> None:
-    await victim.kill()
-    await victim.start()
+    await victim.crash()
     run.count("kills", 1)
 
 

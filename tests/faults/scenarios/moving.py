@@ -77,8 +77,7 @@ def _strikes(run: Run, node: Node, servers: Sequence[Server]) -> Strike:
 
     async def restart(process: Node | Server) -> None:
         await asyncio.sleep(run.luck.uniform(0, 0.1))
-        await process.kill()
-        await process.start()
+        await process.crash()
 
     async def nothing() -> None:
         await asyncio.sleep(0)

@@ -74,9 +74,7 @@ async def counters(run: Run) -> None:
     async with single(run, servers=2) as (node, servers):
 
         async def strike(number: int) -> None:
-            victim = node if number % 2 else servers[number // 2 % 2]
-            await victim.kill()
-            await victim.start()
+            await (node if number % 2 else servers[number // 2 % 2]).crash()
 
         work = rounds(run, run.scale(12, 2), run.scale(3, 1), strike, "kill")
         await count_up(run, servers, run.scale(1000, 30), work)
@@ -95,13 +93,11 @@ async def counters_cluster(run: Run) -> None:
             victim = nodes[run.luck.randrange(3)]
             match number % 3:
                 case 0:
-                    await victim.kill()
-                    await victim.start()
+                    await victim.crash()
                 case 1:
                     await victim.freeze(8)
                 case _:
-                    await victim.stop()
-                    await victim.start()
+                    await victim.restart()
 
         work = rounds(run, run.scale(6, 1), run.scale(8, 1), strike, "fault")
         await count_up(run, servers, run.scale(250, 30), work)

@@ -84,8 +84,7 @@ async def restart_in_turn(servers: Sequence[Server]) -> None:
     `WINDSHIFT_DRAIN_TIMEOUT`; start the new one; wait until `/readyz` says 200; go on with the next.
     """
     for server in servers:
-        await server.stop()
-        await server.start()
+        await server.restart()
         while (await server.probe("/readyz")).status != 200:  # noqa: ASYNC110 - it can only be asked
             await asyncio.sleep(0.1)
 

@@ -91,9 +91,7 @@ async def transactions(run: Run) -> None:
     async with clustered(run) as (nodes, servers):
 
         async def strike(number: int) -> None:
-            victim = servers[number // 3 % 2] if number % 3 == 2 else nodes[run.luck.randrange(3)]
-            await victim.kill()
-            await victim.start()
+            await (servers[number // 3 % 2] if number % 3 == 2 else nodes[run.luck.randrange(3)]).crash()
 
         work = rounds(run, run.scale(10, 2), run.scale(4, 1), strike, "kill")
         await transact(run, nodes[0], servers, run.scale(500, 20), work)
@@ -109,9 +107,7 @@ async def watches(run: Run) -> None:
     async with single(run, servers=2) as (node, servers):
 
         async def strike(number: int) -> None:
-            victim = node if number % 2 else servers[number // 2 % 2]
-            await victim.kill()
-            await victim.start()
+            await (node if number % 2 else servers[number // 2 % 2]).crash()
 
         work = rounds(run, run.scale(12, 3), run.scale(3, 1), strike, "kill")
         await transact(run, node, servers, run.scale(150, 20), work)
