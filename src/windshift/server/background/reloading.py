@@ -7,13 +7,14 @@ import logging
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from windshift.server.background.threads import in_thread
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _POLL: Final = 0.5
 _STEADY: Final = 1.0
@@ -98,35 +99,6 @@ class Changes:
         return new
 
 
-class Reading:
-    """Reads files in threads.
-
-    A read that hangs keeps its thread; while there are several of those, no more are started.
-
-    Args:
-        timeout: seconds that a read may take.
-    """
-
-    def __init__(self, timeout: float = _TIMEOUT) -> None:
-        self._timeout = timeout
-        self._running = 0
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Return the result of the work. Raise its exception, or `Hanging`."""
-        if self._running >= _MOST_HANGING:
-            raise Hanging
-        reading = in_thread(work, "windshift-files")
-        self._running += 1
-        reading.add_done_callback(self._ended)
-        await asyncio.wait([reading], timeout=self._timeout)
-        if not reading.done():
-            raise Hanging
-        return reading.result()
-
-    def _ended(self, _: asyncio.Future[T]) -> None:
-        self._running -= 1
-
-
 class Watched(Generic[T]):
     """A group of files, reloaded when one of them changes.
 
@@ -167,7 +139,8 @@ class Watched(Generic[T]):
         self._take = take
         self._poll = poll
         self._changes = Changes(retry)
-        self._reading = Reading(timeout)
+        self._timeout = timeout
+        self._threads = 0
         self._busy = asyncio.Lock()
         self.reloads = 0
         self.failures = 0
@@ -196,7 +169,7 @@ class Watched(Generic[T]):
         """Check the files, and load them if they changed or on demand."""
         async with self._busy:
             try:
-                state = await self._reading.run(lambda: state_of(self.paths))
+                state = await self._read(lambda: state_of(self.paths))
             except Exception as error:  # noqa: BLE001 - whatever it is, the watch goes on
                 self._refused(_UNKNOWN, error, demanded=demanded)
                 return
@@ -206,7 +179,7 @@ class Watched(Generic[T]):
     async def _reload(self, state: State, *, demanded: bool) -> None:
         """Load the files, which were just in this state; the next poll shows a later change."""
         try:
-            self._take(await self._reading.run(self._load))
+            self._take(await self._read(self._load))
         except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on with what it has
             self._refused(state, error, demanded=demanded)
             return
@@ -214,6 +187,24 @@ class Watched(Generic[T]):
         self.reloads += 1
         self.failing = False
         log.info("reloaded %s: %s", self.what, self._names())
+
+    async def _read(self, work: Callable[[], R]) -> R:
+        """Return the result of work in a thread. Raise its exception, or `Hanging`.
+
+        A read that hangs keeps its thread; while there are several of those, no more are started.
+        """
+        if self._threads >= _MOST_HANGING:
+            raise Hanging
+        reading = in_thread(work, "windshift-files")
+        self._threads += 1
+        reading.add_done_callback(self._ended)
+        await asyncio.wait([reading], timeout=self._timeout)
+        if not reading.done():
+            raise Hanging
+        return reading.result()
+
+    def _ended(self, _: asyncio.Future[Any]) -> None:
+        self._threads -= 1
 
     def _refused(self, state: State, error: Exception, *, demanded: bool) -> None:
         self.failing = True
