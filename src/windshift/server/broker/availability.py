@@ -50,10 +50,7 @@ class Availability:
         since: when `missing` last changed, in loop time.
         on_change: called when it has changed.
 
-    Args:
-        connection: to the broker.
-        requests: on that connection.
-        api: fails at once while there is no JetStream.
+    While there is no JetStream, `api` fails at once.
     """
 
     def __init__(self, connection: Connection, requests: Requests, api: JetStream) -> None:

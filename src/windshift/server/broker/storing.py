@@ -45,13 +45,7 @@ class Storing(ABC):
         """Note that nobody waits for it any more."""
 
     def begin(self, writes: Writes, write: Write, call: Call) -> Callable[[], None]:
-        """Send it. Return what abandons it until the call is answered, or a task has begun.
-
-        Args:
-            writes: makes it.
-            write: what is written.
-            call: is answered, or has a task do the rest.
-        """
+        """Send it. Return what abandons it until the call is answered, or a task has begun."""
         self._writes = writes
         self._write = write
         self._call = call

@@ -40,12 +40,7 @@ _MOST_REPLAYED: Final = 200
 
 
 class Outlet:
-    """Where the readings of a server go: to who scrapes them, and to a collector where there is one.
-
-    Args:
-        collect: reads all instruments.
-        telemetry: where metrics are pushed.
-    """
+    """Where the readings of a server go: to who scrapes them, and to a collector where there is one."""
 
     def __init__(self, collect: Collect, telemetry: Telemetry) -> None:
         self._collect = collect

@@ -49,13 +49,7 @@ _ANSWERING: Final = 3.0
 
 
 class WorkerProcess(Process):
-    """A process that serves without a broker and a health port of its own.
-
-    Args:
-        channel: to the process that has them.
-        assignment: what to serve.
-        telemetry: where spans and log records go.
-    """
+    """A process that serves; another one, at the end of the channel, has the broker and the health port."""
 
     def __init__(self, channel: Channel, assignment: Assignment, telemetry: Telemetry) -> None:
         super().__init__(assignment.config, telemetry, lambda _: None)

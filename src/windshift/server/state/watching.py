@@ -53,17 +53,7 @@ class WatchClient(StreamClient, Protocol):
 
 
 class Watch:
-    """One watch of a store. Create it in a running event loop.
-
-    Args:
-        connection: the connection to NATS.
-        buckets: makes consumers.
-        room: what may be asked for on the connection.
-        turns: see `watch_turns`.
-        store: the store's name.
-        pattern: which keys.
-        client: where to send changes.
-    """
+    """One watch of a store. Create it in a running event loop; for its `turns` see `watch_turns`."""
 
     def __init__(
         self,
