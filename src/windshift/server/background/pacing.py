@@ -44,11 +44,6 @@ class Account(Protocol):
         """Tell whether it is more than a little."""
 
 
-def _always() -> bool:
-    """Tell that somebody is about."""
-    return True
-
-
 class Pacing:
     """Has the steps of bulk work wait for their turn. Make it in a running event loop.
 
@@ -65,7 +60,7 @@ class Pacing:
         self._scheduled_at = 0.0
         self._bulky_until = 0.0
         self._is_scheduled = False
-        self.is_shared: Callable[[], bool] = _always
+        self.is_shared: Callable[[], bool] = lambda: True
 
     def run(self, work: Coroutine[Any, Any, T], account: Account | None = None) -> Coroutine[Any, Any, T]:
         """Run work, with all that it starts by `paced`.

@@ -213,17 +213,15 @@ class BatchConfig:
 _LOG_SPANS: Final = Setting("OTEL_TRACING_LOG", p.boolean, "Log finished spans.", "false")
 
 
-def _read_log(reader: Reader) -> bool:
-    return reader.value(_LOG_SPANS) is True and not reader.value(_DISABLED)
-
-
 @dataclass(frozen=True, slots=True)
 class SpanConfig:
     """Which spans are made, and what becomes of them."""
 
     sampler: SamplerConfig = computed(_read_sampler, _SAMPLER, _SAMPLER_ARG)
     batch: BatchConfig = section(BatchConfig)
-    log: bool = computed(_read_log, _LOG_SPANS)
+    log: bool = computed(
+        lambda reader: reader.value(_LOG_SPANS) is True and not reader.value(_DISABLED), _LOG_SPANS
+    )
 
 
 # --- The whole --------------------------------------------------------------------------------------------

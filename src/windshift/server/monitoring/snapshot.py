@@ -194,7 +194,7 @@ class SnapshotCollector:
                 page, room = Page([], 0), 0
                 snapshot.omitted_consumers += stream.consumers - offset
             taken = page.items[:room]
-            found = [_consumer(info) for info in taken if not _is_internal(info)]
+            found = [_consumer(info) for info in taken if INTERNAL not in metadata_of(info["config"])]
             room -= len(taken)
             named += (each for each in found if each.durable)
             snapshot.consumers += (each for each in found if not each.durable)
@@ -283,10 +283,6 @@ def _stream(info: Mapping[str, Any]) -> StreamUsage:
         most_messages if most_messages > 0 else None,
         most_size if most_size > 0 else None,
     )
-
-
-def _is_internal(info: Mapping[str, Any]) -> bool:
-    return INTERNAL in metadata_of(info["config"])
 
 
 def _consumer(info: Mapping[str, Any]) -> ConsumerProgress:

@@ -78,10 +78,9 @@ class HealthApplication:
             return Answer(405, {"error": "use GET"})
         if path == "/metrics":
             return Answer(503, {"status": "unavailable", "reason": "starting"})
-        return self._liveness() if path == "/healthz" else self._ready_or_not()
-
-    def _liveness(self) -> Answer:
-        return Answer(200, {"status": "ok", **self._alive.since(self._started)})
+        if path == "/healthz":
+            return Answer(200, {"status": "ok", **self._alive.since(self._started)})
+        return self._ready_or_not()
 
     def _ready_or_not(self) -> Answer:
         readiness = self._readiness()

@@ -44,11 +44,8 @@ def escaped(text: str) -> str:
     """Escape control characters, line ends and invisible characters as in a Python literal."""
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else _escape(each) for each in text)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    shown = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return "".join(shown)
 
 
 def message_of(record: logging.LogRecord) -> str:

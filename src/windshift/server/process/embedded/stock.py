@@ -183,7 +183,7 @@ async def _take(api: JetStream, deadline: float) -> Stock:
         if state["consumer_count"]:
             async with turns:
                 consumers = {
-                    each["name"]: _consumer(each)
+                    each["name"]: ConsumerStock(each["created"], each["ack_floor"]["stream_seq"])
                     async for each in api.listed(f"CONSUMER.LIST.{name}", "consumers", deadline)
                     if _lasts(each["config"])
                 }
@@ -197,10 +197,6 @@ async def _take(api: JetStream, deadline: float) -> Stock:
     ]
     stocks = await asyncio.gather(*map(stream, infos))
     return Stock({info["config"]["name"]: stock for info, stock in zip(infos, stocks, strict=True)})
-
-
-def _consumer(info: dict[str, Any]) -> ConsumerStock:
-    return ConsumerStock(info["created"], info["ack_floor"]["stream_seq"])
 
 
 def _lasts(config: dict[str, Any]) -> bool:
