@@ -1,13 +1,13 @@
 """The names in a client's certificate, as the authorization file spells them.
 
-`ssl` has verified the certificate; this only reads it. Names are compared exactly, so each must have exactly
-one spelling that no other name has. Anything else is left out: an odd certificate has fewer names, never
-wrong ones.
+`ssl` has verified the certificate; this only reads the names in it, and those in the file. Names are compared
+exactly, so each must have exactly one spelling that no other name has. Anything else is left out: an odd
+certificate has fewer names, never wrong ones.
 """
 
 from __future__ import annotations
 
-import ssl
+import re
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from math import inf
@@ -27,7 +27,15 @@ _SHORT: Final = {
 }
 """OpenSSL's long attribute names, as in `ssl`, and how they are written here."""
 _ALTERNATIVE: Final = {"DNS": "DNS", "URI": "URI", "email": "EMAIL", "IP Address": "IP"}
-_ESCAPED: Final = str.maketrans({character: f"\\{character}" for character in '\\",+;<>'})
+_SPECIAL: Final = '\\",+;<>'
+_ESCAPED: Final = str.maketrans({character: f"\\{character}" for character in _SPECIAL})
+
+_PLAIN: Final = rf"(?:[^{re.escape(_SPECIAL)}]|\\[{re.escape(_SPECIAL)}])"
+_VALUE: Final = rf"(?:\\[# ]|(?![# ]){_PLAIN})(?:{_PLAIN}*(?:(?! ){_PLAIN}|\\ ))?"
+_ATTRIBUTE: Final = rf"(?:{'|'.join(_SHORT.values())})={_VALUE}"
+_SUBJECT_NAME: Final = re.compile(rf"{_ATTRIBUTE}(?:[,+]{_ATTRIBUTE})*")
+"""A subject in the one spelling that it has here."""
+_ALTERNATIVE_NAME: Final = re.compile(rf"({'|'.join(_ALTERNATIVE.values())}):(.+)")
 
 
 class CertificateNames(NamedTuple):
@@ -52,12 +60,34 @@ def certificate_names(certificate: Mapping[str, Any] | None) -> CertificateNames
     """
     if not certificate:
         return CertificateNames()
+    import ssl  # noqa: PLC0415 - it takes 20 ms, and commands only read names in the file
+
     try:
         expires = ssl.cert_time_to_seconds(certificate["notAfter"])
     except (KeyError, ValueError):
         return CertificateNames()
     names = dict.fromkeys([*_subject(certificate), *_alternatives(certificate)])
     return CertificateNames(tuple(names), float(expires))
+
+
+def read_name(text: str) -> str:
+    """Return a name of the file in its one spelling. Raise `ValueError` with what is wrong."""
+    if not text.isprintable() or "*" in text:
+        raise ValueError("wildcards and control characters mean nothing here; write each name exactly")
+    alternative = _ALTERNATIVE_NAME.fullmatch(text)
+    if alternative is not None and alternative[1] != "IP":
+        return text
+    if alternative is not None:
+        try:
+            return f"IP:{ip_address(alternative[2])}"
+        except ValueError:
+            raise ValueError("not an IP address") from None
+    if _SUBJECT_NAME.fullmatch(text) is None:
+        raise ValueError(
+            "must be a whole subject in the order of the certificate, as in CN=edge,O=Acme (without blanks "
+            "around the commas; \\ before a comma in a value), or DNS:, URI:, EMAIL: or IP: and a name"
+        )
+    return text
 
 
 def _subject(certificate: Mapping[str, Any]) -> Iterator[str]:

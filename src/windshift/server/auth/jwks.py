@@ -216,7 +216,7 @@ class KeySet:
         try:
             self._running = in_thread(lambda: read_keys(fetch(source, limit), algorithms), "windshift-keys")
         except RuntimeError:
-            self._finish("no thread can be started")
+            self._note_failure("no thread can be started")
             return False
         self._running.add_done_callback(self._ended)
         return True
@@ -225,33 +225,32 @@ class KeySet:
         self._running = None
         error = fetched.exception()
         if error is None:
-            self._finish(fetched.result())
+            self._take(fetched.result())
         else:
-            self._finish(str(error) if isinstance(error, NotFetched) else type(error).__name__)
+            self._note_failure(str(error) if isinstance(error, NotFetched) else type(error).__name__)
 
-    def _finish(self, result: Keys | str) -> None:
-        """Take over the keys, or note why they could not be fetched."""
-        if isinstance(result, str):
-            self._failed = True
-            self._attempted = self._clock()
-            usable = self._usable(self._attempted)
-            _log.warning(
-                "the keys of the issuer %r cannot be had, %s: %s",
-                self._issuer.name,
-                "and those that are known stay in use" if usable else "and its tokens get UNAVAILABLE",
-                result,
-                extra={"issuer": self._issuer.name},
-            )
-            return
+    def _note_failure(self, why: str) -> None:
+        self._failed = True
+        self._attempted = self._clock()
+        usable = self._usable(self._attempted)
+        _log.warning(
+            "the keys of the issuer %r cannot be had, %s: %s",
+            self._issuer.name,
+            "and those that are known stay in use" if usable else "and its tokens get UNAVAILABLE",
+            why,
+            extra={"issuer": self._issuer.name},
+        )
+
+    def _take(self, keys: Keys) -> None:
         self._failed = False
         self._fetched = self._clock()
-        self._keys = result
-        if result.ignored != self._reported:
-            self._reported = result.ignored
+        self._keys = keys
+        if keys.ignored != self._reported:
+            self._reported = keys.ignored
             _log.warning(
                 "keys of the issuer %r are ignored: %s",
                 self._issuer.name,
-                ", ".join(result.ignored) or "none any more",
+                ", ".join(keys.ignored) or "none any more",
                 extra={"issuer": self._issuer.name},
             )
 

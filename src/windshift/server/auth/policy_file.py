@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
+from windshift.server.auth.certificates import read_name
 from windshift.server.auth.document import PolicyError, Value, read_document, shown, type_name
 from windshift.server.auth.permissions import LISTS, ListEntry, PatternKind, Permissions, Role
 from windshift.server.auth.policy import (
@@ -72,13 +73,6 @@ _SIZE: Final = re.compile(r"([0-9]{1,15}) ?([KMGT])iB")
 _UNITS: Final = {"K": 10, "M": 20, "G": 30, "T": 40}
 _LARGEST_QUOTA: Final = 2**63 - 1
 _NO_QUOTAS: Final[Mapping[str, int]] = {}
-
-_PLAIN: Final = r'(?:[^\\",+;<>]|\\[\\",+;<>])'
-_VALUE: Final = rf"(?:\\[# ]|(?![# ]){_PLAIN})(?:{_PLAIN}*(?:(?! ){_PLAIN}|\\ ))?"
-_ATTRIBUTE: Final = rf"(?:CN|O|OU|C|L|ST|emailAddress|DC|UID|serialNumber)={_VALUE}"
-_SUBJECT: Final = re.compile(rf"{_ATTRIBUTE}(?:[,+]{_ATTRIBUTE})*")
-"""A certificate's subject in the one spelling that `certificates` gives it."""
-_ALTERNATIVE: Final = re.compile("(DNS|URI|EMAIL|IP):(.+)")
 
 
 def parse_policy(text: str, quotas: Mapping[str, int] = _NO_QUOTAS) -> Policy:
@@ -435,7 +429,7 @@ class _Principals:
     def _mtls(self, value: Value) -> Iterator[str]:
         for each in value.elements(str, or_one=True):
             try:
-                name = _certificate_name(each.value)
+                name = read_name(each.value)
             except ValueError as error:
                 each.wrong(f"{shown(each.value)}: {error}")
             else:
@@ -456,23 +450,3 @@ def _expires(place: Value) -> float:
     what = "one without an offset" if isinstance(value, datetime) else type_name(value)
     place.wrong(f"must be a date-time with an offset, as in 2027-01-01T00:00:00Z, not {what}")
     return inf
-
-
-def _certificate_name(text: str) -> str:
-    """Return a name as `certificates` spells it. Raise `ValueError` with what is wrong."""
-    if not text.isprintable() or "*" in text:
-        raise ValueError("wildcards and control characters mean nothing here; write each name exactly")
-    alternative = _ALTERNATIVE.fullmatch(text)
-    if alternative is not None and alternative[1] != "IP":
-        return text
-    if alternative is not None:
-        try:
-            return f"IP:{ip_address(alternative[2])}"
-        except ValueError:
-            raise ValueError("not an IP address") from None
-    if _SUBJECT.fullmatch(text) is None:
-        raise ValueError(
-            "must be a whole subject in the order of the certificate, as in CN=edge,O=Acme (without blanks "
-            "around the commas; \\ before a comma in a value), or DNS:, URI:, EMAIL: or IP: and a name"
-        )
-    return text
