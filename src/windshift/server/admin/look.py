@@ -26,7 +26,7 @@ from windshift.server.ownership.amounts import owner_of
 
 T = TypeVar("T")
 
-MOST_KEPT: Final = 5.0
+_LONGEST: Final = 5.0
 """Seconds that a look is good for at most."""
 _KEPT: Final = 20
 """A look is good for so many times as long as it took: short where there is little to see."""
@@ -107,25 +107,37 @@ class ConsumerRow(NamedTuple):
     owner: str
 
 
-class _Shared(Generic[T]):
-    """A look that is taken when somebody asks, and shared by all who ask within the next seconds."""
+class Shared(Generic[T]):
+    """A look that is taken when somebody asks, and shared by all who ask within the next seconds.
 
-    def __init__(self, api: JetStream, take: Callable[[float], Coroutine[Any, Any, T]]) -> None:
-        self._api = api
+    Args:
+        take: looks, until a deadline in the loop's time.
+        longest: seconds that a look is good for at most.
+        changes: counts what makes earlier looks wrong.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[float], Coroutine[Any, Any, T]],
+        longest: float,
+        changes: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._take = take
+        self._longest = longest
+        self._count_changes = changes
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[T] | None = None
         self._good_until = 0.0
         self._changes = 0
 
-    async def get(self, deadline: float) -> T:
+    async def get(self, deadline: float | None) -> T:
         """Return what is known, or look. `deadline` (loop time) ends waiting, not the look.
 
         Raises:
             BrokerUnavailable: the broker has not told it by then.
         """
         if self._task is None or self._is_old(self._task):
-            self._changes = self._api.changes
+            self._changes = self._count_changes()
             self._task = self._loop.create_task(paced(self._look()))
             self._task.add_done_callback(_retrieve)
         try:
@@ -135,15 +147,14 @@ class _Shared(Generic[T]):
             raise BrokerUnavailable from None
 
     def _is_old(self, task: asyncio.Task[T]) -> bool:
-        """Whether a look is over, or began before the last change that was made through this server."""
         is_over = task.done() and self._loop.time() >= self._good_until
-        return is_over or self._changes != self._api.changes
+        return is_over or self._changes != self._count_changes()
 
     async def _look(self) -> T:
         began = perf_counter()
         self._good_until = 0.0
         found = await self._take(self._loop.time() + _TIMEOUT)
-        self._good_until = self._loop.time() + min(_KEPT * (perf_counter() - began), MOST_KEPT)
+        self._good_until = self._loop.time() + min(_KEPT * (perf_counter() - began), self._longest)
         return found
 
 
@@ -158,8 +169,9 @@ class Look:
     def __init__(self, api: JetStream) -> None:
         self._api = api
         self._loop = asyncio.get_running_loop()
-        self._streams = _Shared(api, self._look_at_streams)
-        self._consumers = _Shared(api, self._look_at_consumers)
+        # What is changed through this server is seen by who looks after that.
+        self._streams = Shared(self._look_at_streams, _LONGEST, lambda: api.changes)
+        self._consumers = Shared(self._look_at_consumers, _LONGEST, lambda: api.changes)
         self._seen: dict[str, StreamRow] = {}
         self._seen_at = 0.0
         self._origins: dict[str, str] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -11,14 +10,13 @@ from typing import Final, NamedTuple, Protocol
 
 from windshift.nats.jetstream.api import JsonObject
 from windshift.server.admin.gathering import Gathering, read_fields
+from windshift.server.admin.look import Shared
 from windshift.server.background.batches import spread
-from windshift.server.background.pacing import paced, pause
+from windshift.server.background.pacing import pause
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
-_KEPT: Final = 20
-"""Counts are used again for so many times as long as it took to gather them."""
-_MOST_KEPT: Final = 1.0
-"""The most seconds for which counts are used again."""
+_LONGEST: Final = 1.0
+"""Seconds that counts are good for at most."""
 _MOST_CALLS: Final = 1_000_000
 """Calls that one server may have at one consumer: more is odd."""
 
@@ -93,9 +91,7 @@ class Subscriptions:
     def __init__(self, gathering: Gathering) -> None:
         self._gathering = gathering
         self._open: dict[OpenCall, None] = {}  # by age
-        self._loop = asyncio.get_running_loop()
-        self._counting: asyncio.Task[Counter[ConsumerKey]] | None = None
-        self._good_until = 0.0
+        self._counts = Shared(self._count, _LONGEST)
         gathering.answer("subscriptions", self._own)
 
     def add(self, call: OpenCall) -> None:
@@ -128,14 +124,9 @@ class Subscriptions:
 
     async def counts(self) -> Counter[ConsumerKey]:
         """Count the calls of each consumer; all who ask within a moment share what is found."""
-        counting = self._counting
-        if counting is None or (counting.done() and self._loop.time() >= self._good_until):
-            counting = self._counting = self._loop.create_task(paced(self._count()))
-        return await asyncio.shield(counting)
+        return await self._counts.get(None)
 
-    async def _count(self) -> Counter[ConsumerKey]:
-        began = self._loop.time()
-        self._good_until = 0.0
+    async def _count(self, _: float) -> Counter[ConsumerKey]:
         gathered = await self._gathering.ask(
             "subscriptions", {"stream": "", "consumer": "", "only_counts": True}
         )
@@ -145,8 +136,6 @@ class Subscriptions:
             if isinstance(calls, int) and 0 < calls <= _MOST_CALLS:
                 counts[ConsumerKey(view.stream, view.consumer)] += calls
             await pause()
-        now = self._loop.time()
-        self._good_until = now + min(_KEPT * (now - began), _MOST_KEPT)
         return counts
 
     def _own(self, question: JsonObject) -> Iterator[JsonObject | None]:
