@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from windshift.nats.jetstream.api import ConsumerState, JetStream, consumer_state
 from windshift.nats.times import NANOSECONDS, Time
-from windshift.server.admin.look import ConsumerRow, Look
+from windshift.server.admin.look import SLICE, ConsumerRow, Look
 from windshift.server.admin.views import ConsumerDetails, consumer_details
 from windshift.server.auth.policy import Principal
 from windshift.server.background.batches import batches, for_each
@@ -24,8 +24,6 @@ from windshift.server.events.model import ConsumerKey
 from windshift.server.ownership.amounts import owner_of
 
 _AT_ONCE: Final = 32
-_SLICE: Final = 250
-"""Rows that one turn of the event loop is busy with."""
 _MOST_AGES: Final = 1_000
 """Consumers whose oldest event is looked for when a list is sorted by that."""
 _MOST_FILTERS: Final = 4
@@ -105,7 +103,7 @@ class ConsumerAdmin:
             rows = await _visible(caller, rows)
         values = await self._values(order, rows, deadline)
         cut = PageCut[Key](size, after)
-        for part in batches(rows, _SLICE):
+        for part in batches(rows, SLICE):
             cut.add((float(values.get(row.key, _LATEST)), *row.key) for row in part)
             await pause()
         keys, after = cut.page()
@@ -190,7 +188,7 @@ class ConsumerAdmin:
 async def _visible(caller: Principal, rows: Sequence[ConsumerRow]) -> list[ConsumerRow]:
     streams = {name for name in {row.key.stream for row in rows} if caller.sees(name)}
     seen: list[ConsumerRow] = []
-    for some in batches(rows, _SLICE):
+    for some in batches(rows, SLICE):
         seen += (
             row
             for row in some

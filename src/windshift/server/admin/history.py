@@ -24,7 +24,7 @@ from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.times import NANOSECONDS
 from windshift.server.admin.dead_letter_counts import DeadLetterCounts
 from windshift.server.admin.gathering import Gathering
-from windshift.server.admin.look import Look, StreamRow
+from windshift.server.admin.look import SLICE, Look, StreamRow
 from windshift.server.admin.rings import IDLE, LENGTH, LONGEST_HOLD, Rings, Run, condensed, merged
 from windshift.server.background.batches import batches
 from windshift.server.domain.errors import ForbiddenByBroker, WindshiftError
@@ -50,8 +50,6 @@ _FORBIDDEN: Final = 600.0
 _TIMEOUT: Final = 20.0
 _FOR_LETTERS: Final = 5.0
 """Seconds of these that are left to count dead letters."""
-_SLICE: Final = 250
-"""Rows that one turn of the event loop is busy with."""
 _AT_ONCE: Final = 32
 
 
@@ -203,7 +201,7 @@ class History:
         if seen.at <= self._before.at:
             return  # nobody has looked since
         after = _Sample(seen.at, self._now(), seen.named)
-        for rows in batches(seen.rows, _SLICE):
+        for rows in batches(seen.rows, SLICE):
             for row in rows:
                 self._put_stream(row, after)
             await asyncio.sleep(0)

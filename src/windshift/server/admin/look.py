@@ -34,6 +34,8 @@ _TIMEOUT: Final = 15.0
 """Seconds that a look may take."""
 _FOR_ENTRIES: Final = 3.0
 """Seconds of these that are left to those who wait, when a look at consumers is not over by then."""
+SLICE: Final = 250
+"""Rows that one turn of the event loop is busy with."""
 _AT_ONCE: Final = 16
 """Streams whose consumers are asked for at once."""
 _LATELY: Final = 60.0

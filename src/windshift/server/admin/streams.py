@@ -13,7 +13,7 @@ from windshift.nats import JetStreamError
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, leave_subjects, subject_pages
 from windshift.server.admin.dead_letter_counts import DeadLetterCounts
-from windshift.server.admin.look import Look, StreamRow
+from windshift.server.admin.look import SLICE, Look, StreamRow
 from windshift.server.admin.probing import count_from
 from windshift.server.admin.views import StreamView, stream_view
 from windshift.server.background.batches import batches, for_each
@@ -37,8 +37,6 @@ _MOST_EVENTS: Final = 2**64
 """More than a subject can have."""
 _AT_ONCE: Final = 12
 """Streams that one list asks for at once; the budget has room for no more answers to one asker."""
-_SLICE: Final = 250
-"""Rows that one turn of the event loop is busy with."""
 
 
 class StreamOrder(Enum):
@@ -109,7 +107,7 @@ async def _chosen(
     query: StreamQuery, may_view: MayView, rows: Sequence[StreamRow]
 ) -> AsyncIterator[list[StreamRow]]:
     """Yield the rows to list, some at a time, and let others run in between."""
-    for some in batches(rows, _SLICE):
+    for some in batches(rows, SLICE):
         yield [row for row in some if row.contains(query.find) and may_view(row.name)]
         await asyncio.sleep(0)
 
@@ -190,7 +188,7 @@ class StreamAdmin:
 
     async def _lags(self, deadline: float) -> dict[str, int]:
         worst: dict[str, int] = {}
-        for some in batches(await self._look.consumers(deadline), _SLICE):
+        for some in batches(await self._look.consumers(deadline), SLICE):
             for consumer in some:
                 stream = consumer.key.stream
                 worst[stream] = max(worst.get(stream, 0), consumer.pending)

@@ -224,9 +224,7 @@ class AuthInterceptor:
         """
 
         async def lasting(request: Any, call: ServerCall) -> Any:
-            identity = call.state
-            if not isinstance(identity, Identity):
-                raise TypeError("a call that was not authenticated")
+            identity: Identity = call.state
             usage = self._access.usage(identity.principal, call.started)
             with self._stream(call, identity, usage, counts=False) as admission:
                 call.state = admission

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any, Final, Self, TypeAlias
 
@@ -230,6 +230,7 @@ class ActivePolicy:
         on_replaced: called whenever others were put in force.
         full: streams that take nothing more; None when there are none.
         open: the streams that are reviewed.
+        usages: what each principal that ever called uses, the first one first.
 
     Args:
         ledger: where the workers of this server count together; None = this process is alone.
@@ -241,21 +242,16 @@ class ActivePolicy:
         self.on_replaced: list[Callable[[], None]] = []
         self.full: FullStreams | None = None
         self._ledger = ledger
-        self._usage: dict[str, Usage] = {}
+        self.usages: dict[str, Usage] = {}
         self.open: set[AuthorizedStream] = set()
         self._resolving: set[asyncio.Task[None]] = set()
 
     def usage(self, principal: Principal, now: float) -> Usage:
         """Return what a principal uses. `now` is the loop's time."""
-        usage = self._usage.get(principal.name)
+        usage = self.usages.get(principal.name)
         if usage is None:
-            usage = self._usage[principal.name] = Usage(now, principal.name, self._ledger)
+            usage = self.usages[principal.name] = Usage(now, principal.name, self._ledger)
         return usage
-
-    @property
-    def usages(self) -> Mapping[str, Usage]:
-        """What each principal that ever called uses, the first one first."""
-        return self._usage
 
     def quotas_of(self, principal: str) -> Quotas | None:
         """Return how much a principal may have; None when the rules know nobody of that name."""
