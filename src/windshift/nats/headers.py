@@ -13,8 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 HeaderLines: TypeAlias = tuple[tuple[bytes, bytes], ...]
 """Names and values in their order, repeated names and bytes that are no UTF-8 included."""
 
-VERSION: Final = b"NATS/1.0"
-BEGIN: Final = VERSION + b"\r\n"
+BEGIN: Final = b"NATS/1.0\r\n"
 END: Final = b"\r\n"
 
 MESSAGE_ID: Final = b"Nats-Msg-Id"

@@ -34,9 +34,7 @@ def client_context(options: ConnectionOptions) -> ssl.SSLContext:
 
 def _refuse() -> NoReturn:
     """Answer OpenSSL's password prompt, which would block the event loop."""
-    raise ConnectFailed(_ENCRYPTED, final=True)
+    raise ConnectFailed("the TLS key is encrypted; give one that needs no password", final=True)
 
 
 _UNUSABLE: Final = "the TLS files cannot be used"
-_ENCRYPTED: Final = "the TLS key is encrypted; give one that needs no password"
-NOT_OFFERED: Final = "the server does not offer TLS, which was asked for"

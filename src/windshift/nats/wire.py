@@ -33,7 +33,7 @@ from windshift.nats.protocol import (
     ServerInfo,
     Signal,
 )
-from windshift.nats.tls import NOT_OFFERED, client_context
+from windshift.nats.tls import client_context
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class Wire(asyncio.Protocol):
     async def _encrypt(self, context: ssl.SSLContext, name: str) -> None:
         """Switch to TLS. Plain text after the server's ``INFO`` must not be trusted."""
         if not (self.info.tls_required or self.info.tls_available):
-            raise ConnectFailed(NOT_OFFERED, final=True)
+            raise ConnectFailed("the server does not offer TLS, which was asked for", final=True)
         plain = self._transport
         if plain is None or not self._informed_alone:
             raise ConnectionError

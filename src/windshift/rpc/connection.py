@@ -651,8 +651,6 @@ class Connection(asyncio.Protocol):
                 handler.on_goaway(last_stream_id, error_code, debug)
             case ConnectionClosed():
                 self._close_when_flushed()
-            case _:
-                pass
 
     def _release_sender(self, stream_id: int) -> None:
         waiter = self._senders.pop(stream_id, None)
