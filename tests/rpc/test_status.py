@@ -11,14 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windshift.rpc import RpcError, StatusCode
+from windshift.rpc.outcome import final_error
 from windshift.rpc.status import (
     MAX_MESSAGE_LENGTH,
-    OK_TRAILERS,
     decode_binary,
     encode_binary,
     percent_decode,
     percent_encode,
-    status_from_trailers,
     status_trailers,
 )
 
@@ -97,7 +96,7 @@ def test_binary_values_survive(data: bytes) -> None:
 def test_an_error_survives_the_way_through_trailers(code: StatusCode, text: str, reasons: list[str]) -> None:
     """Code, message and details arrive, whatever characters the message has."""
     details = [ErrorInfo(reason=reason.encode("utf-8", "replace").decode()) for reason in reasons]
-    error = status_from_trailers(dict(status_trailers(RpcError(code, text, details))))
+    error = final_error(status_trailers(RpcError(code, text, details)))
     assert error is not None
     assert error.code is code
     assert error.message == text.encode("utf-8", "replace").decode()
@@ -112,7 +111,7 @@ def test_details_that_are_packed_already_are_sent_as_they_are() -> None:
     """An ``Any`` is not packed into another."""
     packed = AnyMessage()
     packed.Pack(ErrorInfo(reason="R"))
-    error = status_from_trailers(dict(status_trailers(RpcError(StatusCode.ABORTED, "m", [packed]))))
+    error = final_error(status_trailers(RpcError(StatusCode.ABORTED, "m", [packed])))
     assert error is not None
     assert list(error.details) == [packed]
 
@@ -123,7 +122,7 @@ def test_trailers_fit_every_client(text: str) -> None:
     small, large = ErrorInfo(reason="R"), ErrorInfo(reason="x" * 100_000)
     trailers = status_trailers(RpcError(StatusCode.ABORTED, text, [large, small, large]))
     assert sum(len(name) + len(value) for name, value in trailers) < CLIENT_LIMIT
-    error = status_from_trailers(dict(trailers))
+    error = final_error(trailers)
     assert error is not None
     assert len(error.details) == 1
     assert error.detail(ErrorInfo) == small
@@ -133,27 +132,15 @@ def test_trailers_fit_every_client(text: str) -> None:
 def test_details_have_room_beside_any_message(text: str) -> None:
     """However it is written, and however long it is."""
     detail = ErrorInfo(reason="R" * 2_000)
-    error = status_from_trailers(dict(status_trailers(RpcError(StatusCode.ABORTED, text * 10_000, [detail]))))
+    error = final_error(status_trailers(RpcError(StatusCode.ABORTED, text * 10_000, [detail])))
     assert error is not None
     assert error.detail(ErrorInfo) == detail
-
-
-def test_ok_is_no_error() -> None:
-    """Status 0 is success."""
-    assert status_from_trailers(dict(OK_TRAILERS)) is None
 
 
 @pytest.mark.parametrize("value", [b"", b"99", b"-1", b"x", b"1x", b"\xff"])
 def test_an_unreadable_status_is_unknown(value: bytes) -> None:
     """A client never takes a broken status for success."""
-    error = status_from_trailers({b"grpc-status": value})
-    assert error is not None
-    assert error.code is StatusCode.UNKNOWN
-
-
-def test_a_missing_status_is_unknown() -> None:
-    """A call that ends without one has not succeeded."""
-    error = status_from_trailers({})
+    error = final_error(((b"grpc-status", value),))
     assert error is not None
     assert error.code is StatusCode.UNKNOWN
 
@@ -161,8 +148,8 @@ def test_a_missing_status_is_unknown() -> None:
 @pytest.mark.parametrize("value", [b"!", b"AAAA", b"CAE", b"\xff"])
 def test_unreadable_details_are_left_out(value: bytes) -> None:
     """The code and the message are worth more."""
-    error = status_from_trailers(
-        {b"grpc-status": b"5", b"grpc-message": b"m", b"grpc-status-details-bin": value}
+    error = final_error(
+        ((b"grpc-status", b"5"), (b"grpc-message", b"m"), (b"grpc-status-details-bin", value))
     )
     assert error is not None
     assert (error.code, error.message, tuple(error.details)) == (StatusCode.NOT_FOUND, "m", ())

@@ -6,10 +6,13 @@ https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md ("Responses", "Er
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.message import DecodeError, Message
+from google.rpc.status_pb2 import Status
 
 from .metadata import Metadata
-from .status import Headers, RpcError, StatusCode, status_from_trailers
+from .status import RpcError, StatusCode, decode_binary, percent_decode
 
 _HTTP_CODES = {
     b"400": StatusCode.INTERNAL,
@@ -54,15 +57,34 @@ def response_error(fields: Mapping[bytes, bytes]) -> RpcError | None:
     return RpcError(code, f"the server answered with HTTP status {status.decode('latin-1')} and {kind}")
 
 
-def final_error(trailers: Headers) -> RpcError | None:
+def final_error(trailers: Sequence[tuple[bytes, bytes]]) -> RpcError | None:
     """Read the status at the end of a response; None means OK.
 
-    The other trailers become the error's metadata.
+    A missing or unreadable ``grpc-status`` is UNKNOWN, unreadable details are left out. The other trailers
+    become the error's metadata.
     """
-    error = status_from_trailers(dict(trailers))
-    if error is not None:
-        error.metadata = Metadata(trailers).items()
-    return error
+    fields = dict(trailers)
+    code = _code(fields.get(b"grpc-status", b""))
+    if code is StatusCode.OK:
+        return None
+    message = percent_decode(fields.get(b"grpc-message", b""))
+    if b"grpc-status" not in fields:
+        message = "the server ended the call without a status"
+    return RpcError(code, message, _details(fields.get(b"grpc-status-details-bin", b"")), Metadata(trailers))
+
+
+def _code(value: bytes) -> StatusCode:
+    try:
+        return StatusCode(int(value))
+    except ValueError:
+        return StatusCode.UNKNOWN
+
+
+def _details(value: bytes) -> Sequence[Message]:
+    try:
+        return Status.FromString(decode_binary(value)).details
+    except (ValueError, DecodeError):
+        return ()
 
 
 def reset_error(error_code: int) -> RpcError:

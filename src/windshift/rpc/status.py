@@ -199,33 +199,3 @@ def status_trailers(error: RpcError) -> HeaderList:
                 del status.details[-1]
         trailers.append((b"grpc-status-details-bin", encode_binary(status.SerializeToString())))
     return trailers
-
-
-def status_from_trailers(trailers: dict[bytes, bytes]) -> RpcError | None:
-    """Read the status of a finished call; None means OK.
-
-    A missing or unreadable ``grpc-status`` is UNKNOWN, unreadable details are left out.
-    """
-    code = _code(trailers.get(b"grpc-status"))
-    if code is StatusCode.OK:
-        return None
-    message = percent_decode(trailers.get(b"grpc-message", b""))
-    if b"grpc-status" not in trailers:
-        message = "the server ended the call without a status"
-    return RpcError(code, message, _details(trailers.get(b"grpc-status-details-bin")))
-
-
-def _code(value: bytes | None) -> StatusCode:
-    try:
-        return StatusCode(int(value or b""))
-    except ValueError:
-        return StatusCode.UNKNOWN
-
-
-def _details(value: bytes | None) -> Sequence[Message]:
-    if value is None:
-        return ()
-    try:
-        return tuple(Status.FromString(decode_binary(value)).details)
-    except (ValueError, DecodeError):
-        return ()

@@ -8,7 +8,8 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
 from windshift.rpc import NoRoom, RpcError, StatusCode
-from windshift.rpc.status import status_from_trailers, status_trailers
+from windshift.rpc.outcome import final_error
+from windshift.rpc.status import status_trailers
 from windshift.server.api.errors import CODES, translate
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -100,7 +101,7 @@ def test_a_long_error_keeps_its_reason(error: WindshiftError) -> None:
     """What is too long for clients is cut."""
     translated = translate(f"{EVENTS}/EnsureStream", error, 1)
     assert translated is not None
-    received = status_from_trailers(dict(status_trailers(translated)))
+    received = final_error(status_trailers(translated))
     assert received is not None
     assert len(received.details) == len(translated.details)
     assert all(received.detail(type(detail)) is not None for detail in translated.details)
