@@ -70,7 +70,7 @@ def test_a_malformed_trace_is_not_told(caplog: pytest.LogCaptureFixture) -> None
 def test_an_event_that_was_dropped(caplog: pytest.LogCaptureFixture) -> None:
     """It is told of as a dead letter is: that is all that is left of it."""
     stats = DeadLetterStats()
-    stats.dropped(FAILURE, "ORDERS.new", "acme.v1.Order", f"00-{TRACE}-{SPAN}-01")
+    stats.dropped(FAILURE, letter(f"00-{TRACE}-{SPAN}-01").delivery(3))
     stats.dropped(FAILURE._replace(cause=Cause.REJECTED, reason="", error_type=""))
     assert stats.drops == {"MAX_ATTEMPTS": 1, "REJECTED": 1, "GONE": 0}
     bare = {name: TOLD[name] for name in ("stream", "consumer", "event_id", "attempts")}

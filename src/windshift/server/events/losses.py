@@ -46,27 +46,20 @@ def require_rights(caller: Principal, before: JsonObject, after: JsonObject) -> 
             f"remove events of stream {name!r}, as another {field} may do; that needs streams.purge of the "
             f"stream, and {EVERYTHING} in streams.subjects of the same role",
         )
-    lost = Taken(unbound(before, after), no_longer_copied(before, after))
-    _require_inputs(caller, lost, f"have stream {name!r} take {{subject!r}}{{source}} no longer")
+    phrase = f"have stream {name!r} take {{subject!r}}{{source}} no longer"
+    _require_inputs(caller, unbound(before, after), no_longer_copied(before, after), phrase)
     for field in refusing(before, after):
-        all_of_it = Taken(before.get("subjects") or (), copied(before))
-        _require_inputs(
-            caller, all_of_it, f"have stream {name!r} refuse {{subject!r}}{{source}} by another {field}"
-        )
+        phrase = f"have stream {name!r} refuse {{subject!r}}{{source}} by another {field}"
+        _require_inputs(caller, before.get("subjects") or (), copied(before), phrase)
 
 
-class Taken(NamedTuple):
-    """What a stream takes: subjects, and those of other streams."""
-
-    subjects: Iterable[str]
-    copied: Iterable[Copied]
-
-
-def _require_inputs(caller: Principal, taken: Taken, phrase: str) -> None:
-    for subject in taken.subjects:
+def _require_inputs(
+    caller: Principal, subjects: Iterable[str], sources: Iterable[Copied], phrase: str
+) -> None:
+    for subject in subjects:
         reason = phrase.format(subject=subject, source="")
         require_of(caller, Bind(subject), f"{reason}; that needs it in streams.bind")
-    for stream, subject in taken.copied:
+    for stream, subject in sources:
         reason = phrase.format(subject=subject, source=f" from stream {stream!r}")
         needs = "that needs them in streams.consume and streams.subjects"
         require_of(caller, Copy(stream, subject), f"{reason}; {needs}")

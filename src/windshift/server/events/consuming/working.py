@@ -122,8 +122,7 @@ class WorkRunner:
         """Do a piece of work: now, or in a task where it takes time."""
         match work:
             case w.ReportDropped(failure, event):
-                said = () if event is None else (event.subject, event.type_name, event.trace_parent)
-                self._shared.stats.dropped(failure, *said)
+                self._shared.stats.dropped(failure, event)
             case w.ForgetRecalls():
                 self._shared.forget_recalls()
             case _:

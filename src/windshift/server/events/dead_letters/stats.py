@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, Failure
+from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import ConsumerKey
 from windshift.server.telemetry.log_throttle import LogThrottle
 from windshift.server.telemetry.propagation import read_trace_context
@@ -63,34 +64,24 @@ class DeadLetterStats:
         """Report an event that became a dead letter."""
         failure = dead_letter.failure
         self.written[failure.cause.value] += 1
-        event = (dead_letter.subject, dead_letter.type_name, dead_letter.trace_parent)
-        self._tell("an event became a dead letter", failure, *event)
+        self._tell("an event became a dead letter", failure, dead_letter)
 
-    def dropped(
-        self, failure: Failure, subject: str = "", type_name: str = "", trace_parent: str | None = None
-    ) -> None:
+    def dropped(self, failure: Failure, event: Delivery | None = None) -> None:
         """Report an event that was dropped without a dead letter, as requested."""
         self.drops[failure.cause.value] += 1
-        self._tell("an event was dropped without a dead letter", failure, subject, type_name, trace_parent)
+        self._tell("an event was dropped without a dead letter", failure, event)
 
     def gone(self, failure: Failure) -> None:
         """Report an event that its stream removed before it could become a dead letter."""
         self.drops[GONE] += 1
         self._tell("an event was removed by its stream before it became a dead letter", failure)
 
-    def _tell(
-        self,
-        text: str,
-        failure: Failure,
-        subject: str = "",
-        type_name: str = "",
-        trace_parent: str | None = None,
-    ) -> None:
+    def _tell(self, text: str, failure: Failure, event: DeadLetter | Delivery | None = None) -> None:
         """Log what became of an event, unless there are too many of the kind."""
         throttle = self._throttle(text, failure.id.stream)
         if throttle.passes(monotonic()):
-            event = _event(subject, type_name, trace_parent)
-            _log.warning(text, extra=_fields(failure) | event | throttle.more())
+            known = {} if event is None else _event(event)
+            _log.warning(text, extra=_fields(failure) | known | throttle.more())
 
     def _throttle(self, text: str, stream: str) -> LogThrottle:
         """Return what counts records of one kind about a stream: those of others are not hidden by them."""
@@ -139,9 +130,9 @@ def _fields(failure: Failure) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in {"", 0}}
 
 
-def _event(subject: str, type_name: str, trace_parent: str | None) -> dict[str, Any]:
-    fields = {"subject": subject, "type": type_name}
-    trace = read_trace_context(trace_parent, "") if trace_parent else None
+def _event(event: DeadLetter | Delivery) -> dict[str, Any]:
+    fields = {"subject": event.subject, "type": event.type_name}
+    trace = read_trace_context(event.trace_parent, "") if event.trace_parent else None
     if trace is not None:
         fields |= {"trace_id": trace.parent[3:35], "span_id": trace.parent[36:52]}
     return {name: value for name, value in fields.items() if value}
