@@ -22,6 +22,7 @@ from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.consuming.timer import Signal
 from windshift.server.events.dead_letters.replay_queue import Clock, Lease, Pointer
+from windshift.server.events.notes import REPLAY
 
 _PAUSE: Final = 1.0
 """Seconds until the broker is asked again after it failed, or a replica of it may have lagged behind."""
@@ -230,7 +231,7 @@ class ReplayFeed:
             await lease.end(deadline)  # whoever has it now finds what became of the dead letter
             return True
         is_ours = await lease.give_back(delay_of(payload), deadline)
-        self._shared.replays.tell(self._protocol.state.consumer)
+        self._shared.notes.send(REPLAY, *self._protocol.state.consumer)
         return is_ours
 
     def _begin(self, work: Coroutine[Any, Any, bool]) -> asyncio.Future[bool]:

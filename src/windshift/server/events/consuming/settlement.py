@@ -225,7 +225,7 @@ class Settlements:
 
     __slots__ = ("_confirm_timeout", "_due", "_load", "_pending", "_settling", "_unconfirmed", "window")
 
-    def __init__(self, window: Window, confirm_timeout: float = 5.0) -> None:
+    def __init__(self, window: Window, confirm_timeout: float) -> None:
         self.window = window
         self._confirm_timeout = confirm_timeout
         # Lists, not deques: most calls are idle, and an empty deque takes 0.75 KB

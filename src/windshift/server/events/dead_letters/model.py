@@ -174,7 +174,7 @@ class DeadLetterFilter:
         texts = (failure.reason, failure.error_type, dead_letter.subject)
         return any(self.text in text.lower() for text in texts)
 
-    def is_past(self, dead_letter: DeadLetter, *, newest_first: bool = False) -> bool:
+    def is_past(self, dead_letter: DeadLetter, *, newest_first: bool) -> bool:
         """Whether nothing written after this one can pass, or nothing before it with `newest_first`.
 
         Times may fall from one dead letter to the next: another leader has another clock.

@@ -466,10 +466,6 @@ class ReplayQueue:
             self._taken.pop(pointer, None)
             raise
 
-    def tell(self, consumer: ConsumerKey) -> None:
-        """Have the calls of a consumer look at its replays."""
-        self._notes.send(REPLAY, *consumer)
-
     # --- Consumers that are gone --------------------------------------------------------------------------
 
     async def position(self, deadline: float) -> int:
