@@ -553,6 +553,17 @@ def test_contexts(cli: Cli, tmp_path: Path) -> None:
     assert "there is no context 'dev'" in cli("streams", "ls", "-c", "dev", code=2).err
 
 
+def test_a_file_of_contexts_that_is_a_link_stays_one(cli: Cli, tmp_path: Path) -> None:
+    """It may lie with the other settings that somebody keeps together."""
+    file, kept = tmp_path / "config" / "windshift" / "contexts.toml", tmp_path / "kept.toml"
+    file.parent.mkdir(parents=True)
+    kept.touch()
+    file.symlink_to(kept)
+    cli("context", "add", "dev", "--address", "127.0.0.1:1")
+    assert file.is_symlink()
+    assert "127.0.0.1:1" in kept.read_text("utf-8")
+
+
 def test_contexts_written_by_hand_stay_readable(cli: Cli, tmp_path: Path) -> None:
     """Any text and any key of the file is the same after another command has written it."""
     file = tmp_path / "config" / "windshift" / "contexts.toml"

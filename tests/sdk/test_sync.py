@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
 import inspect
 import os
 import pickle
@@ -228,8 +229,14 @@ def test_an_asynchronous_handler_is_refused(client: ws.sync.Client) -> None:
         """Do nothing."""
 
     consumer = client.streams.ensure("s", subjects=["s.>"]).consumers.ensure("c")
-    with pytest.raises(TypeError, match="plain function"):
-        consumer.run(handle)
+
+    class Handler:
+        async def __call__(self, delivery: object) -> None:
+            """Do nothing."""
+
+    for asynchronous in (handle, functools.partial(handle), Handler()):
+        with pytest.raises(TypeError, match="plain function"):
+            consumer.run(asynchronous)
 
     def each(delivery: object) -> Iterator[None]:
         yield

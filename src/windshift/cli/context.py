@@ -58,7 +58,8 @@ class _Contexts:
         return self.contexts[name]
 
     def write(self, path: Path) -> None:
-        """Replace a file; nobody else may read it."""
+        """Replace a file, or what it links to; nobody else may read it."""
+        path = Path(os.path.realpath(path))
         lines = [f"selected = {_toml(self.selected)}"] if self.selected else []
         for name, entries in sorted(self.contexts.items()):
             lines += ["", f"[contexts.{_toml(name)}]"]

@@ -24,7 +24,7 @@ from types import GenericAlias, TracebackType
 from typing import Any, NoReturn
 
 from .calling import NOT_SENT
-from .functions import check_handler
+from .functions import check_handler, is_async
 from .portal import Portal, portal
 
 _SDK = "windshift.sdk."
@@ -186,7 +186,7 @@ def _future(inside: asyncio.Future[Any]) -> Future[Any]:
 def _handler(handler: Any) -> Callable[[Any], object]:
     """Return a handler of deliveries that hands on their facade. It runs in threads of its own."""
     check_handler(handler)
-    if inspect.iscoroutinefunction(handler):
+    if is_async(handler):
         raise TypeError("a handler of the synchronous client is a plain function")
 
     def handle(delivery: Any) -> object:
