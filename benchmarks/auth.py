@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from . import h2load
 from .bench import Bench
 from .comparing import Way, compare_publishing
 from .credentials import bearer, write_rules
@@ -15,8 +14,7 @@ MICROSECONDS = "CPU, µs"
 
 async def measure_auth(bench: Bench) -> None:
     """Publish to a server with authorization and to one without."""
-    if not h2load.available():
-        bench.figures.note("h2load was not found (Debian: nghttp2-client), so auth was skipped.")
+    if not bench.has_h2load("auth"):
         return
     rules = write_rules(bench.directory, issuer=True)
     token, signed = (f"authorization: {bearer(token)}" for token in (rules.token, *rules.tokens(1)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from . import h2load
 from .broker import Behind, Broker, Storage, connected, new_consumer, new_stream
 from .contract import Elsewhere, knows, peer_server
 from .credentials import write_rules
@@ -70,6 +71,12 @@ class Bench:
     def say(self, text: str) -> None:
         """Tell the user what goes on."""
         print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
+
+    def has_h2load(self, what: str) -> bool:
+        """Whether h2load is installed; without it, note that something is skipped."""
+        if not h2load.available():
+            self.figures.note(f"h2load was not found (Debian: nghttp2-client), so {what} was skipped.")
+        return h2load.available()
 
 
 @contextlib.asynccontextmanager

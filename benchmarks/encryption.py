@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tests.support.certificates import Authority
 
-from . import h2load
 from .bench import Bench
 from .comparing import Way, compare_publishing
 from .processes import windshift_server
@@ -23,8 +22,7 @@ def settings(directory: Path) -> dict[str, str]:
 
 async def measure_tls(bench: Bench) -> None:
     """Publish as fast as publishes are answered, to a server with TLS and to one without."""
-    if not h2load.available():
-        bench.figures.note("h2load was not found (Debian: nghttp2-client), so tls was skipped.")
+    if not bench.has_h2load("tls"):
         return
     environment = settings(bench.directory)
     async with (

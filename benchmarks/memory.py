@@ -170,8 +170,7 @@ async def measure_soak(bench: Bench) -> None:
     Calls that ended by force leave cycles behind, which the garbage collector takes away now and then: the
     memory goes up and down by some MB. So the lowest values of both halves are compared.
     """
-    if not h2load.available():
-        bench.figures.note("soak was skipped: it needs h2load (Debian: nghttp2-client).")
+    if not bench.has_h2load("soak"):
         return
     async with (
         windshift_server(bench.directory, bench.nats) as server,

@@ -54,8 +54,7 @@ def variants(collector: str) -> dict[str, Variant]:
 
 async def measure_telemetry(bench: Bench) -> None:
     """Publish events and consume them, on servers that differ in what they tell."""
-    if not h2load.available():
-        bench.figures.note("h2load was not found (Debian: nghttp2-client), so telemetry was skipped.")
+    if not bench.has_h2load("telemetry"):
         return
     count = bench.options.scaled(60_000)
     async with contextlib.AsyncExitStack() as stack:

@@ -49,14 +49,13 @@ def add_costs(
 
 async def measure_publish(bench: Bench) -> None:
     """Unary publishes as fast as they are answered: h2load, and our own client."""
-    if not h2load.available():
-        bench.figures.note("h2load was not found (Debian: nghttp2-client), so its publishes were skipped.")
+    by_h2load = bench.has_h2load("publishing by it")
     async with compared_servers(bench, PUBLISH) as servers:
         for run in range(bench.options.runs):
             for subject, server in servers.items():
                 bench.say(f"publish, run {run + 1} of {bench.options.runs}: {subject}")
                 count = bench.options.scaled(15_000 if subject == COMPARISON else 100_000)
-                if h2load.available():
+                if by_h2load:
                     await _publish_h2load(bench, subject, server, count)
                 await publish_own(bench, subject, server, count // 2)
             count = bench.options.scaled(100_000)
