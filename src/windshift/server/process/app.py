@@ -197,6 +197,7 @@ class App:
         self._services = (*self._domain.services, Service(PRINCIPALS, self.principals))
         self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])
+        self._methods = tuple(path for service in self._answered for path in service.methods)
         self._pacing = Pacing()
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, counts)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
@@ -225,9 +226,8 @@ class App:
         connection, requests, api, writes, *_ = nats
         shows_broker = self._worker <= 1
         cache = SnapshotCache(connection, requests, SnapshotCollector(api)) if shows_broker else None
-        methods = [path for service in self._answered for path in service.methods]
         connections = (connection, api.connection)
-        metrics = Metrics(counts, stats, writes, cache, connections, methods, self._telemetry)
+        metrics = Metrics(counts, stats, writes, cache, connections, self._methods, self._telemetry)
         metrics.add_broker(nats.budget, nats.room)
         metrics.add_denials(audit.denials, audit.exceeded)
         metrics.add_reloads(self.reloaders)
@@ -316,7 +316,7 @@ class App:
             max_payload=self.connection.max_payload,
             worker=self._worker,
             rules=self.authorization is not None,
-            methods=tuple(path for service in self._answered for path in service.methods),
+            methods=self._methods,
             limits={
                 "GRPC_MAX_CONNECTIONS": limits.max_connections,
                 "GRPC_MAX_CONNECTIONS_PER_ADDRESS": limits.max_connections_per_address or 0,
