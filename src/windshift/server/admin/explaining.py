@@ -199,6 +199,31 @@ class EventExplainer:
         infos = await self._infos(stream, asked, deadline)
         if consumer and not infos:
             raise ConsumerNotFound(consumer)
+        facts, missing = await self._facts(stream, seq, consumer, stored_ns, infos, deadline)
+        return Explanation(
+            Presence.REMOVED if message is None else Presence.HELD,
+            message,
+            removals(info["config"], is_oldest=seq < first) if message is None else (),
+            first,
+            last,
+            tuple(
+                AtConsumer(name, *standing_of(seq, message, each, time_ns()), each)
+                for name, each in facts.items()
+            ),
+            len(names) - len(asked),
+            missing,
+        )
+
+    async def _facts(
+        self,
+        stream: str,
+        seq: StreamSeq,
+        consumer: str,
+        stored_ns: int,
+        infos: Mapping[str, JsonObject],
+        deadline: float,
+    ) -> tuple[dict[str, Facts], tuple[str, ...]]:
+        """Return what is known of an event at each consumer, and the ids of servers that did not answer."""
         runs = [Run.of(consumer_state(info)).name for info in infos.values()]
         question = {"stream": stream, "id": seq, "at": stored_ns, "of": list(infos), "runs": runs}
         (calls, silent), gathered, letters = await asyncio.gather(
@@ -210,21 +235,11 @@ class EventExplainer:
             [each.id for each in letters.values()], deadline
         )
         reports = [(server, each) for server, entries in gathered.entries.items() for each in entries]
-        found = []
-        for name, each in infos.items():
+        facts: dict[str, Facts] = {}
+        for name, info in infos.items():
             own_calls = tuple(call for call in calls if call.consumer == name)
-            facts = _facts(each, letters.get(name), replaying, reports, own_calls)
-            found.append(AtConsumer(name, *standing_of(seq, message, facts, time_ns()), facts))
-        return Explanation(
-            Presence.REMOVED if message is None else Presence.HELD,
-            message,
-            removals(info["config"], is_oldest=seq < first) if message is None else (),
-            first,
-            last,
-            tuple(found),
-            len(names) - len(asked),
-            tuple(sorted({*silent, *gathered.missing})),
-        )
+            facts[name] = _facts(info, letters.get(name), replaying, reports, own_calls)
+        return facts, tuple(sorted({*silent, *gathered.missing}))
 
     async def _infos(self, stream: str, names: Sequence[str], deadline: float) -> dict[str, JsonObject]:
         """Look consumers up, but those that were deleted meanwhile."""

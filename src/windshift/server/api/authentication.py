@@ -224,7 +224,9 @@ class AuthInterceptor:
         """
 
         async def lasting(request: Any, call: ServerCall) -> Any:
-            identity: Identity = call.state
+            identity = call.state
+            if not isinstance(identity, Identity):
+                raise TypeError("a call that was not authenticated")
             usage = self._access.usage(identity.principal, call.started)
             with self._stream(call, identity, usage, counts=False) as admission:
                 call.state = admission

@@ -195,9 +195,7 @@ class View:
         of other streams are read beside.
         """
         now, names = self._loop.time(), self._telling(key, owner)
-        made = {}
-        if key[1] and owner is not None and owner in self._made:
-            made[owner] = Counter(self._made[owner])
+        made = {owner: Counter(self._made[owner])} if key[1] and owner else {}
         took = sum(self._lists[name].took for name in names)
         since = now - max(_KEPT if owner is None else _KEPT_NEAR, _EFFORT * took)
         try:
