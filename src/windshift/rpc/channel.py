@@ -29,10 +29,11 @@ from typing import Self, TypeVar
 from google.protobuf.message import Message
 
 from .backoff import Backoff
-from .client_call import Call, ClientCall, UnaryCall, request_headers
+from .client_call import Call, ClientCall, UnaryCall
 from .client_connection import ClientConnection
 from .deadlines import Deadlines
 from .dialing import describe, dial, split_target
+from .framing import ACCEPT_ENCODING
 from .message_stream import Direction
 from .metadata import encode_metadata
 from .options import ChannelOptions
@@ -205,9 +206,16 @@ class Channel:
         return self._encoded
 
     def _learn(self, method: str) -> HeaderList:
-        scheme = "http" if self._ssl is None else "https"
-        headers = request_headers(self.target, scheme, method, self.options.user_agent)
-        self._methods[method] = headers
+        headers = self._methods[method] = [
+            (b":method", b"POST"),
+            (b":scheme", b"http" if self._ssl is None else b"https"),
+            (b":path", method.encode()),
+            (b":authority", self.target.encode()),
+            (b"te", b"trailers"),
+            (b"content-type", b"application/grpc"),
+            (b"user-agent", self.options.user_agent.encode()),
+            ACCEPT_ENCODING,
+        ]
         return headers
 
     def _start(self, call: Call) -> None:

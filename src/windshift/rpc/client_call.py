@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from google.protobuf.message import Message
 
 from .connection import CANCEL, NO_ERROR, REFUSED_STREAM, Connection
-from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
+from .framing import MessageDecoder, decode_single, encode_message
 from .message_stream import MANY, Direction, MessageStream
 from .metadata import Metadata, encode_timeout
 from .options import ChannelOptions
@@ -506,17 +506,3 @@ class ClientCall(Call, Generic[M]):
         self._connection = None
         self._responses.end(error)
         self._wake()
-
-
-def request_headers(authority: str, scheme: str, path: str, user_agent: str) -> list[tuple[bytes, bytes]]:
-    """Return the headers that all calls of a method share."""
-    return [
-        (b":method", b"POST"),
-        (b":scheme", scheme.encode()),
-        (b":path", path.encode()),
-        (b":authority", authority.encode()),
-        (b"te", b"trailers"),
-        (b"content-type", b"application/grpc"),
-        (b"user-agent", user_agent.encode()),
-        ACCEPT_ENCODING,
-    ]

@@ -39,10 +39,6 @@ ErrorTranslator = Callable[[str, Exception], RpcError | None]
 Pace = Callable[[ServerCall, Any], Awaitable[Any]]
 """Takes a call and the coroutine that does its work, and returns what runs that, step by step."""
 
-CallObserver = Callable[[ServerCall, StatusCode], None]
-RefusalObserver = Callable[[str | None, StatusCode], None]
-FailureObserver = Callable[[Failure], None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
@@ -99,6 +95,6 @@ class ServerOptions:
     drain_ping_timeout: float = 1.0
     pace: Pace | None = None
     translate: ErrorTranslator | None = None
-    on_call_finished: CallObserver | None = None
-    on_call_refused: RefusalObserver | None = None
-    on_call_failed: FailureObserver | None = None
+    on_call_finished: Callable[[ServerCall, StatusCode], None] | None = None
+    on_call_refused: Callable[[str | None, StatusCode], None] | None = None
+    on_call_failed: Callable[[Failure], None] | None = None
