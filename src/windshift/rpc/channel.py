@@ -421,9 +421,7 @@ class Channel:
                 connection.shut(ChannelClosed())
         if closed:
             await asyncio.wait(closed)  # the connections' own close_timeout is the bound
-        for timer in (self._deadline_timer, self._ticker):
-            if timer is not None:
-                timer.cancel()
+        self._cancel_timers()
 
     def abort(self) -> None:
         """Disconnect at once; running calls end as if they had been cut off. The event loop need not run."""
@@ -436,6 +434,9 @@ class Channel:
             call.abandon(ChannelClosed())
         for connection in list(self._connections):
             connection.drop()
+        self._cancel_timers()
+
+    def _cancel_timers(self) -> None:
         for timer in (self._deadline_timer, self._ticker):
             if timer is not None:
                 timer.cancel()

@@ -5,11 +5,11 @@ Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor, ServiceDescriptor
 
 from ._gen.grpc.reflection.v1 import reflection_pb2 as v1
 from ._gen.grpc.reflection.v1alpha import reflection_pb2 as v1alpha
@@ -22,6 +22,7 @@ _CALL_SIZE = 8192
 
 REFLECTION = v1.DESCRIPTOR.services_by_name["ServerReflection"]
 """Descriptor of the service, for clients."""
+_OLDER = v1alpha.DESCRIPTOR.services_by_name["ServerReflection"]
 
 
 def reflection_services(
@@ -33,10 +34,9 @@ def reflection_services(
         services: what is served beside them.
         payloads: files of messages that no method names, because they travel in ``google.protobuf.Any``.
     """
-    first = Service(REFLECTION, reflection := _Reflection(v1))
-    second = Service(v1alpha.DESCRIPTOR.services_by_name["ServerReflection"], older := _Reflection(v1alpha))
-    reflection.catalog = older.catalog = Catalog([*services, first, second], payloads)
-    return first, second
+    described = [*(service.descriptor for service in services), REFLECTION, _OLDER]
+    catalog = Catalog(described, payloads)
+    return Service(REFLECTION, _Reflection(v1, catalog)), Service(_OLDER, _Reflection(v1alpha, catalog))
 
 
 class Catalog:
@@ -46,11 +46,10 @@ class Catalog:
     ``google.protobuf.Any``, such as error details.
     """
 
-    def __init__(self, services: Iterable[Service], payloads: Iterable[FileDescriptor] = ()) -> None:
-        descriptors = [service.descriptor for service in services]
-        self.names = sorted(descriptor.full_name for descriptor in descriptors)
+    def __init__(self, services: Sequence[ServiceDescriptor], payloads: Iterable[FileDescriptor]) -> None:
+        self.names = sorted(service.full_name for service in services)
         self._files: dict[str, FileDescriptor] = {}
-        for declaring in (*(descriptor.file for descriptor in descriptors), *payloads):
+        for declaring in (*(service.file for service in services), *payloads):
             for file in with_imports(declaring):
                 self._files.setdefault(file.name, file)
         self._symbols = {symbol: file for file in self._files.values() for symbol in _symbols(file)}
@@ -100,9 +99,9 @@ class Catalog:
 class _Reflection:
     """One version of the service; the versions differ only in the names of their messages."""
 
-    def __init__(self, pb: Any) -> None:
+    def __init__(self, pb: Any, catalog: Catalog) -> None:
         self._pb = pb
-        self.catalog = Catalog([])
+        self._catalog = catalog
 
     async def server_reflection_info(self, call: ServerCall) -> None:
         """Answer requests in order."""
@@ -126,7 +125,7 @@ class _Reflection:
         return response
 
     def _fill(self, response: Any, request: Any, question: str | None, sent: set[str]) -> None:
-        catalog = self.catalog
+        catalog = self._catalog
         match question:
             case "list_services":
                 for name in catalog.names:
