@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from windshift.nats.jetstream.pulling import NAK
 from windshift.server.events.consuming.flow import Window
 from windshift.server.events.consuming.settlement import (
     MOST_UNCONFIRMED,
@@ -29,9 +30,9 @@ class Call:
         """Let a delivery arrive."""
         self.session.window.admit(StreamSeq(seq), b"reply.%d.%d" % (seq, attempt), attempt, self.now)
 
-    def ask(self, kind: CommandKind, *ids: int, payload: bytes = b"?") -> list[PendingAck]:
+    def ask(self, kind: CommandKind, *ids: int) -> list[PendingAck]:
         """Take a command."""
-        return self.session.command(kind, [StreamSeq(seq) for seq in ids], payload, self.now)
+        return self.session.command(kind, [StreamSeq(seq) for seq in ids], self.now)
 
     def answer(self, *errands: PendingAck, stored: bool = True) -> None:
         """Let the broker answer."""
@@ -50,7 +51,7 @@ class Call:
 def test_an_ack_is_confirmed_after_the_broker_stored_it() -> None:
     """Nothing is confirmed on the way, and the delivery is held until then."""
     call = Call(held=[1])
-    errands = call.ask(CommandKind.ACK, 1, payload=b"+ACK")
+    errands = call.ask(CommandKind.ACK, 1)
     assert [(errand.reply, errand.payload) for errand in errands] == [(b"reply.1.1", b"+ACK")]
     assert call.told() == []
     assert len(call.session.window) == 1
@@ -243,11 +244,12 @@ def test_release_of_what_was_not_sent() -> None:
 def test_rejects_are_not_sent_twice() -> None:
     """On a new connection only what does no harm a second time is sent again."""
     call = Call(held=[1, 2, 3])
-    ack, _, ping = (
+    ack, (reject,), ping = (
         call.ask(CommandKind.ACK, 1),
         call.ask(CommandKind.REJECT, 2),
         call.ask(CommandKind.PING, 3),
     )
+    reject.payload = NAK
     assert call.session.repeatable() == [*ack, *ping]
     call.answer(*ack)
     assert call.session.repeatable() == ping

@@ -123,7 +123,7 @@ class ConsumeCall(RuleBasedStateMachine):
     def ask(self, kind: CommandKind, named: list[int]) -> None:
         """Send a command about any ids."""
         held_before = {seq: self.window.get(StreamSeq(seq)) for seq in named}
-        errands = self.session.command(kind, [StreamSeq(seq) for seq in named], b"", self.now)
+        errands = self.session.command(kind, [StreamSeq(seq) for seq in named], self.now)
         self.asked.append(Asked(kind, set(named), self.now, errands))
         self.under_way += errands
         for errand in errands:

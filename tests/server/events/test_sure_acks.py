@@ -150,7 +150,7 @@ class Call:
         if command.kind is CommandKind.REJECT:
             self.settling.reject(Reject(named, command.is_final, None), self.now)
         else:
-            self.settling.acknowledge(command.kind, named, command.kind.value.encode(), self.now)
+            self.settling.acknowledge(command.kind, named, self.now)
 
     def send(self) -> list[PendingAck]:
         """Take what is sent to the broker, when all is done that has to be done before."""

@@ -16,7 +16,7 @@ from datetime import timedelta
 from math import inf
 from typing import Final, NamedTuple
 
-from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, Notice, PullEnded, nak, next_subject
+from windshift.nats.jetstream.pulling import ACK, NAK, Notice, PullEnded, nak, next_subject
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import (
     AlreadySubscribed,
@@ -116,9 +116,9 @@ class ConsumeProtocol:
         """Carry out a command; raise what is wrong with it."""
         match command:
             case Ack():
-                self.settling.acknowledge(CommandKind.ACK, command.ids, ACK, now)
+                self.settling.acknowledge(CommandKind.ACK, command.ids, now)
             case Ping():
-                self.settling.acknowledge(CommandKind.PING, command.ids, PROGRESS, now)
+                self.settling.acknowledge(CommandKind.PING, command.ids, now)
             case Reject():
                 self.settling.reject(command, now)
             case Limit():

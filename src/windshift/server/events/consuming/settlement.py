@@ -16,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from math import inf
+from typing import Final
 
-from windshift.nats.jetstream.pulling import PROGRESS, TERMINATE
+from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE
 from windshift.server.events.consuming.flow import InFlight, Window
 from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.model import StreamSeq
@@ -33,6 +34,10 @@ class CommandKind(Enum):
     ACK = "ack"
     REJECT = "reject"
     PING = "ping"
+
+
+_PAYLOADS: Final = {CommandKind.ACK: ACK, CommandKind.REJECT: TERMINATE, CommandKind.PING: PROGRESS}
+"""What each kind is to the broker; a reject that asks for another attempt is something else."""
 
 
 class Confirmation:
@@ -264,18 +269,15 @@ class Settlements:
 
     # --- Commands -----------------------------------------------------------------------------------------
 
-    def command(
-        self, kind: CommandKind, ids: Iterable[StreamSeq], payload: bytes, now: float
-    ) -> list[PendingAck]:
+    def command(self, kind: CommandKind, ids: Iterable[StreamSeq], now: float) -> list[PendingAck]:
         """Take a command, and return the messages to send to the broker.
 
         Args:
             kind: the kind of command.
             ids: the events; duplicates count once.
-            payload: the message to the broker.
             now: the time.
         """
-        confirmation = Confirmation(kind, now + self._confirm_timeout)
+        confirmation, payload = Confirmation(kind, now + self._confirm_timeout), _PAYLOADS[kind]
         self._unconfirmed.append(confirmation)
         distinct = dict.fromkeys(ids)
         confirmation.weight += len(distinct)

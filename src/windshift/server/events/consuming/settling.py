@@ -67,9 +67,9 @@ class Settling:
 
     # --- Commands -----------------------------------------------------------------------------------------
 
-    def acknowledge(self, kind: CommandKind, ids: Sequence[StreamSeq], payload: bytes, now: float) -> None:
-        """Carry out an ack, or a ping; `payload` is what it is to the broker."""
-        for pending in self.settlements.command(kind, ids, payload, now):
+    def acknowledge(self, kind: CommandKind, ids: Sequence[StreamSeq], now: float) -> None:
+        """Carry out an ack, or a ping."""
+        for pending in self.settlements.command(kind, ids, now):
             replay = pending.held.replay
             if replay is not None and kind is CommandKind.ACK:
                 self._prepare(pending, w.EndReplay(pending, replay))
@@ -82,7 +82,7 @@ class Settling:
         check_reject(reject)
         if state.authorizer is not None and reject.is_final:
             state.authorizer.reject(*state.consumer, state.found.owner)
-        for pending in self.settlements.command(CommandKind.REJECT, reject.ids, TERMINATE, now):
+        for pending in self.settlements.command(CommandKind.REJECT, reject.ids, now):
             decision = decide(reject, state.policy, pending.held.attempt, state.rand())
             is_drop = decision.disposition is Disposition.DROPPED
             if not is_drop and state.is_forgotten(pending.held):
