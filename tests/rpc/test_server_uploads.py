@@ -63,6 +63,30 @@ async def full_window(peer: Peer, window: int = WINDOW) -> None:
     assert room >= window // 2
 
 
+async def test_what_comes_after_a_handler_stopped_receiving_is_discarded() -> None:
+    """It receives nothing more, whether it waits for that or not, and no window is lost."""
+    received: list[int] = []
+
+    async def handler(call: ServerCall) -> None:
+        received.append(len(await call.receive_many()))
+        asyncio.get_running_loop().call_soon(call.stop_receiving)
+        received.append(len(await call.receive_many()))
+        await eventually(lambda: call.unacknowledged > 0)
+        received.append(len(await call.receive_many()))
+
+    options = server_options(SMALL)
+    async with (
+        serving(options, full_duplex_call=handler, streaming_input_call=count) as running,
+        await running.peer() as peer,
+    ):
+        stream_id = peer.request(DUPLEX, piece(b"x"), end=False)
+        await eventually(lambda: received == [1, 0])
+        peer.send(data(stream_id, piece(bytes(1000))))
+        assert (await peer.response(stream_id)).status == 0
+        assert received == [1, 0, 0]
+        await full_window(peer)
+
+
 @pytest.mark.parametrize("name", REFUSALS)
 async def test_refused_uploads_are_answered_drained_and_never_reset(name: str) -> None:
     """300 on one connection: each gets its status at once, none a reset, and no window is lost."""

@@ -228,6 +228,14 @@ class ServerCall:
         """
         return self._streamed().receive_many()
 
+    def stop_receiving(self) -> None:
+        """Have the handler receive nothing more, as if the client had ended its side.
+
+        Raises:
+            RuntimeError: the call has a single request.
+        """
+        self._streamed().stop()
+
     async def receive_kept(self) -> tuple[list[Any], int]:
         """Receive as ``receive_many`` does; return also the bytes that count as kept until ``let_go``.
 

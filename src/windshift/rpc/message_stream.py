@@ -78,6 +78,7 @@ class MessageStream(Generic[M]):
         "_message_type",
         "_messages",
         "_on_error",
+        "_stopped",
         "_stream_id",
         "_waiter",
         "decoder",
@@ -99,7 +100,7 @@ class MessageStream(Generic[M]):
         self._loop = loop
         self._connection: Connection | None = None
         self._stream_id = 0
-        self._ended = False
+        self._ended = self._stopped = False
         self._error: RpcError | None = None
         # Most streams are idle, and an empty deque takes 0.75 KB
         self._chunks: deque[bytes] | None = None
@@ -133,6 +134,11 @@ class MessageStream(Generic[M]):
         self._error = error
         self.release()
         self.take(b"", True)
+
+    def stop(self) -> None:
+        """Have the reader receive nothing more, as after the last message. What came stays unread."""
+        self._stopped = True
+        self.take(b"", False)
 
     def release(self) -> None:
         """Return the connection's window of unread bytes, which may never be read."""
@@ -187,7 +193,7 @@ class MessageStream(Generic[M]):
     async def receive_many(
         self, limit: int = MANY, before_inflating: Callable[[], None] | None = None
     ) -> list[M]:
-        """Return the messages that have arrived, at least one; an empty list after the last.
+        """Return the messages that have arrived, at least one; an empty list after the last, or ``stop``.
 
         Args:
             limit: at most so many; the others wait, and so does the peer. It is fewer when they are large.
@@ -199,18 +205,19 @@ class MessageStream(Generic[M]):
         self.handed = 0
         most = 1 if self.decoder.gzip else limit  # compressed ones may be too many as they are
         try:
-            while True:
+            while not self._stopped:
                 while len(self._messages) < most and self._take_chunk():
                     pass
                 if self._messages:
                     return self._batch(limit, before_inflating)
                 if not await self._more():
-                    return []
+                    break
         except DecodeError as error:
             raise self._failed(self._direction.invalid(self._message_type)) from error
         except RpcError as error:
             self._failed(error)
             raise
+        return []
 
     def _batch(self, limit: int, before_inflating: Callable[[], None] | None) -> list[M]:
         if self.decoder.gzip:

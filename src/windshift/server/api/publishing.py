@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Final
 
 from google.rpc.error_details_pb2 import ErrorInfo
@@ -21,7 +20,7 @@ from windshift.server.api.policies import MOST_EVENTS
 from windshift.server.auth.access import AuthorizedStream
 from windshift.server.auth.policy import Principal
 from windshift.server.background.batches import batches
-from windshift.server.background.pacing import paced, pause
+from windshift.server.background.pacing import pause
 from windshift.server.domain import names
 from windshift.server.domain.errors import (
     InvalidField,
@@ -131,11 +130,16 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
     """Publish events as they come, each of them for itself; a drain ends the call when they have results."""
     loop = asyncio.get_running_loop()
     drained: asyncio.Future[None] = loop.create_future()
-    call.on_drain = partial(drained.set_result, None)
+
+    def drain() -> None:
+        drained.set_result(None)
+        call.stop_receiving()
+
+    call.on_drain = drain
     call.overhead = _STREAM_SIZE
     call.begin_response()
     trace = extract(call)
-    requests, kept = await _next_requests(call, drained)
+    requests, kept = await call.receive_kept()
     without_ids = bool(requests) and requests[0].without_ids
 
     waiting: deque[tuple[int, int]] = deque()  # what has no results yet: up to which event, and its bytes
@@ -159,8 +163,8 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
                 number += len(items)
                 yield items, deadline
                 del events, items
-            requests = ()  # nothing of what has its results is in memory while the client sends nothing
-            requests, kept = await _next_requests(call, drained)
+            requests = []  # nothing of what has its results is in memory while the client sends nothing
+            requests, kept = await call.receive_kept()
         if drained.done():
             raise ShuttingDown
 
@@ -173,25 +177,6 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
             call.let_go(waiting.popleft()[1])
 
     await pipeline.publish(feed(), take, without_ids=without_ids)
-
-
-async def _next_requests(
-    call: ServerCall, drained: asyncio.Future[None]
-) -> tuple[Sequence[pb.PublishStreamRequest], int]:
-    """Return the requests that have come, at least one, and the bytes that are kept of them.
-
-    There are none after the last, or when the server drains.
-    """
-    receiving = asyncio.ensure_future(paced(call.receive_kept()))
-    try:
-        await asyncio.wait((receiving, drained), return_when=asyncio.FIRST_COMPLETED)
-        return receiving.result() if receiving.done() else ((), 0)
-    finally:
-        if not receiving.done():
-            receiving.cancel()
-        elif not receiving.cancelled():
-            receiving.exception()  # whoever ends the call meanwhile says why
-        del receiving  # whose error keeps this frame: a cycle, with what was received in it
 
 
 def _gathered(requests: Sequence[pb.PublishStreamRequest]) -> Iterator[list[pb.PublishEventRequest]]:
