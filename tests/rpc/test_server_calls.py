@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import logging
 from contextlib import suppress
@@ -15,6 +16,7 @@ from google.rpc.status_pb2 import Status
 
 from tests._gen.grpc.testing import messages_pb2
 from windshift.rpc import RpcError, ServerCall, StatusCode
+from windshift.rpc.server_connection import Opening
 from windshift.rpc.status import decode_binary, percent_decode
 
 from .frames import Response, headers, prefixed, rst_stream
@@ -538,6 +540,62 @@ async def test_a_plain_handler_goes_on_in_a_task() -> None:
                 call.answer(messages_pb2.SimpleResponse())
             await peer.until(lambda: peer.responses[stream_id].ended)  # noqa: B023 - awaited at once
         assert [code for _, code in running.finished] == [0, int(StatusCode.ABORTED), 0]
+
+
+async def test_headers_are_those_of_the_call_itself() -> None:
+    """Also where the calls before and behind it on the connection have the same headers, or nearly so."""
+    calls: list[ServerCall] = []
+
+    def handler(request: Message, call: ServerCall) -> None:
+        calls.append(call)
+        call.answer(messages_pb2.SimpleResponse())
+
+    kinds: list[list[tuple[bytes, bytes]]] = [
+        [],
+        [(b"x-one", b"a")],
+        [(b"x-one", b"b")],
+        [(b"grpc-timeout", b"5S")],
+        [(b"grpc-timeout", b"7S"), (b"grpc-encoding", b"gzip")],
+        [(b"grpc-encoding", b"zstd")],
+        [(b"x-one", b"a"), (b"x-one", b"b")],
+    ]
+    async with serving(unary_call=handler) as running, await running.peer() as peer:
+        for extra in kinds:
+            for _ in range(2):
+                refused = (b"grpc-encoding", b"zstd") in extra
+                status = StatusCode.UNIMPLEMENTED if refused else StatusCode.OK
+                assert (await peer.call(UNARY, simple(), extra=extra)).status == status
+            assert (await peer.call("/none", simple(), extra=extra)).status == StatusCode.UNIMPLEMENTED
+    of_both = [
+        (call.header(b"x-one"), call.deadline and round(call.deadline - call.started), call.encoding)
+        for call in calls
+    ]
+    assert of_both[::2] == of_both[1::2]
+    assert of_both[::2] == [
+        ("", None, "identity"),
+        ("a", None, "identity"),
+        ("b", None, "identity"),
+        ("", 5, "identity"),
+        ("", 7, "gzip"),
+        ("a,b", None, "identity"),
+    ]
+    assert [pair for pair in calls[-1].metadata if pair[0] == "x-one"] == [("x-one", "a"), ("x-one", "b")]
+
+
+async def test_an_idle_connection_keeps_no_headers() -> None:
+    """They are kept to be compared with the next ones, for a second or so."""
+    async with serving(unary_call=echo) as running, await running.peer() as peer:
+        await peer.call(UNARY, simple(), extra=[(b"x-one", b"a")])
+        assert openings() == [b"a"]
+        (connection,) = running.server.open_connections
+        connection.tick(asyncio.get_running_loop().time())
+        assert openings() == []
+
+
+def openings() -> list[bytes]:
+    """Return a header of each request whose headers are kept."""
+    found = (each for each in gc.get_objects() if isinstance(each, Opening))
+    return [each.fields[b"x-one"] for each in found if b"x-one" in each.fields]
 
 
 async def test_a_deadline_after_a_task_that_left_the_call_to_be_answered() -> None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Mapping
 from math import inf
 from random import uniform
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from .admission import CANCELLED_CALL, FAILING_CALL, INVALID_CALL, USELESS_FRAME, ConnectionLimiter, Slot
 from .call import RESPONSE_HEADERS, ServerCall
@@ -74,6 +74,35 @@ class ConnectionOwner(Protocol):
         """Forget the socket of a connection."""
 
 
+class Opening(NamedTuple):
+    """What the headers of a request say, which are mostly those of the one before.
+
+    Attributes:
+        headers: the same, as they came.
+        fields: the last of each name.
+        method: what they ask for; None = no method takes that.
+        is_plain: whether they name neither a compression nor a deadline.
+    """
+
+    headers: Headers
+    fields: Mapping[bytes, bytes]
+    method: Method | None
+    is_plain: bool
+
+
+_NOT_OPENED: Final = Opening((), {}, None, is_plain=False)
+
+
+def read_opening(headers: Headers, methods: Mapping[bytes, Method]) -> Opening:
+    """Read the headers of a request."""
+    fields = dict(headers)
+    method = methods.get(fields.get(b":path", b""))
+    if not _is_grpc(fields) or fields.get(b":method") != b"POST":
+        method = None
+    is_plain = b"grpc-encoding" not in fields and b"grpc-timeout" not in fields
+    return Opening(headers, fields, method, is_plain)
+
+
 class ServerConnection(ConnectionHandler):
     """One client's connection and its calls.
 
@@ -98,6 +127,7 @@ class ServerConnection(ConnectionHandler):
         self._methods = owner.methods
         self._loop = loop
         self._calls: dict[int, ServerCall] = {}
+        self._opening = _NOT_OPENED  # of the last request
         self._unread: dict[int, float] = {}  # streams answered before a call existed: when
         self._turnover = Turnover(loop.time())
         self._done = 0  # bytes of requests that were served
@@ -129,16 +159,17 @@ class ServerConnection(ConnectionHandler):
     def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
         """Find the method and take the call up, or answer why not."""
         self._had_request = True
-        fields = dict(headers)
-        method = self._methods.get(fields.get(b":path", b""))
-        is_grpc = fields.get(b"content-type") in _CONTENT_TYPES or _is_grpc(fields)
-        if method is None or not is_grpc or fields.get(b":method") != b"POST":
-            self._refuse(stream_id, fields, ended)
+        opening = self._opening
+        if headers != opening.headers:  # to compare them costs less than to read them
+            opening = self._opening = read_opening(headers, self._methods)
+        method = opening.method
+        if method is None:
+            self._refuse(stream_id, opening.fields, ended)
             return
         try:
-            call = self._open_call(stream_id, method, headers, fields)
+            call = self._open_call(stream_id, method, opening)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the client must be answered
-            self._refuse_call(stream_id, method.path, fields, error, ended)
+            self._refuse_call(stream_id, method.path, opening.fields, error, ended)
             return
         self._calls[stream_id] = call
         if self.http2.stranger:
@@ -146,19 +177,10 @@ class ServerConnection(ConnectionHandler):
         if ended or method.client_streaming:
             call.begin(ended)
 
-    def _open_call(
-        self, stream_id: int, method: Method, headers: Headers, fields: Mapping[bytes, bytes]
-    ) -> ServerCall:
+    def _open_call(self, stream_id: int, method: Method, opening: Opening) -> ServerCall:
+        headers, fields, _, is_plain = opening
         call = ServerCall(self, self.http2, stream_id, method, headers, fields)
-        encoding = fields.get(b"grpc-encoding")
-        if encoding is not None and encoding != b"identity":
-            if encoding != b"gzip":
-                raise RpcError(
-                    StatusCode.UNIMPLEMENTED, "grpc-encoding is not supported; send identity or gzip"
-                )
-            call.encoding = "gzip"
-        timeout = fields.get(b"grpc-timeout")
-        seconds = None if timeout is None else _read_timeout(timeout)
+        seconds = None if is_plain else _read_options(call, fields)
         admission = None
         if method.on_headers is not None:
             admission = method.on_headers(call)
@@ -364,6 +386,7 @@ class ServerConnection(ConnectionHandler):
         """Check the timers of the connection and its calls."""
         self.http2.tick(now)
         self._useless //= 2
+        self._opening = _NOT_OPENED  # an idle connection keeps no headers
         options = self._owner.options
         if self.http2.over:
             return
@@ -487,6 +510,17 @@ def _path_text(fields: Mapping[bytes, bytes]) -> str:
 
 def _is_grpc(fields: Mapping[bytes, bytes]) -> bool:
     return fields.get(b"content-type", b"").split(b";")[0].strip() in _CONTENT_TYPES
+
+
+def _read_options(call: ServerCall, fields: Mapping[bytes, bytes]) -> float | None:
+    """Read how the messages of a call are compressed; return the seconds that its client gives it."""
+    encoding = fields.get(b"grpc-encoding")
+    if encoding is not None and encoding != b"identity":
+        if encoding != b"gzip":
+            raise RpcError(StatusCode.UNIMPLEMENTED, "grpc-encoding is not supported; send identity or gzip")
+        call.encoding = "gzip"
+    timeout = fields.get(b"grpc-timeout")
+    return None if timeout is None else _read_timeout(timeout)
 
 
 def _read_timeout(value: bytes) -> float:
