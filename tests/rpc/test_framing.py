@@ -108,6 +108,12 @@ def test_messages_survive_encoding_and_any_chunking(messages: list[bytes], cuts:
     assert not decoder.buffered
 
 
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, 65_536])
+def test_a_prefix_is_the_flag_and_the_length(size: int) -> None:
+    """Of short messages and of long ones."""
+    assert encode_message(bytes(size)) == struct.pack(">BI", 0, size) + bytes(size)
+
+
 def test_a_message_in_tiny_chunks_takes_little_more_than_its_bytes() -> None:
     """However few there are in each: whoever sends them so does not have more held."""
     size = 100_000

@@ -433,7 +433,7 @@ class ServerCall:
         holding = self._owner.holding
         self.size += more
         holding.requests += more
-        if not more or holding.has_room(self.size):
+        if holding.requests <= holding.plenty or not more or holding.has_room(self.size):
             return True
         self._fail(NoRoom())
         return False

@@ -26,9 +26,14 @@ ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
 """The header with the supported compressions."""
 
 
+_SHORT = 256
+_SHORT_PREFIXES = tuple(_pack_prefix(0, size) for size in range(_SHORT))
+
+
 def encode_message(payload: bytes) -> bytes:
     """Return ``payload`` with the prefix of an uncompressed message."""
-    return _pack_prefix(0, len(payload)) + payload
+    size = len(payload)
+    return (_SHORT_PREFIXES[size] if size < _SHORT else _pack_prefix(0, size)) + payload
 
 
 def gunzip(data: bytes | memoryview, max_size: int) -> bytes:

@@ -74,6 +74,7 @@ class Holding:
 
     Attributes:
         limit: bytes.
+        plenty: bytes of requests up to which there is room for any.
         requests: bytes of requests with a single message that are not answered, whole or not, and of messages
             that handlers of streams keep.
 
@@ -85,12 +86,12 @@ class Holding:
         self.limit = limit
         self.requests = 0
         self.refused = False
-        self._most = sys.maxsize if limit is None else int(limit * _FOR_REQUESTS)
+        self.plenty = sys.maxsize if limit is None else int(limit * _FOR_REQUESTS)
         self._new_answers = 0
 
     def has_room(self, request: int) -> bool:
         """Tell whether a request of so many bytes may be held, or held on; False is remembered."""
-        held, most = self.requests, self._most
+        held, most = self.requests, self.plenty
         if held <= most or (request <= _SMALL and held <= most + _ROOM_FOR_SMALL):
             return True
         self.refused = True
