@@ -100,3 +100,12 @@ async def test_a_server_that_is_not_known_yet(
         for each in own_broker, other:
             await each.connection.wait_ready(in_seconds(30))
         assert (await server.ask("things", {})).entries.keys() == {server.id, "a"}
+
+
+async def test_a_server_that_told_no_inbox(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it has a connection cannot be asked, and nothing is subscribed to for that."""
+    async with serving(own_broker) as server:
+        own_broker.connection.publish(b"_WS.here.a", b"+")
+        await known(server, "a")
+        monkeypatch.setattr(own_broker.connection, "subscribe_once", None)
+        assert await server.gone({"a"}) == set()

@@ -139,8 +139,8 @@ class Gathering:
             if not answer.done():
                 answer.set_result(message)
 
-        reply = self._connection.subscribe_once(take)
-        if reply is None or not inbox:
+        reply = self._connection.subscribe_once(take) if inbox else None
+        if reply is None:
             return False
         try:
             self._publish(inbox.decode(), b"", reply.subject)
