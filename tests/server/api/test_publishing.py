@@ -14,7 +14,7 @@ from windshift.server.domain.errors import InvalidField
 async def test_others_run_while_many_events_are_read() -> None:
     """It takes several turns of the event loop, however many events there are."""
     call: Any = SimpleNamespace(state=None, peer="p")
-    reading = asyncio.ensure_future(read_events([pb.PublishEventRequest()] * 1000, None, call))
+    reading = asyncio.ensure_future(read_events([pb.PublishEventRequest()] * 1000, None, call, {}))
     turns = 0
     while not reading.done():
         await asyncio.sleep(0)

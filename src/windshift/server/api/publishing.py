@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from google.rpc.error_details_pb2 import ErrorInfo
 
@@ -66,14 +66,17 @@ def read_publish(
     )
 
 
+_Denied: TypeAlias = dict[str, WindshiftError | None]
+"""Why the caller may not publish to subjects; None = he may after all."""
+
+
 async def read_events(
-    events: Sequence[pb.PublishEventRequest], trace: TraceContext | None, call: ServerCall
+    events: Sequence[pb.PublishEventRequest], trace: TraceContext | None, call: ServerCall, denied: _Denied
 ) -> list[Item]:
-    """Read several events, and let others run in between.
+    """Read several events, and let others run in between; add to what is denied.
 
     In the place of those that are malformed, or denied, there is the error.
     """
-    denied: dict[str, WindshiftError | None] = {}
     items: list[Item] = []
     for some in batches(events, _AT_ONCE):
         items += _read_some(some, trace, call, denied)
@@ -85,7 +88,7 @@ def _read_some(
     events: Sequence[pb.PublishEventRequest],
     trace: TraceContext | None,
     call: ServerCall,
-    denied: dict[str, WindshiftError | None],
+    denied: _Denied,
 ) -> list[Item]:
     caller, admission, asker = caller_of(call), admission_of(call), asker_of(call)
     items: list[Item] = []
@@ -104,9 +107,7 @@ def _read_some(
     return items
 
 
-def _denial(
-    admission: AuthorizedStream, subject: str, known: dict[str, WindshiftError | None]
-) -> WindshiftError | None:
+def _denial(admission: AuthorizedStream, subject: str, known: _Denied) -> WindshiftError | None:
     """Return why the caller may not publish to a subject, if so; look at each subject once."""
     if subject not in known:
         known[subject] = _look_at_denial(admission, subject)
@@ -158,8 +159,9 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
                 deadline = loop.time() + DEFAULT
                 if call.deadline is not None:
                     deadline = min(deadline, answer_by(call, streams=True))
-                items = await read_events(events, trace, call)
-                tell_denied(items, call)
+                denied: _Denied = {}
+                items = await read_events(events, trace, call, denied)
+                tell_denied(denied, call)
                 number += len(items)
                 yield items, deadline
                 del events, items
@@ -211,8 +213,9 @@ async def publish_each(
     pipeline: Pipeline,
 ) -> pb.PublishBatchResponse:
     """Publish events, each of them for itself."""
-    items = await read_events(events, trace, call)
-    tell_denied(items, call)
+    denied: _Denied = {}
+    items = await read_events(events, trace, call, denied)
+    tell_denied(denied, call)
     response = pb.PublishBatchResponse()
     await write_results(response, await pipeline.publish_all(items, answer_by(call)), call)
     return response
@@ -226,7 +229,7 @@ async def publish_atomic(
 ) -> pb.PublishBatchResponse:
     """Publish all events or none."""
     requests: list[PublishRequest] = []
-    for place, item in enumerate(await read_events(events, trace, call)):
+    for place, item in enumerate(await read_events(events, trace, call, {})):
         if isinstance(item, WindshiftError):
             publisher.failed(len(events), item)
             raise at_index(item, place)
@@ -236,13 +239,13 @@ async def publish_atomic(
     return response
 
 
-def tell_denied(items: Sequence[Item], call: ServerCall) -> None:
+def tell_denied(denied: _Denied, call: ServerCall) -> None:
     """Have the audit log told of what is denied though the call goes on."""
     admission = admission_of(call)
     if admission is not None:
-        denials = (item for item in items if isinstance(item, _DENIED))
-        for error in dict.fromkeys(denials):
-            admission.tell_denied(error)
+        for error in denied.values():
+            if isinstance(error, _DENIED):
+                admission.tell_denied(error)
 
 
 async def write_results(

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from windshift.nats import JetStreamError, MessageTooLarge, NatsError, retry
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.acks import PubAck
+from windshift.nats.jetstream.acks import PubAck, Stored
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.writes import Part, Write, Writes, together
 from windshift.server.domain.broker_errors import domain_error
@@ -117,8 +117,8 @@ class AtomicPublisher:
                 raise domain_error(error) from error
             else:
                 first = ack.sequence - len(requests) + 1
-                acks = [PubAck(target.stream, first + place) for place in range(len(requests))]
-                return self._publisher.results(0, requests, acks, {})
+                stored = Stored(target.stream, list(range(first, ack.sequence + 1)))
+                return self._publisher.results(0, requests, stored, {})
         raise OutcomeUnknown if in_doubt else BrokerUnavailable
 
     async def _target(self, requests: Sequence[PublishRequest], write: Write, deadline: float) -> Target:
