@@ -48,12 +48,8 @@ class DataDirectory:
         """Where streams are moved that could not be read, and need not be."""
         self._store = path / "jetstream"  # nats-server adds this name to its store_dir
         self._lock_file = path / "lock"
-        self._lock = -1
-
-    @property
-    def lock_fd(self) -> int:
+        self.lock_fd = -1
         """The descriptor that holds the lock; -1 when it is not held."""
-        return self._lock
 
     async def acquire(self, wait: float) -> None:
         """Create the directory if need be, and lock it.
@@ -73,9 +69,9 @@ class DataDirectory:
 
     def release(self) -> None:
         """Give the lock back. The files stay."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+            self.lock_fd = -1
 
     def write_config(self, text: str) -> None:
         """Write nats-server's configuration, which holds a password, for our eyes only."""
@@ -155,7 +151,7 @@ class DataDirectory:
         for missing in (each for each in reversed(self.path.parents) if not each.exists()):
             missing.mkdir(mode=_PRIVATE, exist_ok=True)
         self.path.mkdir(mode=_PRIVATE, exist_ok=True)
-        self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)
+        self.lock_fd = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)
         for directory in (self.run, self._store):
             directory.mkdir(mode=_PRIVATE, exist_ok=True)
             directory.chmod(_PRIVATE)
@@ -185,12 +181,12 @@ class DataDirectory:
                     f"the data directory {self.path} is in use by another server", "stop that one", _SETTING
                 )
             await asyncio.sleep(_POLL)
-        os.truncate(self._lock, 0)
-        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+        os.truncate(self.lock_fd, 0)
+        os.pwrite(self.lock_fd, b"%d\n" % os.getpid(), 0)
 
     def _try_lock(self) -> bool:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
@@ -198,7 +194,7 @@ class DataDirectory:
     def _owner_lives(self) -> bool:
         """Tell whether the server that took the lock is alive, as far as its id tells."""
         try:
-            pid = int(os.pread(self._lock, 20, 0))
+            pid = int(os.pread(self.lock_fd, 20, 0))
             os.kill(pid, 0)
         except (ValueError, ProcessLookupError):
             return False

@@ -85,10 +85,11 @@ class EmbeddedNats:
         self._process: Process | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._failures = Failures(self._directory.log)
-        self._limit = 0
         self._looks = 0
         self._renewed_at = -math.inf
         self._renew_pause = 0.0
+        self.storage = 0
+        """How many bytes it may store."""
         self.inventory = Inventory(self._directory)
         """What is missing since the directory was left."""
         self.disk = Disk(config.data_dir)
@@ -100,11 +101,6 @@ class EmbeddedNats:
     def address(self) -> ServerAddress:
         """Where it listens, with the password."""
         return ServerAddress("nats", "127.0.0.1", self._port, _USER, self._password)
-
-    @property
-    def storage(self) -> int:
-        """How many bytes it may store."""
-        return self._limit
 
     @property
     def pid(self) -> int | None:
@@ -166,7 +162,7 @@ class EmbeddedNats:
     # One life of the process
 
     async def _launch(self) -> None:
-        self._limit = look(self._directory.path).limit
+        self.storage = look(self._directory.path).limit
         self._write_settings()
         self._failures.start()
         self.disk.renewed()
@@ -189,7 +185,7 @@ class EmbeddedNats:
             self._config,
             self._directory,
             port=self._port,
-            limit=self._limit,
+            limit=self.storage,
             user=_USER,
             password=self._password,
         )
@@ -382,10 +378,10 @@ class EmbeddedNats:
     def _raise_limit(self, space: Space) -> None:
         """Let nats-server store more when the file system has grown. It takes less only at a start."""
         process = self._running
-        if space.limit <= self._limit or process is None:
+        if space.limit <= self.storage or process is None:
             return
         log.info("the disk has grown: NATS may store %d MB; %s", space.limit // 10**6, self.disk.described)
-        self._limit = space.limit
+        self.storage = space.limit
         try:
             self._write_settings()
         except OSError as error:
