@@ -437,8 +437,9 @@ async def _settle(
 ) -> dict[str, Any]:
     """Open a consume call for each of the consumers, which may be one and the same, and say so.
 
-    Then acknowledge events until ``count`` are settled. What was not confirmed in time is acknowledged again:
-    so many calls may ask more of the broker at once than it answers in seconds.
+    Then acknowledge events until ``count`` are settled, say how fast, and end the calls after a line on
+    stdin. What was not confirmed in time is acknowledged again: so many calls may ask more of the broker at
+    once than it answers in seconds.
     """
     confirmed, started = 0, 0.0
     channels, opened = await _open(address, stream, consumers, window=window)
@@ -466,8 +467,12 @@ async def _settle(
     seconds = time.perf_counter() - started
     for each in working:
         each.cancel()
+    seen = {"per_second": confirmed / seconds}
+    await asyncio.to_thread(
+        tell_and_wait, seen
+    )  # to end calls costs as well, and is no part of an event's cost
     await _close(channels)
-    return {"per_second": confirmed / seconds}
+    return seen
 
 
 @main.command("spread")
