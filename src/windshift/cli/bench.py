@@ -60,7 +60,7 @@ def _told_alone() -> Iterator[None]:
 
 
 async def _beside(handling: Coroutine[Any, Any, None], work: Coroutine[Any, Any, T]) -> T:
-    """Do some work while events are handled. If one of both ends with an error, the other has no end."""
+    """Do some work while events are handled, which ends with it. If either fails, the other is cancelled."""
     with _told_alone():
         async with asyncio.TaskGroup() as group:
             running = group.create_task(handling)

@@ -131,7 +131,7 @@ async def _events(
     stop: asyncio.Event,
     wrong: list[Failure],
 ) -> AsyncIterator[ws.Publish]:
-    """Yield the events of the lines of stdin until `stop` is set, or a line is wrong, which is put there."""
+    """Yield the events of the lines of stdin until `stop` is set, or one is wrong: `wrong` says why."""
     number = 0
     try:
         async for lines in lines_of_stdin(stop):

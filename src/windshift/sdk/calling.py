@@ -147,9 +147,15 @@ class Caller:
     async def _wait_to_repeat(
         self, channels: Channels, repeat: Repeat, error: RpcError, attempt: int, left: float, *, doubt: bool
     ) -> None:
-        """Wait until a call is made again, whose attempt of this number ended so, or raise what ends it.
+        """Wait before the next attempt of a call, or raise what the call ends with.
 
-        `left` is the time that it has, in seconds; `doubt` is whether an earlier attempt may have been done.
+        Args:
+            channels: to the server; one that is not connected is waited for.
+            repeat: what the operation makes of being done twice.
+            error: how the attempt ended.
+            attempt: its number, from 1 on.
+            left: seconds until the call's deadline.
+            doubt: whether an earlier attempt may have been done.
         """
         if known(error) is not Known.REFUSED:
             self._check_open(repeat, error, doubt=doubt)

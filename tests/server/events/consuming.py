@@ -216,7 +216,7 @@ class Consuming:
 
     def on(self, nats: NatsBroker) -> Consuming:
         """Consume by another connection, as another server would."""
-        return replace(self, nats=nats)
+        return replace(self, nats=nats, shared=None)
 
     def open(self) -> Worker:
         """Begin a call; nothing was said yet."""

@@ -171,7 +171,7 @@ def end_now(status: int) -> None:
 
 @contextmanager
 def _signals(stop: Callable[[], object]) -> Iterator[list[int]]:
-    """Call `stop` on SIGTERM or SIGINT, and give the list that has it when it came.
+    """Call `stop` on SIGTERM or SIGINT, and yield a list that gets the signal's number when one comes.
 
     A second one ends the process, even if a handler blocks the loop.
     """

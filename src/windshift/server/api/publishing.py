@@ -164,7 +164,7 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
                 tell_denied(denied, call)
                 number += len(items)
                 yield items, deadline
-                del events, items
+                del events, items, denied
             requests = []  # nothing of what has its results is in memory while the client sends nothing
             requests, kept = await call.receive_kept()
         if drained.done():

@@ -51,7 +51,7 @@ class Counts:
         failed: ids that JetStream did not answer for in time.
         invalid: ids that the client did not hold.
         latencies: how long events take, by consumer.
-        holdings: the deliveries that each client holds which is attached now.
+        holdings: what each client that is attached now holds.
     """
 
     def __init__(self) -> None:

@@ -526,8 +526,9 @@ class _Attachment:
             self.protocol.incoming.delivered(read_delivery(arrival))
         else:
             self.protocol.pull_status(arrival, self._loop.time())
-        if arrival is not Notice.ALIVE:
-            self._wake.set()
+            if arrival is Notice.ALIVE:
+                return
+        self._wake.set()
 
     def noted(self, kind: str) -> None:
         """Look at what somebody did to the consumer."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from math import inf
-from typing import Final
+from typing import Self
 
 from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE
 from windshift.server.events.consuming.flow import InFlight, Window
@@ -29,15 +29,23 @@ MOST_UNCONFIRMED = 20_000
 
 
 class CommandKind(Enum):
-    """What a command does with deliveries."""
+    """What a command does with deliveries.
 
-    ACK = "ack"
-    REJECT = "reject"
-    PING = "ping"
+    Attributes:
+        payload: what it is to the broker; a reject that asks for another attempt is something else.
+    """
 
+    ACK = "ack", ACK
+    REJECT = "reject", TERMINATE
+    PING = "ping", PROGRESS
 
-_PAYLOADS: Final = {CommandKind.ACK: ACK, CommandKind.REJECT: TERMINATE, CommandKind.PING: PROGRESS}
-"""What each kind is to the broker; a reject that asks for another attempt is something else."""
+    payload: bytes
+
+    def __new__(cls, value: str, payload: bytes) -> Self:
+        """Make a kind whose value is its name on the wire."""
+        kind = object.__new__(cls)
+        kind._value_, kind.payload = value, payload
+        return kind
 
 
 class Confirmation:
@@ -277,7 +285,7 @@ class Settlements:
             ids: the events; duplicates count once.
             now: the time.
         """
-        confirmation, payload = Confirmation(kind, now + self._confirm_timeout), _PAYLOADS[kind]
+        confirmation, payload = Confirmation(kind, now + self._confirm_timeout), kind.payload
         self._unconfirmed.append(confirmation)
         distinct = dict.fromkeys(ids)
         confirmation.weight += len(distinct)
