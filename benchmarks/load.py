@@ -468,9 +468,8 @@ async def _settle(
     for each in working:
         each.cancel()
     seen = {"per_second": confirmed / seconds}
-    await asyncio.to_thread(
-        tell_and_wait, seen
-    )  # to end calls costs as well, and is no part of an event's cost
+    # To end calls costs as well, and is no part of what an event costs
+    await asyncio.to_thread(tell_and_wait, seen)
     await _close(channels)
     return seen
 

@@ -12,7 +12,7 @@ import uvloop
 
 
 def reporting(work: Callable[..., Coroutine[Any, Any, object]]) -> Callable[..., None]:
-    """Make a function for a command of one for a coroutine, which prints what that returns."""
+    """Turn a coroutine function into a command, which runs it and prints its result."""
 
     @wraps(work)
     def command(**options: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
@@ -445,9 +446,13 @@ async def test_of_several_answers_the_oldest_counts() -> None:
         {"purged": 0},
         JetStreamError(codes.STREAM_NOT_FOUND, 404, ""),
     ]
+    complaints: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told["message"]))
     attempts = _Attempts()
     attempts.open += [asyncio.ensure_future(attempt(each)) for each in outcomes]
     assert await attempts.answer(None) == {"purged": 5}
+    gc.collect()
+    assert complaints == []  # such as that nobody looked at the other outcomes
 
 
 async def test_what_may_not_be_asked_twice(own_broker: Broker, own_nats_server: NatsServer) -> None:

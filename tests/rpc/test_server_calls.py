@@ -195,6 +195,20 @@ async def test_what_is_kept_counts_until_it_is_let_go() -> None:
         assert running.server.holding.requests == 32_400_000
 
 
+async def test_the_end_of_a_call_needs_no_room() -> None:
+    """Nothing more is kept for it, however much is kept for others."""
+
+    async def handler(call: ServerCall) -> None:
+        while (received := await call.receive_kept())[0]:
+            call.let_go(received[1])
+
+    options = server_options(max_held=1_000_000)
+    async with serving(options, full_duplex_call=handler) as running, await running.peer() as peer:
+        running.server.holding.requests += 33_000_000
+        assert (await peer.response(peer.request(DUPLEX, b""))).status == 0
+        assert not running.server.holding.refused
+
+
 async def test_nothing_is_inflated_without_room() -> None:
     """A message that is compressed may become large: whatever it is, it has to wait for room to be kept."""
     inflated: list[int] = []

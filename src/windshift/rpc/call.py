@@ -268,6 +268,8 @@ class ServerCall:
         if self._done:
             return 0
         size, requests.handed = requests.handed, 0
+        if not size:
+            return 0  # there was none
         holding = self._owner.holding
         self.size += size
         holding.requests += size

@@ -393,10 +393,11 @@ class _Attempts:
             await asyncio.wait(self.open, timeout=timeout, return_when=until)
         over = [each for each in self.open if each.done()]
         self.open = [each for each in self.open if not each.done()]
-        for each in over:
-            if each.exception() is None:
+        outcomes = [(each, each.exception()) for each in over]
+        for each, error in outcomes:
+            if error is None:
                 return each.result()
-        errors = [error for each in over if (error := each.exception()) is not None]
+        errors = [error for _, error in outcomes if error is not None]
         self.in_doubt |= any(isinstance(error, OutcomeUnknown) for error in errors)
         for error in errors:
             if isinstance(error, Forbidden) or not isinstance(error, OutcomeUnknown | Unavailable):

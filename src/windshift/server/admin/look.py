@@ -109,7 +109,7 @@ class ConsumerRow(NamedTuple):
     owner: str
 
 
-class Shared(Generic[T]):
+class SharedLook(Generic[T]):
     """A look that is taken when somebody asks, and shared by all who ask within the next seconds.
 
     Args:
@@ -172,8 +172,8 @@ class Look:
         self._api = api
         self._loop = asyncio.get_running_loop()
         # What is changed through this server is seen by who looks after that.
-        self._streams = Shared(self._look_at_streams, _LONGEST, lambda: api.changes)
-        self._consumers = Shared(self._look_at_consumers, _LONGEST, lambda: api.changes)
+        self._streams = SharedLook(self._look_at_streams, _LONGEST, lambda: api.changes)
+        self._consumers = SharedLook(self._look_at_consumers, _LONGEST, lambda: api.changes)
         self._seen: dict[str, StreamRow] = {}
         self._seen_at = 0.0
         self._origins: dict[str, str] = {}

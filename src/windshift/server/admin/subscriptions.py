@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, Protocol
 
 from windshift.nats.jetstream.api import JsonObject
 from windshift.server.admin.gathering import Gathering, read_fields
-from windshift.server.admin.look import Shared
+from windshift.server.admin.look import SharedLook
 from windshift.server.background.batches import spread
 from windshift.server.background.pacing import pause
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -91,7 +91,7 @@ class Subscriptions:
     def __init__(self, gathering: Gathering) -> None:
         self._gathering = gathering
         self._open: dict[OpenCall, None] = {}  # by age
-        self._counts = Shared(self._count, _LONGEST)
+        self._counts = SharedLook(self._count, _LONGEST)
         gathering.answer("subscriptions", self._own)
 
     def add(self, call: OpenCall) -> None:

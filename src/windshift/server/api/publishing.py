@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 
-
+_Denied: TypeAlias = dict[str, WindshiftError | None]
+"""Why the caller may not publish to subjects; None = it may after all."""
 _DENIED: Final = (PermissionDenied, QuotaExceeded)
 _AT_ONCE: Final = 64
 """Events, or errors, after which it is looked whether others should run."""
@@ -64,10 +65,6 @@ def read_publish(
         PublishRequest,
         (request.subject, type_url, data.value, time, key, expected, trace, caller, asker),
     )
-
-
-_Denied: TypeAlias = dict[str, WindshiftError | None]
-"""Why the caller may not publish to subjects; None = he may after all."""
 
 
 async def read_events(
@@ -115,16 +112,20 @@ def _denial(admission: AuthorizedStream, subject: str, known: _Denied) -> Windsh
 
 
 def _look_at_denial(admission: AuthorizedStream, subject: str) -> WindshiftError | None:
-    """Return why the caller may not publish to a subject, if so. What is malformed is refused as that."""
+    """Return why the caller may not publish to a subject, if so. What is malformed is refused as that.
+
+    The error has no traceback: it would keep the frames of who reads events, and so all of these.
+    """
     try:
         admission.publish(subject)
+        return None
     except _DENIED as error:
-        try:
-            names.subject("subject", subject)
-        except InvalidField as malformed:
-            return malformed
-        return error
-    return None
+        denied = error.with_traceback(None)
+    try:
+        names.subject("subject", subject)
+    except InvalidField as error:
+        return error.with_traceback(None)
+    return denied
 
 
 async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline) -> None:
@@ -166,6 +167,7 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
                 yield items, deadline
                 del events, items, denied
             requests = []  # nothing of what has its results is in memory while the client sends nothing
+            await pause()  # requests without events wait for nothing else
             requests, kept = await call.receive_kept()
         if drained.done():
             raise ShuttingDown

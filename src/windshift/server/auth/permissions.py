@@ -59,7 +59,7 @@ LISTS: Final[Mapping[str, PatternKind]] = {
 """Every list of a role by its key in the file."""
 
 OF_NAMED_ONES: Final = frozenset(key for key in LISTS if key.startswith("consumers."))
-"""Lists that what has no name needs no entry in."""
+"""Lists that do not apply to what has no name."""
 
 OF_ALL_WHEN_EMPTY: Final = frozenset(key for key in LISTS if key.startswith(("dead_letters.", "server.")))
 """Lists in which an empty name stands for all."""

@@ -185,8 +185,8 @@ class App:
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
         self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, siblings.ledger)
         shared = _shared(config, nats, stats, counts, telemetry.tracer, storage)
-        known = Servers(nats.gathering, self._describe, self._load, nats.connection, nats.requests)
-        self._domain = _Domain(config, nats, shared, self._ownership, known)
+        servers_known = Servers(nats.gathering, self._describe, self._load, nats.connection, nats.requests)
+        self._domain = _Domain(config, nats, shared, self._ownership, servers_known)
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
         """The files that are reloaded when they change, or on demand."""
