@@ -14,7 +14,7 @@ from windshift.server.api.consume import (
 )
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject, Subscribe
-from windshift.server.events.consuming.settlement import CommandKind, Confirmation
+from windshift.server.events.consuming.pending_acks import CommandKind, Confirmation
 from windshift.server.events.consuming.tokens import Tokens
 from windshift.server.events.deliveries import Delivery, message_size
 from windshift.server.events.model import ConsumerKey, StreamSeq

@@ -17,7 +17,7 @@ from windshift.nats.jetstream.writes import Writes
 from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.commands import Ack, Command, Ping, Reject, Subscribe
 from windshift.server.events.consuming.interfaces import ConsumeOptions
-from windshift.server.events.consuming.settlement import CommandKind, Confirmation
+from windshift.server.events.consuming.pending_acks import CommandKind, Confirmation
 from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats

@@ -24,8 +24,8 @@ from windshift.server.events.consuming.commands import Ack, Action, Command, Pin
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pauses import PauseDetector
+from windshift.server.events.consuming.pending_acks import CommandKind, Group, grouped
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
-from windshift.server.events.consuming.settlement import CommandKind, Group, grouped
 from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.counts import Counts
 from windshift.server.events.deliveries import Delivery, stored_at

@@ -17,9 +17,9 @@ from windshift.server.events.consuming.commands import Ack, Action, Limit, Ping,
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pauses import PauseDetector
+from windshift.server.events.consuming.pending_acks import Group, grouped
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
-from windshift.server.events.consuming.settlement import Group, grouped
 from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.consuming.work import (
     Check,

@@ -36,13 +36,13 @@ from windshift.server.domain.errors import (
     UnsupportedCombination,
 )
 from windshift.server.events.consumers import MAX_ACK_PENDING
-from windshift.server.events.consuming import working
+from windshift.server.events.consuming import work_runner
 from windshift.server.events.consuming.commands import Limit, Subscribe
 from windshift.server.events.consuming.flow import LARGEST_LIMIT, STUCK
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions
 from windshift.server.events.consuming.pauses import LONG
+from windshift.server.events.consuming.pending_acks import CommandKind
 from windshift.server.events.consuming.protocol import ConsumeProtocol
-from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.deliveries import DeliveryName, name_of
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.token_key import key_of
@@ -754,7 +754,7 @@ async def test_room_for_large_events_that_is_long_in_coming(
     consuming: Consuming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as nobody is answered who has it, a call waits."""
-    monkeypatch.setattr(working, "_ELECTION", 0.02)
+    monkeypatch.setattr(work_runner, "_ELECTION", 0.02)
     async with consuming.worker() as worker:
         room = worker.consume_call._shared.room
         share = room.whole.take_now(WHOLE, "somebody else")

@@ -14,7 +14,7 @@ from tests.server.events.consuming import Consuming, Worker, consume_all, make_c
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.domain.errors import BrokerUnavailable
-from windshift.server.events.consuming.settlement import CommandKind
+from windshift.server.events.consuming.pending_acks import CommandKind
 
 Unique = Callable[[], str]
 

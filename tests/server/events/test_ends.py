@@ -18,7 +18,7 @@ from tests.support.nats_server import NatsServer
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.peers import Peers
-from windshift.server.events.consuming.settlement import CommandKind
+from windshift.server.events.consuming.pending_acks import CommandKind
 from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.model import StreamSeq

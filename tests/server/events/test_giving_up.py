@@ -17,7 +17,7 @@ from tests.support.nats_server import NatsServer
 from windshift.nats import Message
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consuming.commands import Action, Reject
-from windshift.server.events.consuming.settlement import CommandKind
+from windshift.server.events.consuming.pending_acks import CommandKind
 from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
 from windshift.server.events.dead_letters.store import STREAM
 from windshift.server.events.model import StreamSeq

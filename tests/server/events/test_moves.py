@@ -22,8 +22,8 @@ from windshift.server.events.consumers import new_config
 from windshift.server.events.consuming.calls import Calls
 from windshift.server.events.consuming.commands import Ack, Action
 from windshift.server.events.consuming.doubt import Doubt
+from windshift.server.events.consuming.pending_acks import CommandKind
 from windshift.server.events.consuming.redelivery import Settled
-from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.work import EndOutcome, Keep, Learn, LookUp, Verify
 from windshift.server.events.model import ConsumerKey, StreamSeq

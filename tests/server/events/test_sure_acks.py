@@ -20,8 +20,8 @@ from windshift.server.events.consuming.commands import Reject
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.pauses import PauseDetector
+from windshift.server.events.consuming.pending_acks import CommandKind, Group, PendingAck
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
-from windshift.server.events.consuming.settlement import CommandKind, Group, PendingAck
 from windshift.server.events.consuming.settling import Settling
 from windshift.server.events.consuming.spans import ConsumeSpans
 from windshift.server.events.consuming.state import CallState, Memory

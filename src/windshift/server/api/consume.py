@@ -29,7 +29,7 @@ from windshift.server.events.consuming.commands import (
     check_ids,
 )
 from windshift.server.events.consuming.interfaces import ConsumeOptions
-from windshift.server.events.consuming.settlement import CommandKind, Confirmation
+from windshift.server.events.consuming.pending_acks import CommandKind, Confirmation
 from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.deliveries import Delivery, message_size
 from windshift.server.events.model import ConsumerKey, StreamSeq

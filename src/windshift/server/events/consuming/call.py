@@ -2,8 +2,8 @@
 
 A call has two tasks. One reads the client's commands. The other takes a turn whenever something happened: the
 protocol takes in what arrived, deliveries and confirmations go to the client, more is pulled, and the work
-that the protocol asks for is started (`working`). Everything sent in one turn leaves in one write, on either
-side.
+that the protocol asks for is started (`work_runner`). Everything sent in one turn leaves in one write, on
+either side.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from windshift.server.events.consuming.consumer_state import (
 )
 from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeOptions
 from windshift.server.events.consuming.pauses import fresh_time
+from windshift.server.events.consuming.pending_acks import Group, PendingAck, grouped
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.replay_feed import ReplayFeed
 from windshift.server.events.consuming.resuming import new_number
-from windshift.server.events.consuming.settlement import Group, PendingAck, grouped
 from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.consuming.spans import ConsumeSpans
 from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.consuming.timer import DeadlineTimer, Signal
 from windshift.server.events.consuming.tokens import Resumed, Tokens
-from windshift.server.events.consuming.working import WorkRunner
+from windshift.server.events.consuming.work_runner import WorkRunner
 from windshift.server.events.deliveries import DeliveryName, read_delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import ELECTED, REPLAY

@@ -13,7 +13,7 @@ from math import inf
 from typing import Final
 
 from windshift.server.events.consuming.flow import InFlight
-from windshift.server.events.consuming.settlement import PendingAck
+from windshift.server.events.consuming.pending_acks import PendingAck
 
 VOUCHED_FOR: Final = 2.0
 """Seconds within which it is noticed that a replicated consumer has another leader."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.events.consuming.commands import Command, Subscribe
-from windshift.server.events.consuming.settlement import Confirmation
+from windshift.server.events.consuming.pending_acks import Confirmation
 from windshift.server.events.deliveries import Delivery
 
 STALLED = 16 * 1024

@@ -42,9 +42,9 @@ from windshift.server.events.consuming.doubt import Doubt, Question
 from windshift.server.events.consuming.flow import Pull, PullPacer
 from windshift.server.events.consuming.incoming import Incoming
 from windshift.server.events.consuming.interfaces import MOST_UNSENT, STALLED, ConsumeOptions
+from windshift.server.events.consuming.pending_acks import CommandKind
 from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.consuming.resuming import Resuming
-from windshift.server.events.consuming.settlement import CommandKind
 from windshift.server.events.consuming.settling import Settling
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.model import StreamSeq

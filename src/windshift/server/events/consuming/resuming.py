@@ -14,7 +14,7 @@ from typing import Final
 from windshift.nats.jetstream.pulling import ACK, PROGRESS
 from windshift.server.events.consuming.flow import InFlight
 from windshift.server.events.consuming.incoming import Incoming
-from windshift.server.events.consuming.settlement import PendingAck, Settlements
+from windshift.server.events.consuming.pending_acks import PendingAck, Settlements
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.tokens import Resumed, Tokens
 from windshift.server.events.deliveries import Delivery, DeliveryName, name_of, stored_at

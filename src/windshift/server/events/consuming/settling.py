@@ -4,7 +4,7 @@ A command becomes a message to the broker for each delivery that it names, perha
 kept or a replay ended. The client is told what became of it once the broker has answered, and, where another
 delivery of the event may exist, once it is decided which of them has ended it.
 
-`settlement` counts what is under way; what that means is decided here.
+`pending_acks` counts what is under way; what that means is decided here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from windshift.server.events.consuming.commands import Decision, Disposition, Re
 from windshift.server.events.consuming.consumer_state import DelayedRejects
 from windshift.server.events.consuming.doubt import Moved
 from windshift.server.events.consuming.flow import InFlight
-from windshift.server.events.consuming.settlement import (
+from windshift.server.events.consuming.pending_acks import (
     CommandKind,
     Confirmation,
     Group,

@@ -12,7 +12,7 @@ from typing import Final
 from windshift import conventions as c
 from windshift.nats import NoReply, Outcome
 from windshift.nats.jetstream.pulling import TERMINATE
-from windshift.server.events.consuming.settlement import CommandKind, PendingAck
+from windshift.server.events.consuming.pending_acks import CommandKind, PendingAck
 from windshift.server.events.deliveries import Delivery
 from windshift.server.telemetry.tracer import Attributes, Span, Tracer
 

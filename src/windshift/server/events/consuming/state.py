@@ -13,8 +13,8 @@ from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.doubt import Doubt, Doubts
 from windshift.server.events.consuming.flow import InFlight, Window
 from windshift.server.events.consuming.pauses import PauseDetector
+from windshift.server.events.consuming.pending_acks import PendingAck
 from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
-from windshift.server.events.consuming.settlement import PendingAck
 from windshift.server.events.consuming.spans import ConsumeSpans
 from windshift.server.events.consuming.work import Work
 from windshift.server.events.counts import Counts

@@ -11,7 +11,7 @@ from enum import Enum
 from windshift.nats import Outcome
 from windshift.nats.jetstream.api import JsonObject
 from windshift.server.events.consuming.flow import Replay
-from windshift.server.events.consuming.settlement import PendingAck
+from windshift.server.events.consuming.pending_acks import PendingAck
 from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.deliveries import Delivery
 

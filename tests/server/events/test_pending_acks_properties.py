@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from windshift.nats.jetstream.pulling import PullEnded
 from windshift.server.events.consuming.flow import MARGIN, PullPacer, Window
-from windshift.server.events.consuming.settlement import CommandKind, Confirmation, PendingAck, Settlements
+from windshift.server.events.consuming.pending_acks import CommandKind, Confirmation, PendingAck, Settlements
 from windshift.server.events.model import StreamSeq
 
 CONFIRM_TIMEOUT = 5.0

@@ -8,7 +8,7 @@ import pytest
 
 from windshift.nats.jetstream.pulling import NAK
 from windshift.server.events.consuming.flow import Window
-from windshift.server.events.consuming.settlement import (
+from windshift.server.events.consuming.pending_acks import (
     MOST_UNCONFIRMED,
     CommandKind,
     PendingAck,
