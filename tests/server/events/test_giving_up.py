@@ -144,11 +144,12 @@ async def test_a_dead_letter_that_takes_longer_than_the_timeout(
     write = keeper.writer.write
 
     async def slowly(failure: Failure, deadline: float, run: Run) -> object:
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.2)
         return await write(failure, deadline, run)
 
     monkeypatch.setattr(keeper.writer, "write", slowly)
-    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.3)
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.6)
+    consuming = consuming.quick(confirm_timeout=timedelta(seconds=30))
     await consuming.publish()
     async with consuming.worker() as worker, consuming.worker() as other:
         first = await next_of(worker, other)
