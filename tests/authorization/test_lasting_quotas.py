@@ -51,7 +51,7 @@ def limited(name: str, quotas: str) -> str:
 
 POLICY = (
     ALL
-    + '[role.all.quotas]\nconsumers = 10\nstores = "off"\n'
+    + 'quotas.consumers = 10\nquotas.stores = "off"\n'
     + "[role.small]\nquotas = { consumers = 1, stores = 1 }\n"
     + '[role.reader]\nstreams = { consume = ["*"], subjects = [">"] }\n'
     + "[quotas]\nsources = 2\n"

@@ -36,7 +36,7 @@ POLICY = (
 publish = ["*.a", "*.b"]
 deny.publish = ["*.b"]
 """
-    + principal("all", more='quotas = { memory_streams = "off" }')
+    + principal("all")
     + principal("some")
     + "".join(principal(f"seldom-{way}", "all", more="max_rps = 0.001") for way in REFUSED)
 )
