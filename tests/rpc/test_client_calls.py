@@ -254,8 +254,9 @@ async def test_a_deadline_ends_the_call_here_and_there() -> None:
         return messages_pb2.SimpleResponse()
 
     async with serving(unary_call=handler, full_duplex_call=handler) as server, calling(server) as channel:
-        assert (await failure(unary(channel, timeout=0.05))).code is StatusCode.DEADLINE_EXCEEDED
-        call = duplex(channel, timeout=0.05)
+        await channel.wait_ready(30)
+        assert (await failure(unary(channel, timeout=0.1))).code is StatusCode.DEADLINE_EXCEEDED
+        call = duplex(channel, timeout=0.1)
         assert (await failure(call.receive())).code is StatusCode.DEADLINE_EXCEEDED
         await eventually(lambda: steps.ended == 2)
         assert steps.cancelled == 2
@@ -271,8 +272,9 @@ async def test_the_server_learns_the_deadline() -> None:
         return messages_pb2.SimpleResponse()
 
     async with serving(unary_call=handler) as server, calling(server) as channel:
+        await channel.wait_ready(30)
         await unary(channel, timeout=40.0)
-    assert 39.0 < seen[0] < 40.001  # differences of times are rounded
+    assert 35.0 < seen[0] < 40.001  # differences of times are rounded
 
 
 async def test_a_deadline_in_the_past_sends_nothing() -> None:
@@ -300,7 +302,7 @@ async def test_many_deadlines_each_at_its_time() -> None:
         ended.append(timeout)
 
     async with serving(full_duplex_call=handler) as server, calling(server) as channel:
-        await channel.wait_ready(5)
+        await channel.wait_ready(30)
         await asyncio.gather(*map(one, (0.12, 0.03, 0.09, 0.06)))
     assert ended == [0.03, 0.06, 0.09, 0.12]
 

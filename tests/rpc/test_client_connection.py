@@ -241,12 +241,12 @@ async def test_the_servers_last_word_is_waited_for_a_little_beyond_the_deadline(
     for grace, code in ((30.0, StatusCode.UNAVAILABLE), (0.01, StatusCode.DEADLINE_EXCEEDED)):
         options = channel_options(deadline_grace=grace)
         async with raw_server() as server, calling(server.target, options) as channel:
-            await asyncio.gather(channel.wait_ready(5), accepted := task(server.accept()))
+            await asyncio.gather(channel.wait_ready(30), accepted := task(server.accept()))
             peer = accepted.result()
-            call = task(failure(unary(channel, timeout=0.02)))
+            call = task(failure(unary(channel, timeout=0.1)))
             await peer.until(lambda: peer.responses[1].ended)  # noqa: B023 -- used at once
             if grace > 1:
-                await asyncio.sleep(0.05)  # beyond the deadline
+                await asyncio.sleep(0.15)  # beyond the deadline
                 peer.send(headers(1, fields, end=True))
             assert (await call).code is code
 
@@ -289,10 +289,10 @@ async def test_a_server_that_vanished_is_found_by_pings() -> None:
     async with raw_server() as server, calling(server.target, channel_options(connection)) as channel:
         call = task(failure(unary(channel)))
         peer = await server.accept()
-        peer.answer_pings = False
+        peer.answer_pings, answered = False, len(peer.pings)
         assert (await call).code is StatusCode.UNAVAILABLE
         await peer.closed()
-        assert len(peer.pings) == 1
+        assert len(peer.pings) == answered + 1
 
 
 async def test_an_idle_connection_is_not_pinged_unless_asked() -> None:
@@ -473,7 +473,7 @@ async def test_closing_cancels_what_runs() -> None:
 
 async def test_an_attempt_that_takes_longer_than_a_tick() -> None:
     """The timers of connections begin when they are made."""
-    connection = ConnectionOptions(handshake_timeout=0.01)
+    connection = ConnectionOptions(handshake_timeout=5.0)
     async with raw_server() as server, calling(server.target, channel_options(connection)) as channel:
         call = duplex(channel)
         old = await server.accept()
@@ -546,7 +546,7 @@ async def test_closing_at_any_moment_of_connecting(
                 waiting = task(channel.wait_ready())
                 for _ in range(turns):
                     await asyncio.sleep(0)
-                async with asyncio.timeout(5.0):
+                async with asyncio.timeout(WAIT):
                     await channel.close()
                 await asyncio.wait([waiting])
                 assert waiting.exception() is None or "closed" in str(waiting.exception())

@@ -187,7 +187,7 @@ async def _upload_most(peer: Peer, path: str) -> None:
 
 async def test_an_honest_client_that_holds_most_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """While others have held less for longer, and read nothing of it: they are closed first."""
-    monkeypatch.setattr(holding, "STALE", 0.3)
+    monkeypatch.setattr(holding, "STALE", 0.7)
     options = server_options(max_held=20 * MB)
     async with serving(options, unary_call=large) as running, AsyncExitStack() as stack:
         others = [
@@ -197,7 +197,7 @@ async def test_an_honest_client_that_holds_most_stays(monkeypatch: pytest.Monkey
         for peer in others:
             peer.request(UNARY, simple(response_size=MB))
             await peer.pong()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.9)
         honest = await stack.enter_async_context(await running.peer(settings={INITIAL_WINDOW_SIZE: 0}))
         streams = [honest.request(UNARY, simple(response_size=MB)) for _ in range(10)]
         await honest.pong()

@@ -92,7 +92,7 @@ async def test_a_handshake_that_does_not_begin_takes_a_place(tmp_path: Path) -> 
     """A TCP connection counts before there is any TLS; its place is free when its time is over."""
     authority = Authority(tmp_path)
     own = authority.issue("api")
-    options = server_options(ConnectionOptions(handshake_timeout=0.5), admission=AdmissionOptions(places=3))
+    options = server_options(ConnectionOptions(handshake_timeout=1.0), admission=AdmissionOptions(places=3))
     client = client_tls(authority.certificate)
     async with (
         serving(options, ssl=server_tls(own.certificate, own.key), unary_call=echo) as running,

@@ -603,7 +603,8 @@ async def test_an_idle_connection_keeps_no_headers() -> None:
         return sum(isinstance(each, Opening) and extra in each.headers for each in gc.get_objects())
 
     extra = (b"x-one", b"of this test alone")
-    async with serving(unary_call=echo) as running, await running.peer() as peer:
+    options = server_options(tick_interval=3600)
+    async with serving(options, unary_call=echo) as running, await running.peer() as peer:
         await peer.call(UNARY, simple(), extra=[extra])
         assert kept() == 1
         (connection,) = running.server.open_connections

@@ -250,10 +250,10 @@ async def test_a_deadline_cancels_the_handler_once_and_tells_the_client(
     phases = Phases()
     async with serving(**phases.handlers()) as running, await running.peer() as peer:
         started = time.monotonic()
-        stream_id = with_deadline(peer, path, body, b"50m", end=end)
+        stream_id = with_deadline(peer, path, body, b"200m", end=end)
         response = await peer.response(stream_id)
         assert response.status == DEADLINE_EXCEEDED
-        assert time.monotonic() - started >= 0.045
+        assert time.monotonic() - started >= 0.195
         await eventually(lambda: phases.ended == phases.started == 1)
         assert phases.cancelled == 1
         assert [code for _, code in running.finished] == [DEADLINE_EXCEEDED]
@@ -265,7 +265,7 @@ async def test_a_client_that_goes_at_its_deadline_cancels_the_handler_once(way: 
     phases = Phases()
     async with serving(unary_call=phases.handler) as running:
         peer = await running.peer()
-        stream_id = with_deadline(peer, UNARY, simple(), b"20m")
+        stream_id = with_deadline(peer, UNARY, simple(), b"200m")
         await eventually(lambda: phases.cancelled == 1)
         await WAYS[way](peer, stream_id)
         await eventually(lambda: phases.ended == 1)
@@ -306,9 +306,9 @@ async def test_a_deadline_that_passes_before_the_handler_began(path: str, timeou
 async def test_a_deadline_after_the_answer_changes_nothing() -> None:
     """The timer of a call that is done does not fire."""
     async with serving(unary_call=echo) as running, await running.peer() as peer:
-        stream_id = with_deadline(peer, UNARY, simple(), b"30m")
+        stream_id = with_deadline(peer, UNARY, simple(), b"300m")
         assert (await peer.response(stream_id)).status == 0
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.35)
         await peer.pong()
         assert running.finished == [(UNARY, 0)]
 
@@ -324,7 +324,7 @@ async def test_a_handler_may_answer_its_deadline_itself() -> None:
         return messages_pb2.SimpleResponse()
 
     async with serving(unary_call=handler) as running, await running.peer() as peer:
-        response = await peer.response(with_deadline(peer, UNARY, simple(), b"20m"))
+        response = await peer.response(with_deadline(peer, UNARY, simple(), b"200m"))
         assert (response.status, response.message) == (DEADLINE_EXCEEDED, "3 of 5 were stored")
 
 
@@ -370,6 +370,7 @@ async def test_calls_that_are_cancelled_before_they_begin_leave_no_garbage(path:
     ):
         await peer.call(UNARY, simple(b"x"))
         gc.collect()
+        others = calls_in_memory()
         gc.disable()
         try:
             for _ in range(20):
@@ -379,7 +380,12 @@ async def test_calls_that_are_cancelled_before_they_begin_leave_no_garbage(path:
                 )
                 await peer.pong()
             assert len(running.finished) == 201
-            calls = sum(isinstance(each, ServerCall) for each in gc.get_objects())
+            calls = calls_in_memory()
         finally:
             gc.enable()
-        assert calls < 10
+        assert calls - others < 10
+
+
+def calls_in_memory() -> int:
+    """Count the calls of this process, which may be those of other tests as well."""
+    return sum(isinstance(each, ServerCall) for each in gc.get_objects())

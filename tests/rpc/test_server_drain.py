@@ -483,7 +483,7 @@ async def test_a_connection_that_is_being_made_belongs_to_the_drain(
 ) -> None:
     """It was accepted: it is told that the server goes away, and is closed when the drain is over."""
     client = client_tls(authority.certificate) if secure else None
-    async with serving(OPTIONS, ssl=server_context if secure else None, unary_call=echo) as running:
+    async with serving(PATIENT, ssl=server_context if secure else None, unary_call=echo) as running:
         sock = socket.create_connection(running.address)
         while not running.server._beginning:  # noqa: ASYNC110 -- it lasts for a turn of the loop or two
             await asyncio.sleep(0)
@@ -552,7 +552,7 @@ async def test_a_connection_that_is_old_is_drained_and_the_server_goes_on() -> N
         begun.append(call)
         await asyncio.Event().wait()
 
-    options = server_options(connection_age=0.2)
+    options = server_options(connection_age=0.6)
     async with serving(options, unary_call=slow, streaming_output_call=silent) as running:
         async with await running.peer() as peer:
             unary, stream = peer.request(UNARY, simple(b"x")), peer.request(DOWNLOAD, ask())
@@ -573,7 +573,7 @@ async def test_calls_of_an_old_connection_end_after_the_grace() -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    options = server_options(connection_age=0.1, connection_age_grace=0.1)
+    options = server_options(connection_age=0.5, connection_age_grace=0.1)
     async with serving(options, unary_call=endless) as running, await running.peer() as peer:
         response = await peer.call(UNARY, simple())
         assert (response.status, response.message) == (14, "the connection is too old; connect anew")

@@ -29,11 +29,12 @@ class Handlers(InteropService):
     """The interoperability service, and methods that fail and that wait.
 
     Attributes:
+        waiting: handlers that have begun to wait.
         cancelled: handlers that were cancelled while they waited.
     """
 
     def __init__(self) -> None:
-        self.cancelled = 0
+        self.waiting = self.cancelled = 0
 
     async def cacheable_unary_call(
         self, request: messages_pb2.SimpleRequest, call: ServerCall
@@ -43,6 +44,7 @@ class Handlers(InteropService):
 
     async def half_duplex_call(self, call: ServerCall) -> None:
         """Wait for ever."""
+        self.waiting += 1
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -164,14 +166,19 @@ async def test_deadlines_and_cancels() -> None:
     """Either way the handler is cancelled."""
     async with handling() as (handlers, target), grpc.aio.insecure_channel(target) as channel:
         wait = multicallables(channel)["HalfDuplexCall"]
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await wait(timeout=0.1).read()
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await eventually(lambda: handlers.cancelled == 1)
+        timeout = 0.1
+        while not handlers.waiting:  # on a busy machine its time may be over before it is there
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await wait(timeout=timeout).read()
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            timeout *= 2
+        await eventually(lambda: handlers.cancelled == handlers.waiting)
+        before = handlers.waiting
         call = wait()
         await call.write(ask())
+        await eventually(lambda: handlers.waiting == before + 1)
         call.cancel()
-        await eventually(lambda: handlers.cancelled == 2)
+        await eventually(lambda: handlers.cancelled == before + 1)
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.NoCompression])

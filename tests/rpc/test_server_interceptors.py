@@ -174,6 +174,7 @@ async def test_a_call_that_has_to_wait() -> None:
     ):
         stream_id = peer.request(UNARY, None, end=False)
         upload = asyncio.create_task(peer.upload(stream_id, simple(body), end=True))
+        await eventually(lambda: peer.room(stream_id) == 0)
         await asyncio.wait((upload,), timeout=0.5)
         assert not upload.done()
         assert peer.room(stream_id) == 0

@@ -141,7 +141,7 @@ async def test_a_certificate_that_does_not_suffice(tmp_path: Path) -> None:
     tls = server_tls(own.certificate, own.key, client_ca=authority.certificate)
     shown = client_tls(authority.certificate, clients.certificate, clients.key)
     admission = AdmissionOptions(places=10, anonymous_places=2, unlimited=LOOPBACK)
-    options = strict(0.3, certificate_suffices=False, admission=admission)
+    options = strict(certificate_suffices=False, admission=admission)
     async with (
         serving(options, ssl=tls, interceptors=[Authenticate()], unary_call=echo) as running,
         AsyncExitStack() as closing,
@@ -172,7 +172,7 @@ async def test_who_does_not_authenticate_has_to_go() -> None:
     steps = Steps()
     async with (
         serving(
-            strict(0.3), interceptors=[Authenticate()], unary_call=echo, full_duplex_call=steps.handler
+            strict(0.8), interceptors=[Authenticate()], unary_call=echo, full_duplex_call=steps.handler
         ) as running,
         await running.peer() as known,
         await running.peer() as peer,
@@ -301,7 +301,7 @@ async def test_many_failing_calls_end_a_connection() -> None:
             failing(honest, 5)
             assert (await honest.call(UNARY, simple(b"x"))).status == 0
         async with await running.peer() as again:  # a new connection does not begin anew
-            failing(again, 60)
+            failing(again, 95)
             await again.closed()
         assert running.server.connection_limiter.refused["useless"] == 2
 
@@ -361,7 +361,7 @@ async def test_a_proxy_may_do_more() -> None:
 
 async def test_an_address_that_floods_waits() -> None:
     """Its next connection is refused, and after a while it is not."""
-    options = server_options(admission=few(unlimited=(), longest_wait=0.3))
+    options = server_options(admission=few(unlimited=(), longest_wait=0.8))
     async with serving(options, unary_call=echo) as running:
         async with await running.peer() as peer:
             failing(peer, 200)
@@ -370,7 +370,7 @@ async def test_an_address_that_floods_waits() -> None:
             await refused.frame()
             assert refused.ended
         assert running.server.connection_limiter.refused["waiting"] == 1
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.9)
         async with await running.peer() as peer:
             assert (await peer.call(UNARY, simple(b"x"))).status == 0
 
@@ -380,7 +380,7 @@ async def test_an_address_that_floods_waits() -> None:
 
 async def test_a_peer_that_does_not_acknowledge_settings_is_dropped() -> None:
     """What it is refused for having too many calls would pile up without an end."""
-    connection = ConnectionOptions(handshake_timeout=0.3)
+    connection = ConnectionOptions(handshake_timeout=0.8)
     async with serving(server_options(connection), unary_call=echo) as running:
         peer = await running.peer(start=False)
         peer.acknowledge_settings = False

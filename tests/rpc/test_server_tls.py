@@ -173,7 +173,7 @@ def _showing(pair: Pair) -> tls.SSLContext:
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\n\r\n", PREFACE, b"\x16\x03\x01\x02\x00"])
 async def test_what_is_no_tls_is_closed(contexts: Contexts, first: bytes) -> None:
     """At once, or when the time of the handshake is over; a plaintext HTTP/2 client as well."""
-    options = server_options(ConnectionOptions(handshake_timeout=0.3))
+    options = server_options(ConnectionOptions(handshake_timeout=0.8))
     async with serving(options, ssl=contexts.server, unary_call=echo) as running:
         peer = await running.peer(start=False)
         peer.send(first)
