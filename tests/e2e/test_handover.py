@@ -79,7 +79,7 @@ def test_a_channel_that_comes_back_finds_everything(tmp_path: Path, nats_server:
         port = str(server.api_port)
         client = Client(server.address)
         ensure_stream(client, stream)
-        ensure_consumer(client, stream, timeout=1)
+        ensure_consumer(client, stream)
         client.ensure_store(stream)
         revision = client.set(stream, "a", "kept")
         ids = [client.publish(f"{stream}.a", idempotency_key=f"k{number}") for number in range(3)]
@@ -92,6 +92,7 @@ def test_a_channel_that_comes_back_finds_everything(tmp_path: Path, nats_server:
             assert call.call.code() is grpc.StatusCode.UNAVAILABLE
     with windshift(tmp_path / "two", NATS_URL=nats_server.url, GRPC_PORT=port):
         wait_for(lambda: answers(client, stream))
+        ensure_consumer(client, stream, timeout=1.5)  # what was not acknowledged comes again then
         assert client.get(stream, "a").revision == revision
         assert client.publish(f"{stream}.a", idempotency_key="k2") == ids[2]
         with subscribed(client, stream, 10) as call:

@@ -47,7 +47,7 @@ class Served(NamedTuple):
 def traffic(client: Client, stream: str) -> None:
     """Do something of everything: 6 events stored, one twice, one refused; 5 of them delivered."""
     client.ensure_stream(stream)
-    ensure_consumer(client, stream, "c", timeout=1.5)
+    ensure_consumer(client, stream, "c", timeout=2)
     ensure_consumer(client, stream, "idle")
     for number in range(6):
         client.publish(f"{stream}.x", f"{number}", idempotency_key=f"{number}")

@@ -119,15 +119,16 @@ def test_a_collector_that_is_down(start: Started, unique: Callable[[], str]) -> 
             return bool(collected.spans) and "spans are exported again" in server.err
 
         server.wait_for(arrived)
+    losses = server.err.count("spans are being lost")  # more than one where the machine is busy
     client.publish(f"{stream}.x")
-    server.wait_for(lambda: server.err.count("spans are being lost") == 2)
+    server.wait_for(lambda: server.err.count("spans are being lost") > losses)
     client.publish(f"{stream}.x")
     started = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - started < 9
     assert "UNAVAILABLE" in server.err
     assert "Traceback" not in server.err
-    assert len([line for line in server.err.splitlines() if "spans " in line]) <= 4
+    assert len([line for line in server.err.splitlines() if "spans " in line]) <= 2 * (losses + 1)
 
 
 def test_a_collector_that_does_not_answer(start: Started, unique: Callable[[], str]) -> None:

@@ -35,8 +35,8 @@ def quick(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
     settings = {
         "GRPC_MAX_CONCURRENT_STREAMS": str(STREAMS),
         "GRPC_KEEPALIVE_INTERVAL": "1",
-        "GRPC_KEEPALIVE_TIMEOUT": "1",
-        "GRPC_HANDSHAKE_TIMEOUT": "1",
+        "GRPC_KEEPALIVE_TIMEOUT": "2",
+        "GRPC_HANDSHAKE_TIMEOUT": "3",
     }
     with target(tmp_path, request.param, **settings) as server:
         yield server
