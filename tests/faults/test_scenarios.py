@@ -17,4 +17,4 @@ async def test_scenario(name: str, tmp_path: Path) -> None:
     run = Run(name, tmp_path, 1, Options(short=True))
     await play_watched(SCENARIOS[name], run)
     run.history.write(tmp_path / "history.jsonl")
-    assert run.violations == [], f"history and logs: {tmp_path}"
+    assert run.violations == [], f"{run.notes}; history and logs: {tmp_path}"
