@@ -761,6 +761,8 @@ def test_an_id_that_is_assigned_again(attempt: int, *, answers: bool) -> None:
     call.protocol.lost(1.0)
     call.protocol.connected(1.5)
     call.turn(1.5)
+    call.protocol.consumer_seen(snapshot(PLAIN))
+    call.protocol.learned({})
     call.arrive(1, attempt, stored_ns=NOW_NS)
     assert [each.stored_ns for each in call.turn(2.0)] == [NOW_NS]
     assert call.tells() == []
@@ -768,6 +770,27 @@ def test_an_id_that_is_assigned_again(attempt: int, *, answers: bool) -> None:
     call.protocol.command(reject(1, Action.DEAD_LETTER), 2.0)
     assert [type(each) for each in call.work()] == [Keep]
     assert call.tells() == []
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_what_comes_while_asleep_waits_until_the_consumer_was_seen(*, is_moved: bool) -> None:
+    """It may have been moved meanwhile, to another run: what is remembered of events is not of that one."""
+    call = Call(PLAIN)
+    call.memory.pauses.look(0.0)
+    call.hold(1)
+    call.protocol.command(Ack([StreamSeq(1)]), 0.0)
+    (group,) = groups(call)
+    call.protocol.settling.group_answered(group, b"", 0.0)
+    call.arrive(1, attempt=2)
+    assert call.turn(3.0) == []
+    assert call.tells() == []
+    assert call.work() == [LookUp()]
+    call.memory.pauses.look(3.0)
+    if is_moved:
+        call.protocol.begin_run(Run("later", 1), Settled(), 3.0)
+    call.protocol.consumer_seen(snapshot(PLAIN))
+    assert call.turn(3.0) == []
+    assert call.tells() == ([] if is_moved else [ACK])
 
 
 def test_what_is_learned_during_a_lost_connection_is_learned_again() -> None:

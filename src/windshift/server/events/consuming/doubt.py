@@ -83,11 +83,11 @@ class Question(Enum):
 
 
 class Moved(Enum):
-    """Whether somebody may have moved the consumer, unheard."""
+    """Whether somebody may have moved the consumer, unheard. If so, what comes is kept until it was seen."""
 
     NO = "it is in the run that it was seen in"
     PERHAPS = "nothing tells"
-    SEEMINGLY = "it counts its deliveries anew; those that come are kept until it was seen"
+    SEEMINGLY = "it counts its deliveries anew"
 
 
 # --- How old a delivery may be ----------------------------------------------------------------------------
@@ -274,11 +274,11 @@ class Doubts:
     # --- The consumer -------------------------------------------------------------------------------------
 
     def counts_anew(self, sequence: int) -> bool:
-        """Whether the consumer counts its deliveries from the beginning: somebody has moved it.
+        """Whether the consumer counts its deliveries from the beginning, or may: somebody has moved it.
 
         Until it was seen it does. `sequence` is the count of the last delivery that has come.
         """
-        if self.moved is not Moved.SEEMINGLY:
+        if self.moved is Moved.NO:
             if sequence > self.highest:
                 self.highest = sequence
                 return False

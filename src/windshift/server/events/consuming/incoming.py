@@ -78,6 +78,11 @@ class Incoming:
         return not (self._arrived or self._undecided or self._backlog or self.unsent)
 
     @property
+    def has_arrived(self) -> bool:
+        """Whether deliveries have come that were not looked at."""
+        return bool(self._arrived)
+
+    @property
     def is_behind(self) -> bool:
         """Whether deliveries wait for the client's room, or for the client to read."""
         return bool(self._backlog or self.unsent)

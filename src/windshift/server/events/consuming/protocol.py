@@ -223,6 +223,8 @@ class ConsumeProtocol:
         if self.settling.delayed.due <= now and self.settling.delayed.look(now):
             state.doubt()
         doubts = state.doubts
+        if self.incoming.has_arrived and state.pauses.has_missed(doubts.asked_at, now):
+            doubts.add(doubt.MISSED, now)  # what has come may be of another run, in which nothing has ended
         if doubts.consumer is Question.OPEN:
             doubts.consumer, doubts.asked_at = Question.ASKED, now
             state.effects.work.append(w.LookUp())
