@@ -82,14 +82,6 @@ class Question(Enum):
         return Question.OPEN if self.is_open else Question.ANSWERED
 
 
-class Moved(Enum):
-    """Whether somebody may have moved the consumer, unheard. If so, what comes is kept until it was seen."""
-
-    NO = "it is in the run that it was seen in"
-    PERHAPS = "nothing tells"
-    SEEMINGLY = "it counts its deliveries anew"
-
-
 # --- How old a delivery may be ----------------------------------------------------------------------------
 
 
@@ -156,7 +148,8 @@ class Doubts:
     Attributes:
         consumer: whether to look the consumer up.
         dead_letters: whether to learn which events are dead letters, and to look the consumer up for certain.
-        moved: whether the consumer may have been moved.
+        moved: whether somebody may have moved the consumer, unheard. Until it was seen, acknowledgements
+            wait, and what comes is kept.
         asked_at: when one of these questions was asked last.
         is_deleted: whether the consumer was said to be deleted.
         withheld: acknowledgements that wait until it is known whether the consumer was moved.
@@ -190,7 +183,7 @@ class Doubts:
     def __init__(self, *, knows_dead_letters: bool) -> None:
         self.consumer = Question.ANSWERED
         self.dead_letters = Question.ANSWERED if knows_dead_letters else Question.OPEN
-        self.moved = Moved.NO
+        self.moved = False
         self.asked_at = self.trusted_since = self.forgetful_until = -inf
         self.is_deleted = False
         self.changes = 0
@@ -209,8 +202,7 @@ class Doubts:
         if Doubt.DEAD_LETTERS in doubt:
             self.dead_letters = self.dead_letters.raised()
         if Doubt.RUN in doubt:
-            if self.moved is Moved.NO:
-                self.moved = Moved.PERHAPS
+            self.moved = True
             if self.dead_letters is Question.ASKED:  # the answer says what the consumer was before
                 self.dead_letters = Question.ASKED_EARLY
         if Doubt.DELIVERED in doubt:
@@ -278,11 +270,11 @@ class Doubts:
 
         Until it was seen it does. `sequence` is the count of the last delivery that has come.
         """
-        if self.moved is Moved.NO:
+        if not self.moved:
             if sequence > self.highest:
                 self.highest = sequence
                 return False
-            self.moved = Moved.SEEMINGLY
+            self.moved = True
             self.add(Doubt.CONSUMER, self.asked_at)
         return True
 
@@ -293,7 +285,7 @@ class Doubts:
         """
         if self.consumer.is_open or self.dead_letters.is_open:
             return (), ()
-        self.moved, self.highest = Moved.NO, 0
+        self.moved, self.highest = False, 0
         withheld, self.withheld = self.withheld, []
         lost, self._lost = self._lost, ()
         if lost:
@@ -307,7 +299,7 @@ class Doubts:
         have been moved: then it has to be known.
         """
         self.consumer = self.consumer.answered()
-        if self.moved is not Moved.NO:
+        if self.moved:
             self.dead_letters = self.dead_letters.raised()
 
     def forget(self) -> None:

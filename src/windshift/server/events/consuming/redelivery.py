@@ -352,24 +352,36 @@ class Failures:
         error_type: str = "",
     ) -> Failure:
         """Return the record of an event that is given up on with the attempt `held`."""
-        letter_id, number = held.replay or (self.id(seq, held.reply), 0)
+        letter_id, number = self._letter(held.replay, seq, held.reply)
         began, known = self._began(held, now), self._known(letter_id)
         first = known.first_ns if known else began
         return Failure(letter_id, held.attempt, first, began, cause, reason, error_type, number)
 
     def exhausted(self, delivery: Delivery, replay: Replay | None, attempts: int) -> Failure:
         """Return the record of an event whose attempts are used up, with none in flight."""
-        letter_id, number = replay or (self.id(delivery.id, delivery.reply), 0)
+        letter_id, number = self._letter(replay, delivery.id, delivery.reply)
         known = self._known(letter_id) or Attempts(0, 0)
-        began, why = (known.first_ns, known.last_ns), (known.reason, known.error_type)
-        return Failure(letter_id, attempts, *began, Cause.MAX_ATTEMPTS, *why, number)
+        return Failure(
+            letter_id,
+            attempts,
+            known.first_ns,
+            known.last_ns,
+            Cause.MAX_ATTEMPTS,
+            known.reason,
+            known.error_type,
+            number,
+        )
 
     def refused(self, delivery: Delivery, replay: Replay | None, reason: str, error_type: str) -> Failure:
         """Return the record of an event that is given up on before a client has this attempt."""
-        letter_id, number = replay or (self.id(delivery.id, delivery.reply), 0)
+        letter_id, number = self._letter(replay, delivery.id, delivery.reply)
         known, now = self._known(letter_id), self._unix_ns()
         first = known.first_ns if known else now
         return Failure(letter_id, delivery.attempt, first, now, Cause.REJECTED, reason, error_type, number)
+
+    def _letter(self, replay: Replay | None, seq: StreamSeq, reply: bytes) -> tuple[DeadLetterId, int]:
+        """Return which dead letter an event becomes, and which replay of it failed; 0 = none did."""
+        return (self.id(seq, reply), 0) if replay is None else (replay.id, replay.number)
 
     def _known(self, letter_id: DeadLetterId) -> Attempts | None:
         return self._attempts.get(self._run, (letter_id.seq, letter_id.stored_ns))

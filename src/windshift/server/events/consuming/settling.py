@@ -21,7 +21,6 @@ from windshift.server.events.consuming import doubt
 from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.commands import Decision, Disposition, Reject, check_reject, decide
 from windshift.server.events.consuming.consumer_state import DelayedRejects
-from windshift.server.events.consuming.doubt import Moved
 from windshift.server.events.consuming.flow import InFlight
 from windshift.server.events.consuming.pending_acks import (
     CommandKind,
@@ -169,7 +168,7 @@ class Settling:
         doubts = state.doubts
         if state.pauses.has_missed(doubts.asked_at, now):
             doubts.add(doubt.MISSED, now)
-        if doubts.moved is not Moved.NO and pending.held.replay is None:
+        if doubts.moved and pending.held.replay is None:
             doubts.withheld.append(pending)
         else:
             state.effects.sends.append(pending)
