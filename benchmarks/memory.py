@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from google.protobuf import wrappers_pb2
@@ -106,17 +107,27 @@ async def _serve_idle(bench: Bench, client: Running, publish: tuple[str, ...]) -
     return int(seen["served"])
 
 
+@asynccontextmanager
+async def full_consumer(bench: Bench) -> AsyncIterator[tuple[Running, str, bytes]]:
+    """Start a server with a stream that has more than a consume call takes.
+
+    Yield the server, and the path and message of such a call.
+    """
+    async with (
+        windshift_server(bench.directory, bench.nats) as server,
+        new_stream(server.address, bench.broker) as stream,
+    ):
+        await bench.broker.fill(stream, 40_000, 4000)
+        consumer = await new_consumer(server.address, stream, timeout_seconds=600)
+        path, message, _ = subscription(stream, consumer, 10_000)
+        yield server, path, message
+
+
 async def measure_stalled(bench: Bench) -> None:
     """Streams whose clients never read: consume calls, and a handler of rpc that sends without end."""
     for by in ("socket", "window"):
         bench.say(f"stalled readers, {by} shut: consume calls")
-        async with (
-            windshift_server(bench.directory, bench.nats) as server,
-            new_stream(server.address, bench.broker) as stream,
-        ):
-            await bench.broker.fill(stream, 40_000, 4000)
-            consumer = await new_consumer(server.address, stream, timeout_seconds=600)
-            path, message, _ = subscription(stream, consumer, 10_000)
+        async with full_consumer(bench) as (server, path, message):
             await _stall(bench, server, path, message, f"consume, {by} shut")
         bench.say(f"stalled readers, {by} shut: rpc")
         async with program(bench.directory, "sink", "serve") as (server, _):

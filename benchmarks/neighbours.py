@@ -7,8 +7,8 @@ import asyncio
 from .bench import Bench
 from .broker import new_consumer, new_stream
 from .figures import WINDSHIFT, number
-from .peers import subscription
-from .processes import Running, program, run_program, windshift_server
+from .memory import full_consumer
+from .processes import Running, program, run_program
 
 NEIGHBOURS = "stalled neighbours"
 P99, TIMES = "p99 of a delivery, ms", "p99 beside them, times that alone"
@@ -20,13 +20,7 @@ _SETTLE = 4.0
 
 async def measure_neighbours(bench: Bench) -> None:
     """Deliveries to one call that reads, alone, beside 100 stalled calls, and alone again."""
-    async with (
-        windshift_server(bench.directory, bench.nats) as server,
-        new_stream(server.address, bench.broker) as crowded,
-    ):
-        await bench.broker.fill(crowded, 40_000, 4000)
-        consumer = await new_consumer(server.address, crowded, timeout_seconds=600)
-        path, message, _ = subscription(crowded, consumer, 10_000)
+    async with full_consumer(bench) as (server, path, message):
         arguments = ("stalled", server.address, path, message.hex(), f"--count={_COUNT}")
         for run in range(bench.options.runs):
             bench.say(f"{NEIGHBOURS}, run {run + 1} of {bench.options.runs}")
