@@ -209,7 +209,7 @@ class ServerCall:
         return self.connection.peer_certificate
 
     def receive(self) -> Coroutine[Any, Any, Any]:
-        """Return the next request message, or None after the client's last.
+        """Return the next request message, or None after the client's last, or after ``stop_receiving``.
 
         Raises:
             RpcError: the bytes received are not messages of the request type.
@@ -220,7 +220,7 @@ class ServerCall:
     def receive_many(self) -> Coroutine[Any, Any, list[Any]]:
         """Return request messages that have arrived, at least one; an empty list after the last.
 
-        They are 1,024 at most, and fewer when they are large.
+        It is empty after ``stop_receiving``, too. They are 1,024 at most, and fewer when they are large.
 
         Raises:
             RpcError: the bytes received are not messages of the request type.

@@ -75,12 +75,12 @@ class ConnectionOwner(Protocol):
 
 
 class Opening(NamedTuple):
-    """What the headers of a request say, which are mostly those of the one before.
+    """What the headers of a request say. Most requests have the headers of the one before.
 
     Attributes:
-        headers: the same, as they came.
-        fields: the last of each name.
-        method: what they ask for; None = no method takes that.
+        headers: the headers, as they came.
+        fields: the last value of each name.
+        method: what they ask for; None = no method serves that.
         is_plain: whether they name neither a compression nor a deadline.
     """
 

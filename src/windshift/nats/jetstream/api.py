@@ -811,7 +811,7 @@ class JetStream:
         await self.change(*_consumer_request("create", stream, name, config), deadline)
 
     async def create_hidden_consumer(self, stream: str, config: JsonObject, deadline: float) -> int:
-        """Do the same with one that lists do not show; return how many messages it has before it."""
+        """Create a consumer that lists do not show; return how many messages it has before it."""
         request = _consumer_request("create", stream, config["name"], config)
         return int((await self.change(*request, deadline, hidden=True))["num_pending"])
 

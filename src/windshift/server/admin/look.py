@@ -133,7 +133,7 @@ class SharedLook(Generic[T]):
         self._changes = 0
 
     async def get(self, deadline: float | None) -> T:
-        """Return what is known, or look. `deadline` (loop time) ends waiting, not the look.
+        """Return what is known, or look. `deadline` (loop time; None = none) ends waiting, not the look.
 
         Raises:
             BrokerUnavailable: the broker has not told it by then.

@@ -510,17 +510,17 @@ def _shared(
     writer = DeadLetterWriter(nats.connection, nats.api, store, nats.notes)
     queue = ReplayQueue(nats.api, nats.writes, nats.notes, replicas)
     return Shared(
-        nats.connection,
-        nats.requests,
-        nats.api,
-        store,
-        writer,
-        queue,
-        nats.notes,
-        stats,
-        counts,
-        tracer,
-        nats.room,
+        connection=nats.connection,
+        requests=nats.requests,
+        api=nats.api,
+        store=store,
+        writer=writer,
+        replays=queue,
+        notes=nats.notes,
+        stats=stats,
+        counts=counts,
+        tracer=tracer,
+        room=nats.room,
     )
 
 
