@@ -35,6 +35,7 @@ OPERATION_TYPE: Final = "messaging.operation.type"
 DESTINATION_NAME: Final = "messaging.destination.name"
 CONSUMER_GROUP_NAME: Final = "messaging.consumer.group.name"
 MESSAGE_ID: Final = "messaging.message.id"
+BATCH_MESSAGE_COUNT: Final = "messaging.batch.message_count"
 MESSAGE_BODY_SIZE: Final = "messaging.message.body.size"
 
 NATS: Final = "nats"

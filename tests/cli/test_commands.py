@@ -261,6 +261,24 @@ def test_publish_without_ids(orders: Cli, tmp_path: Path) -> None:
         assert text in orders("publish", "orders.x", *arguments, stdin="", code=2).err
 
 
+def test_publish_atomic(orders: Cli) -> None:
+    """All lines of stdin are stored, or none is; what is wrong says in which line or event."""
+    publish = ("publish", "orders.x", "--each", "--atomic")
+    assert orders(*publish, stdin="1\n2\n", code=0).out.startswith("stored 2 events, 4 to 5 (")
+    assert orders(*publish, "--expected-last-id", "5", "-o", "json", stdin="3\n").lines == [{"id": 6}]
+    refused = orders(*publish, "--expected-last-id", "1", stdin="1\n2\n", code=4).err
+    assert refused.startswith("windshift: event 1: ")
+    assert "WRONG_LAST_ID" in refused
+    for arguments, stdin, text in (
+        ((*publish,), "1\nx\n", "line 2: the payload is not JSON"),
+        ((*publish,), "1\n" * 1001, "at most 1,000 events; nothing was stored"),
+        ((*publish, "--in-flight", "2"), "1\n", "--atomic goes with neither"),
+        (("publish", "orders.x", "1", "--atomic"), "", "--atomic goes with --each"),
+    ):
+        assert text in orders(*arguments, stdin=stdin, code=2).err
+    assert orders("streams", "info", "orders", "-o", "json").json["events"] == 6
+
+
 def test_what_to_do_is_said_once(orders: Cli) -> None:
     """An error is told apart from what to do about it, and that in the words of the command line."""
     told = json.loads(orders("streams", "info", "nothing-like-it", "-o", "json", code=3).err)["error"]

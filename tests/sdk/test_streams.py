@@ -69,6 +69,35 @@ async def test_publish_many_stops_at_the_first_error_and_tells_all(client: ws.Cl
     assert isinstance(second, ws.UnboundSubject)
 
 
+async def test_publish_atomic_stores_all_or_none(client: ws.Client) -> None:
+    """Events of a batch follow each other; an error says which of them it is about, and nothing is stored."""
+    stream = await client.streams.ensure("a", subjects=["a.>"])
+    batch = [ws.Publish("a.y", text("1"), key="1", expected_last_id=0), *(text(each) for each in "23")]
+    with pytest.raises(TypeError, match="without a subject"):
+        await client.publish_atomic(batch)
+    receipts = await client.publish_atomic(batch, subject="a.x")
+    assert receipts == [ws.PublishReceipt(number) for number in (1, 2, 3)]
+    with pytest.raises(ws.DuplicateEvent) as duplicate:
+        await client.publish_atomic([text("4"), ws.Publish("a.x", text("1"), key="1")], subject="a.x")
+    assert (duplicate.value.index, duplicate.value.id) == (1, 1)
+    with pytest.raises(ws.WrongLastId) as wrong:
+        await client.publish_atomic(
+            [text("4"), ws.Publish("a.x", text("5"), expected_last_id=9)], subject="a.x"
+        )
+    assert (wrong.value.index, wrong.value.expected) == (1, 9)
+    assert await client.publish_atomic([]) == []
+    assert (await stream.info()).events == 3
+
+
+async def test_publish_atomic_is_repeated_where_each_event_has_a_key(client: ws.Client) -> None:
+    """A repeat of a whole batch is answered as the batch was, with the ids of then."""
+    await client.streams.ensure("a", subjects=["a.>"])
+    batch = [ws.Publish("a.x", text(key), key=key) for key in "xyz"]
+    for duplicate in (False, True):
+        receipts = await client.publish_atomic(batch)
+        assert receipts == [ws.PublishReceipt(number, duplicate) for number in (1, 2, 3)]
+
+
 async def test_a_publisher_waits_for_all_and_raises_what_failed(client: ws.Client) -> None:
     """Futures have receipts; the end of the block raises every failure."""
     await client.streams.ensure("a", subjects=["a.>"])

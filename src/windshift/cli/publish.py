@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from windshift.cli.output import Progress
 
 
+_MOST_ATOMIC: Final = 1_000  # what PublishBatch takes
+
+
 @click.command(
     cls=Command,
     examples=[
         """windshift publish orders.placed '{"orderId":"7"}'""",
         """windshift publish orders.placed '{"value":"7"}' --type windshift.test.v1.StringValue""",
         """seq 1000 | windshift publish orders.placed - --each""",
+        """seq 10 | windshift publish orders.placed - --each --atomic""",
     ],
 )
 @click.argument("subject")
@@ -42,6 +46,11 @@ if TYPE_CHECKING:
     "--without-ids",
     is_flag=True,
     help="Events of --each need no ids: quicker where the stream has fast_ingest.",
+)
+@click.option(
+    "--atomic",
+    is_flag=True,
+    help="All events of --each are stored or none is, in their order; at most 1,000.",
 )
 @click.option("--key", help="Idempotency key: events with the same key are stored once. Made if not given.")
 @click.option("--no-key", is_flag=True, help="No key: quicker; what is in doubt is not repeated.")
@@ -58,6 +67,7 @@ async def publish(
     each: bool,
     in_flight: int | None,
     without_ids: bool,
+    atomic: bool,
     **settings: Any,
 ) -> None:
     """Publish an event, or many.
@@ -68,14 +78,20 @@ async def publish(
     """
     encoder = Encoder(session.payloads, kind, json_type, raw=raw)
     if each:
-        if payload not in {None, "-"} or settings["key"] or settings["expected_last_id"] is not None:
+        expects = settings["expected_last_id"] is not None
+        if payload not in {None, "-"} or settings["key"] or (expects and not atomic):
             raise Failure("--each reads stdin, and goes with neither a payload, nor --key, nor ids", USAGE)
+        if atomic:
+            if without_ids or in_flight:
+                raise Failure("--atomic goes with neither --without-ids nor --in-flight", USAGE)
+            await _publish_atomic(session, subject, encoder, settings)
+            return
         if without_ids and in_flight == 1:
             raise Failure("--without-ids publishes many at once, and not one after the other", USAGE)
         await _publish_each(session, subject, encoder, in_flight or 128, settings, without_ids=without_ids)
         return
-    if without_ids:
-        raise Failure("--without-ids goes with --each", USAGE)
+    if without_ids or atomic:
+        raise Failure(f"{'--atomic' if atomic else '--without-ids'} goes with --each", USAGE)
     message = encoder.encode(await content_of(payload))
     key = None if settings["no_key"] else settings["key"] or secrets.token_urlsafe(12)
     receipt = await session.client.publish(
@@ -95,14 +111,10 @@ async def _publish_each(
     *,
     without_ids: bool,
 ) -> None:
-    from windshift.sdk.publishing import MADE
-
     progress = session.out.progress("published")
     wrong: list[Failure] = []
     stop = asyncio.Event()
-    key = None if settings["no_key"] else MADE
-    make = partial(ws.Publish, subject, key=key, time=settings["time"])
-    events = _events(encoder, make, progress, stop, wrong)
+    events = _events(encoder, _maker(subject, settings), progress, stop, wrong)
     failed: Failure | None = None
     publishing = asyncio.ensure_future(
         session.client.publish_many(events, in_flight=in_flight, without_ids=without_ids)
@@ -122,6 +134,34 @@ async def _publish_each(
     if interrupted:
         session.out.remark("stopped; the lines after these were not published")
         raise asyncio.CancelledError
+
+
+async def _publish_atomic(session: Session, subject: str, encoder: Encoder, settings: dict[str, Any]) -> None:
+    progress = session.out.progress("read")
+    wrong: list[Failure] = []
+    events: list[ws.Publish] = []
+    try:
+        async for event in _events(encoder, _maker(subject, settings), progress, asyncio.Event(), wrong):
+            if len(events) == _MOST_ATOMIC:
+                raise Failure(f"--atomic stores at most {_MOST_ATOMIC:,} events; nothing was stored", USAGE)
+            events.append(event)
+    finally:
+        progress.clear()
+    if wrong:
+        raise wrong[0]
+    if events:
+        events[0] = events[0]._replace(expected_last_id=settings["expected_last_id"])
+    try:
+        receipts = await session.client.publish_atomic(events)
+    except ws.WindshiftError as error:
+        raise (error if error.index is None else _told(error.index, error)) from error
+    _tell(session, receipts, progress.seconds, without_ids=False)
+
+
+def _maker(subject: str, settings: dict[str, Any]) -> Callable[[AnyMessage], ws.Publish]:
+    from windshift.sdk.publishing import MADE
+
+    return partial(ws.Publish, subject, key=None if settings["no_key"] else MADE, time=settings["time"])
 
 
 async def _events(
@@ -180,6 +220,10 @@ def _tell(session: Session, receipts: list[ws.PublishReceipt], seconds: float, *
 
 def _failure(results: list[object]) -> Failure:
     place, error = next((place, each) for place, each in enumerate(results) if isinstance(each, Exception))
+    return _told(place, error)
+
+
+def _told(place: int, error: Exception) -> Failure:
     if not isinstance(error, ws.WindshiftError):
         return Failure(f"event {place + 1}: {error}")
     message = f"event {place + 1}: {error.message}"

@@ -14,7 +14,7 @@ from .calling import Caller
 from .credentials import TokenSource
 from .payloads import Codec
 from .publish_stream import PublishReceipt
-from .publishing import MADE, Publish, Publisher, publish, publish_many
+from .publishing import MADE, Publish, Publisher, publish, publish_atomic, publish_many
 from .settings import Tls, read_settings
 from .times import Seconds, seconds
 
@@ -246,6 +246,32 @@ class Client:
         if not 1 <= in_flight <= 200:
             raise ValueError("in_flight must be 1 to 200")
         return await publish_many(self._caller, messages, subject, in_flight, without_ids=without_ids)
+
+    async def publish_atomic(
+        self,
+        messages: Iterable[object],
+        *,
+        subject: str | None = None,
+        timeout: Seconds | None = None,
+    ) -> list[PublishReceipt]:
+        """Publish events into one stream all or none, one right after the other; return their receipts.
+
+        Args:
+            messages: 1 to 1,000 payloads, or `Publish` objects with subjects of their own; 8 MiB in all. An
+                `expected_last_id` is about the last id just before its own event.
+            subject: the subject of the payloads.
+            timeout: for all attempts; None = the client's.
+
+        Raises:
+            DuplicateEvent: an event was stored before, by its key.
+            WrongLastId: the stream's last id is another.
+            NotAllowedByStream: the stream does not take such batches.
+            OutcomeUnknown: all of it may have been stored, or nothing.
+            WindshiftError: see `windshift.sdk.errors`; `index` is the position of the event that it is about.
+        """
+        return await publish_atomic(
+            self._caller, messages, subject, None if timeout is None else seconds(timeout)
+        )
 
     def publisher(self, *, in_flight: int = 256, without_ids: bool = False) -> Publisher:
         """Return a publisher for a long-running program: `async with client.publisher() as out`.

@@ -57,6 +57,11 @@ class WindshiftError(Exception):
         text = f"{self.message}; {self.hint}" if self.hint else self.message
         return f"{text} ({self.reason})" if self.reason else text
 
+    @property
+    def index(self) -> int | None:
+        """Position, from 0 up, of the event of an atomic batch that it is about; None = no such event."""
+        return self._number("index")
+
     def _number(self, name: str) -> int | None:
         value = self.metadata.get(name, "")
         return int(value) if value.isdigit() else None
@@ -194,11 +199,6 @@ class DuplicateEvent(Conflict):
     def id(self) -> int | None:
         """Its id in the stream; 0 if the caller may not know."""
         return self._number("id")
-
-    @property
-    def index(self) -> int | None:
-        """Its position in the batch."""
-        return self._number("index")
 
 
 # --- The broker cannot ----------------------------------------------------------------------------

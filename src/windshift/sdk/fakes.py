@@ -198,6 +198,7 @@ class FakeCaller(Caller):
         self._stores: dict[str, _FakeStore] = {}
         self._answers: dict[type[Message], Callable[[Any], Message]] = {
             events.PublishEventRequest: self._publish,
+            events.PublishBatchRequest: self._publish_batch,
             events.EnsureStreamRequest: lambda _: events.EnsureStreamResponse(),
             state.EnsureStoreRequest: self._ensure_store,
             state.ListStoresRequest: self._list_stores,
@@ -248,7 +249,7 @@ class FakeCaller(Caller):
 
     # -- events ------------------------------------------------------------------------------------------
 
-    def _publish(self, request: events.PublishEventRequest) -> Message:
+    def _publish(self, request: events.PublishEventRequest) -> events.PublishEventResponse:
         key = request.idempotency_key if request.HasField("idempotency_key") else None
         last = request.expected_last_id if request.HasField("expected_last_id") else None
         event = Published(
@@ -256,6 +257,9 @@ class FakeCaller(Caller):
         )
         self.published.append(event)
         return events.PublishEventResponse(id=event.id)
+
+    def _publish_batch(self, request: events.PublishBatchRequest) -> Message:
+        return events.PublishBatchResponse(ids=[self._publish(each).id for each in request.events])
 
     # -- stores ------------------------------------------------------------------------------------------
 

@@ -47,6 +47,26 @@ async def publish(caller: Caller, event: Publish, timeout: float | None = None) 
     return await publish_alone(caller, request, _repeat(event), span, timeout=timeout)
 
 
+async def publish_atomic(
+    caller: Caller, messages: Iterable[object], subject: str | None, timeout: float | None
+) -> list[PublishReceipt]:
+    """Publish events all or none; see `Client.publish_atomic`."""
+    batch = [_event(message, subject) for message in messages]
+    if not batch:
+        return []
+    request = events.PublishBatchRequest(events=[_request(caller, event) for event in batch], atomic=True)
+    repeat = Repeat.ONCE if any(event.key is None for event in batch) else Repeat.SAME
+    span = None if caller.tracing is None else caller.tracing.publishing(batch[0].subject, len(batch))
+    call = caller.call(request, events.PublishBatchResponse, repeat, timeout=timeout)
+    if caller.tracing is None:
+        response = await call
+    else:
+        with caller.tracing.around(span):
+            response = await call
+    duplicates = set(response.duplicates)
+    return [PublishReceipt(number, place in duplicates) for place, number in enumerate(response.ids)]
+
+
 def _request(caller: Caller, event: Publish) -> events.PublishEventRequest:
     subject, message, key, expected_last_id, time = event
     if key is not None and not isinstance(key, str):
@@ -224,7 +244,7 @@ def _event(message: object, subject: str | None) -> Publish:
         return message
     if subject is None:
         raise TypeError(
-            "a message without a subject: give publish_many a subject, or it Publish(subject, message)"
+            "a message without a subject: give one for all, or put it into Publish(subject, message)"
         )
     return Publish(subject, message)
 

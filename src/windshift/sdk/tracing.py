@@ -32,9 +32,20 @@ class Tracing:
         self._w3c.inject(carrier, None if span is None else self._trace.set_span_in_context(span))
         return tuple(carrier.items())
 
-    def publishing(self, subject: str) -> Any:
-        """Begin the span of a publish, which `around` ends. One that is not recorded needs no end."""
-        attributes = {c.OPERATION_NAME: c.PUBLISH, c.OPERATION_TYPE: c.SEND, c.SUBJECT: subject}
+    def publishing(self, subject: str, batch: int | None = None) -> Any:
+        """Begin the span of a publish, which `around` ends. One that is not recorded needs no end.
+
+        Args:
+            subject: that of the event, or of the first one.
+            batch: how many events are published all or none; None = it is one alone.
+        """
+        attributes: dict[str, Any] = {
+            c.OPERATION_NAME: c.PUBLISH,
+            c.OPERATION_TYPE: c.SEND,
+            c.SUBJECT: subject,
+        }
+        if batch is not None:
+            attributes[c.BATCH_MESSAGE_COUNT] = batch
         return self._begin(c.PUBLISH, self._trace.SpanKind.CLIENT, attributes)
 
     def is_recorded(self, span: Any) -> bool:
