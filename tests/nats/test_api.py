@@ -339,7 +339,7 @@ async def answering(
 
             answerer.connection.subscribe(b"answered." + subject, hear)
             await answerer.requests.round_trip(in_seconds(30))
-            yield JetStream(broker.connection, broker.requests, timedelta(seconds=attempt_timeout)), asked
+            yield JetStream(broker.requests, timedelta(seconds=attempt_timeout)), asked
 
 
 async def test_deleting_a_stream_takes_long(tmp_path: Path) -> None:
@@ -560,7 +560,7 @@ async def test_long_data_counts_until_it_is_decoded(broker: Broker, unique: Uniq
     """Else any number of answers could wait for their turn to be read, however few may be asked for."""
     stream, share = await broker.stream(unique()), OneShare()
     await store(broker, f"{stream}.a", bytes(1_000_000))
-    api = JetStream(broker.connection, broker.requests, budget=share)
+    api = JetStream(broker.requests, budget=share)
     reading = asyncio.ensure_future(api.message(stream, {"seq": 1}, in_seconds(20)))
     await share.given_back.wait()
     assert reading.done()
@@ -576,7 +576,7 @@ async def test_a_batch_tells_the_budget_its_size(broker: Broker, unique: Unique)
     stream, share = await broker.stream(unique(), allow_direct=True), OneShare()
     for _ in range(3):
         await store(broker, f"{stream}.a", bytes(400_000))
-    api = JetStream(broker.connection, broker.requests, budget=share)
+    api = JetStream(broker.requests, budget=share)
     query = {"seq": 1, "next_by_subj": ">", "batch": 3}
     batch = await api.batch(stream, query, in_seconds(20))
     assert [len(message.body) for message in batch.messages] == [400_000] * 3
@@ -588,7 +588,7 @@ async def test_a_list_of_short_subjects_takes_little_of_the_budget(broker: Broke
     stream, share = await broker.stream(unique()), OneShare()
     for number in range(3):
         await store(broker, f"{stream}.{number}", bytes(10_000))
-    api = JetStream(broker.connection, broker.requests, budget=share)
+    api = JetStream(broker.requests, budget=share)
     for longest in (20, 600):
         share.asked.clear()
         assert [page async for page in api.subjects(stream, ">", in_seconds(20), longest)]

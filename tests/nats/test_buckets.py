@@ -31,7 +31,7 @@ Unique = Callable[[], str]
 
 def buckets_on(broker: Broker, options: WriteOptions | None = None) -> Buckets:
     """Make what reads and writes buckets on a connection."""
-    return Buckets(broker.api, Writes(broker.connection, broker.requests, broker.api, options))
+    return Buckets(broker.api, Writes(broker.requests, broker.api, options))
 
 
 async def made(broker: Broker, name: str, options: WriteOptions | None = None) -> Buckets:

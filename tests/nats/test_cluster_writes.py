@@ -49,7 +49,7 @@ async def members(cluster: list[NatsServer]) -> AsyncIterator[list[Member]]:
 
 def member(broker: Broker) -> Member:
     """Wire a process."""
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     return Member(broker, writes, Buckets(broker.api, writes, 3))
 
 

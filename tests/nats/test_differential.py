@@ -181,7 +181,7 @@ class Ours:
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.writes = Writes(broker.connection, broker.requests, broker.api)
+        self.writes = Writes(broker.requests, broker.api)
         self.buckets = Buckets(broker.api, self.writes)
 
     async def subscribe(self, subject: str) -> asyncio.Queue[Seen]:

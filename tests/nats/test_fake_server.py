@@ -654,7 +654,7 @@ async def test_writes_keep_their_order_when_a_server_is_about_to_stop(end: str) 
     async with fake_server() as server, fake_server() as other:
         connection = Connection(options(server, other, linger=linger))
         requests, steady = Requests(connection), asyncio.Event()
-        writes = Writes(connection, requests, JetStream(connection, requests))
+        writes = Writes(requests, JetStream(requests))
         steady.set()
         await connection.connect()
         peer, deadline = server.peers[0], in_seconds(LIMIT)
@@ -946,11 +946,11 @@ async def test_answers_of_somebody_else(body: bytes) -> None:
     async with asking(answer) as requests:
         for ask in (_call, _call_once, _change):
             with pytest.raises(JetStreamError) as caught:
-                await ask(requests._connection, requests, in_seconds(LIMIT))
+                await ask(requests, in_seconds(LIMIT))
             assert caught.value.err_code == 0
         for write in (_write, _write_repeatable):
             with pytest.raises(OutcomeUnknown, match="something other than a stream answered"):
-                await write(requests._connection, requests, in_seconds(LIMIT))
+                await write(requests, in_seconds(LIMIT))
 
 
 @pytest.mark.parametrize(
@@ -964,7 +964,7 @@ async def test_half_an_acknowledgement(told: str) -> None:
 
     async with asking(answer) as requests:
         with pytest.raises(OutcomeUnknown, match="something other than a stream answered"):
-            await _write(requests._connection, requests, in_seconds(LIMIT))
+            await _write(requests, in_seconds(LIMIT))
 
 
 async def test_forbidden_requests_of_any_subject() -> None:
@@ -1023,32 +1023,32 @@ async def until_deadline(attempts: list[int], work: Callable[[float], Awaitable[
     assert len(set(attempts)) == len(attempts)  # others may run between any two of them
 
 
-Work = Callable[[Connection, Requests, float], Awaitable[object]]
+Work = Callable[[Requests, float], Awaitable[object]]
 
 
-def _call(connection: Connection, requests: Requests, deadline: float) -> Awaitable[object]:
-    return JetStream(connection, requests).call("INFO", None, deadline)
+def _call(requests: Requests, deadline: float) -> Awaitable[object]:
+    return JetStream(requests).call("INFO", None, deadline)
 
 
-def _call_once(connection: Connection, requests: Requests, deadline: float) -> Awaitable[object]:
-    return JetStream(connection, requests).call("INFO", None, deadline, repeatable=False)
+def _call_once(requests: Requests, deadline: float) -> Awaitable[object]:
+    return JetStream(requests).call("INFO", None, deadline, repeatable=False)
 
 
-def _change(connection: Connection, requests: Requests, deadline: float) -> Awaitable[object]:
-    return JetStream(connection, requests).change("STREAM.CREATE.S", {}, deadline)
+def _change(requests: Requests, deadline: float) -> Awaitable[object]:
+    return JetStream(requests).change("STREAM.CREATE.S", {}, deadline)
 
 
-def _batch(connection: Connection, requests: Requests, deadline: float) -> Awaitable[object]:
-    return JetStream(connection, requests).batch("S", {"batch": 1}, deadline)
+def _batch(requests: Requests, deadline: float) -> Awaitable[object]:
+    return JetStream(requests).batch("S", {"batch": 1}, deadline)
 
 
-def _write(connection: Connection, requests: Requests, deadline: float) -> Awaitable[object]:
-    writes = Writes(connection, requests, JetStream(connection, requests))
+def _write(requests: Requests, deadline: float) -> Awaitable[object]:
+    writes = Writes(requests, JetStream(requests))
     return writes.write(Write(b"a", b"", b"", deadline))
 
 
-def _write_repeatable(connection: Connection, requests: Requests, deadline: float) -> Awaitable[object]:
-    writes = Writes(connection, requests, JetStream(connection, requests))
+def _write_repeatable(requests: Requests, deadline: float) -> Awaitable[object]:
+    writes = Writes(requests, JetStream(requests))
     return writes.write(Write(b"a", b"", b"", deadline, repeatable=True))
 
 
@@ -1062,9 +1062,9 @@ async def test_a_connection_that_sends_nothing(work: Work, monkeypatch: pytest.M
             attempts.append(turns.now())
             raise NotConnected
 
-        monkeypatch.setattr(wire_of(requests._connection), "send", send)  # a server's in another thread go on
-        assert requests._connection.connected
-        await until_deadline(attempts, partial(work, requests._connection, requests))
+        monkeypatch.setattr(wire_of(requests.connection), "send", send)  # a server's in another thread go on
+        assert requests.connection.connected
+        await until_deadline(attempts, partial(work, requests))
 
 
 @pytest.mark.parametrize("work", [_call, _call_once, _change, _write, _write_repeatable])
@@ -1082,7 +1082,7 @@ async def test_a_server_that_refuses_at_once(work: Work, nobody: bool) -> None:
             peer.say(message_frame(1, reply_to(operation), b'{"error":{"code":503,"err_code":10008}}'))
 
     async with asking(answer) as requests:
-        await until_deadline(attempts, partial(work, requests._connection, requests))
+        await until_deadline(attempts, partial(work, requests))
 
 
 async def test_a_change_that_takes_long() -> None:
@@ -1095,7 +1095,7 @@ async def test_a_change_that_takes_long() -> None:
             peer.say(message_frame(1, asked[0], b'{"name":"S"}'))
 
     async with asking(answer) as requests:
-        api = JetStream(requests._connection, requests, attempt_timeout=timedelta(milliseconds=50))
+        api = JetStream(requests, attempt_timeout=timedelta(milliseconds=50))
         assert await api.change("STREAM.CREATE.S", {}, in_seconds(LIMIT)) == {"name": "S"}
         assert (len(asked), api.changes) == (3, 1)
 
@@ -1111,7 +1111,7 @@ async def test_a_change_whose_repeat_is_refused() -> None:
             peer.say(message_frame(1, reply_to(operation), b'{"error":{"code":400,"err_code":10058}}'))
 
     async with asking(answer) as requests:
-        api = JetStream(requests._connection, requests, attempt_timeout=timedelta(milliseconds=50))
+        api = JetStream(requests, attempt_timeout=timedelta(milliseconds=50))
         with pytest.raises(JetStreamError):
             await api.change("STREAM.CREATE.S", {}, in_seconds(LIMIT))
         assert (asked, api.changes) == (2, 0)
@@ -1122,8 +1122,8 @@ async def test_a_change_that_nobody_answers(sent: bool) -> None:
     """Whether it may have been done is said; that of a server that is gone was not even sent."""
     async with asking(lambda *_: None) as requests:
         if not sent:
-            await requests._connection.close()
-        api = JetStream(requests._connection, requests, attempt_timeout=timedelta(milliseconds=50))
+            await requests.connection.close()
+        api = JetStream(requests, attempt_timeout=timedelta(milliseconds=50))
         with pytest.raises(OutcomeUnknown if sent else Unavailable):
             await api.change("STREAM.CREATE.S", {}, in_seconds(0.5))
 
@@ -1139,7 +1139,7 @@ async def test_a_server_that_hangs_up_on_every_request(work: Work) -> None:
         peer.abort()
 
     async with asking(answer) as requests:
-        await until_deadline(attempts, partial(work, requests._connection, requests))
+        await until_deadline(attempts, partial(work, requests))
         assert set(asked.values()) == {1}
 
 

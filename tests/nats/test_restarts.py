@@ -122,7 +122,7 @@ class Writers:
     """
 
     def __init__(self, broker: Broker) -> None:
-        self._writes = Writes(broker.connection, broker.requests, broker.api)
+        self._writes = Writes(broker.requests, broker.api)
         self._tasks: list[asyncio.Task[None]] = []
         self._going = True
         self.told: dict[bytes, int | NatsError] = {}
@@ -256,7 +256,7 @@ async def test_a_server_with_other_data(
 ) -> None:
     """A server that has lost its streams says so to who writes, and is no reason to wait."""
     await own_broker.stream("S")
-    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api)
+    writes = Writes(own_broker.requests, own_broker.api)
     await writes.write(Write(b"S.a", b"", b"", in_seconds(20)))
     await befall("killed", own_nats_server, own_broker)
     with pytest.raises(NatsError, match=r"S\.a"):

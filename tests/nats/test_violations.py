@@ -165,7 +165,7 @@ async def test_a_subject_with_a_quote(tmp_path: Path) -> None:
 async def test_writes_fail_at_once(tmp_path: Path, *, repeatable: bool) -> None:
     """A forbidden write was not stored, and is not tried again."""
     async with limited(tmp_path, '{deny: "No.>"}') as (_, broker):
-        writes = Writes(broker.connection, broker.requests, broker.api)
+        writes = Writes(broker.requests, broker.api)
         with pytest.raises(Forbidden):
             await writes.write(Write(b"No.A", b"", b"", in_seconds(60), repeatable))
         assert writes.in_flight == 0
@@ -175,7 +175,7 @@ async def test_a_write_that_became_forbidden_is_in_doubt(tmp_path: Path) -> None
     """That an attempt is forbidden says nothing of one before, which may be stored."""
     async with limited(tmp_path, '{deny: "$JS.API.>"}') as (server, broker):
         options = WriteOptions(attempt_timeout=timedelta(seconds=0.2))
-        writes = Writes(broker.connection, broker.requests, broker.api, options)
+        writes = Writes(broker.requests, broker.api, options)
         async with connect(url(server, "other")) as other:
             arrived = asyncio.Event()
             other.connection.subscribe(b"S.a", lambda _: arrived.set())

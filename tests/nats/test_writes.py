@@ -45,7 +45,7 @@ HASTY = WriteOptions(
 
 def writes_on(broker: Broker, options: WriteOptions | None = None) -> Writes:
     """Make what writes on a connection."""
-    return Writes(broker.connection, broker.requests, broker.api, options)
+    return Writes(broker.requests, broker.api, options)
 
 
 def message(
@@ -351,7 +351,7 @@ async def test_large_writes_have_a_connection_of_their_own(
     """What is sent for itself, large, comes behind nothing small, and nothing small behind it."""
     stream = await broker.stream(unique())
     async with connect(nats_server.url) as another:
-        writes = Writes(broker.connection, broker.requests, broker.api, None, another.requests)
+        writes = Writes(broker.requests, broker.api, None, another.requests)
         for size, requests in ((100, broker.requests), (40_000, another.requests)):
             answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             attempt = writes.begin(message(f"{stream}.a", bytes(size)), answer.set_result)

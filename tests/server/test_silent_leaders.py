@@ -121,9 +121,7 @@ async def test_lists(silent: Silent) -> None:
 async def test_a_snapshot(silent: Silent) -> None:
     """Metrics show what there is; the rest counts as left out."""
     broker = silent.broker
-    cache = SnapshotCache(
-        broker.connection, broker.requests, SnapshotCollector(broker.api), keep=NOW, keep_failure=NOW
-    )
+    cache = SnapshotCache(broker.requests, SnapshotCollector(broker.api), keep=NOW, keep_failure=NOW)
 
     async def seen() -> tuple[set[str], set[str], int, int] | None:
         await cache.refresh()

@@ -91,7 +91,7 @@ async def connect(url: str, options: ConnectionOptions = QUICK) -> AsyncIterator
     requests = Requests(connection)
     await connection.connect()
     try:
-        yield Broker(connection, requests, JetStream(connection, requests))
+        yield Broker(connection, requests, JetStream(requests))
     finally:
         await connection.close()
 

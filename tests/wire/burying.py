@@ -43,7 +43,7 @@ async def _bury(
         **failure,
     }
     async with connect(nats_server.url) as broker:
-        writes = Writes(broker.connection, broker.requests, broker.api)
+        writes = Writes(broker.requests, broker.api)
         store = DeadLetterStore(broker.api, writes, 1)
         writer = DeadLetterWriter(broker.connection, broker.api, store, Notes(broker.connection))
         ids = []

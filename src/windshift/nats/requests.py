@@ -87,10 +87,15 @@ _Waiting: TypeAlias = tuple[Handler, bytes, set[Token]]
 
 
 class Requests:
-    """Sends requests and passes on the replies. Must be created in a running event loop."""
+    """Sends requests and passes on the replies. Must be created in a running event loop.
+
+    Attributes:
+        connection: what they are sent on.
+        loop: the event loop.
+    """
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         # Asked for once: before Python 3.12 each get_running_loop costs a system call.
         self.loop = asyncio.get_running_loop()
         self._prefix = connection.inbox() + b"."
@@ -115,7 +120,7 @@ class Requests:
         """
         self._last_token += 1
         token = b"%d" % self._last_token
-        self._connection.publish(subject, body, headers, self._prefix + token)
+        self.connection.publish(subject, body, headers, self._prefix + token)
         self._wait(token, handler, subject, deadline)
         return token
 

@@ -44,7 +44,7 @@ AT_ONCE = 10.0
 def share(nats: NatsBroker) -> Shared:
     """Build what consume calls share."""
     connection, api = nats.connection, nats.api
-    writes, notes = Writes(connection, nats.requests, api), Notes(connection)
+    writes, notes = Writes(nats.requests, api), Notes(connection)
     store = DeadLetterStore(api, writes, 1)
     shared = Shared(
         connection,

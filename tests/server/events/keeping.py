@@ -108,7 +108,7 @@ def failure(id: DeadLetterId, **told: object) -> Failure:  # noqa: A002
 
 async def keep(broker: Broker, default_replicas: int = 1) -> Keeper:
     """Wire the storage as the composition root does."""
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     notes = Notes(broker.connection)
     notes.start()
     store = DeadLetterStore(broker.api, writes, default_replicas)

@@ -47,7 +47,7 @@ async def members(cluster: list[NatsServer]) -> AsyncIterator[list[Member]]:
 
 def member(broker: Broker) -> Member:
     """Wire a server."""
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     publisher = Publisher(broker.api, writes)
     return Member(broker, publisher, Stores(Buckets(broker.api, writes, 3)))
 

@@ -70,11 +70,11 @@ async def test_publishes(broker: Broker, nats_server: NatsServer, unique: Unique
 async def test_state(broker: Broker, nats_server: NatsServer, unique: Unique, conditional: bool) -> None:
     """A write to a store is done where it is confirmed, and not done where it failed for certain."""
     store = unique()
-    plain = Stores(Buckets(broker.api, Writes(broker.connection, broker.requests, broker.api)))
+    plain = Stores(Buckets(broker.api, Writes(broker.requests, broker.api)))
     await plain.ensure(store, in_seconds(30))
     last = await plain.set(store, "a", b"first", in_seconds(30))
     async with cut_off(nats_server) as (behind, proxy):
-        stores = Stores(Buckets(behind.api, Writes(behind.connection, behind.requests, behind.api)))
+        stores = Stores(Buckets(behind.api, Writes(behind.requests, behind.api)))
         for number, point in enumerate(POINTS):
             await behind.connection.wait_ready(in_seconds(10))
             proxy.cut_after(*point)

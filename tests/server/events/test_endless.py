@@ -182,10 +182,10 @@ class Domain:
     """All that asks the broker."""
 
     def __init__(self, requests: Requests) -> None:
-        connection = requests._connection
-        self.api = api = JetStream(connection, requests)
+        connection = requests.connection
+        self.api = api = JetStream(requests)
         self.nats = NatsBroker(connection, requests, api)
-        self.writes = Writes(connection, requests, api)
+        self.writes = Writes(requests, api)
         self.dead = share(self.nats)
         self.stores = Stores(Buckets(api, self.writes))
         self.streams = Streams(api, 1)
@@ -211,7 +211,7 @@ class Domain:
         )
         yield DeadLetterUpkeep(dead.store, dead.replays, api, dead.notes, stats).run()
         yield watch.run(None, existing=True)
-        yield Availability(self.nats.connection, self.nats.requests, api).watch()
+        yield Availability(self.nats.requests, api).watch()
         yield Ownership(api, access).watch()
         yield Copies(api, access, Audit()).watch()
 
@@ -478,7 +478,7 @@ async def test_followers_that_get_nothing(end: str, monkeypatch: pytest.MonkeyPa
 
     pauses = noted_pauses(monkeypatch, longest=0.001)
     async with asking(reply) as requests, asyncio.TaskGroup() as group:
-        connection = requests._connection
+        connection = requests.connection
         follower = Follower(connection, connection, PullRoom(), "S", make, take, (BrokerUnavailable,))
         following = group.create_task(follower.run(lambda: None))
         await eventually(lambda: len(pauses) >= 8)

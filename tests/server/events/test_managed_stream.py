@@ -19,7 +19,7 @@ Unique = Callable[[], str]
 
 def managed_stream(broker: Broker, name: str, replicas: int = 1, **config: Any) -> ManagedStream:
     """Wish for a stream."""
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     config = {"name": name, "subjects": [f"{name}.>"], "max_msgs_per_subject": 1} | config
     return ManagedStream(broker.api, writes, config, ("subjects", "max_msgs_per_subject"), replicas)
 

@@ -34,7 +34,7 @@ async def publish(
     broker: Broker, targets: Targets, *requests: PublishRequest, without_ids: bool = True
 ) -> list[int | Exception]:
     """Publish events that are at hand together; return the id of each, or why it has none."""
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     outcomes: list[int | Exception] = []
 
     async def feed() -> Feed:
@@ -93,7 +93,7 @@ class Silent(Targets):
 async def test_a_stream_that_cannot_be_looked_up(broker: Broker, unique: Unique) -> None:
     """Events wait for a second at most, and those that come soon after on their call for nothing at all."""
     name, silent = await broker.stream(unique(), allow_batched=True), Silent(broker)
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     pipeline = Pipeline(Publisher(broker.api, writes), writes, silent)
     ids: list[int] = []
 
@@ -142,7 +142,7 @@ async def under_way(writes: Writes) -> None:
 async def test_order_while_results_are_not_read(own_broker: Broker, own_nats_server: NatsServer) -> None:
     """Nothing overtakes what has to be sent again, also while the client reads none of its results."""
     await own_broker.stream("s", storage="file")
-    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api)
+    writes = Writes(own_broker.requests, own_broker.api)
     client = Client(own_broker, writes)
     client.sends.put_nowait(event("s.a", "1")._replace(body=b"1"))
     async with asyncio.timeout(30):
@@ -168,7 +168,7 @@ async def test_order_while_results_are_not_read(own_broker: Broker, own_nats_ser
 async def test_results_that_are_not_read_hold_up_nobody(own_broker: Broker, name: str) -> None:
     """What is stored has no slots any more, whether or not its results are read."""
     await own_broker.stream(name)
-    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api, WriteOptions(max_in_flight=8))
+    writes = Writes(own_broker.requests, own_broker.api, WriteOptions(max_in_flight=8))
     idle, busy = Client(own_broker, writes), Client(own_broker, writes)
     for number in range(8):
         idle.sends.put_nowait(event(f"{name}.a", f"{number}"))
@@ -189,7 +189,7 @@ async def test_results_that_are_not_read_of_what_has_no_answer(broker: Broker, u
     """It has slots until its time is over, whether or not the client reads."""
     name, quiet, sent = await broker.stream(unique()), unique(), asyncio.Event()
     options = WriteOptions(max_in_flight=8, attempt_timeout=timedelta(milliseconds=100))
-    writes = Writes(broker.connection, broker.requests, broker.api, options)
+    writes = Writes(broker.requests, broker.api, options)
     listening = broker.connection.subscribe(f"{quiet}.a".encode(), lambda _: sent.set())
     client = Client(broker, writes)
     client.sends.put_nowait(event(f"{name}.a", "1"))
@@ -208,7 +208,7 @@ async def test_order_of_what_waits_for_slots(broker: Broker, unique: Unique) -> 
     nobody, somebody, happened = unique(), unique(), list[str]()
     minute = timedelta(minutes=1)
     options = WriteOptions(max_in_flight=8, doubt_after=minute, attempt_timeout=minute)
-    writes = Writes(broker.connection, broker.requests, broker.api, options)
+    writes = Writes(broker.requests, broker.api, options)
     others = Client(broker, writes)
 
     def answer(message: Message) -> None:
@@ -242,7 +242,7 @@ async def test_portions_that_wait_when_the_broker_dies(
 ) -> None:
     """They and those under way are all stored once it is back, long before their deadline, in their order."""
     await own_broker.stream("s", storage="file")
-    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api)
+    writes = Writes(own_broker.requests, own_broker.api)
     pipeline = Pipeline(Publisher(own_broker.api, writes), writes, Targets(own_broker.api))
     ids: list[int] = []
 

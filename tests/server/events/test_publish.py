@@ -48,7 +48,7 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 def publisher(broker: Broker, options: WriteOptions | None = None) -> Publisher:
     """Make a publisher on this connection."""
-    return Publisher(broker.api, Writes(broker.connection, broker.requests, broker.api, options))
+    return Publisher(broker.api, Writes(broker.requests, broker.api, options))
 
 
 def event(subject: str, body: bytes = b"body", **more: Any) -> PublishRequest:
@@ -300,7 +300,7 @@ async def test_slow_answers_are_waited_for(
 
 async def test_no_leader_for_a_while(broker: Broker, unique: Unique) -> None:
     """While a stream that exists does not answer, the publish is tried again."""
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     subject = unique()
     writes._found[subject.encode()] = _Found(in_seconds(60))  # what a look-up in an election would find
     publish = Publisher(broker.api, writes).publish
@@ -437,7 +437,7 @@ async def test_what_was_waited_for_at_the_deadline(own_nats_server: NatsServer, 
 async def test_cancelled_before_the_deadline(own_nats_server: NatsServer, own_broker: Broker) -> None:
     """A call whose client went away is cancelled and nothing else, and leaves nothing behind."""
     await own_broker.stream("S")
-    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api, WriteOptions(max_in_flight=1))
+    writes = Writes(own_broker.requests, own_broker.api, WriteOptions(max_in_flight=1))
     publish = Publisher(own_broker.api, writes).publish
     own_nats_server.freeze()
     tasks = [asyncio.create_task(publish(event("S.a"), in_seconds(10))) for _ in range(2)]
@@ -481,7 +481,7 @@ async def test_those_who_wait_for_a_slot_take_turns(broker: Broker, unique: Uniq
         await begun.outcome()
         order.append(asker)
 
-    writes = Writes(broker.connection, broker.requests, broker.api, WriteOptions(max_in_flight=1))
+    writes = Writes(broker.requests, broker.api, WriteOptions(max_in_flight=1))
     assert writes._small.slots.take_now("")
     async with asyncio.TaskGroup() as group:
         for asker in "aaab":
@@ -495,7 +495,7 @@ async def test_those_who_wait_for_a_slot_take_turns(broker: Broker, unique: Uniq
 async def test_without_a_task(broker: Broker, unique: Unique) -> None:
     """What is simply stored needs none; all else goes on in one, with the outcome that it would have had."""
     stream, counts = await broker.stream(unique()), Counts()
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     publisher = Publisher(broker.api, writes, counts)
     begun = Begun(publisher, event(f"{stream}.a"), 5)
     assert (await begun.outcome(), begun.rest) == ((1, False), [])
@@ -524,7 +524,7 @@ async def test_abandoned_without_a_task(own_nats_server: NatsServer, own_broker:
     """Nothing is left of it; one that found no slot waits in a task, and so does one that is in doubt."""
     await own_broker.stream("S")
     options, counts = WriteOptions(max_in_flight=1, doubt_after=timedelta(milliseconds=10)), Counts()
-    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api, options)
+    writes = Writes(own_broker.requests, own_broker.api, options)
     publisher = Publisher(own_broker.api, writes, counts)
     own_nats_server.freeze()
     first, second = (Begun(publisher, event("S.a"), 20) for _ in range(2))
@@ -547,7 +547,7 @@ async def test_abandoned_without_a_task(own_nats_server: NatsServer, own_broker:
 async def test_abandoned_before_the_task_that_traces(broker: Broker, unique: Unique) -> None:
     """It is counted, and its span ends with that."""
     spans, counts = list[Span](), Counts()
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     publisher = Publisher(broker.api, writes, counts, Tracer(Sampler(SamplerConfig()), spans.append))
     begun = Begun(publisher, event(f"{unique()}.a"), 20)
     assert (len(begun.rest), spans) == (1, [])
@@ -561,7 +561,7 @@ async def test_an_answer_that_comes_before_the_task_that_doubts(broker: Broker, 
     subject, asked = unique(), asyncio.Queue[Message]()
     broker.connection.subscribe(subject.encode(), asked.put_nowait)
     options = WriteOptions(doubt_after=timedelta(milliseconds=10))
-    writes = Writes(broker.connection, broker.requests, broker.api, options)
+    writes = Writes(broker.requests, broker.api, options)
     first, second = (Begun(Publisher(broker.api, writes), event(subject), 20) for _ in range(2))
     await eventually(lambda: bool(first.rest and second.rest))
     broker.connection.publish((await asked.get()).reply, b'{"stream":"S","seq":7}')

@@ -181,7 +181,7 @@ async def test_a_stream_that_does_not_answer(broker: Broker, unique: Unique, key
 async def test_a_store_that_does_not_answer(broker: Broker, unique: Unique) -> None:
     """The same holds for a store."""
     store = unique()
-    writes = Writes(broker.connection, broker.requests, broker.api, CURIOUS)
+    writes = Writes(broker.requests, broker.api, CURIOUS)
     stores = Stores(Buckets(broker.api, writes))
     await stores.ensure(store, in_seconds(30))
     await update(broker, f"KV_{store}", no_ack=True)
@@ -193,7 +193,7 @@ async def test_ensuring_a_store_unheard(
     own_nats_server: NatsServer, own_broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store whose making was asked for and not answered may exist."""
-    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api)
+    writes = Writes(own_broker.requests, own_broker.api)
     buckets = Buckets(own_broker.api, writes)
 
     async def not_there(_bucket: str, _deadline: float) -> bool:
@@ -262,7 +262,7 @@ async def test_a_batch_that_finds_no_room_after_an_attempt_in_doubt(
 ) -> None:
     """That a later attempt was not stored does not mean that the first one was not."""
     stream = await broker.stream(unique(), allow_atomic=True)
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     real, attempts = writes.write, 0
 
     async def write(request: Write) -> PubAck:

@@ -40,7 +40,7 @@ class CountingCollector(SnapshotCollector):
 def cached(broker: Broker, collector: SnapshotCollector, **options: timedelta) -> SnapshotCache:
     """Make a cache; on a busy machine a look may take longer than it may, and than anybody waits."""
     options = {"timeout": timedelta(seconds=30), "max_wait": timedelta(seconds=60)} | options
-    return SnapshotCache(broker.connection, broker.requests, collector, **options)
+    return SnapshotCache(broker.requests, collector, **options)
 
 
 async def test_fresh_looks_are_kept(broker: Broker) -> None:

@@ -36,7 +36,7 @@ Unique = Callable[[], str]
 
 def stores_of(broker: Broker) -> Stores:
     """Make stores on this connection."""
-    writes = Writes(broker.connection, broker.requests, broker.api)
+    writes = Writes(broker.requests, broker.api)
     return Stores(Buckets(broker.api, writes))
 
 
@@ -485,8 +485,8 @@ class Quick:
 
     def __init__(self, broker: Broker, budget: Budget | None = None, attempt: float = 3.0) -> None:
         timeout = timedelta(seconds=attempt)
-        self.api = JetStream(broker.connection, broker.requests, timeout, budget)
-        self.writes = Writes(broker.connection, broker.requests, self.api)
+        self.api = JetStream(broker.requests, timeout, budget)
+        self.writes = Writes(broker.requests, self.api)
         self.stores = Stores(Buckets(self.api, self.writes))
         self.abandon: Callable[[], None] | None = None
 

@@ -54,7 +54,7 @@ class Watcher:
 
 def watches_on(broker: Broker, asking: Broker | None = None) -> Callable[[str, str, WatchClient], Watch]:
     """Make what begins watches; it may ask for consumers on another connection."""
-    writes, api = Writes(broker.connection, broker.requests, broker.api), (asking or broker).api
+    writes, api = Writes(broker.requests, broker.api), (asking or broker).api
     return partial(Watch, broker.connection, Buckets(api, writes), PullRoom(), watch_turns())
 
 

@@ -421,12 +421,11 @@ class JetStream:
 
     def __init__(
         self,
-        connection: Connection,
         requests: Requests,
         attempt_timeout: timedelta = timedelta(seconds=3),
         budget: Budget | None = None,
     ) -> None:
-        self.connection = connection
+        self.connection = requests.connection
         self.budget = budget or _Unbounded()
         self.requests = requests
         self.attempt_timeout = attempt_timeout.total_seconds()

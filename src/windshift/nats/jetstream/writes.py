@@ -21,7 +21,6 @@ from datetime import timedelta
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
-from windshift.nats.connection import Connection
 from windshift.nats.errors import (
     Busy,
     Forbidden,
@@ -180,8 +179,7 @@ class Writes:
     """Writes to streams. All writes of a process must use one instance, which bounds them together.
 
     Args:
-        connection: to the server.
-        requests: on that connection.
+        requests: sends what is small, or several together.
         api: JetStream's API.
         options: limits and timers.
         large: sends what is large and alone, on another connection: a small write does not come behind it.
@@ -190,13 +188,12 @@ class Writes:
 
     def __init__(
         self,
-        connection: Connection,
         requests: Requests,
         api: JetStream,
         options: WriteOptions | None = None,
         large: Requests | None = None,
     ) -> None:
-        self._connection = connection
+        self._connection = requests.connection
         self._requests = requests
         self._api = api
         self._options = options or WriteOptions()
@@ -211,7 +208,7 @@ class Writes:
         # have them until what was sent before is settled: some of it may have to be sent again for that.
         self._again = FairSemaphore(size, max_waiting=waiting)
         self._all_slots = (self._small.slots, slots_of_large, self._together.slots, self._again)
-        self._bursts = Bursts(connection)
+        self._bursts = Bursts(requests.connection)
         self._patient = 0
         self._found: dict[bytes, _Found] = {}
         self._looking: dict[bytes, asyncio.Task[_Found]] = {}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, NamedTuple, TypeVar
 
-from windshift.nats import Connection, Requests
+from windshift.nats import Requests
 from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.times import NANOSECONDS
 from windshift.server.admin.gathering import Gathering
@@ -103,8 +103,7 @@ class Servers:
         gathering: asks them.
         describe: says what this one is, but its id.
         load: says what it is busy with, but memory and CPU.
-        connection: what it is connected to.
-        requests: measures the round trip.
+        requests: on the connection that it shows, of which they measure the round trip.
     """
 
     def __init__(
@@ -112,12 +111,11 @@ class Servers:
         gathering: Gathering,
         describe: Callable[[], ServerView],
         load: Callable[[], ServerLoad],
-        connection: Connection,
         requests: Requests,
     ) -> None:
         self._gathering = gathering
         self._describe = describe
-        self._connection = connection
+        self._connection = requests.connection
         self._requests = requests
         self._round_trip: float | None = None
         self._load = load

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Final
 
 from windshift.nats import NoReply, Requests
-from windshift.nats.connection import Connection
 from windshift.nats.errors import JetStreamError, NotConnected
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import API_PREFIX, JetStream, read_answer
@@ -53,7 +52,7 @@ class Availability:
     While there is no JetStream, `api` fails at once.
     """
 
-    def __init__(self, connection: Connection, requests: Requests, api: JetStream) -> None:
+    def __init__(self, requests: Requests, api: JetStream) -> None:
         self._requests = requests
         self._api = api
         self._connected = asyncio.Event()
@@ -61,8 +60,8 @@ class Availability:
         self.missing = ""
         self.since = requests.loop.time()
         self.on_change: list[Callable[[], None]] = []
-        connection.on_connected.append(self._connected.set)
-        connection.on_replaced.append(self._connected.set)
+        requests.connection.on_connected.append(self._connected.set)
+        requests.connection.on_replaced.append(self._connected.set)
 
     async def look(self) -> None:
         """Ask once. Without an answer all stays as it was."""

@@ -10,7 +10,7 @@ import logging
 from datetime import timedelta
 from typing import Final
 
-from windshift.nats import Connection, NatsError, Requests, Unavailable
+from windshift.nats import NatsError, Requests, Unavailable
 from windshift.server.monitoring.snapshot import Snapshot, SnapshotCollector
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,6 @@ class SnapshotCache:
     """Keeps a snapshot for a while.
 
     Args:
-        connection: the connection to NATS.
         requests: measures the round trip.
         collector: takes snapshots.
         keep: how long a snapshot is good for.
@@ -44,7 +43,6 @@ class SnapshotCache:
 
     def __init__(
         self,
-        connection: Connection,
         requests: Requests,
         collector: SnapshotCollector,
         *,
@@ -53,7 +51,7 @@ class SnapshotCache:
         timeout: timedelta = timedelta(seconds=9),
         max_wait: timedelta = timedelta(seconds=3),
     ) -> None:
-        self._connection = connection
+        self._connection = requests.connection
         self._requests = requests
         self._collector = collector
         self._keep = keep.total_seconds()

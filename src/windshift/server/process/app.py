@@ -185,7 +185,7 @@ class App:
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
         self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, siblings.ledger)
         shared = _shared(config, nats, stats, counts, telemetry.tracer, storage)
-        servers_known = Servers(nats.gathering, self._describe, self._load, nats.connection, nats.requests)
+        servers_known = Servers(nats.gathering, self._describe, self._load, nats.requests)
         self._domain = _Domain(config, nats, shared, self._ownership, servers_known)
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
@@ -202,7 +202,7 @@ class App:
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, counts)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
         """The metrics of this server, unless turned off."""
-        self._jetstream = Availability(nats.connection, nats.requests, nats.api)
+        self._jetstream = Availability(nats.requests, nats.api)
         self._follow_connection()
 
     def _follow_connection(self) -> None:
@@ -225,7 +225,7 @@ class App:
     def _make_metrics(self, nats: _Nats, counts: Counts, stats: DeadLetterStats, audit: Audit) -> Metrics:
         connection, requests, api, writes, *_ = nats
         shows_broker = self._worker <= 1
-        cache = SnapshotCache(connection, requests, SnapshotCollector(api)) if shows_broker else None
+        cache = SnapshotCache(requests, SnapshotCollector(api)) if shows_broker else None
         connections = (connection, api.connection)
         metrics = Metrics(counts, stats, writes, cache, connections, self._methods, self._telemetry)
         metrics.add_broker(nats.budget, nats.room)
@@ -465,9 +465,8 @@ def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
         each.violations.on_any.append(log.log)
     budget, room = Budget(), PullRoom(lambda: connection.max_payload)
     requests, on_reads = Requests(connection), Requests(reads)
-    api = JetStream(reads, on_reads, budget=budget)
-    options_of_writes = WriteOptions(max_in_flight=config.max_pending_publishes)
-    writes = Writes(connection, requests, api, options_of_writes, on_reads)
+    api = JetStream(on_reads, budget=budget)
+    writes = Writes(requests, api, WriteOptions(max_in_flight=config.max_pending_publishes), on_reads)
     notes, gathering = Notes(connection), Gathering(connection)
     return _Nats(connection, requests, api, writes, notes, gathering, room, budget)
 

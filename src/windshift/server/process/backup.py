@@ -284,10 +284,9 @@ async def _broker(config: ServerConfig) -> AsyncIterator[_Broker]:
                 damage = await embedded.inventory.inspect(embedded.address)
                 servers = (embedded.address,)
             connection = Connection(connection_options(config.nats, servers))
-            requests = Requests(connection)
             stack.push_async_callback(connection.close)
             await connection.connect()
-            yield _Broker(JetStream(connection, requests), damage)
+            yield _Broker(JetStream(Requests(connection)), damage)
         except (EmbeddedError, ConnectFailed, NatsError, OSError) as error:
             raise BackupError(_why(error)) from error
 

@@ -164,8 +164,7 @@ def write(file: Path, stock: Stock) -> None:
 async def take(address: ServerAddress, seconds: float) -> Stock:
     """Ask nats-server what it serves. Raises `NatsError`, or TimeoutError after so many seconds."""
     connection = Connection(ConnectionOptions(servers=(address,), log_level=logging.DEBUG))
-    requests = Requests(connection)
-    api = JetStream(connection, requests)
+    api = JetStream(Requests(connection))
     async with asyncio.timeout(seconds):
         await connection.connect()
         try:
