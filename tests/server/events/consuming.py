@@ -14,15 +14,14 @@ from tests.support.broker import Broker as NatsBroker
 from tests.support.broker import in_seconds
 from windshift.nats.jetstream.pulling import PullOptions
 from windshift.nats.jetstream.writes import Writes
+from windshift.server.broker.room import PullRoom
 from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.commands import Ack, Command, Ping, Reject, Subscribe
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pending_acks import CommandKind, Confirmation
 from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
-from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
-from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import Notes
@@ -43,19 +42,9 @@ AT_ONCE = 10.0
 
 def share(nats: NatsBroker) -> Shared:
     """Build what consume calls share."""
-    connection, api = nats.connection, nats.api
-    writes, notes = Writes(nats.requests, api), Notes(connection)
-    store = DeadLetterStore(api, writes, 1)
-    shared = Shared(
-        connection,
-        nats.requests,
-        api,
-        store,
-        DeadLetterWriter(connection, api, store, notes),
-        ReplayQueue(api, writes, notes, 1),
-        notes,
-        DeadLetterStats(),
-    )
+    api, writes, notes = nats.api, Writes(nats.requests, nats.api), Notes(nats.connection)
+    store, replays = DeadLetterStore(api, writes, 1), ReplayQueue(api, writes, notes, 1)
+    shared = Shared(nats.requests, api, store, replays, notes, PullRoom())
     shared.follow()
     return shared
 

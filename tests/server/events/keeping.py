@@ -10,11 +10,11 @@ from tests.support.broker import Broker, in_seconds
 from windshift.nats import JetStreamError, Message
 from windshift.nats.jetstream.codes import STREAM_NOT_FOUND
 from windshift.nats.jetstream.writes import Writes
+from windshift.server.broker.room import PullRoom
 from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
-from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import STREAM, DeadLetterStore
 from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -90,9 +90,8 @@ class Keeper:
 
     def shared(self) -> Shared:
         """Build what consume calls share."""
-        nats, stats = self.broker, DeadLetterStats()
-        kept = self.store, self.writer, self.replays, self.notes
-        shared = Shared(nats.connection, nats.requests, nats.api, *kept, stats)
+        nats = self.broker
+        shared = Shared(nats.requests, nats.api, self.store, self.replays, self.notes, PullRoom())
         shared.follow()
         return shared
 

@@ -51,19 +51,21 @@ class Sending:
 async def test_a_reject_whose_dead_letter_is_not_written_yet(keeper: Keeper, unique: Unique) -> None:
     """When its client leaves, the event is with others at once."""
     consuming = await failing(keeper, unique(), TWICE, ack_wait=30.0)
-    writing, write = asyncio.Event(), keeper.writer.write
+    assert consuming.shared is not None
+    writing, writer = asyncio.Event(), consuming.shared.writer
+    write = writer.write
 
     async def write_for_ever(*_: object) -> Any:
         writing.set()
         await asyncio.Event().wait()
 
-    keeper.writer.write = write_for_ever  # type: ignore[assignment,method-assign]
+    writer.write = write_for_ever  # type: ignore[method-assign, assignment]
     async with consuming.worker() as first:
         await consuming.publish()
         reject(first, (await first.event()).id, Action.DEAD_LETTER)
         await asyncio.wait_for(writing.wait(), 10)
         await first.vanish()
-    keeper.writer.write = write  # type: ignore[method-assign]
+    writer.write = write  # type: ignore[method-assign]
     left = time.monotonic()
     async with consuming.worker() as second:
         await second.event(within=20)

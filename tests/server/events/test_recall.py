@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -36,8 +37,8 @@ class Store:
 
 def shared(store: Store) -> Shared:
     """Share this store between calls."""
-    unused = cast("Any", None)
-    return Shared(unused, unused, unused, cast("Any", store), unused, unused, unused, unused)
+    unused, requests = cast("Any", None), cast("Any", SimpleNamespace(connection=None))
+    return Shared(requests, unused, cast("Any", store), unused, unused, unused)
 
 
 async def test_one_question_for_many_calls() -> None:

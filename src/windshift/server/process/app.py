@@ -77,11 +77,9 @@ from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.admin import DeadLetterAdmin
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
-from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.dead_letters.upkeep import DeadLetterUpkeep
 from windshift.server.events.dead_letters.watch import WatchOptions
-from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.managed_stream import SizeLimit
 from windshift.server.events.notes import Notes
 from windshift.server.events.publishing import Publishing
@@ -182,9 +180,9 @@ class App:
         nats = _nats(config.nats, servers)
         self.connection, self._api = nats.connection, nats.api
         self._notes, self._gathering = nats.notes, nats.gathering
-        counts, stats, audit = Counts(), DeadLetterStats(), Audit()
+        audit = Audit()
         self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, siblings.ledger)
-        shared = _shared(config, nats, stats, counts, telemetry.tracer, storage)
+        shared = _shared(config, nats, telemetry.tracer, storage)
         servers_known = Servers(nats.gathering, self._describe, self._load, nats.requests)
         self._domain = _Domain(config, nats, shared, self._ownership, servers_known)
         self._tls = api_tls(config)
@@ -199,8 +197,8 @@ class App:
         self._answered = _with_reflection([*self._services, self._health])
         self._methods = tuple(path for service in self._answered for path in service.methods)
         self._pacing = Pacing()
-        self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, counts)
-        self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
+        self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, shared.counts)
+        self.metrics = self._make_metrics(nats, shared, audit) if config.metrics else None
         """The metrics of this server, unless turned off."""
         self._jetstream = Availability(nats.requests, nats.api)
         self._follow_connection()
@@ -222,8 +220,9 @@ class App:
     def _open_connections(self) -> tuple[ServerConnection, ...]:
         return () if self._server is None else self._server.open_connections
 
-    def _make_metrics(self, nats: _Nats, counts: Counts, stats: DeadLetterStats, audit: Audit) -> Metrics:
+    def _make_metrics(self, nats: _Nats, shared: Shared, audit: Audit) -> Metrics:
         connection, requests, api, writes, *_ = nats
+        counts, stats = shared.counts, shared.stats
         shows_broker = self._worker <= 1
         cache = SnapshotCache(requests, SnapshotCollector(api)) if shows_broker else None
         connections = (connection, api.connection)
@@ -498,29 +497,14 @@ def _rules(config: ServerConfig, api: JetStream, audit: Audit, ledger: Ledger | 
 def _shared(
     config: ServerConfig,
     nats: _Nats,
-    stats: DeadLetterStats,
-    counts: Counts,
     tracer: Tracer | None,
     storage: int | None,
 ) -> Shared:
     replicas = config.nats.default_replicas
     limit = _dead_letters_limit(config.events.dead_letters_max, storage)
     store = DeadLetterStore(nats.api, nats.writes, replicas, limit)
-    writer = DeadLetterWriter(nats.connection, nats.api, store, nats.notes)
     queue = ReplayQueue(nats.api, nats.writes, nats.notes, replicas)
-    return Shared(
-        connection=nats.connection,
-        requests=nats.requests,
-        api=nats.api,
-        store=store,
-        writer=writer,
-        replays=queue,
-        notes=nats.notes,
-        stats=stats,
-        counts=counts,
-        tracer=tracer,
-        room=nats.room,
-    )
+    return Shared(nats.requests, nats.api, store, queue, nats.notes, nats.room, tracer)
 
 
 class _Domain:

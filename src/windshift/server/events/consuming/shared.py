@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeAlias
 
-from windshift.nats import Connection, NatsError, Requests
+from windshift.nats import NatsError, Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
 from windshift.server.background.pacing import paced
 from windshift.server.broker.room import PullRoom
@@ -50,51 +49,56 @@ RECALLED_FOR: Final = 5.0
 _failed = LogThrottle(10.0)
 
 
-@dataclass(slots=True)
 class Shared:
     """What the consume calls of one process share.
 
     Attributes:
-        connection: brings deliveries.
         requests: sends acknowledgements.
+        connection: brings deliveries.
         api: JetStream.
         store: reads and removes dead letters.
         writer: writes them.
         replays: has events delivered again.
         notes: what servers tell each other.
+        room: what all calls together may have on its way from the broker.
+        tracer: records spans, if anything is recorded.
         stats: logs and counts the events that were given up on.
         counts: what happened to events.
-        tracer: records spans, if anything is recorded.
-        room: what all calls together may have on its way from the broker.
         attempts: what is known of failed attempts.
         settled: what was settled lately.
         pauses: since when this process has been awake.
-        peers: the servers beside this one.
         calls: those of this process.
+        peers: the servers beside this one.
     """
 
-    connection: Connection
-    requests: Requests
-    api: JetStream
-    store: DeadLetterStore
-    writer: DeadLetterWriter
-    replays: ReplayQueue
-    notes: Notes
-    stats: DeadLetterStats
-    counts: Counts = field(default_factory=Counts)
-    tracer: Tracer | None = None
-    room: PullRoom = field(default_factory=PullRoom)
-    attempts: FailedAttempts = field(default_factory=FailedAttempts)
-    settled: SettledByConsumer = field(default_factory=SettledByConsumer)
-    pauses: PauseDetector = field(default_factory=PauseDetector)
-    calls: Calls = field(default_factory=Calls)
-    peers: Peers = field(init=False)
-    _recalls: dict[RunKey, asyncio.Task[Letters]] = field(default_factory=dict)
-    _until_lost: set[asyncio.Task[EndOutcome]] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        """Know of the servers beside this one."""
-        self.peers = Peers(self.notes, self.settled, self.calls)
+    def __init__(
+        self,
+        requests: Requests,
+        api: JetStream,
+        store: DeadLetterStore,
+        replays: ReplayQueue,
+        notes: Notes,
+        room: PullRoom,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.requests = requests
+        self.connection = requests.connection
+        self.api = api
+        self.store = store
+        self.writer = DeadLetterWriter(self.connection, api, store, notes)
+        self.replays = replays
+        self.notes = notes
+        self.room = room
+        self.tracer = tracer
+        self.stats = DeadLetterStats()
+        self.counts = Counts()
+        self.attempts = FailedAttempts()
+        self.settled = SettledByConsumer()
+        self.pauses = PauseDetector()
+        self.calls = Calls()
+        self.peers = Peers(notes, self.settled, self.calls)
+        self._recalls: dict[RunKey, asyncio.Task[Letters]] = {}
+        self._until_lost: set[asyncio.Task[EndOutcome]] = set()
 
     def follow(self) -> None:
         """Follow what happens to the connection, and hear what servers tell each other."""
