@@ -21,7 +21,6 @@ from windshift.server.broker.asking import asking
 from windshift.server.broker.budget import Share
 from windshift.server.broker.following import Follower
 from windshift.server.broker.room import MOST, WHOLE, PullRoom
-from windshift.server.domain.errors import BrokerUnavailable
 
 Unique = Callable[[], str]
 
@@ -36,7 +35,7 @@ def follower_of(broker: Broker, stream: str, room: PullRoom, take: Take) -> Foll
         config = following_config(name, (f"{stream}.>",)) | {"deliver_policy": "all"}
         await broker.api.create_consumer(stream, name, config, in_seconds(30))
 
-    return Follower(broker.connection, broker.connection, room, stream, make, take, (BrokerUnavailable,))
+    return Follower(broker.connection, broker.connection, room, stream, make, take)
 
 
 @asynccontextmanager

@@ -38,7 +38,7 @@ from windshift.server.auth.policy import Policy
 from windshift.server.broker.availability import Availability
 from windshift.server.broker.following import Follower
 from windshift.server.broker.room import PullRoom
-from windshift.server.domain.errors import BrokerUnavailable, WindshiftError
+from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.atomic import AtomicPublisher
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.call import ConsumeCall
@@ -479,7 +479,7 @@ async def test_followers_that_get_nothing(end: str, monkeypatch: pytest.MonkeyPa
     pauses = noted_pauses(monkeypatch, longest=0.001)
     async with asking(reply) as requests, asyncio.TaskGroup() as group:
         connection = requests.connection
-        follower = Follower(connection, connection, PullRoom(), "S", make, take, (BrokerUnavailable,))
+        follower = Follower(connection, connection, PullRoom(), "S", make, take)
         following = group.create_task(follower.run(lambda: None))
         await eventually(lambda: len(pauses) >= 8)
         following.cancel()

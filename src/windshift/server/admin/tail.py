@@ -16,7 +16,7 @@ from windshift.server.auth.quotas import Bucket
 from windshift.server.background.pacing import pause
 from windshift.server.broker.following import Follower, StreamClient
 from windshift.server.broker.room import PullRoom
-from windshift.server.domain.broker_errors import PASSING, follower_errors
+from windshift.server.domain.broker_errors import follower_errors
 from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
 from windshift.server.events.positions import start_config
 from windshift.server.events.specs import AtEnd, StartPosition
@@ -119,7 +119,6 @@ class Tail:
             self._which.stream,
             self._make,
             self._take,
-            PASSING,
             self._idle,
             self._when_silent,
             interval=_INTERVAL,

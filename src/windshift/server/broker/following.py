@@ -29,6 +29,7 @@ from windshift.nats.retry import retry
 from windshift.nats.times import from_unix_ns
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
+from windshift.server.domain.broker_errors import PASSING
 
 _BATCH: Final = 256
 """Messages that are asked for at once."""
@@ -67,10 +68,10 @@ class Follower:
         asking: the one on which `make` asks. What was made is deleted there, behind the request for it.
         room: what all who pull on `connection` may ask for together.
         stream: the stream's name.
-        make: makes a consumer of a name that begins behind what was taken.
+        make: makes a consumer of a name that begins behind what was taken. After an error in `PASSING` it is
+            called again, but for the first time.
         take: takes a message, and how many more the consumer had when it sent this one. While it waits, no
             more are asked for.
-        passing: errors of `make` after which it is called again, but for the first time.
         idle: called when all that came was taken; returns when to call it again, in the loop's time.
         silent: called when the consumer has sent nothing for some seconds, though it was asked for more.
         max_bytes: what is on its way at most, but for one message that is larger.
@@ -84,7 +85,6 @@ class Follower:
     stream: str
     make: Callable[[str], Awaitable[None]]
     take: Callable[[StoredMessage, int], Awaitable[None]]
-    passing: tuple[type[Exception], ...]
     idle: Callable[[], float] = lambda: math.inf
     silent: Callable[[], Awaitable[None]] | None = None
     max_bytes: int = 512 * 1024
@@ -107,7 +107,7 @@ class Follower:
             async for _ in attempts:  # the pauses of those that are lost at once grow
                 try:
                     consumer = await self._make()
-                except self.passing:
+                except PASSING:
                     continue
                 break
 

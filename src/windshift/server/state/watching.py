@@ -13,7 +13,7 @@ from windshift.nats.semaphore import FairSemaphore
 from windshift.server.broker.following import Follower, StreamClient
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
-from windshift.server.domain.broker_errors import PASSING, follower_errors
+from windshift.server.domain.broker_errors import follower_errors
 from windshift.server.domain.errors import BrokerUnavailable, InvalidField, StoreNotFound
 from windshift.server.state.model import KeyRevision, Revision
 
@@ -94,7 +94,6 @@ class Watch:
             stream_of(self._store),
             self._make,
             self._take,
-            PASSING,
             max_bytes=_MAX_BYTES,
         )
         await follower.run(self._client.begin)
