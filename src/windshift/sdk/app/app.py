@@ -123,7 +123,7 @@ class App:
         Raises:
             ValueError: the app has such a consumer.
         """
-        return self._add_consumer(
+        consumer = AppConsumer(
             stream,
             name,
             (spec or ConsumerSpec()).with_fields(fields),
@@ -131,8 +131,10 @@ class App:
             handling=Handling(concurrency, prefetch, max_lease=seconds(max_lease)),
             unknown=unknown,
             on_error=dict(on_error or {}),
-            middleware=middleware,
         )
+        for function in middleware:
+            consumer.middleware(function)
+        return self._add(consumer)
 
     def on(
         self,
@@ -159,8 +161,8 @@ class App:
             ValueError: the app has the consumer already, and it begins elsewhere.
         """
         if isinstance(consumer, str):
-            consumer = self._find(stream, consumer) or self._add_consumer(
-                stream, consumer, ConsumerSpec(start=start or END), narrowed=True
+            consumer = self._find(stream, consumer) or self._add(
+                AppConsumer(stream, consumer, ConsumerSpec(start=start or END), narrowed=True)
             )
         if start is not None and start != consumer.spec.start:
             raise ValueError(
@@ -172,10 +174,9 @@ class App:
     def _find(self, stream: AppStream, name: str) -> AppConsumer | None:
         return next((each for each in self.consumers if each.stream is stream and each.name == name), None)
 
-    def _add_consumer(self, stream: AppStream, name: str, spec: ConsumerSpec, **options: Any) -> AppConsumer:
-        if self._find(stream, name) is not None:
-            raise ValueError(f"the app has a consumer {name!r} of {stream.name!r} already")
-        consumer = AppConsumer(stream, name, spec, **options)
+    def _add(self, consumer: AppConsumer) -> AppConsumer:
+        if self._find(consumer.stream, consumer.name) is not None:
+            raise ValueError(f"the app has a consumer {consumer.name!r} of {consumer.stream.name!r} already")
         self.consumers.append(consumer)
         return consumer
 

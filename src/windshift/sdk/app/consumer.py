@@ -89,9 +89,6 @@ class AppStream:
     ensure: Ensure
 
 
-DEFAULT_HANDLING = Handling()
-
-
 class AppConsumer:
     """A consumer that an app handles the events of. Made by `App.consumer`.
 
@@ -108,21 +105,20 @@ class AppConsumer:
         spec: ConsumerSpec,
         *,
         ensure: Ensure = "update",
-        handling: Handling = DEFAULT_HANDLING,
+        handling: Handling | None = None,
         unknown: Unknown = "dead_letter",
         on_error: Mapping[type[BaseException], Reaction] = MappingProxyType({}),
-        middleware: Sequence[Middleware] = (),
         narrowed: bool = False,
     ) -> None:
         _check_failures(unknown, on_error)
         self.stream = stream
         self.name = name
         self.ensure = ensure
-        self._handling = handling
+        self._handling = handling or Handling()
         self._spec = spec if spec.retry is not None else replace(spec, retry=DEFAULT_RETRY)
         self._unknown = unknown
         self._on_error = on_error
-        self._middleware = list(middleware)
+        self._middleware: list[Middleware] = []
         self._narrowed = narrowed
         self._handlers: dict[type, list[tuple[str, Handler]]] = {}  # by type and subject
         self._otherwise: Handler | None = None
