@@ -35,6 +35,16 @@ _LOOKS_PER_TRIAL = 4
 """So many looks at the disk while one file is written there."""
 _STILL_FAILING = 60.0
 """Seconds between two log records that the disk cannot be looked at."""
+_POLL = 0.005
+"""Seconds between two looks whether it takes connections."""
+_LOCK = 10.0
+"""Seconds for the nats-server of a killed server to leave the data directory."""
+_STABLE = 10.0
+"""A server that ran so many seconds counts as sound: its next death is followed by an immediate restart."""
+_DISK_TIMEOUT = 10.0
+"""Seconds that a look may take before the disk counts as silent."""
+_RENEW_FIRST, _RENEW_LONGEST = 1.0, 300.0
+"""Seconds between restarts because writes have failed; they become rarer when that does not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,24 +55,14 @@ class EmbeddedTimers:
     """Until it must take connections; large stores take a while to be read after a crash."""
     still_starting: float = 5.0
     """Between two log records that it still does not."""
-    poll: float = 0.005
     still_stopping: float = 5.0
     """Between two log records that it has not stopped yet."""
-    lock: float = 10.0
-    """For the nats-server of a killed server to leave the data directory."""
     restart_first: float = 0.1
     restart_longest: float = 5.0
-    stable: float = 10.0
-    """A server that ran this long counts as sound: its next death is followed by an immediate restart."""
     look: float = 5.0
     """Between two looks whether it still answers, and how long it has for that."""
     disk: float = 0.25
     """Between two looks at the disk."""
-    disk_timeout: float = 10.0
-    """How long a look may take before the disk counts as silent."""
-    renew_first: float = 1.0
-    """Between restarts because writes have failed; they become rarer when that does not help."""
-    renew_longest: float = 300.0
     unanswered: int = 3
     """How many looks in a row it may leave unanswered; with the fourth it is killed. That makes 35 to 40
     seconds by default. Looks are counted, and not seconds: this process may itself have been stopped.
@@ -118,7 +118,7 @@ class EmbeddedNats:
         Raises `EmbeddedError`, and leaves nothing behind then.
         """
         self._program = self._config.program or find_program()
-        await self._directory.acquire(self._timers.lock)
+        await self._directory.acquire(_LOCK)
         try:
             self._directory.tidy()
             self.inventory.begin()
@@ -222,7 +222,7 @@ class EmbeddedNats:
             if loop.time() >= tell_at:
                 tell_at += self._timers.still_starting
                 log.info("nats-server is still starting; see %s", self._directory.log)
-            await asyncio.sleep(self._timers.poll)
+            await asyncio.sleep(_POLL)
 
     def _read_port(self, pid: int) -> int | None:
         """Read the ports file; None as long as it is absent or half written."""
@@ -292,7 +292,7 @@ class EmbeddedNats:
             looking.cancel()
         if self._renewed_at >= started:
             return 0.0
-        pause = 0.0 if loop.time() - started >= self._timers.stable else self._longer(pause)
+        pause = 0.0 if loop.time() - started >= _STABLE else self._longer(pause)
         log.error("nats-server ended (%s); starting it again in %g s", how_it_ended(status), pause)
         return pause
 
@@ -342,7 +342,7 @@ class EmbeddedNats:
     async def _see_disk(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look at the disk, and do what follows from what is seen."""
         looking = in_thread(self._look_at_disk, "windshift-disk")
-        await asyncio.wait([looking], timeout=self._timers.disk_timeout)
+        await asyncio.wait([looking], timeout=_DISK_TIMEOUT)
         if not looking.done():
             self._take_look(None, "", loop.time())
             await asyncio.wait([looking])
@@ -394,9 +394,9 @@ class EmbeddedNats:
         process = self._running
         if process is None or now < self._renewed_at + self._renew_pause:
             return
-        helped = now - self._renewed_at > 2 * self._timers.renew_longest
-        pause = self._timers.renew_first if helped else 2 * self._renew_pause
-        self._renew_pause = min(pause, self._timers.renew_longest)
+        helped = now - self._renewed_at > 2 * _RENEW_LONGEST
+        pause = _RENEW_FIRST if helped else 2 * self._renew_pause
+        self._renew_pause = min(pause, _RENEW_LONGEST)
         self._renewed_at = now
         log.warning("starting nats-server anew, since it takes no more writes; %s", self.disk.described)
         process.send_signal(signal.SIGTERM)
