@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, Final, NoReturn, TypeVar
@@ -147,16 +147,7 @@ class Caller:
     async def _wait_to_repeat(
         self, channels: Channels, repeat: Repeat, error: RpcError, attempt: int, left: float, *, doubt: bool
     ) -> None:
-        """Wait before the next attempt of a call, or raise what the call ends with.
-
-        Args:
-            channels: to the server; one that is not connected is waited for.
-            repeat: what the operation makes of being done twice.
-            error: how the attempt ended.
-            attempt: its number, from 1 on.
-            left: seconds until the call's deadline.
-            doubt: whether an earlier attempt may have been done.
-        """
+        """Wait before the next attempt of a call, or raise what the call ends with; see `decide`."""
         if known(error) is not Known.REFUSED:
             self._check_open(repeat, error, doubt=doubt)
         decision = decide(repeat, error, attempt, left, doubt=doubt)
@@ -165,13 +156,7 @@ class Caller:
         await _pause(channels.for_calls(), error, decision.delay)
 
     def _check_open(self, repeat: Repeat, error: RpcError | None, *, doubt: bool) -> None:
-        """Do nothing, or raise what a call ends with when the client is closed.
-
-        Args:
-            repeat: what the operation makes of being done twice.
-            error: how its last attempt ended; None = there was none.
-            doubt: whether an earlier attempt may have been done.
-        """
+        """Raise what a call ends with whose last attempt ended so, if the client is closed; see `decide`."""
         if not self._closed:
             return
         closed = ClientClosed("the client is closed")
@@ -180,11 +165,9 @@ class Caller:
         raise closed from error
 
     async def _pairs(self, left: float, *, doubt: bool) -> Pairs:
-        """Fetch the metadata with the token, in the time that a call has left.
+        """Fetch the metadata with the token, for a call that has so many seconds left.
 
-        Args:
-            left: seconds.
-            doubt: whether the call, which writes, may have been done before.
+        With `doubt` it is one that writes, and may have been done before.
         """
         try:
             try:
@@ -223,18 +206,32 @@ class Caller:
                     self._credentials.refused(pairs)
                 raise
 
-    async def reopen(self, error: RpcError | TokenUnavailable, attempt: int, *, refused: bool) -> bool:
-        """Wait before a long-lived call that reads is opened again, or raise what ended it for good.
+    async def watch(self, request: Message, response: type[M]) -> AsyncGenerator[M, None]:
+        """Make a long-lived call that reads, again where it breaks; what comes may change the request.
 
-        A limit ends only a first attempt: after another the server may still count the call that broke.
+        Raises:
+            WindshiftError: it broke in a way that another attempt would not mend.
+        """
+        attempt, refused = 0, False
+        while True:
+            try:
+                async with self.stream(type(request), response) as call:
+                    call.send(request)
+                    call.close_send()
+                    async for each in call:
+                        attempt, refused = 0, False
+                        yield each
+                    return
+            except (RpcError, TokenUnavailable) as error:
+                attempt += 1
+                refused = await self._reopen(error, attempt, refused=refused)
 
-        Args:
-            error: how it ended.
-            attempt: how often it has since it last told something, from 1.
-            refused: whether the attempt before ended because its token was refused.
+    async def _reopen(self, error: RpcError | TokenUnavailable, attempt: int, *, refused: bool) -> bool:
+        """Wait before a watch is opened again, or raise what ended it for good.
 
-        Returns:
-            Whether this one did; then the next one has another token.
+        It is the attempt of this number since it last told something. A limit ends only the first: after
+        another the server may still count the call that broke. Return whether the token was `refused`, and
+        the one before was not: then the next attempt has another.
         """
         if isinstance(error, TokenUnavailable):
             if attempt == 1:

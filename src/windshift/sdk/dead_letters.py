@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar, Unpack
@@ -10,10 +11,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar, Unpa
 from google.protobuf.message import Message
 
 from windshift.protos import deadletters
-from windshift.rpc import RpcError
 
 from .calling import Caller, pages
-from .errors import TokenUnavailable
 from .events import Event
 from .payloads import type_name
 from .retry import Repeat
@@ -281,23 +280,11 @@ class DeadLetters:
         """
         selection = _Selection(self._caller, which)
         request = deadletters.WatchRequest(filter=selection.filter, position=position, existing=existing)
-        attempt, refused = 0, False
-        while True:
-            try:
-                async with self._caller.stream(deadletters.WatchRequest, deadletters.WatchResponse) as call:
-                    call.send(request)
-                    call.close_send()
-                    async for response in call:
-                        attempt, refused = 0, False
-                        request.position = response.position
-                        if selection.has(response.dead_letter):
-                            yield _letter(
-                                response.dead_letter, self._caller, selection.kind, response.position
-                            )
-                    return
-            except (RpcError, TokenUnavailable) as error:
-                attempt += 1
-                refused = await self._caller.reopen(error, attempt, refused=refused)
+        async with aclosing(self._caller.watch(request, deadletters.WatchResponse)) as responses:
+            async for response in responses:
+                request.position = response.position
+                if selection.has(response.dead_letter):
+                    yield _letter(response.dead_letter, self._caller, selection.kind, response.position)
 
     async def replay(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar, overload
@@ -14,10 +15,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
 from windshift.protos import state
-from windshift.rpc import RpcError, StatusCode
+from windshift.rpc import StatusCode
 
 from .calling import Caller, pages
-from .errors import Conflict, OutcomeUnknown, TokenUnavailable, WindshiftError
+from .errors import Conflict, OutcomeUnknown, WindshiftError
 from .events import CaughtUp
 from .retry import Repeat
 from .times import Seconds, duration, moment, moment_of, timedelta_of
@@ -287,26 +288,17 @@ class Store(Generic[T]):
         request = state.WatchRequest(
             store=self._store, filter=filter, existing=existing, from_revision=from_revision
         )
-        attempt, refused, warned = 0, False, False
-        while True:
-            try:
-                async with self._caller.stream(state.WatchRequest, state.WatchResponse) as call:
-                    call.send(request)
-                    call.close_send()
-                    async for response in call:
-                        attempt, refused = 0, False
-                        is_change = response.HasField("entry")
-                        seen = response.entry.revision if is_change else response.up_to_date.revision
-                        request.existing, request.from_revision = False, seen + 1
-                        if is_change:
-                            yield self._revision(response.entry)
-                        elif not warned:
-                            warned = True
-                            yield CaughtUp()
-                    return
-            except (RpcError, TokenUnavailable) as error:
-                attempt += 1
-                refused = await self._caller.reopen(error, attempt, refused=refused)
+        warned = False
+        async with aclosing(self._caller.watch(request, state.WatchResponse)) as responses:
+            async for response in responses:
+                is_change = response.HasField("entry")
+                seen = response.entry.revision if is_change else response.up_to_date.revision
+                request.existing, request.from_revision = False, seen + 1
+                if is_change:
+                    yield self._revision(response.entry)
+                elif not warned:
+                    warned = True
+                    yield CaughtUp()
 
     def keys(self, filter: str = "") -> AsyncIterator[Revision[T]]:  # noqa: A002 -- the field's name
         """List the keys that match, in no particular order, without their values."""
