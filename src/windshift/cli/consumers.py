@@ -203,7 +203,7 @@ async def seek(session: Session, stream: str, consumer: str, to: ws.Position, dr
             f"would move {consumer} from event {plan.was} to {plan.next_id} and deliver {plan.pending}"
         )
     sought = await target.seek(to, dry_run=dry_run)
-    value = {"next_id": sought.next_id, "was": sought.was, "pending": sought.pending, "dry_run": dry_run}
+    value = sought._asdict() | {"dry_run": dry_run}
     line = f"next event: {sought.next_id} (was {sought.was}), {sought.pending} pending"
     session.out.item(value, line) if dry_run else session.out.done(value, line)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -186,16 +187,9 @@ async def replay(session: Session, rate: int | None, dry_run: bool, **choice: An
             dry_run=dry_run,
             progress=lambda so_far: progress.reach(so_far.replayed),
         )
-    value = {
-        "replayed": done.replayed,
-        "already_replaying": done.already_replaying,
-        "without_consumer": done.without_consumer,
-        "missing_ids": done.missing_ids,
-        "dry_run": dry_run,
-    }
     verb = "would replay" if dry_run else "replayed"
     others = f"already under way {done.already_replaying}, without consumer {done.without_consumer}"
-    line = f"{verb} {done.replayed}, {others}"
+    value, line = asdict(done) | {"dry_run": dry_run}, f"{verb} {done.replayed}, {others}"
     _tell(session, value, line, done.missing_ids, dry_run)
 
 
@@ -206,9 +200,8 @@ async def cancel(session: Session, **choice: Any) -> None:
     """End replays that no subscriber has yet. The dead letters stay."""
     which = _which(session, **choice)
     done = await session.client.dead_letters.cancel_replay(**which)
-    value = {"cancelled": done.cancelled, "delivering": done.delivering, "missing_ids": done.missing_ids}
     line = f"cancelled {done.cancelled}, delivered already {done.delivering}"
-    _tell(session, value, line, done.missing_ids, dry_run=False)
+    _tell(session, asdict(done), line, done.missing_ids, dry_run=False)
 
 
 @dead_letters.command(
@@ -273,9 +266,8 @@ async def purge(session: Session, dry_run: bool, **choice: Any) -> None:
         done = await letters.purge(
             **which, dry_run=dry_run, progress=lambda so_far: progress.reach(so_far.purged)
         )
-    value = {"purged": done.purged, "missing_ids": done.missing_ids, "dry_run": dry_run}
     line = f"{'would remove' if dry_run else 'removed'} {done.purged}"
-    _tell(session, value, line, done.missing_ids, dry_run)
+    _tell(session, asdict(done) | {"dry_run": dry_run}, line, done.missing_ids, dry_run)
 
 
 @contextmanager

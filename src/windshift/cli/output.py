@@ -240,17 +240,12 @@ class Progress:
         """How long it has taken so far."""
         return max(1e-6, time.monotonic() - self._started)
 
-    @property
-    def rate(self) -> float:
-        """How many a second."""
-        return self.count / self.seconds
-
     def add(self, count: int = 1) -> None:
         """Count some more."""
         self.count += count
         if self._shown and (now := time.monotonic()) - self._last > 0.1:
             self._last = now
-            sys.stderr.write(f"\r{self._what} {self.count} ({self.rate:.0f}/s)\x1b[K")
+            sys.stderr.write(f"\r{self._what} {self.count} ({self.count / self.seconds:.0f}/s)\x1b[K")
             sys.stderr.flush()
 
     def reach(self, count: int) -> None:
