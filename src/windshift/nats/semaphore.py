@@ -140,9 +140,6 @@ class FairSemaphore:
         if self._queues:
             self._hand_out(asker)
 
-    def _is_free(self, count: int) -> bool:
-        return self.used + count <= self._size or not self.used
-
     def _may_have(self, asker: str, count: int) -> bool:
         has = self._of.get(asker, 0)
         return self._most is None or not has or has + count <= self._most(asker)
@@ -176,7 +173,7 @@ class FairSemaphore:
                 if not self._may_have(asker, count):
                     del self._line[asker]
                     continue
-                if not self._is_free(count):
+                if self.used and self.used + count > self._size:
                     return
                 self._add(asker, count)
                 self._line.move_to_end(asker)

@@ -456,10 +456,7 @@ class ClientCall(Call, Generic[M]):
         """The metadata sent with the status; empty until the end of the call."""
         return Metadata(self._trailing)
 
-    def __aiter__(self) -> AsyncIterator[M]:
-        return self._iterate()
-
-    async def _iterate(self) -> AsyncIterator[M]:
+    async def __aiter__(self) -> AsyncIterator[M]:
         while (message := await self.receive()) is not None:
             yield message
 

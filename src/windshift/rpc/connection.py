@@ -452,7 +452,8 @@ class Connection(asyncio.Protocol):
             return
         self._dispatch()
         if self._senders:
-            self._wake_senders()
+            for stream_id in [s for s in self._senders if self.queued(s) <= SEND_QUEUE_MARK]:
+                self._release_sender(stream_id)
 
     @property
     def unread(self) -> int:
@@ -463,10 +464,6 @@ class Connection(asyncio.Protocol):
     def unwritten(self) -> bool:
         """Whether frames wait for the transport to take them."""
         return self._paused or self._flush_scheduled
-
-    def _wake_senders(self) -> None:
-        for stream_id in [s for s in self._senders if self.queued(s) <= SEND_QUEUE_MARK]:
-            self._release_sender(stream_id)
 
     def queued(self, stream_id: int | None = None) -> int:
         """Return the bytes of a stream's body, or of all, that wait for the peer or the transport."""

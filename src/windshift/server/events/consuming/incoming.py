@@ -396,10 +396,6 @@ class Incoming:
             *self._undecided,
         ]
 
-    def unsent_replies(self) -> set[bytes]:
-        """Return the reply subjects of those that are held for the client, and that it was not handed."""
-        return {delivery.reply for delivery, _ in self.unsent}
-
     def coming(self) -> dict[StreamSeq, int]:
         """Return the deliveries that may reach the client, with their attempts."""
         replies = {*self._undecided, *self._backlog, *(delivery.reply for delivery in self._arrived)}

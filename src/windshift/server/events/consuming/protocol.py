@@ -468,7 +468,7 @@ class ConsumeProtocol:
             state.failures.failed(seq, held, now)
         later: list[bytes] = []
         if self.lingering != NAK:
-            unsent = self.incoming.unsent_replies()
+            unsent = {delivery.reply for delivery, _ in self.incoming.unsent}
             later = [held.reply for _, held in released if held.replay is None and held.reply not in unsent]
         lingering = set(later)
         state.counts.released += len(released) - len(later)

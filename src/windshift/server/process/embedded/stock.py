@@ -184,7 +184,7 @@ async def _take(api: JetStream, deadline: float) -> Stock:
                 consumers = {
                     each["name"]: ConsumerStock(each["created"], each["ack_floor"]["stream_seq"])
                     async for each in api.listed(f"CONSUMER.LIST.{name}", "consumers", deadline)
-                    if _lasts(each["config"])
+                    if "durable_name" in each["config"] and not each["config"].get("mem_storage")
                 }
         events = None if shrinks(config) else state["messages"]
         return StreamStock(info["created"], state["last_seq"], events, consumers)
@@ -196,10 +196,6 @@ async def _take(api: JetStream, deadline: float) -> Stock:
     ]
     stocks = await asyncio.gather(*map(stream, infos))
     return Stock({info["config"]["name"]: stock for info, stock in zip(infos, stocks, strict=True)})
-
-
-def _lasts(config: dict[str, Any]) -> bool:
-    return "durable_name" in config and not config.get("mem_storage", False)
 
 
 def shrinks(config: dict[str, Any]) -> bool:
