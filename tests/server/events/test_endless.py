@@ -206,9 +206,7 @@ class Domain:
         """Begin what goes on for as long as a server runs, or a client watches dead letters."""
         api, dead, stats = self.api, self.dead, DeadLetterStats()
         access, anybody = ActivePolicy(Authenticator(Policy())), cast("Any", Watcher())
-        watch = dead_watch.Watch(
-            dead.store, dead.notes, DeadLetterFilter(), anybody, dead_watch.WatchOptions(), with_data=True
-        )
+        watch = dead_watch.Watch(dead.store, dead.notes, DeadLetterFilter(), anybody, with_data=True)
         yield DeadLetterUpkeep(dead.store, dead.replays, api, dead.notes, stats).run()
         yield watch.run(None, existing=True)
         yield Availability(self.nats.requests, api).watch()

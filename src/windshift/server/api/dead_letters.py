@@ -32,7 +32,7 @@ from windshift.server.events.dead_letters.model import (
     Group,
 )
 from windshift.server.events.dead_letters.store import DeadLetterStore
-from windshift.server.events.dead_letters.watch import Watch, WatchOptions, read_position, write_position
+from windshift.server.events.dead_letters.watch import Watch, read_position, write_position
 from windshift.server.events.notes import Notes
 
 DEAD_LETTERS = pb.DESCRIPTOR.services_by_name["DeadLettersService"]
@@ -57,13 +57,10 @@ _BY: Final = members(By, pb.SummarizeRequest.By)
 class DeadLettersService:
     """Lists, gets, summarizes, replays, purges and watches dead letters, and cancels replays."""
 
-    def __init__(
-        self, admin: DeadLetterAdmin, store: DeadLetterStore, notes: Notes, watch_options: WatchOptions
-    ) -> None:
+    def __init__(self, admin: DeadLetterAdmin, store: DeadLetterStore, notes: Notes) -> None:
         self._admin = admin
         self._store = store
         self._notes = notes
-        self._watch_options = watch_options
 
     def drain(self) -> None:
         """End long calls soon."""
@@ -159,14 +156,8 @@ class DeadLettersService:
         """Send dead letters as they are written, until a drain."""
         which = read_filter(request.filter)
         begin = read_position("position", request.position) if request.position else None
-        watch = Watch(
-            self._store,
-            self._notes,
-            which,
-            CallWatcher(call),
-            self._watch_options,
-            with_data=not request.without_data,
-        )
+        client, with_data = CallWatcher(call), not request.without_data
+        watch = Watch(self._store, self._notes, which, client, with_data=with_data)
         await watch.run(begin, existing=request.existing)
 
 

@@ -79,7 +79,6 @@ from windshift.server.events.dead_letters.admin import DeadLetterAdmin
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.dead_letters.upkeep import DeadLetterUpkeep
-from windshift.server.events.dead_letters.watch import WatchOptions
 from windshift.server.events.managed_stream import SizeLimit
 from windshift.server.events.notes import Notes
 from windshift.server.events.publishing import Publishing
@@ -535,7 +534,7 @@ class _Domain:
         buckets = Buckets(api, writes, config.nats.default_replicas, asking.get)
         watch = partial(Watch, connection, buckets, nats.room, watch_turns())
         admin = DeadLetterAdmin(store, queue, api, stats)
-        self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
+        self.dead_letters = DeadLettersService(admin, store, notes)
         self.administration = _administration(nats, shared, ownership, subscriptions, servers)
         self.services = (
             Service(EVENTS, events),

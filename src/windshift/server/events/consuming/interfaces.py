@@ -67,7 +67,6 @@ class ConsumeOptions:
     Attributes:
         subscribe_timeout: how long the client may take to send its first message.
         lookup_timeout: how long the broker may take to find the consumer.
-        recall_timeout: how long it may take to list the consumer's dead letters, which may be millions.
         confirm_timeout: how long the broker may take to answer an acknowledgement.
         stall_timeout: how long a client may not read before nothing more is pulled for it.
         ephemeral_kept: how long an ephemeral consumer is kept after its last subscriber left.
@@ -76,7 +75,6 @@ class ConsumeOptions:
 
     subscribe_timeout: timedelta = timedelta(seconds=10)
     lookup_timeout: timedelta = timedelta(seconds=5)
-    recall_timeout: timedelta = timedelta(minutes=10)
     confirm_timeout: timedelta = timedelta(seconds=5)
     stall_timeout: timedelta = timedelta(seconds=1)
     ephemeral_kept: timedelta = timedelta(seconds=60)

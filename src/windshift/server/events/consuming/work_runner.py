@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _ELECTION: Final = 20.0
 """Seconds that a cluster may take to find another leader, and in which an answer is waited for."""
+_RECALL: Final = 600.0
+"""Seconds that it may take to list the consumer's dead letters, which may be millions."""
 _LEARNING: Final = Backoff(timedelta(milliseconds=250), timedelta(milliseconds=500))
 """Pauses before the broker is asked again what has to be known."""
 _PROLONG_SHARE: Final = 3
@@ -218,8 +220,7 @@ class WorkRunner:
         found = self._state.found
         if not found.policy.dead_letters:
             return {}
-        deadline = self._deadline(self._options.recall_timeout)
-        return await self._shared.recall(self._state.consumer, found.state, deadline)
+        return await self._shared.recall(self._state.consumer, found.state, self._loop.time() + _RECALL)
 
     async def _raise_limit(self, work: w.RaiseLimit) -> None:
         deadline = self._deadline(self._options.lookup_timeout)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
+from windshift.nats.times import NANOSECONDS
 from windshift.server.broker.following import StreamClient
 from windshift.server.domain.errors import BrokerUnavailable, InvalidField, OutcomeUnknown
 from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter
@@ -22,6 +23,10 @@ _PAGE_BYTES: Final = 256 * 1024
 """Data that one watch holds in memory, besides what its client has not read."""
 _MAX_QUEUED: Final = 16 * 1024
 """Bytes queued for the client above which sending pauses."""
+_READING: Final = 5.0
+"""Seconds that the broker may take to answer."""
+_OVERLAP_NS: Final = 60 * NANOSECONDS
+"""How far to go back in time when the broker has lost entries."""
 
 _POSITION: Final = re.compile(r"(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})", re.ASCII)
 
@@ -67,17 +72,16 @@ class WatchOptions:
     Attributes:
         interval: how often to poll.
         retry_interval: how long to wait after the broker was unavailable.
-        read_timeout: how long the broker may take to answer.
         min_interval: least time between two polls, so that a burst of dead letters is read in few pages even
             with hundreds of watches.
-        overlap: how far to go back in time when the broker has lost entries.
     """
 
     interval: timedelta = timedelta(seconds=3)
     retry_interval: timedelta = timedelta(milliseconds=250)
-    read_timeout: timedelta = timedelta(seconds=5)
     min_interval: timedelta = timedelta(milliseconds=100)
-    overlap: timedelta = timedelta(minutes=1)
+
+
+_OPTIONS: Final = WatchOptions()
 
 
 class Watch:
@@ -98,7 +102,7 @@ class Watch:
         notes: Notes,
         which: DeadLetterFilter,
         client: Watcher,
-        options: WatchOptions,
+        options: WatchOptions = _OPTIONS,
         *,
         with_data: bool,
     ) -> None:
@@ -176,7 +180,7 @@ class Watch:
         """Start over, in a stream that lost something, with what may be new."""
         time_ns = self._reached.time_ns
         if time_ns:
-            since_ns = time_ns - self._options.overlap // timedelta(microseconds=1) * 1000
+            since_ns = time_ns - _OVERLAP_NS
             self._which = replace(self._which, since_ns=max(since_ns, self._which.since_ns or since_ns))
         self._reached = WatchPosition(0, time_ns)
 
@@ -199,4 +203,4 @@ class Watch:
         return page.more
 
     def _deadline(self) -> float:
-        return self._loop.time() + self._options.read_timeout.total_seconds()
+        return self._loop.time() + _READING
