@@ -11,7 +11,7 @@ from tests.support.broker import Broker, in_seconds
 from windshift.nats import Message
 from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.times import parse_rfc3339
-from windshift.server.events.consumers import Consumers, DeadLetterStream, Replays
+from windshift.server.events.consumers import Consumers
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.specs import (
     ConsumerSpec,
@@ -143,13 +143,14 @@ class Management:
 def manage(
     broker: Broker,
     default_replicas: int = 1,
-    dead_letters: DeadLetterStream | None = None,
+    dead_letters: Any = None,
     notes: Any = None,
-    replays: Replays | None = None,
 ) -> Management:
     """Wire streams and consumers as the composition root does, without dead letters unless they are given."""
+    kept: Any = dead_letters or Letters()
     told: Any = notes or Told()
-    consumers = Consumers(broker.api, dead_letters or Letters(), told, replays or NoReplays())
+    replays: Any = NoReplays()
+    consumers = Consumers(broker.api, kept, told, replays)
     return Management(broker, Streams(broker.api, default_replicas), consumers)
 
 

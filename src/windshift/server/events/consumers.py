@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final
 from weakref import WeakValueDictionary
 
 from windshift.nats import NatsError, OutcomeUnknown, retry
@@ -33,6 +33,8 @@ from windshift.server.domain.errors import (
     WindshiftError,
 )
 from windshift.server.domain.names import EVERYTHING
+from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
 from windshift.server.events.positions import start_config
@@ -74,34 +76,6 @@ _FRESH: Final = 5.0
 
 class _Stale(Exception):
     """What was read of a consumer was read too long ago."""
-
-
-class DeadLetterStream(Protocol):
-    """Where dead letters are kept."""
-
-    async def ensure(self, replicas: int | None, deadline: float) -> None:
-        """See to it that it is there, with as many replicas at least."""
-        ...
-
-    async def count(self, stream: str, consumer: str, deadline: float) -> int:
-        """Count the dead letters of a consumer."""
-        ...
-
-    async def last_position(self, deadline: float) -> int:
-        """Return the position of the last one of all that were ever written; 0 for none."""
-        ...
-
-
-class Replays(Protocol):
-    """The replays of dead letters."""
-
-    async def position(self, deadline: float) -> int:
-        """Return the position of the last one; 0 for none."""
-        ...
-
-    async def forget(self, consumer: ConsumerKey, upto: int, deadline: float) -> int:
-        """End those of a consumer, up to a position."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +123,9 @@ class Consumers:
     def __init__(
         self,
         api: JetStream,
-        dead_letters: DeadLetterStream,
+        dead_letters: DeadLetterStore,
         notes: Notes,
-        replays: Replays,
+        replays: ReplayQueue,
         ownership: Ownership | None = None,
     ) -> None:
         self._api = api
