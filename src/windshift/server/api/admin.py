@@ -66,8 +66,8 @@ _CONSUMER_ORDERS: Final = {0: ConsumerOrder.NAME, **members(ConsumerOrder, pb.Li
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Administration:
-    """The domain behind the service."""
+class AdminService:
+    """Looks at streams, events and consumers, and manages them: by the domain, which its fields are."""
 
     servers: Servers
     account: Callable[[], Awaitable[AccountView]]
@@ -81,25 +81,18 @@ class Administration:
     tail: Callable[[Selection, TailClient, int], Tail]
     history: History
 
-
-class AdminService:
-    """Looks at streams, events and consumers, and manages them."""
-
-    def __init__(self, admin: Administration) -> None:
-        self._admin = admin
-
     # --- Servers ------------------------------------------------------------------------------------------
 
     async def get_server(self, request: pb.GetServerRequest, call: ServerCall) -> pb.GetServerResponse:
         """Describe this server."""
         del request, call
-        return pb.GetServerResponse(server=_server(self._admin.servers.own()))
+        return pb.GetServerResponse(server=_server(self.servers.own()))
 
     async def list_servers(self, request: pb.ListServersRequest, call: ServerCall) -> pb.ListServersResponse:
         """List all servers."""
         del call
-        account = await self._admin.account() if request.jet_stream else None
-        found, missing = await self._admin.servers.all()
+        account = await self.account() if request.jet_stream else None
+        found, missing = await self.servers.all()
         return pb.ListServersResponse(
             servers=map(_server_entry, found),
             missing=missing,
@@ -135,13 +128,8 @@ class AdminService:
         order = known("order_by", request.order_by, _STREAM_ORDERS)
         query = StreamQuery(request.find.lower(), order, request.descending)
         after = read_token("page_token", request.page_token, (float, str), query)
-        page = await self._admin.streams.page(
-            query,
-            _may_view(call),
-            page_size(request.page_size),
-            after,
-            answer_by(call),
-        )
+        size = page_size(request.page_size)
+        page = await self.streams.page(query, _may_view(call), size, after, answer_by(call))
         token = write_token(page.after, query)
         response = pb.ListStreamsResponse(total=page.total, next_page_token=token)
         await spread(lambda entry: response.streams.append(_stream_info(entry)), page.entries)
@@ -150,7 +138,7 @@ class AdminService:
     async def get_stream(self, request: pb.GetStreamRequest, call: ServerCall) -> pb.GetStreamResponse:
         """Describe one stream."""
         names.stream_name("name", request.name)
-        entry = await self._admin.streams.get(request.name, answer_by(call))
+        entry = await self.streams.get(request.name, answer_by(call))
         return pb.GetStreamResponse(stream=_stream_info(entry))
 
     async def list_subjects(
@@ -162,7 +150,7 @@ class AdminService:
             names.filter_subject("filter", request.filter)
         bound = (request.stream, request.filter)
         after = read_token("page_token", request.page_token, (str,), *bound)
-        page, last = await self._admin.streams.subjects(
+        page, last = await self.streams.subjects(
             request.stream,
             request.filter,
             page_size(request.page_size),
@@ -177,7 +165,7 @@ class AdminService:
     async def purge_stream(self, request: pb.PurgeStreamRequest, call: ServerCall) -> pb.PurgeStreamResponse:
         """Remove events."""
         names.stream_name("stream", request.stream)
-        purged = await self._admin.streams.purge(
+        purged = await self.streams.purge(
             request.stream, _purge(request), answer_by(call), dry_run=request.dry_run
         )
         return pb.PurgeStreamResponse(purged=purged)
@@ -190,7 +178,7 @@ class AdminService:
         expected = None
         if request.HasField("expected_last_id"):
             expected = number("expected_last_id", request.expected_last_id)
-        await self._admin.streams.delete(request.name, expected, answer_by(call))
+        await self.streams.delete(request.name, expected, answer_by(call))
         return pb.DeleteStreamResponse()
 
     # --- Events -------------------------------------------------------------------------------------------
@@ -198,7 +186,7 @@ class AdminService:
     async def get_event(self, request: pb.GetEventRequest, call: ServerCall) -> pb.GetEventResponse:
         """Read one event."""
         names.stream_name("stream", request.stream)
-        message = await self._admin.events.get(request.stream, _get_query(request), answer_by(call))
+        message = await self.events.get(request.stream, _get_query(request), answer_by(call))
         response = pb.GetEventResponse()
         _write_stored(response.event, message)
         return response
@@ -209,7 +197,7 @@ class AdminService:
         begin = read_pointer("from", start, AtEnd() if request.backwards else AtStart())
         bound = (which.stream, which.subjects, sorted(which.types), begin, request.backwards)
         after = read_token("page_token", request.page_token, (int,), *bound)
-        page = await self._admin.events.read(
+        page = await self.events.read(
             which,
             begin if after is None else after[0],
             number("limit", request.limit, _LARGEST_READ) or _READ,
@@ -229,14 +217,14 @@ class AdminService:
         which = read_selection(request)
         begin = read_pointer("from", getattr(request, "from"), AtEnd())
         client = CallTail(call, with_data=not request.without_data)
-        tail = self._admin.tail(which, client, number("max_rate", request.max_rate))
+        tail = self.tail(which, client, number("max_rate", request.max_rate))
         await tail.run(begin, caller_of(call))
 
     async def delete_event(self, request: pb.DeleteEventRequest, call: ServerCall) -> pb.DeleteEventResponse:
         """Delete one event."""
         names.stream_name("stream", request.stream)
         seq = _event_id(request.id)
-        await self._admin.streams.delete_event(request.stream, seq, answer_by(call), erase=request.erase)
+        await self.streams.delete_event(request.stream, seq, answer_by(call), erase=request.erase)
         return pb.DeleteEventResponse()
 
     async def explain_event(
@@ -247,9 +235,7 @@ class AdminService:
         seq = _event_id(request.id)
         if request.consumer:
             names.consumer_name("consumer", request.consumer)
-        explanation = await self._admin.explainer.explain(
-            request.stream, seq, request.consumer, answer_by(call)
-        )
+        explanation = await self.explainer.explain(request.stream, seq, request.consumer, answer_by(call))
         return pb.ExplainEventResponse(
             presence=f"PRESENCE_{explanation.presence.name}",
             subject="" if explanation.message is None else explanation.message.subject,
@@ -273,15 +259,9 @@ class AdminService:
         order = known("order_by", request.order_by, _CONSUMER_ORDERS)
         bound = (request.stream, order)
         after = read_token("page_token", request.page_token, (float, str, str), *bound)
-        page = await self._admin.consumers.page(
-            request.stream,
-            order,
-            caller_of(call),
-            page_size(request.page_size),
-            after,
-            answer_by(call),
-        )
-        calls = await self._admin.subscriptions.counts() if page.entries else Counter[ConsumerKey]()
+        size = page_size(request.page_size)
+        page = await self.consumers.page(request.stream, order, caller_of(call), size, after, answer_by(call))
+        calls = await self.subscriptions.counts() if page.entries else Counter[ConsumerKey]()
         token = write_token(page.after, *bound)
         response = pb.ListConsumersResponse(total=page.total, next_page_token=token)
         await spread(lambda entry: response.consumers.append(_consumer_info(entry, calls)), page.entries)
@@ -298,7 +278,7 @@ class AdminService:
             names.consumer_name("consumer", request.consumer)
             if not request.stream:
                 raise InvalidField("consumer", "needs stream: names of consumers are the stream's own")
-        found, missing = await self._admin.subscriptions.all(request.stream, request.consumer)
+        found, missing = await self.subscriptions.all(request.stream, request.consumer)
         return pb.ListSubscriptionsResponse(subscriptions=map(_subscription, found), missing=missing)
 
     async def pause_consumer(
@@ -307,7 +287,7 @@ class AdminService:
         """Pause a consumer, or resume it."""
         consumer = read_consumer_key(request)
         until = unix_ns("until", request.until) if request.HasField("until") else None
-        paused = await self._admin.pauses.set(consumer, until, answer_by(call), caller_of(call))
+        paused = await self.pauses.set(consumer, until, answer_by(call), caller_of(call))
         return pb.PauseConsumerResponse(paused_until=wire_time(paused))
 
     async def seek_consumer(
@@ -318,7 +298,7 @@ class AdminService:
         if request.to.WhichOneof("pointer") is None:
             raise InvalidField("to", "set one of start, end, time and offset")
         to = read_pointer("to", request.to, AtEnd())
-        sought = await self._admin.seeks.seek(
+        sought = await self.seeks.seek(
             consumer, to, caller_of(call), answer_by(call), dry_run=request.dry_run
         )
         return pb.SeekConsumerResponse(next_id=sought.next_id, was=sought.was, pending=sought.pending)
@@ -331,8 +311,8 @@ class AdminService:
         caller = caller_of(call)
         if caller is not None:
             streams = [name for name in streams if caller.sees(name)]
-            consumers = await self._admin.consumers.seen_by(caller, consumers, answer_by(call))
-        series, missing = await self._admin.history.get(
+            consumers = await self.consumers.seen_by(caller, consumers, answer_by(call))
+        series, missing = await self.history.get(
             streams,
             [f"{key.stream}/{key.name}" for key in consumers],
             unix_ns("since", request.since) if request.HasField("since") else 0,

@@ -47,7 +47,7 @@ from windshift.server.admin.servers import ServerLoad, Servers, ServerView
 from windshift.server.admin.streams import StreamAdmin
 from windshift.server.admin.subscriptions import Subscriptions
 from windshift.server.admin.tail import Tail
-from windshift.server.api.admin import ADMIN, Administration, AdminService
+from windshift.server.api.admin import ADMIN, AdminService
 from windshift.server.api.asking import AskingInterceptor
 from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
@@ -292,8 +292,8 @@ class App:
         yield self._jetstream.watch()
         yield self._pacing.run(self._domain.upkeep.run())
         yield self._gathering.run()
-        yield self._domain.administration.servers.measure()
-        yield self._pacing.run(self._domain.administration.history.run())
+        yield self._domain.admin.servers.measure()
+        yield self._pacing.run(self._domain.admin.history.run())
         yield self._domain.shared.pauses.watch()
         if self._tls is not None:
             yield self._tls.watched.watch()
@@ -533,28 +533,27 @@ class _Domain:
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
         buckets = Buckets(api, writes, config.nats.default_replicas, asking.get)
         watch = partial(Watch, connection, buckets, nats.room, watch_turns())
-        admin = DeadLetterAdmin(store, queue, api, stats)
-        self.dead_letters = DeadLettersService(admin, store, notes)
-        self.administration = _administration(nats, shared, ownership, subscriptions, servers)
+        self.dead_letters = DeadLettersService(DeadLetterAdmin(store, queue, api, stats), store, notes)
+        self.admin = _admin(nats, shared, ownership, subscriptions, servers)
         self.services = (
             Service(EVENTS, events),
             Service(STATE, StateService(Stores(buckets, ownership), watch)),
             Service(DEAD_LETTERS, self.dead_letters),
-            Service(ADMIN, AdminService(self.administration)),
+            Service(ADMIN, self.admin),
         )
 
 
-def _administration(
+def _admin(
     nats: _Nats,
     shared: Shared,
     ownership: Ownership | None,
     subscriptions: Subscriptions,
     servers: Servers,
-) -> Administration:
+) -> AdminService:
     connection, requests, api, _, notes, gathering, *_ = nats
     store, look, pauses = shared.store, Look(api), ConsumerPause(api, notes)
     letters = DeadLetterCounts(store)
-    return Administration(
+    return AdminService(
         servers=servers,
         account=partial(look_at_account, api, requests),
         streams=StreamAdmin(api, look, letters, ownership),
