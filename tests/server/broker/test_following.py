@@ -28,14 +28,20 @@ Unique = Callable[[], str]
 Take = Callable[[StoredMessage, int], Awaitable[None]]
 
 
-def follower_of(broker: Broker, stream: str, room: PullRoom, take: Take) -> Follower:
-    """Make one that begins with what there is."""
+class FromTheFirst(Follower):
+    """Begins with what there is, and has a function take it."""
 
-    async def make(name: str) -> None:
-        config = following_config(name, (f"{stream}.>",)) | {"deliver_policy": "all"}
-        await broker.api.create_consumer(stream, name, config, in_seconds(30))
+    def __init__(self, broker: Broker, stream: str, room: PullRoom, take: Take) -> None:
+        super().__init__(broker.connection, broker.connection, room, stream)
+        self._api = broker.api
+        self._take = take
 
-    return Follower(broker.connection, broker.connection, room, stream, make, take)
+    async def make(self, name: str) -> None:
+        config = following_config(name, (f"{self.stream}.>",)) | {"deliver_policy": "all"}
+        await self._api.create_consumer(self.stream, name, config, in_seconds(30))
+
+    async def take(self, message: StoredMessage, pending: int) -> None:
+        await self._take(message, pending)
 
 
 @asynccontextmanager
@@ -48,9 +54,10 @@ async def bodies_of(
     async def take(message: StoredMessage, _: int) -> None:
         got.put_nowait(message.body)
 
-    follower = replace(follower_of(broker, stream, room, take), max_bytes=max_bytes)
+    follower = FromTheFirst(broker, stream, room, take)
+    follower.max_bytes = max_bytes
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        running = group.create_task(follower.run(lambda: None))
+        running = group.create_task(follower.follow(lambda: None))
         yield got
         running.cancel()
 
@@ -121,7 +128,7 @@ async def test_takers_that_do_not_go_on(broker: Broker, unique: Unique) -> None:
 
     async def stall() -> None:
         asking.set("somebody")
-        await follower_of(broker, stream, room, take).run(lambda: None)
+        await FromTheFirst(broker, stream, room, take).follow(lambda: None)
 
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         stalled = []

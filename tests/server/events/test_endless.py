@@ -467,18 +467,19 @@ async def test_followers_that_get_nothing(end: str, monkeypatch: pytest.MonkeyPa
         status = ENDS["there is none" if b"no_wait" in operation.body else end]
         peer.say(message_frame(peer.sid(inbox), inbox, b"", status))
 
-    async def make(_: str) -> None:
-        nonlocal made
-        made += 1
+    class Some(Follower):
+        async def make(self, _: str) -> None:
+            nonlocal made
+            made += 1
 
-    async def take(*_: object) -> None:
-        raise AssertionError
+        async def take(self, *_: object) -> None:
+            raise AssertionError
 
     pauses = noted_pauses(monkeypatch, longest=0.001)
     async with asking(reply) as requests, asyncio.TaskGroup() as group:
         connection = requests.connection
-        follower = Follower(connection, connection, PullRoom(), "S", make, take)
-        following = group.create_task(follower.run(lambda: None))
+        follower = Some(connection, connection, PullRoom(), "S")
+        following = group.create_task(follower.follow(lambda: None))
         await eventually(lambda: len(pauses) >= 8)
         following.cancel()
     assert min(pauses[4:]) >= 0.25

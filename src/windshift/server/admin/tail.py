@@ -58,7 +58,7 @@ class TailClient(StreamClient, Protocol):
         ...
 
 
-class Tail:
+class Tail(Follower):
     """One tail. Create it in a running event loop.
 
     Args:
@@ -70,6 +70,8 @@ class Tail:
         ownership: knows who has what, where there are rules.
     """
 
+    interval = _INTERVAL
+
     def __init__(
         self,
         api: JetStream,
@@ -79,8 +81,8 @@ class Tail:
         max_rate: int,
         ownership: Ownership | None = None,
     ) -> None:
+        super().__init__(api.connection, api.connection, room, which.stream)
         self._api = api
-        self._room = room
         self._which = which
         self._client = client
         self._loop = asyncio.get_running_loop()
@@ -112,27 +114,16 @@ class Tail:
         has too many consumers then; later, wait for the broker, and keep the place.
         """
         self._next, self._caller = begin, caller
-        follower = Follower(
-            self._api.connection,
-            self._api.connection,
-            self._room,
-            self._which.stream,
-            self._make,
-            self._take,
-            self._idle,
-            self._when_silent,
-            interval=_INTERVAL,
-        )
         try:
-            await follower.run(self._client.begin)
+            await self.follow(self._client.begin)
         finally:
             if self._ownership is not None:
-                self._ownership.consumer_deleted(self._which.stream, self._consumer)
+                self._ownership.consumer_deleted(self.stream, self._consumer)
 
-    async def _make(self, name: str) -> None:
+    async def make(self, name: str) -> None:
         """Make a consumer that begins behind what was seen."""
         self._client.flush()
-        stream, deadline = self._which.stream, self._loop.time() + _ASKING
+        stream, deadline = self.stream, self._loop.time() + _ASKING
         with follower_errors(stream=stream):
             self._look(await self._api.stream_info(stream, deadline))
             config = own_config(name, self._which.subjects) | _start(self._next)
@@ -153,7 +144,7 @@ class Tail:
         """See whether the stream is the same, and has what was seen of it."""
         after = int(info["state"]["last_seq"]) + 1
         if self._created not in ("", info["created"]):
-            raise StreamNotFound(self._which.stream)
+            raise StreamNotFound(self.stream)
         if not self._created:
             self._created, self._existing = info["created"], after - 1
         if isinstance(self._next, AtEnd):
@@ -164,23 +155,24 @@ class Tail:
         now = self._loop.time()
         self._give_up_at = min(self._give_up_at, now + _LOST)
         if now >= self._give_up_at:
-            raise StreamNotFound(self._which.stream)
+            raise StreamNotFound(self.stream)
         raise BrokerUnavailable
 
     # --- What the client is sent --------------------------------------------------------------------------
 
-    async def _take(self, stored: StoredMessage, pending: int) -> None:
-        self._next = stored.sequence + 1
-        if not self._which.takes(stored):
-            self._passed = stored.sequence
+    async def take(self, message: StoredMessage, pending: int) -> None:
+        """Send an event, unless it is not among those that are wanted, or beyond the rate."""
+        self._next = message.sequence + 1
+        if not self._which.takes(message):
+            self._passed = message.sequence
         elif self._is_within_rate():
             self._tell_skipped()
-            self._client.send(stored)
+            self._client.send(message)
             self._passed = 0
         else:
-            self._skipped, self._skipped_to = self._skipped + 1, stored.sequence
+            self._skipped, self._skipped_to = self._skipped + 1, message.sequence
         self._tell_in_time()
-        if pending == 0 or stored.sequence >= self._existing:  # with a slow reader some are always pending
+        if pending == 0 or message.sequence >= self._existing:  # with a slow reader some are always pending
             self._catch_up()
         if self._client.queued > _MAX_QUEUED:
             self._client.flush()
@@ -196,12 +188,12 @@ class Tail:
             self._bucket.take(1)
         return True
 
-    async def _when_silent(self) -> None:
+    async def silent(self) -> None:
         """Ask whether there is anything to wait for: what was pending may have been removed."""
         if self._is_caught_up:
             return
         with suppress(NatsError):
-            stream, deadline = self._which.stream, self._loop.time() + _ASKING
+            stream, deadline = self.stream, self._loop.time() + _ASKING
             info = await self._api.consumer_info(stream, self._consumer, deadline)
             if info is not None and not info["num_pending"]:
                 self._catch_up()
@@ -212,7 +204,7 @@ class Tail:
             self._tell_skipped()
             self._client.caught_up()
 
-    def _idle(self) -> float:
+    def idle(self) -> float:
         """Send what was collected, and tell of what is not sent; return when to do it again."""
         again = self._tell_in_time()
         self._client.flush()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from windshift.nats.connection import Connection
@@ -59,39 +59,51 @@ class StreamClient(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Follower:
-    """Hands out the messages of a stream.
+class Follower(ABC):
+    """Takes the messages of a stream.
 
-    Attributes:
+    Args:
         connection: the connection to NATS that messages come by.
         asking: the one on which `make` asks. What was made is deleted there, behind the request for it.
         room: what all who pull on `connection` may ask for together.
         stream: the stream's name.
-        make: makes a consumer of a name that begins behind what was taken. After an error in `PASSING` it is
-            called again, but for the first time.
-        take: takes a message, and how many more the consumer had when it sent this one. While it waits, no
-            more are asked for.
-        idle: called when all that came was taken; returns when to call it again, in the loop's time.
-        silent: called when the consumer has sent nothing for some seconds, though it was asked for more.
-        max_bytes: what is on its way at most, but for one message that is larger.
-        interval: seconds between two looks at what came, where the consumer has no more: a message by itself
-            costs several times as much as one among others. What comes after a longer silence does not wait.
     """
 
-    connection: Connection
-    asking: Connection
-    room: PullRoom
-    stream: str
-    make: Callable[[str], Awaitable[None]]
-    take: Callable[[StoredMessage, int], Awaitable[None]]
-    idle: Callable[[], float] = lambda: math.inf
-    silent: Callable[[], Awaitable[None]] | None = None
-    max_bytes: int = 512 * 1024
-    interval: float = 0.0
+    max_bytes = 512 * 1024
+    """What is on its way at most, but for one message that is larger."""
+    interval = 0.0
+    """Seconds between two looks at what came, where the consumer has no more: a message by itself costs
+    several times as much as one among others. What comes after a longer silence does not wait."""
 
-    async def run(self, begin: Callable[[], None]) -> None:
-        """Hand out messages until cancelled; call `begin` when there is a consumer.
+    def __init__(self, connection: Connection, asking: Connection, room: PullRoom, stream: str) -> None:
+        self.connection = connection
+        self.asking = asking
+        self.room = room
+        self.stream = stream
+
+    @abstractmethod
+    async def make(self, name: str) -> None:
+        """Make a consumer of a name that begins behind what was taken.
+
+        After an error in `PASSING` this is called again, but for the first time.
+        """
+
+    @abstractmethod
+    async def take(self, message: StoredMessage, pending: int) -> None:
+        """Take a message; the consumer had so many more when it sent this one.
+
+        While this waits, no more are asked for.
+        """
+
+    def idle(self) -> float:
+        """Return when to call this again, in the loop's time: it is called when all that came was taken."""
+        return math.inf
+
+    async def silent(self) -> None:  # noqa: B027 - few have something to do
+        """Note that the consumer has sent nothing for some seconds, though it was asked for more."""
+
+    async def follow(self, begin: Callable[[], None]) -> None:
+        """Take messages until cancelled; call `begin` when there is a consumer.
 
         Raises what `make` and `take` raise.
         """
@@ -101,7 +113,7 @@ class Follower:
         attempts = retry(None, first=2)
         while True:
             made_at = loop.time()
-            await self._follow(consumer)
+            await self._pull_from(consumer)
             if loop.time() - made_at > _LASTED:
                 attempts = retry(None, first=2)
             async for _ in attempts:  # the pauses of those that are lost at once grow
@@ -122,8 +134,8 @@ class Follower:
             raise
         return name
 
-    async def _follow(self, consumer: str) -> None:
-        """Hand out what a consumer has, until it is lost."""
+    async def _pull_from(self, consumer: str) -> None:
+        """Take what a consumer has, until it is lost."""
         pulls = _Pulls(self, consumer)
         hooks = self.connection.on_lost, self.connection.on_replaced
         for hook in hooks:
@@ -172,8 +184,7 @@ class _Pulls:
             begun, self._asked_at = number, self._loop.time()
             while isinstance(arrival := await self._next(), Message | Notice):
                 if arrival is Notice.ALIVE:
-                    if self._follower.silent is not None:
-                        await self._follower.silent()
+                    await self._follower.silent()
                     continue
                 if isinstance(arrival, Notice):
                     return

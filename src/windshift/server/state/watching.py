@@ -52,8 +52,10 @@ class WatchClient(StreamClient, Protocol):
         ...
 
 
-class Watch:
+class Watch(Follower):
     """One watch of a store. Create it in a running event loop; for its `turns` see `watch_turns`."""
+
+    max_bytes = _MAX_BYTES
 
     def __init__(
         self,
@@ -65,9 +67,8 @@ class Watch:
         pattern: str,
         client: WatchClient,
     ) -> None:
-        self._connection = connection
+        super().__init__(connection, buckets.api.connection, room, stream_of(store))
         self._buckets = buckets
-        self._room = room
         self._turns = turns
         self._store = store
         self._pattern = pattern
@@ -87,18 +88,9 @@ class Watch:
         lost, and `BrokerUnavailable` if the broker cannot be asked at the beginning; later, wait for it.
         """
         self._next, self._existing = begin or None, existing
-        follower = Follower(
-            self._connection,
-            self._buckets.api.connection,
-            self._room,
-            stream_of(self._store),
-            self._make,
-            self._take,
-            max_bytes=_MAX_BYTES,
-        )
-        await follower.run(self._client.begin)
+        await self.follow(self._client.begin)
 
-    async def _make(self, name: str) -> None:
+    async def make(self, name: str) -> None:
         """Make a consumer that begins behind what was seen.
 
         Wait until the store's leader has what was seen of it, since a new one may lag a little: without a
@@ -152,7 +144,8 @@ class Watch:
         self._created = info.created
         return info
 
-    async def _take(self, message: StoredMessage, pending: int) -> None:
+    async def take(self, message: StoredMessage, pending: int) -> None:
+        """Send a change."""
         key, record = read_message(self._store, message)
         self._next = record.sequence + 1
         self._client.send(KeyRevision.of(key, record))
