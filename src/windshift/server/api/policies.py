@@ -425,6 +425,15 @@ _PUBLISH: Final = MethodPolicy(
     writes=True,
     stores=True,
 )
+_PUBLISH_MANY: Final = MethodPolicy(
+    rule=None,
+    weight=Weight.LIST,
+    max_size=LARGEST_OF_EVENTS,
+    most_elements=_EVENTS_AT_ONCE,
+    writes=True,
+    stores=True,
+    each=True,
+)
 _CONSUME: Final = MethodPolicy(rule=None, quota=Quota.STREAMS, weight=Weight.NONE)
 _PROBE: Final = MethodPolicy(
     rule=None,
@@ -478,25 +487,9 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _EVENTS + "DeleteConsumer": _changes(_delete_consumer, read_which_consumer),
     _EVENTS + "PublishEvent": _PUBLISH,
     _EVENTS + "Publish": _PUBLISH,
-    _EVENTS + "PublishBatch": MethodPolicy(
-        rule=None,
-        weight=Weight.LIST,
-        max_size=LARGEST_OF_EVENTS,
-        most_elements=_EVENTS_AT_ONCE,
-        writes=True,
-        stores=True,
-        each=True,
-    ),
-    _EVENTS + "PublishStream": MethodPolicy(
-        rule=None,
-        quota=Quota.STREAMS,
-        weight=Weight.NONE,
-        trace=Trace.NONE,
-        max_size=LARGEST_OF_EVENTS,
-        most_elements=_EVENTS_AT_ONCE,
-        writes=True,
-        stores=True,
-        each=True,
+    _EVENTS + "PublishBatch": _PUBLISH_MANY,
+    _EVENTS + "PublishStream": replace(
+        _PUBLISH_MANY, quota=Quota.STREAMS, weight=Weight.NONE, trace=Trace.NONE
     ),
     _EVENTS + "Events": _CONSUME,
     _EVENTS + "Consume": _CONSUME,
