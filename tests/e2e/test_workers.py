@@ -23,7 +23,7 @@ from tests.support.exposition import Exposition, scrape
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import LIMIT, WindshiftProcess, lives, wait_for, windshift
 from tests.wire.consuming import Call, calling, ensure_consumer, subscribed
-from tests.wire.looking import ask
+from tests.wire.looking import ask, ask_all
 from tests.wire.management import get_consumer
 
 WORKERS = {1, 2}
@@ -92,7 +92,7 @@ def test_they_are_one_server(server: WindshiftProcess) -> None:
         assert sorted(client.publish("S.a") for client in (one, two, two)) == [1, 2, 3]
         with subscribed(one, "S", 10) as here, subscribed(two, "S", 10) as there:
             wait_for(lambda: ids_by_worker(one).keys() == ids_by_worker(two).keys() == WORKERS)
-            told = ask(two, "ListSubscriptions", stream="S").subscriptions
+            told = ask_all(two, "ListSubscriptions", stream="S").subscriptions
             assert {each.server for each in told} == set(ids_by_worker(one).values())
             found = metrics(server)
             assert found.value("windshift_subscriptions") == 2

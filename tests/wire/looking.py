@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,14 @@ def ask(client: Client, method: str, **fields: Any) -> Any:
     """Call a method; fields as in Protobuf's JSON."""
     descriptor = ADMIN.methods_by_name[method]
     return client.call(descriptor, ParseDict(fields, GetMessageClass(descriptor.input_type)()))
+
+
+def ask_all(client: Client, method: str, **fields: Any) -> Any:
+    """Call a method that asks other servers, until none is missing: a busy one may answer too late."""
+    until = time.monotonic() + 60
+    while (answer := ask(client, method, **fields)).missing:
+        assert time.monotonic() < until, answer
+    return answer
 
 
 def read_all(client: Client, stream: str, **fields: Any) -> list[int]:

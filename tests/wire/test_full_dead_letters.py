@@ -79,7 +79,7 @@ def rejected(call: Any, seq: int) -> bool:
 
 def test_attempts_that_are_used_up(full: Client) -> None:
     """An event whose last attempt timed out waits as well, and is delivered to nobody meanwhile."""
-    consumer(full, "S", attempts=1, processing_timeout="0.3s")
+    consumer(full, "S", attempts=1, processing_timeout="0.8s")
     first, second, third = (full.publish("S.x", LARGE) for _ in range(3))
     with subscribed(full, "S") as call:
         assert sorted(call.event().id for _ in range(3)) == [first, second, third]
@@ -92,7 +92,7 @@ def test_attempts_that_are_used_up(full: Client) -> None:
 
 def test_a_replay_that_fails_when_there_is_no_room(full: Client) -> None:
     """Its dead letter stays as it was until it can be written anew, and the event comes again."""
-    consumer(full, "S", attempts=2, processing_timeout="1s")
+    consumer(full, "S", attempts=2, processing_timeout="1.5s")
     ids = [full.publish("S.x", LARGE) for _ in range(2)]
     with subscribed(full, "S") as call:
         for _ in ids:

@@ -142,7 +142,7 @@ def test_a_record_of_each(client: Client, stream: str, caplog: pytest.LogCapture
 def test_timeouts_use_attempts_up(client: Client, unique: Unique) -> None:
     """An event that nobody settles in time becomes a dead letter, without words."""
     stream = client.ensure_stream(unique())
-    consumer(client, stream, processing_timeout="0.2s")
+    consumer(client, stream, processing_timeout="0.45s")
     client.publish(f"{stream}.x")
     with subscribed(client, stream) as call:
         assert [event.delivery_attempt for event in call.events(2)] == [1, 2]
@@ -150,7 +150,7 @@ def test_timeouts_use_attempts_up(client: Client, unique: Unique) -> None:
     (letter,) = listed(client, stream)
     assert (letter.cause, letter.attempts) == (pb.CAUSE_MAX_ATTEMPTS, 2)
     assert (letter.reason, letter.error_type) == ("", "")
-    assert is_over(client, stream)
+    wait_for(lambda: is_over(client, stream))
 
 
 def test_many_attempts_at_once(client: Client, unique: Unique) -> None:
@@ -306,7 +306,7 @@ async def limit(nats_server: NatsServer, max_bytes: int) -> None:
 def test_a_full_stream_of_dead_letters(own_client: Client, own_nats_server: NatsServer) -> None:
     """The client is told that the reject has failed; the event is retried, and kept once there is room."""
     stream = own_client.ensure_stream("s")
-    consumer(own_client, stream, processing_timeout="0.5s")
+    consumer(own_client, stream, processing_timeout="0.75s")
     kill_off(own_client, stream)
     with no_room(own_nats_server), subscribed(own_client, stream) as call:
         seq = own_client.publish(f"{stream}.x", "precious")

@@ -112,7 +112,7 @@ def test_at_the_same_time(client: Client, stream: str) -> None:
 def test_a_timeout_that_was_raised(client: Client, unique: Unique) -> None:
     """A replayed event may be worked on as long as its consumer says at that moment."""
     stream = client.ensure_stream(unique())
-    consumer(client, stream, processing_timeout="0.5s")
+    consumer(client, stream, processing_timeout="1s")
     letters = [kill_off(client, stream) for _ in range(2)]
     with subscribed(client, stream) as call:
         replay(client, letters[0].id)
@@ -192,7 +192,7 @@ def test_an_event_that_its_stream_has_removed(client: Client, stream: str) -> No
 def test_pings_and_timeouts_of_replays(client: Client, unique: Unique) -> None:
     """A replayed event may be pinged, and comes again when it is not settled in time."""
     stream = client.ensure_stream(unique())
-    consumer(client, stream, processing_timeout="0.5s")
+    consumer(client, stream, processing_timeout="1s")
     letter = kill_off(client, stream)
     replay(client, letter.id)
     with subscribed(client, stream) as call:

@@ -14,6 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from tests.support.app import running_app
 from tests.support.client import EVENTS, Client
 from tests.support.nats_server import NatsServer
+from tests.support.windshift_process import wait_for
 from tests.wire.consuming import Call, calling, delete_consumer, ensure_consumer, seconds
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.nats.jetstream.pulling import Puller
@@ -120,7 +121,7 @@ def test_what_is_resumed_while_its_call_still_ends(
             await asyncio.sleep(0.01)
 
     publish(client, stream)
-    broken, events = take(client, stream, 1, linger=1)
+    broken, events = take(client, stream, 1, linger=2)
     with calling(client) as call, calling(client) as other:
         other.subscribe(stream, "c")
         monkeypatch.setattr(Puller, "close", close_late)
@@ -130,7 +131,7 @@ def test_what_is_resumed_while_its_call_still_ends(
         call.ping(1)
         assert call.told() == ("ping", [1], [], [])
         may_end.set()
-        other.nothing(2)
+        other.nothing(2.5)
         call.ack(1)
         assert call.told() == ("ack", [1], [], [])
 
@@ -138,9 +139,9 @@ def test_what_is_resumed_while_its_call_still_ends(
 def test_a_longer_linger_than_the_timeout(client: Client, unique: Unique) -> None:
     """The processing timeout does not end it."""
     stream = client.ensure_stream(unique())
-    ensure_consumer(client, stream, timeout=0.4)
+    ensure_consumer(client, stream, timeout=0.7)
     publish(client, stream)
-    broken, events = take(client, stream, 1, linger=5)
+    broken, events = take(client, stream, 1)
     broken.cancel()
     with calling(client) as other:
         other.subscribe(stream, "c", linger=0)
@@ -149,7 +150,7 @@ def test_a_longer_linger_than_the_timeout(client: Client, unique: Unique) -> Non
             call.subscribe(stream, "c", resume=tokens(events))
             call.ack(1)
             assert call.told() == ("ack", [1], [], [])
-        other.nothing(0.6)
+        other.nothing(0.9)
 
 
 @pytest.mark.parametrize("how", ["half-close", "mistake", "no linger"])
@@ -294,6 +295,7 @@ def test_the_last_attempt(client: Client, stream: str, end: str) -> None:
         if end == "attempts":
             call.subscribe(stream, "c")
             call.nothing(1.5)
+            wait_for(lambda: dead_letters(client, stream) == 1)
         else:
             call.subscribe(stream, "c", resume=tokens(events))
             call.reject(1, permanently=end == "bury")

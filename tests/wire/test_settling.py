@@ -103,7 +103,7 @@ def test_events_of_other_calls(client: Client, stream: str, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_events_whose_timeout_passed(client: Client, unique: Unique, kind: str) -> None:
     """A delivery that timed out is invalid, and whoever was handed the next one settles the event."""
-    stream = five_events(client, unique(), timeout=0.5)
+    stream = five_events(client, unique(), timeout=1.0)
     with subscribed(client, stream, 5) as late:
         late.events(5)
         with subscribed(client, stream) as other:
