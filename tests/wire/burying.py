@@ -51,7 +51,7 @@ async def _bury(
             stored = await broker.api.message(stream, {"seq": seq}, in_seconds(30))
             assert stored is not None
             dead_letter_id = DeadLetterId(stream, consumer, StreamSeq(seq), stored.unix_ns)
-            await writer.write(Failure(dead_letter_id, **fields), in_seconds(10))
+            await writer.write(Failure(dead_letter_id, **fields), in_seconds(30))
             ids.append(f"{stream}.{consumer}.{seq}.{dead_letter_id.stored_ns}")
         return ids
 
@@ -66,7 +66,7 @@ def jetstream(nats_server: NatsServer, operation: str, request: Any = None) -> A
 
     async def call() -> Any:
         async with connect(nats_server.url) as broker:
-            return await broker.api.call(operation, request, in_seconds(10))
+            return await broker.api.call(operation, request, in_seconds(30))
 
     return asyncio.run(call())
 

@@ -49,7 +49,7 @@ class Keeper:
         for number in range(count):
             seq = await self.publish(f"{stream}.{number}", b"%d" % number)
             _, letter = await self.writer.write(
-                await self.failure(stream, seq, consumer, **told), in_seconds(10)
+                await self.failure(stream, seq, consumer, **told), in_seconds(30)
             )
             assert letter is not None
             written.append(letter)
@@ -62,7 +62,7 @@ class Keeper:
 
     async def get(self, id: DeadLetterId) -> DeadLetter:  # noqa: A002
         """Read a dead letter that is there."""
-        letter = await self.store.get(id, in_seconds(10))
+        letter = await self.store.get(id, in_seconds(30))
         assert letter is not None
         return letter
 
@@ -128,7 +128,7 @@ async def forget_all(broker: Broker) -> None:
     await broker.api.call("STREAM.CREATE.OTHER", {"name": "OTHER", "subjects": ["other"]}, in_seconds(20))
     for stream in (STREAM, REPLAYS):
         try:
-            await broker.api.change(f"STREAM.DELETE.{stream}", None, in_seconds(10))
+            await broker.api.change(f"STREAM.DELETE.{stream}", None, in_seconds(30))
         except JetStreamError as error:
             if error.err_code != STREAM_NOT_FOUND:
                 raise

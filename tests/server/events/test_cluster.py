@@ -91,10 +91,10 @@ async def test_made_by_one_seen_by_all(managements: list[Management], unique: Un
     name = unique()
     for number in range(5):
         spec = StreamSpec(f"{name}{number}", FromSubjects((f"{name}{number}.>",)), replicas=3)
-        await managements[number % 3].streams.ensure(spec, in_seconds(10))
+        await managements[number % 3].streams.ensure(spec, in_seconds(30))
         await managements[(number + 1) % 3].publish(f"{spec.name}.a", f"{spec.name}.b")
         consumer = ConsumerSpec(spec.name, "c", (f"{spec.name}.b",), AtStart())
-        await managements[(number + 2) % 3].consumers.ensure(consumer, in_seconds(10))
-        await managements[number % 3].consumers.ensure(consumer, in_seconds(10))
+        await managements[(number + 2) % 3].consumers.ensure(consumer, in_seconds(30))
+        await managements[number % 3].consumers.ensure(consumer, in_seconds(30))
         assert await managements[number % 3].next_ids(spec.name, "c") == [2]
-        await managements[number % 3].consumers.delete(spec.name, "c", in_seconds(10))
+        await managements[number % 3].consumers.delete(spec.name, "c", in_seconds(30))

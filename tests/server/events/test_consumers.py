@@ -241,8 +241,8 @@ async def test_a_policy_survives_restarts(
     own_nats_server.start()
     async with connect(own_nats_server.url) as broker:
         management = manage(broker)
-        assert (await management.consumers.get(name, "c", in_seconds(10))).retry_policy == POLICY
-        assert (await management.consumers.get(name, generated, in_seconds(10))).retry_policy == KEPT
+        assert (await management.consumers.get(name, "c", in_seconds(30))).retry_policy == POLICY
+        assert (await management.consumers.get(name, generated, in_seconds(30))).retry_policy == KEPT
         assert stored_policy((await management.consume(ConsumerSpec(name, "c")))["config"]) == POLICY
 
 
@@ -254,7 +254,7 @@ async def test_two_policies_at_once(nats_server: NatsServer, stream: str) -> Non
         async with asyncio.TaskGroup() as group:
             for number, policy in enumerate(wanted):
                 spec = ConsumerSpec(stream, "c", retry_policy=policy)
-                group.create_task(managements[number % 4].consumers.ensure(spec, in_seconds(10)))
+                group.create_task(managements[number % 4].consumers.ensure(spec, in_seconds(30)))
         stored = await managements[0].consumers.get(stream, "c", in_seconds(30))
     assert stored.retry_policy in wanted
 
@@ -267,7 +267,7 @@ async def test_a_policy_and_a_timeout_at_once(management: Management, stream: st
             ConsumerSpec(stream, "c", processing_timeout=timeout, retry_policy=policy),
             *[ConsumerSpec(stream, "c", processing_timeout=timeout)] * 3,
         )
-        await asyncio.gather(*(management.consumers.ensure(spec, in_seconds(10)) for spec in specs))
+        await asyncio.gather(*(management.consumers.ensure(spec, in_seconds(30)) for spec in specs))
         stored = await management.consumers.get(stream, "c", in_seconds(30))
         assert (stored.retry_policy, stored.processing_timeout) == (policy, timeout)
 
@@ -302,7 +302,7 @@ async def test_where_the_first_run_begins(broker: Broker, stream: str) -> None:
         await management.consume(ConsumerSpec(stream, name, retry_policy=KEPT))
         letters.last += 1
         await management.consume(ConsumerSpec(stream, name, retry_policy=RetryPolicy(9, dead_letters=True)))
-        state = await broker.api.consumer(stream, name, in_seconds(10))
+        state = await broker.api.consumer(stream, name, in_seconds(30))
         assert state is not None
         assert Run.of(state) == Run(state.created, 0, begins)
 
@@ -518,7 +518,7 @@ async def test_many_at_once(nats_server: NatsServer, stream: str) -> None:
         tasks: list[asyncio.Task[Any]] = []
         async with asyncio.TaskGroup() as group:
             for number in range(100):
-                ensured = managements[number % 4].consumers.ensure(ConsumerSpec(stream, "c"), in_seconds(10))
+                ensured = managements[number % 4].consumers.ensure(ConsumerSpec(stream, "c"), in_seconds(60))
                 tasks.append(group.create_task(ensured))
                 if number % 5 == 0:
                     group.create_task(managements[0].publish(f"{stream}.x"))
@@ -544,10 +544,10 @@ async def test_waiting_for_a_turn_ends_in_time(own_nats_server: NatsServer, own_
     management = manage(own_broker)
     began = in_seconds(0)
     first = asyncio.create_task(management.consumers.ensure(ConsumerSpec("S", "c"), in_seconds(30)))
-    others = [management.consumers.ensure(ConsumerSpec("S", "c"), in_seconds(0.2)) for _ in range(20)]
+    others = [management.consumers.ensure(ConsumerSpec("S", "c"), in_seconds(0.2)) for _ in range(100)]
     outcomes = await asyncio.gather(*others, return_exceptions=True)
     assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
-    assert in_seconds(0) - began < 4
+    assert in_seconds(0) - began < 15, "one after the other they had been 20 seconds"
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first

@@ -51,11 +51,11 @@ async def test_publishes(broker: Broker, nats_server: NatsServer, unique: Unique
     stream = await broker.stream(unique())
     async with cut_off(nats_server) as (behind, proxy):
         for number, point in enumerate(POINTS):
-            await behind.connection.wait_ready(in_seconds(10))
+            await behind.connection.wait_ready(in_seconds(30))
             before = await broker.messages(stream)
             proxy.cut_after(*point)
             request = event(f"{stream}.a", idempotency_key=key and f"{key}{number}")
-            told = await outcome(publisher(behind).publish(request, in_seconds(10)))
+            told = await outcome(publisher(behind).publish(request, in_seconds(30)))
             stored = await broker.messages(stream) - before
             if told is OutcomeUnknown:
                 assert not key
@@ -76,11 +76,11 @@ async def test_state(broker: Broker, nats_server: NatsServer, unique: Unique, co
     async with cut_off(nats_server) as (behind, proxy):
         stores = Stores(Buckets(behind.api, Writes(behind.requests, behind.api)))
         for number, point in enumerate(POINTS):
-            await behind.connection.wait_ready(in_seconds(10))
+            await behind.connection.wait_ready(in_seconds(30))
             proxy.cut_after(*point)
             value = b"%d" % number
             expected = last if conditional else None
-            told = await outcome(stores.set(store, "a", value, in_seconds(10), last_revision=expected))
+            told = await outcome(stores.set(store, "a", value, in_seconds(30), last_revision=expected))
             entry = await plain.get(store, "a", in_seconds(30))
             assert entry is not None
             if isinstance(told, type):
@@ -97,17 +97,17 @@ async def test_streams_and_consumers(broker: Broker, nats_server: NatsServer, un
     async with cut_off(nats_server) as (behind, proxy):
         management = manage(behind)
         for point in POINTS:
-            await behind.connection.wait_ready(in_seconds(10))
+            await behind.connection.wait_ready(in_seconds(30))
             proxy.cut_after(*point)
             name = unique()
-            told = await outcome(management.streams.ensure(on(f"{name}.>", name=name), in_seconds(10)))
+            told = await outcome(management.streams.ensure(on(f"{name}.>", name=name), in_seconds(30)))
             found = await broker.api.find_stream(name, in_seconds(30)) is not None
             assert told is OutcomeUnknown or found == (told is None)
 
-            await behind.connection.wait_ready(in_seconds(10))
+            await behind.connection.wait_ready(in_seconds(30))
             proxy.cut_after(*point)
             wanted = ConsumerSpec(existing, name)
-            told_name = await outcome(management.consumers.ensure(wanted, in_seconds(10)))
+            told_name = await outcome(management.consumers.ensure(wanted, in_seconds(30)))
             found = await broker.api.consumer(existing, name, in_seconds(30)) is not None
             assert told_name is OutcomeUnknown or found == (told_name == name)
         assert proxy.cuts >= ENOUGH

@@ -119,14 +119,14 @@ async def test_replays_are_counted(keeper: Keeper, stream: str) -> None:
     stats = DeadLetterStats()
     calls = admin(keeper, stats=stats)
     dry = FAST._replace(dry_run=True)
-    assert await calls.replay_matching(DeadLetterFilter(stream), dry, START, in_seconds(10)) == ReplayResult(
+    assert await calls.replay_matching(DeadLetterFilter(stream), dry, START, in_seconds(30)) == ReplayResult(
         40
     )
     assert stats.replays == 0
-    assert await calls.replay_matching(DeadLetterFilter(stream), FAST, START, in_seconds(10)) == ReplayResult(
+    assert await calls.replay_matching(DeadLetterFilter(stream), FAST, START, in_seconds(30)) == ReplayResult(
         40
     )
-    assert await calls.replay_matching(DeadLetterFilter(stream), FAST, START, in_seconds(10)) == ReplayResult(
+    assert await calls.replay_matching(DeadLetterFilter(stream), FAST, START, in_seconds(30)) == ReplayResult(
         0, 40
     )
     assert stats.replays == 40
@@ -140,12 +140,12 @@ async def test_an_error_on_the_way(keeper: Keeper, stream: str, error: Windshift
     """A call by filter says how far it came; the next one goes on there, and nothing is done twice."""
     which = DeadLetterFilter(stream)
     broken = admin(keeper, Failing(keeper.replays, repeat(error), after))
-    first = await broken.replay_matching(which, FAST, START, in_seconds(10))
+    first = await broken.replay_matching(which, FAST, START, in_seconds(30))
     assert (first.replayed, first.next.after > 0) == (after, after > 32)
     with pytest.raises(type(error)):
-        await broken.replay_matching(which, FAST, first.next, in_seconds(10))
+        await broken.replay_matching(which, FAST, first.next, in_seconds(30))
     assert await outstanding(keeper, stream) == after
-    rest = await admin(keeper).replay_matching(which, FAST, first.next, in_seconds(10))
+    rest = await admin(keeper).replay_matching(which, FAST, first.next, in_seconds(30))
     assert rest == ReplayResult(40 - after, after % 32)
 
 
@@ -162,17 +162,17 @@ async def test_errors_by_ids(keeper: Keeper, stream: str, after: int, told: type
     """They are raised, as in doubt if some were done; the same call again does the rest."""
     ids, away = await ids_of(keeper, stream), repeat(BrokerUnavailable())
     with pytest.raises(told):
-        await admin(keeper, Failing(keeper.replays, away, after)).replay(ids, FAST, in_seconds(10))
-    assert await admin(keeper).replay(ids, FAST, in_seconds(10)) == ReplayResult(40 - after, after)
+        await admin(keeper, Failing(keeper.replays, away, after)).replay(ids, FAST, in_seconds(30))
+    assert await admin(keeper).replay(ids, FAST, in_seconds(30)) == ReplayResult(40 - after, after)
     with pytest.raises(told):
-        await admin(keeper, Failing(keeper.replays, away, after)).cancel(ids, in_seconds(10))
-    rest = await admin(keeper).cancel(ids, in_seconds(10))
+        await admin(keeper, Failing(keeper.replays, away, after)).cancel(ids, in_seconds(30))
+    rest = await admin(keeper).cancel(ids, in_seconds(30))
     assert (rest.cancelled, len(rest.missing)) == (40 - after, after)
     with pytest.raises(told):
         await admin(replace(keeper, store=Unremovable(keeper.store, after))).purge(
-            ids, in_seconds(10), dry_run=False
+            ids, in_seconds(30), dry_run=False
         )
-    assert await admin(keeper).purge(ids, in_seconds(10), dry_run=False) == PurgeResult(
+    assert await admin(keeper).purge(ids, in_seconds(30), dry_run=False) == PurgeResult(
         40 - after, ids[:after]
     )
 
@@ -186,22 +186,22 @@ async def test_an_error_in_doubt_beside_others(keeper: Keeper, stream: str) -> N
         return admin(keeper, Failing(keeper.replays, errors, 0))
 
     with pytest.raises(OutcomeUnknown):
-        await broken().replay_matching(which, FAST, START, in_seconds(10))
-    await admin(keeper).replay_matching(which, FAST, START, in_seconds(10))
+        await broken().replay_matching(which, FAST, START, in_seconds(30))
+    await admin(keeper).replay_matching(which, FAST, START, in_seconds(30))
     with pytest.raises(OutcomeUnknown):
-        await broken().cancel(ids, in_seconds(10))
+        await broken().cancel(ids, in_seconds(30))
 
 
 async def test_a_cancellation_that_breaks_off(keeper: Keeper, stream: str) -> None:
     """It says how many it cancelled, and the next call goes on there."""
     which = DeadLetterFilter(stream)
-    await admin(keeper).replay_matching(which, FAST, START, in_seconds(10))
+    await admin(keeper).replay_matching(which, FAST, START, in_seconds(30))
     broken = admin(keeper, Failing(keeper.replays, repeat(BrokerUnavailable()), 5))
-    first = await broken.cancel_matching(which, START, in_seconds(10))
+    first = await broken.cancel_matching(which, START, in_seconds(30))
     assert (first.cancelled, first.next != START) == (5, True)
     with pytest.raises(BrokerUnavailable):
-        await broken.cancel_matching(which, first.next, in_seconds(10))
-    assert await admin(keeper).cancel_matching(which, first.next, in_seconds(10)) == CancelResult(35)
+        await broken.cancel_matching(which, first.next, in_seconds(30))
+    assert await admin(keeper).cancel_matching(which, first.next, in_seconds(30)) == CancelResult(35)
 
 
 async def test_a_drain(keeper: Keeper, stream: str) -> None:
@@ -218,18 +218,18 @@ async def test_a_drain(keeper: Keeper, stream: str) -> None:
         calls.drain()
         first = await task
     assert 0 < first.replayed < 40
-    rest = await admin(keeper).replay_matching(DeadLetterFilter(stream), FAST, first.next, in_seconds(10))
+    rest = await admin(keeper).replay_matching(DeadLetterFilter(stream), FAST, first.next, in_seconds(30))
     assert first.replayed + rest.replayed == 40
     page = await keeper.store.page(DeadLetterFilter(stream), 0, 2, 1 << 20, in_seconds(30))
     ids = [letter.failure.id for letter in page.dead_letters]
-    assert (await calls.replay(ids, FAST, in_seconds(10))).already == 2
+    assert (await calls.replay(ids, FAST, in_seconds(30))).already == 2
 
 
 async def test_a_token_of_positions_that_are_gone(keeper: Keeper, stream: str) -> None:
     """A place beyond all there is leads nowhere."""
     place = Cursor(10**9, 10**9)
     assert (
-        await admin(keeper).replay_matching(DeadLetterFilter(stream), FAST, place, in_seconds(10))
+        await admin(keeper).replay_matching(DeadLetterFilter(stream), FAST, place, in_seconds(30))
         == ReplayResult()
     )
 
@@ -239,11 +239,11 @@ async def test_a_purge_that_breaks_off(keeper: Keeper, stream: str, after: int) 
     """It says how far it came, and the next call goes on there."""
     which = DeadLetterFilter(stream, causes=frozenset({Cause.REJECTED}))
     broken = admin(replace(keeper, store=Unremovable(keeper.store, after)))
-    first = await broken.purge_matching(which, START, in_seconds(10), dry_run=False)
+    first = await broken.purge_matching(which, START, in_seconds(30), dry_run=False)
     assert (first.purged, first.next != START, first.next.after > 0) == (after, True, after >= 32)
     with pytest.raises(BrokerUnavailable):
-        await broken.purge_matching(which, first.next, in_seconds(10), dry_run=False)
-    rest = await admin(keeper).purge_matching(which, first.next, in_seconds(10), dry_run=False)
+        await broken.purge_matching(which, first.next, in_seconds(30), dry_run=False)
+    rest = await admin(keeper).purge_matching(which, first.next, in_seconds(30), dry_run=False)
     assert rest == PurgeResult(40 - after)
     assert await keeper.store.count(stream, "", in_seconds(30)) == 0
 
@@ -253,14 +253,14 @@ async def test_a_drain_before_the_first(keeper: Keeper, stream: str) -> None:
     which = DeadLetterFilter(stream, causes=frozenset({Cause.REJECTED}))
     calls = admin(keeper)
     calls.drain()
-    replayed = await calls.replay_matching(which, FAST, START, in_seconds(10))
-    purged = await calls.purge_matching(which, START, in_seconds(10), dry_run=False)
+    replayed = await calls.replay_matching(which, FAST, START, in_seconds(30))
+    purged = await calls.purge_matching(which, START, in_seconds(30), dry_run=False)
     assert (replayed.replayed, purged.purged) == (0, 0)
     assert START not in (replayed.next, purged.next)
-    rest = await admin(keeper).replay_matching(which, FAST, replayed.next, in_seconds(10))
+    rest = await admin(keeper).replay_matching(which, FAST, replayed.next, in_seconds(30))
     assert rest == ReplayResult(40)
     assert await admin(keeper).purge_matching(
-        which, purged.next, in_seconds(10), dry_run=False
+        which, purged.next, in_seconds(30), dry_run=False
     ) == PurgeResult(40)
 
 

@@ -104,7 +104,7 @@ async def all_pages(
     """Read page after page, to the last."""
     pages, after = [], 0
     while True:
-        page = await keeper.store.page(which, after, most, most_bytes, in_seconds(10), with_data=with_data)
+        page = await keeper.store.page(which, after, most, most_bytes, in_seconds(30), with_data=with_data)
         pages.append(page.dead_letters)
         if not page.more:
             return pages
@@ -191,7 +191,7 @@ async def test_a_scan_backwards_is_bounded(
     which, after, found = DeadLetterFilter(causes=frozenset({Cause.REJECTED})), 0, []
     more = True
     while more:
-        page = await keeper.store.page(which, after, 10, 10**6, in_seconds(10), newest_first=True)
+        page = await keeper.store.page(which, after, 10, 10**6, in_seconds(30), newest_first=True)
         after, more = page.after, page.more
         found += [int(letter.data) for letter in page.dead_letters]
     assert found == [2, 1, 0]

@@ -213,9 +213,9 @@ async def test_what_was_removed_stays_so(
     letters = await own_keeper.given_up(stream, 20)
     for count in (1, 2):
         for letter in letters:
-            await own_keeper.writer.write(letter.failure._replace(replay_count=count), in_seconds(10))
+            await own_keeper.writer.write(letter.failure._replace(replay_count=count), in_seconds(30))
     for letter in letters[:10]:
-        assert await own_keeper.store.delete(letter.failure.id, in_seconds(10))
+        assert await own_keeper.store.delete(letter.failure.id, in_seconds(30))
     own_nats_server.kill()
     own_nats_server.start()
     async with connect(own_nats_server.url) as broker:
@@ -233,7 +233,7 @@ async def test_a_stream_that_takes_no_more_replays(keeper: Keeper, unique: Uniqu
     await keeper.broker.api.call(
         f"STREAM.UPDATE.{STREAM}", config | {"allow_rollup_hdrs": False}, in_seconds(30)
     )
-    outcome, _ = await keeper.writer.write(letter.failure._replace(replay_count=1), in_seconds(10))
+    outcome, _ = await keeper.writer.write(letter.failure._replace(replay_count=1), in_seconds(30))
     assert outcome is Written.WRITTEN
     assert await keeper.entries() == 1
 
@@ -282,12 +282,12 @@ async def test_as_large_as_the_broker_allows(keeper: Keeper, unique: Unique, hea
     lines = {"A": "a" * (headers - len("NATS/1.0\r\nA: \r\n\r\n"))} if headers else None
     seq = await keeper.publish(f"{stream}.a", data[headers:], lines)
     why = await keeper.failure(stream, seq, reason="é" * 1024)
-    assert (await keeper.writer.write(why, in_seconds(10)))[0] is Written.WRITTEN
-    assert (await keeper.writer.write(why, in_seconds(10)))[0] is Written.ALREADY
+    assert (await keeper.writer.write(why, in_seconds(30)))[0] is Written.WRITTEN
+    assert (await keeper.writer.write(why, in_seconds(30)))[0] is Written.ALREADY
     await keeper.broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(30))
     for count in (0, 1):
         why = why._replace(replay_count=count)
-        await keeper.writer.write(why, in_seconds(10))
+        await keeper.writer.write(why, in_seconds(30))
         kept = await keeper.get(why.id)
         assert (kept.data, kept.failure) == (data[headers:], why)
         assert kept.other_headers == (lines or {})

@@ -105,7 +105,7 @@ async def test_the_last_attempt_is_kept(own_broker: Broker, keeper: Keeper, uniq
 
 async def test_timeouts_use_attempts_up(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
     """After the last attempt has timed out there is no further one, and what the last reject said is kept."""
-    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.3)
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.8)
     await consuming.publish()
     async with consuming.worker() as worker:
         await worker.event()
@@ -123,7 +123,7 @@ async def test_a_crash_before_the_event_is_settled(
     own_broker: Broker, keeper: Keeper, unique: Unique
 ) -> None:
     """A dead letter whose event was not settled is no reason to make another attempt."""
-    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.5)
+    consuming = await failing(keeper, unique(), TWICE)
     await consuming.publish(2)
     async with consuming.worker() as worker:
         await worker.events(2)
@@ -211,7 +211,7 @@ async def test_dead_letters_of_an_earlier_consumer(
 
 async def test_a_full_stream_of_dead_letters(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
     """What cannot be kept is not settled: it is held, comes again, and is kept when there is room."""
-    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.5)
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.75)
     await keeper.store.ensure(1, in_seconds(30))
     await limit(own_broker, 1)
     await keeper.given_up(await own_broker.stream(unique()), 1)
@@ -300,6 +300,7 @@ async def test_replays_go_on_after_a_restart(
 ) -> None:
     """A replay that was under way when the broker was killed is delivered when it is back."""
     consuming = await failing(keeper, unique(), TWICE, storage="file")
+    consuming = consuming.quick(confirm_timeout=timedelta(seconds=1))
     await consuming.publish()
     async with consuming.worker() as worker:
         await worker.event()
@@ -310,7 +311,7 @@ async def test_replays_go_on_after_a_restart(
     assert await keeper.replays.add(letter, 1, in_seconds(30))
     own_nats_server.kill()
     own_nats_server.start()
-    await own_broker.connection.wait_ready(in_seconds(10))
+    await own_broker.connection.wait_ready(in_seconds(30))
     async with consuming.worker() as worker:
         assert (await worker.event(within=20)).id == 1
         own_nats_server.kill()
@@ -339,7 +340,7 @@ async def test_a_policy_is_followed_at_once(own_broker: Broker, keeper: Keeper, 
         attachment = worker.consume_call._attachment
         assert attachment is not None
         attachment.noted(CONSUMER)
-        await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
         assert await letters(keeper, consuming) == {1: 0}
 
 
@@ -366,6 +367,7 @@ async def test_an_ack_that_a_crash_left_without_an_answer(
 ) -> None:
     """Nobody works once more on an event whose ack is under way when the broker is killed."""
     consuming = await failing(keeper, unique(), TWICE, ack_wait=10.0, storage="file")
+    consuming = consuming.quick(confirm_timeout=timedelta(seconds=1))
     await consuming.publish()
     async with consuming.worker() as worker, consuming.worker() as other:
         holder = worker if (await first_event(worker, other)) == 0 else other
@@ -383,7 +385,7 @@ async def test_an_ack_that_a_crash_left_without_an_answer(
             holder.ack(1)
             told = await holder.told(within=20)
         assert told == (CommandKind.ACK, [1], [], [])
-        await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
         assert worker.deliveries.empty()
         assert other.deliveries.empty()
 
@@ -399,11 +401,11 @@ async def first_event(*workers: Worker) -> int:
 
 async def test_deliveries_that_waited_for_a_sleeping_server(keeper: Keeper, unique: Unique) -> None:
     """What a server reads after a pause is not handed out when its time was over in the meantime."""
-    consuming = await failing(keeper, unique(), RetryPolicy(), ack_wait=1.0)
+    consuming = await failing(keeper, unique(), RetryPolicy(), ack_wait=1.5)
     assert consuming.shared is not None
     async with consuming.worker() as worker:
         now = asyncio.get_running_loop().time()
-        consuming.shared.pauses.look(now - 1.5)
+        consuming.shared.pauses.look(now - 2.25)
         await consuming.publish()
         await worker.nothing(0.3)
         consuming.shared.pauses.look(asyncio.get_running_loop().time())
@@ -415,7 +417,7 @@ async def test_deliveries_that_waited_for_a_sleeping_server(keeper: Keeper, uniq
 
 async def test_an_event_that_is_acknowledged_while_it_comes_again(keeper: Keeper, unique: Unique) -> None:
     """Another delivery that is here already when an ack is confirmed is not handed out."""
-    consuming = await failing(keeper, unique(), RetryPolicy(), ack_wait=1.0)
+    consuming = await failing(keeper, unique(), RetryPolicy())
     await consuming.publish()
     async with consuming.worker() as worker:
         event = await worker.event()
@@ -434,7 +436,7 @@ async def test_what_was_settled_is_known_to_the_next_call(
     own_nats_server: NatsServer, keeper: Keeper, unique: Unique
 ) -> None:
     """Clients that come back after a crash of the broker get nothing that they had settled before."""
-    consuming = await failing(keeper, unique(), RetryPolicy(), ack_wait=1.0, storage="file")
+    consuming = await failing(keeper, unique(), RetryPolicy(), ack_wait=1.5, storage="file")
     await consuming.publish(200)
     async with consuming.worker(window=200) as worker:
         ids = [int(event.id) for event in await worker.events(200)]
@@ -443,7 +445,7 @@ async def test_what_was_settled_is_known_to_the_next_call(
         own_nats_server.kill()
         await keeper.broker.lost()
     own_nats_server.start()
-    await keeper.broker.connection.wait_ready(in_seconds(10))
+    await keeper.broker.connection.wait_ready(in_seconds(30))
     async with consuming.worker(window=200) as worker:
-        await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
         assert worker.deliveries.empty()

@@ -69,7 +69,7 @@ async def test_a_broker_that_falls_silent(own_broker: Broker, own_nats_server: N
         await stream.put("s.a", b"", (), in_seconds(0.3), expected=0)
     own_nats_server.thaw()
     with pytest.raises(Conflict):
-        await stream.put("s.a", b"", (), in_seconds(10), expected=0)
+        await stream.put("s.a", b"", (), in_seconds(30), expected=0)
 
 
 async def test_more_replicas_than_servers(broker: Broker, unique: Unique) -> None:

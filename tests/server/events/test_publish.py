@@ -290,7 +290,7 @@ async def test_slow_answers_are_waited_for(
     stream = await own_broker.stream(unique())
     publish = publisher(own_broker, WriteOptions(doubt_after=timedelta(milliseconds=10))).publish
     own_nats_server.freeze()
-    publishing = asyncio.create_task(publish(event(f"{stream}.a"), in_seconds(10)))
+    publishing = asyncio.create_task(publish(event(f"{stream}.a"), in_seconds(30)))
     while len(own_broker.requests) < 2:  # noqa: ASYNC110 - until the stream is looked up as well
         await asyncio.sleep(0.005)
     own_nats_server.thaw()
@@ -306,7 +306,7 @@ async def test_no_leader_for_a_while(broker: Broker, unique: Unique) -> None:
     publish = Publisher(broker.api, writes).publish
     with pytest.raises(BrokerUnavailable):
         await publish(event(subject), in_seconds(0.1))
-    publishing = asyncio.create_task(publish(event(subject), in_seconds(10)))
+    publishing = asyncio.create_task(publish(event(subject), in_seconds(30)))
     await asyncio.sleep(0.05)
     await broker.stream(unique(), subject)
     assert await publishing == (1, False)
@@ -342,7 +342,7 @@ async def test_waits_for_the_broker(own_nats_server: NatsServer, own_broker: Bro
     stream, publish = await own_broker.stream("S", storage="file"), publisher(own_broker).publish
     own_nats_server.kill()
     await own_broker.lost()
-    publishing = [asyncio.create_task(publish(event("S.a"), in_seconds(10))) for _ in range(5)]
+    publishing = [asyncio.create_task(publish(event("S.a"), in_seconds(30))) for _ in range(5)]
     await asyncio.sleep(0.05)
     own_nats_server.start()
     assert sorted(await asyncio.gather(*publishing)) == [(number, False) for number in range(1, 6)]
@@ -357,7 +357,7 @@ async def test_broker_stays_away(own_nats_server: NatsServer, own_broker: Broker
     with pytest.raises(BrokerUnavailable):
         await publish(event("S.a"), in_seconds(0.05))
     own_nats_server.start()
-    await own_broker.connection.wait_ready(in_seconds(10))
+    await own_broker.connection.wait_ready(in_seconds(30))
     assert await own_broker.messages(stream) == 0
 
 
@@ -366,7 +366,7 @@ async def test_lost_answer_with_a_key(own_nats_server: NatsServer, own_broker: B
     stream, publish = await own_broker.stream("S", storage="file"), publisher(own_broker).publish
     own_nats_server.freeze()
     publishing = [
-        asyncio.create_task(publish(event("S.a", idempotency_key=f"k{number}"), in_seconds(10)))
+        asyncio.create_task(publish(event("S.a", idempotency_key=f"k{number}"), in_seconds(30)))
         for number in range(5)
     ]
     await asyncio.sleep(0.05)
@@ -381,7 +381,7 @@ async def test_lost_answer_without_a_key(own_nats_server: NatsServer, own_broker
     """A publish without a key whose answer was lost is not sent again: its outcome is unknown."""
     await own_broker.stream("S", storage="file")
     own_nats_server.freeze()
-    publishing = asyncio.create_task(publisher(own_broker).publish(event("S.a"), in_seconds(10)))
+    publishing = asyncio.create_task(publisher(own_broker).publish(event("S.a"), in_seconds(30)))
     await asyncio.sleep(0.05)
     own_nats_server.kill()
     with pytest.raises(OutcomeUnknown):
@@ -403,15 +403,15 @@ async def test_bound_on_what_is_under_way(own_nats_server: NatsServer, own_broke
     stream = await own_broker.stream("S")
     publish = publisher(own_broker, WriteOptions(max_in_flight=2, max_waiting=2)).publish
     own_nats_server.freeze()
-    sent = [asyncio.create_task(publish(event("S.sent"), in_seconds(10))) for _ in range(2)]
-    waiting = [asyncio.create_task(publish(event("S.waits"), in_seconds(10))) for _ in range(1)]
+    sent = [asyncio.create_task(publish(event("S.sent"), in_seconds(30))) for _ in range(2)]
+    waiting = [asyncio.create_task(publish(event("S.waits"), in_seconds(30))) for _ in range(1)]
     await asyncio.sleep(0)
     with pytest.raises(TooManyInFlight):
         await publish(event("S.late"), in_seconds(0.05))
-    waiting.append(asyncio.create_task(publish(event("S.waits"), in_seconds(10))))
+    waiting.append(asyncio.create_task(publish(event("S.waits"), in_seconds(30))))
     await asyncio.sleep(0)
     with pytest.raises(TooManyInFlight):
-        await publish(event("S.beyond"), in_seconds(10))
+        await publish(event("S.beyond"), in_seconds(30))
     own_nats_server.thaw()
     assert sorted(await asyncio.gather(*sent, *waiting)) == [(number, False) for number in (1, 2, 3, 4)]
     assert await own_broker.messages(stream) == 4
@@ -422,7 +422,7 @@ async def test_what_was_waited_for_at_the_deadline(own_nats_server: NatsServer, 
     await own_broker.stream("S")
     publish = publisher(own_broker, WriteOptions(max_in_flight=1)).publish
     own_nats_server.freeze()
-    sent = asyncio.create_task(publish(event("S.a"), in_seconds(1)))
+    sent = asyncio.create_task(publish(event("S.a"), in_seconds(1.5)))
     await asyncio.sleep(0)
     with pytest.raises(TooManyInFlight):
         await publish(event("S.a"), in_seconds(0.05))
@@ -440,7 +440,7 @@ async def test_cancelled_before_the_deadline(own_nats_server: NatsServer, own_br
     writes = Writes(own_broker.requests, own_broker.api, WriteOptions(max_in_flight=1))
     publish = Publisher(own_broker.api, writes).publish
     own_nats_server.freeze()
-    tasks = [asyncio.create_task(publish(event("S.a"), in_seconds(10))) for _ in range(2)]
+    tasks = [asyncio.create_task(publish(event("S.a"), in_seconds(30))) for _ in range(2)]
     await asyncio.sleep(0.01)
     for task in tasks:
         task.cancel()
@@ -594,7 +594,7 @@ async def test_crashes_under_load(own_nats_server: NatsServer, own_broker: Broke
             own_nats_server.kill()
             await own_broker.lost()
             own_nats_server.start()
-            await own_broker.connection.wait_ready(in_seconds(10))
+            await own_broker.connection.wait_ready(in_seconds(30))
         await asyncio.sleep(0.15)
         stop.set()
     assert await own_broker.messages(stream) == len(confirmed) == len(set(confirmed.values()))

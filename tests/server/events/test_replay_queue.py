@@ -282,7 +282,7 @@ async def test_a_look(keeper: Keeper, unique: Unique) -> None:
 async def test_many_replays_at_once(keeper: Keeper, unique: Unique) -> None:
     """Of many replays of one dead letter one is outstanding; exactly one caller began it."""
     one = dead_letter_id(unique())
-    begun = await asyncio.gather(*(keeper.replays.add(one, 1, in_seconds(10)) for _ in range(100)))
+    begun = await asyncio.gather(*(keeper.replays.add(one, 1, in_seconds(30)) for _ in range(100)))
     assert begun.count(True) == 1
     subject = pointer_subject(one)  # others may be left by other tests
     info = await keeper.broker.api.call(f"STREAM.INFO.{STREAM}", {"subjects_filter": subject}, in_seconds(30))

@@ -296,7 +296,7 @@ async def test_many_at_once(nats_server: NatsServer, unique: Unique) -> None:
         ):
             async with asyncio.TaskGroup() as tasks:
                 for number in range(100):
-                    tasks.create_task(managements[number % 4].streams.ensure(spec, in_seconds(10)))
+                    tasks.create_task(managements[number % 4].streams.ensure(spec, in_seconds(60)))
                     if number % 10 == 0:
                         tasks.create_task(managements[0].publish(f"{origin}.x"))
 
@@ -309,7 +309,7 @@ async def test_many_at_once_who_disagree(management: Management, unique: Unique)
     ]
     async with asyncio.TaskGroup() as tasks:
         for spec in specs:
-            tasks.create_task(management.streams.ensure(spec, in_seconds(10)))
+            tasks.create_task(management.streams.ensure(spec, in_seconds(60)))
     assert (await management.stored_stream(name))["max_msgs"] in range(1, 21)
 
 

@@ -53,7 +53,7 @@ async def pull(broker: Broker, stream: str, name: str) -> bytes:
 
 async def take(broker: Broker, limits: SnapshotLimits | None = None) -> Snapshot:
     """Look once."""
-    return await SnapshotCollector(broker.api, limits).collect(in_seconds(10))
+    return await SnapshotCollector(broker.api, limits).collect(in_seconds(30))
 
 
 def found(snapshot: Snapshot, stream: str, name: str) -> ConsumerProgress:
@@ -122,11 +122,11 @@ async def test_oldest_moves(own_broker: Broker) -> None:
     await publish(own_broker, "S.a", "S.a", "S.a")
     await consumer(own_broker, stream, "c")
     collector = SnapshotCollector(own_broker.api)
-    first = (await collector.collect(in_seconds(10))).oldest["S", "c"]
+    first = (await collector.collect(in_seconds(30))).oldest["S", "c"]
     await own_broker.requests.request(await pull(own_broker, stream, "c"), b"", b"", in_seconds(30))
-    second = (await collector.collect(in_seconds(10))).oldest["S", "c"]
+    second = (await collector.collect(in_seconds(30))).oldest["S", "c"]
     await own_broker.api.call("STREAM.PURGE.S", {"seq": 3}, in_seconds(30))
-    third = (await collector.collect(in_seconds(10))).oldest["S", "c"]
+    third = (await collector.collect(in_seconds(30))).oldest["S", "c"]
     assert first < second < third
 
 
@@ -136,15 +136,15 @@ async def test_a_consumer_that_is_made_anew(own_broker: Broker) -> None:
     await publish(own_broker, "S.a", "S.b", "S.c")
     await consumer(own_broker, stream, "c")
     collector = SnapshotCollector(own_broker.api)
-    first = (await collector.collect(in_seconds(10))).oldest["S", "c"]
+    first = (await collector.collect(in_seconds(30))).oldest["S", "c"]
     request = {"name": "c", "durable_name": "c", "ack_policy": "explicit", "filter_subject": "S.b"}
     await own_broker.api.update_consumer("S", "c", request, in_seconds(30))
-    second = (await collector.collect(in_seconds(10))).oldest["S", "c"]
+    second = (await collector.collect(in_seconds(30))).oldest["S", "c"]
     await own_broker.api.call("STREAM.DELETE.S", None, in_seconds(30))
     await own_broker.stream("S")
     await publish(own_broker, "S.x", "S.b")
     await consumer(own_broker, stream, "c", filter_subject="S.b")
-    third = (await collector.collect(in_seconds(10))).oldest["S", "c"]
+    third = (await collector.collect(in_seconds(30))).oldest["S", "c"]
     assert first < second < third
 
 
@@ -154,15 +154,15 @@ async def test_the_oldest_is_deleted(own_broker: Broker, monkeypatch: pytest.Mon
     await publish(own_broker, "S.a", "S.b", "S.b")
     await consumer(own_broker, stream, "c", filter_subject="S.b")
     collector = SnapshotCollector(own_broker.api, SnapshotLimits(ages=1))
-    first = await collector.collect(in_seconds(10))
+    first = await collector.collect(in_seconds(30))
     await own_broker.api.call("STREAM.MSG.DELETE.S", {"seq": 2}, in_seconds(30))
-    assert (await collector.collect(in_seconds(10))).oldest == first.oldest
+    assert (await collector.collect(in_seconds(30))).oldest == first.oldest
     monkeypatch.setattr(snapshot_module, "_READ_ANEW", 0.0)
     await consumer(own_broker, stream, "later", filter_subject="S.b")
-    second = await collector.collect(in_seconds(10))
+    second = await collector.collect(in_seconds(30))
     assert second.oldest["S", "c"] == first.oldest["S", "c"] < second.oldest["S", "later"]
     assert second.omitted_ages == 0
-    third = await collector.collect(in_seconds(10))
+    third = await collector.collect(in_seconds(30))
     assert third.oldest["S", "c"] == third.oldest["S", "later"] == second.oldest["S", "later"]
 
 
@@ -241,7 +241,7 @@ async def test_ages_that_are_known_cost_nothing(own_broker: Broker) -> None:
         await consumer(own_broker, stream, f"c{number}")
     await publish(own_broker, "S.x")
     collector = SnapshotCollector(own_broker.api, SnapshotLimits(ages=2))
-    omitted = [(await collector.collect(in_seconds(10))).omitted_ages for _ in range(4)]
+    omitted = [(await collector.collect(in_seconds(30))).omitted_ages for _ in range(4)]
     assert omitted == [3, 1, 0, 0]
 
 
@@ -285,7 +285,7 @@ async def test_ages_that_are_not_told_in_time(
     for name in "abcd":
         await consumer(own_broker, stream, name)
     collector = SnapshotCollector(own_broker.api, SnapshotLimits(ages=1))
-    await collector.collect(in_seconds(10))
+    await collector.collect(in_seconds(30))
     read, asked = own_broker.api.message, list[str]()
 
     async def second_fails(stream: str, query: Query, deadline: float) -> StoredMessage | None:
@@ -297,7 +297,7 @@ async def test_ages_that_are_not_told_in_time(
     monkeypatch.setattr(own_broker.api, "message", second_fails)
     monkeypatch.setattr(snapshot_module, "_READ_ANEW", 0.0)
     monkeypatch.setattr(collector, "_limits", SnapshotLimits())
-    snapshot = await collector.collect(in_seconds(10))
+    snapshot = await collector.collect(in_seconds(30))
     assert (len(asked), len(snapshot.oldest), snapshot.omitted_ages) == (2, 2, 2)
 
 

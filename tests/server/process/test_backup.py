@@ -64,11 +64,11 @@ async def fill(user: Broker, events: int = 300) -> None:
     await user.publish("_WS.dead.ORDERS.c.1", b"letter")
     await user.stream("MEMORY", "memory.>")
     durable = {"durable_name": "c", "ack_policy": "explicit", "max_ack_pending": 1000}
-    await user.api.create_consumer("ORDERS", "c", durable, in_seconds(10))
+    await user.api.create_consumer("ORDERS", "c", durable, in_seconds(30))
     for number in range(10):
         reply = await pulled(user, "ORDERS", "c")
         if number < 7:
-            assert await user.requests.request(reply, b"+ACK", b"", in_seconds(10)) == b""
+            assert await user.requests.request(reply, b"+ACK", b"", in_seconds(30)) == b""
 
 
 async def pulled(user: Broker, stream: str, consumer: str) -> bytes:
@@ -85,13 +85,13 @@ async def pulled(user: Broker, stream: str, consumer: str) -> bytes:
 
 async def seen(user: Broker, stream: str) -> Any:
     """Return what there is in a stream, but for how many consumers."""
-    state = (await user.api.stream_info(stream, in_seconds(10)))["state"]
+    state = (await user.api.stream_info(stream, in_seconds(30)))["state"]
     return {name: state[name] for name in ("messages", "bytes", "first_seq", "last_seq", "last_ts")}
 
 
 async def position(user: Broker) -> Any:
     """Return where the consumer is."""
-    info = await user.api.consumer_info("ORDERS", "c", in_seconds(10))
+    info = await user.api.consumer_info("ORDERS", "c", in_seconds(30))
     assert info is not None
     return info["ack_floor"]["stream_seq"], info["delivered"]["stream_seq"], info["num_ack_pending"]
 
@@ -106,7 +106,7 @@ async def test_everything_is_there_again(broker: NatsServer, tmp_path: Path) -> 
         assert "MEMORY: left out" in told
         assert "ORDERS: 300 messages" in told
         for name in names:
-            await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(10))
+            await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(30))
         await restore(config(broker.url, tmp_path), tmp_path / "backup", (), None, told.append)
         assert [await seen(user, name) for name in names] == before
         assert await position(user) == at == (7, 10, 3)
@@ -214,7 +214,7 @@ async def two_streams(user: Broker, of: ServerConfig, backup: Path) -> None:
             await user.publish(f"{name}.a", headers=headers)
     await back_up(of, backup, (), Serving().append)
     for name in ("AGED", "KEPT"):
-        await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(10))
+        await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(30))
 
 
 def changed(place: Path, part: str, **values: int) -> None:
@@ -254,7 +254,7 @@ async def test_what_cannot_be_done_is_told(broker: NatsServer, tmp_path: Path) -
             await restore(of, backup, (), None, print)
         with pytest.raises(BackupError, match="there is no stream called NONE"):
             await restore(of, backup, ["NONE"], None, print)
-        await user.api.call("STREAM.DELETE.ORDERS", None, in_seconds(10))
+        await user.api.call("STREAM.DELETE.ORDERS", None, in_seconds(30))
         with pytest.raises(BackupError, match=r"ORDERS is not restored: .*replicas > 1"):
             await restore(of, backup, (), 3, print)
         (backup / "ORDERS" / "stream.tar.s2").write_bytes(b"\0" * 1000)
@@ -287,7 +287,7 @@ async def test_a_backup_that_was_interrupted(broker: NatsServer, tmp_path: Path)
         with pytest.raises(Interrupted):
             await back_up(of, backup, (), interrupt)
         for name in ("A", "B", "C"):
-            await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(10))
+            await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(30))
     with pytest.raises(BackupError, match=r"is not whole, it lacks B, C: .* with --stream"):
         await restore(of, backup, (), None, told.append)
     assert told == []
@@ -323,7 +323,7 @@ async def test_an_interruption_while_dead_letters_are_taken_again(
         with pytest.raises(Interrupted):
             await back_up(of, backup, (), print)
         for name in ("ORDERS", "KV_accounts", "WS_DEAD_LETTERS"):
-            await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(10))
+            await user.api.call(f"STREAM.DELETE.{name}", None, in_seconds(30))
     with pytest.raises(BackupError, match="is not whole, it lacks WS_DEAD_LETTERS:"):
         await restore(of, backup, (), None, told.append)
     assert told == []
@@ -344,7 +344,7 @@ async def test_the_documented_user(tmp_path: Path) -> None:
             await admin.stream("ORDERS", "orders.>", storage="file")
             await admin.publish("orders.a", os.urandom(1_000_000))  # in several pieces
             await back_up(of, tmp_path / "backup", (), print)
-            await admin.api.call("STREAM.DELETE.ORDERS", None, in_seconds(10))
+            await admin.api.call("STREAM.DELETE.ORDERS", None, in_seconds(30))
             await restore(of, tmp_path / "backup", (), None, print)
             assert (await seen(admin, "ORDERS"))["messages"] == 1
         assert [line for line in broker.log.splitlines() if "iolation" in line] == []

@@ -452,7 +452,7 @@ async def test_broker_gone(own_nats_server: NatsServer, own_broker: Broker) -> N
     with pytest.raises(BrokerUnavailable):
         await stores.ensure("s", in_seconds(0.05))
     own_nats_server.start()
-    await stores.set("s", "a", b"two", in_seconds(10))
+    await stores.set("s", "a", b"two", in_seconds(30))
 
 
 class Begun:
