@@ -273,18 +273,20 @@ async def test_a_thread_may_raise_stop_iteration(client: ws.Client) -> None:
 
 async def test_threads_and_coroutines_share_a_consumer(client: ws.Client) -> None:
     """A function that blocks runs in a thread beside coroutines, and keeps its lease."""
-    app, consumer = make(timeout=1)
+    app, consumer = make(timeout=1.8)
     seen: list[tuple[str, bool]] = []
-    loop_thread = threading.get_ident()
+    loop_thread, is_seen = threading.get_ident(), threading.Event()
 
     @consumer.on
     def blocking(text: Text, event: ws.Event[Any]) -> None:
-        time.sleep(1.5)
+        is_seen.wait(LIMIT)
+        time.sleep(2.0)
         seen.append((f"blocking {event.attempt}", threading.get_ident() == loop_thread))
 
     @consumer.on
     async def quick(other: Other) -> None:
         seen.append(("quick", threading.get_ident() == loop_thread))
+        is_seen.set()
 
     async with app.running(client) as run:
         await client.publish("s.x", Text())
@@ -295,7 +297,7 @@ async def test_threads_and_coroutines_share_a_consumer(client: ws.Client) -> Non
 
 async def test_a_handler_that_never_returns(client: ws.Client) -> None:
     """At `max_lease` it is cancelled and the event rejected; a stop cancels it after `grace`."""
-    app, consumer = make(timeout=1, max_lease=1, retry=ws.RetryPolicy(max_attempts=1))
+    app, consumer = make(timeout=1.5, max_lease=1, retry=ws.RetryPolicy(max_attempts=1))
     began = cancelled = 0
 
     @consumer.on

@@ -168,7 +168,8 @@ async def test_modify_stays_in_doubt(code: StatusCode, reason: str) -> None:
     service = Service(state_pb.DESCRIPTOR.services_by_name["StateService"], DoubtfulStore(refusal))
     server = Server([service])
     _, port = await server.listen("127.0.0.1", 0)
-    async with ws.connect(f"127.0.0.1:{port}", timeout=0.5) as client:
+    async with ws.connect(f"127.0.0.1:{port}", timeout=1) as client:
+        await client.ready(LIMIT)
         with pytest.raises(ws.OutcomeUnknown) as caught:
             await client.store("t", StringValue).modify("n", lambda value: value)
     server.close()
@@ -426,6 +427,7 @@ async def test_idle_says_when_the_server_did_not_answer() -> None:
     server = Server([Service(pb.DESCRIPTOR.services_by_name["EventsService"], StuckServer())])
     _, port = await server.listen("127.0.0.1", 0)
     async with ws.connect(f"127.0.0.1:{port}", timeout=0.2) as client:
+        await client.ready(LIMIT)
         for waits in (client.stream("s").consumer("c"), Running("a", client, app.consumers)):
             with pytest.raises(ws.DeadlineExceeded) as caught:
                 await waits.idle(LIMIT)
@@ -435,7 +437,7 @@ async def test_idle_says_when_the_server_did_not_answer() -> None:
 
 async def test_no_server_is_an_error_at_the_deadline() -> None:
     """Calls are tried until their timeout, then say why."""
-    async with ws.connect(closed_port(), timeout=0.5) as client:
+    async with ws.connect(closed_port(), timeout=1) as client:
         begin = time.monotonic()
         with pytest.raises(ws.Unreachable, match="connection refused"):
             await client.publish("a.b", StringValue())
@@ -467,7 +469,7 @@ async def test_an_attempt_that_had_no_time_says_nothing_new(monkeypatch: pytest.
             await asyncio.sleep(timeout)
         raise ends.pop(0)
 
-    async with ws.connect(closed_port(), timeout=0.2) as client:
+    async with ws.connect(closed_port(), timeout=0.7) as client:
         monkeypatch.setattr(caller_of(client).channels().for_calls(), "unary", unary)
         with pytest.raises(ws.Unreachable, match="connection refused"):
             await client.publish("a.b", StringValue())
@@ -568,7 +570,7 @@ async def test_tls(nats_server: NatsServer, tmp_path: Path) -> None:
         name = address.replace("127.0.0.1", "localhost")
         async with ws.connect(name, tls=ws.Tls(ca=authority.certificate)) as client:
             await client.ready(10)
-        async with ws.connect(name, tls=True, timeout=0.5) as client:
+        async with ws.connect(name, tls=True, timeout=1) as client:
             with pytest.raises(ws.Unreachable, match="certificate is not accepted"):
                 await client.streams.get("a")
 

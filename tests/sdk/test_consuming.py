@@ -387,12 +387,12 @@ async def test_a_function_runs_in_a_thread(client: ws.Client) -> None:
 
 async def test_a_long_handler_keeps_its_lease(client: ws.Client) -> None:
     """An event may be held for longer than the timeout, also one that waits for its turn."""
-    consumer = await worker(client, timeout=1)
+    consumer = await worker(client, timeout=1.4)
     runs: Counter[int] = Counter()
 
     async def handle(delivery: ws.Delivery[Any]) -> None:
         runs[delivery.event.id] += 1
-        await asyncio.sleep(1.3)
+        await asyncio.sleep(1.5)
 
     await client.publish_many(texts(2), subject="s.x", in_flight=1)
     async with consumer.running(handle, concurrency=1, prefetch=1):
@@ -402,7 +402,7 @@ async def test_a_long_handler_keeps_its_lease(client: ws.Client) -> None:
 
 async def test_a_handler_that_takes_too_long_is_cancelled(client: ws.Client) -> None:
     """At `max_lease` the handler is cancelled, and the event rejected; the handler may say how."""
-    consumer = await worker(client, timeout=0.6, retry=ws.RetryPolicy(max_attempts=1))
+    consumer = await worker(client, timeout=1.2, retry=ws.RetryPolicy(max_attempts=1))
     ends: list[int] = []
 
     async def handle(delivery: ws.Delivery[Any]) -> None:
@@ -424,7 +424,7 @@ async def test_a_handler_that_takes_too_long_is_cancelled(client: ws.Client) -> 
 
 async def test_a_delivery_that_is_forgotten_comes_again(client: ws.Client) -> None:
     """At `max_lease` who iterates has lost it; this process may get its next attempt."""
-    consumer = await worker(client, timeout=0.6, retry=ws.RetryPolicy(initial=0.001, maximum=0.001))
+    consumer = await worker(client, timeout=2, retry=ws.RetryPolicy(initial=0.001, maximum=0.001))
     await client.publish_many(texts(1), subject="s.x")
     async with asyncio.timeout(LIMIT), consumer.subscribe(max_lease=1) as deliveries:
         forgotten = await anext(deliveries)
