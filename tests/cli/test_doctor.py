@@ -27,6 +27,7 @@ from tests.support.nats_server import NatsServer, running_nats
 from tests.support.windshift_process import wait_for
 from windshift.cli import doctor
 from windshift.cli.certificates import expiry
+from windshift.server.admin import account
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 GIGA: Final = 2**30
@@ -39,16 +40,24 @@ def states(cli: Cli, *arguments: str, code: int) -> dict[str, tuple[str, str]]:
     return {check["name"]: (check["state"], check["found"]) for check in checks}
 
 
-def test_all_is_well(cli: Cli) -> None:
+@pytest.fixture
+def alone(own_nats_server: NatsServer, tmp_path: Path) -> Iterator[Cli]:
+    """Give the command line, for a server beside which there is no other that could be missing."""
+    with running_app(own_nats_server.url) as address:
+        yield Cli(address, "x", tmp_path)
+
+
+def test_all_is_well(alone: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a server where all is well every line says so; a consumer that nobody attends to is a warning."""
-    assert all(state == "ok" for state, _ in states(cli, code=0).values())
-    cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
-    cli("consumers", "ensure", "orders", "lonely", "--from", "start", "-q")
-    cli("publish", "orders.x", "1", "-q")
-    found = cli("doctor")
+    monkeypatch.setattr(account, "_TIMEOUT", 20.0)
+    assert all(state == "ok" for state, _ in states(alone, code=0).values())
+    alone("streams", "ensure", "orders", "--subject", "orders.>", "-q")
+    alone("consumers", "ensure", "orders", "lonely", "--from", "start", "-q")
+    alone("publish", "orders.x", "1", "-q")
+    found = alone("doctor")
     assert "warn  consumer    orders lonely has 1 pending, and nobody is subscribed\n" in found.out
     assert "→ is its program running?" in found.out
-    told = states(cli, code=0)
+    told = states(alone, code=0)
     assert {"settings", "TCP", "HTTP/2", "server", "identity", "broker", "servers", "clocks"} <= told.keys()
     assert re.fullmatch(
         r"storage \S+( \(\S+ reserved\))?, memory \S+( \(\S+ reserved\))?, "
@@ -113,7 +122,7 @@ def test_something_else_is_there(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
-        there = ("--address", f"127.0.0.1:{listener.getsockname()[1]}", "--timeout", "0.5s")
+        there = ("--address", f"127.0.0.1:{listener.getsockname()[1]}", "--timeout", "1s")
         checks = states(cli, *there, code=1)
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
@@ -171,7 +180,7 @@ def test_tls_tokens_and_rights(cli: Cli, guarded: tuple[str, Path]) -> None:
     """It tells a wrong authority, a missing token and rights; commands exit with 6 where they are denied."""
     address, folder = guarded
     there = ("--address", address)
-    soon = ("--timeout", "0.5s")
+    soon = ("--timeout", "0.75s")
     assert states(cli, *there, *soon, "--tls", code=1)["TLS"][0] == "FAIL"
     assert states(cli, *there, *soon, code=1)["HTTP/2"][0] == "FAIL"
     trusted = (*there, "--tls-ca", str(folder / "ca.pem"))
