@@ -29,6 +29,10 @@ def spin():
     while True:
         pass
 
+def until_noticed(watchdog):
+    while not watchdog.stalls:
+        time.sleep(0.01)
+
 def start(thread):
     raise RuntimeError("can't start new thread")
 
@@ -77,7 +81,7 @@ def test_a_blocked_loop_ends_the_process(block: str) -> None:
 
 def test_a_loop_that_goes_on() -> None:
     """A stall is counted, and its end told; the process goes on."""
-    with program("time.sleep(0.7)", limit=30) as process:
+    with program("until_noticed(watchdog)", limit=30) as process:
         out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0
     assert out.splitlines()[-1] == "stalls 1"
@@ -86,7 +90,7 @@ def test_a_loop_that_goes_on() -> None:
 
 def test_without_a_limit_the_process_goes_on() -> None:
     """0 means that only the log tells."""
-    with program("time.sleep(1)", limit=0) as process:
+    with program("until_noticed(watchdog); time.sleep(0.7)", limit=0) as process:
         out, _ = process.communicate(timeout=LIMIT)
     assert (process.returncode, out.splitlines()[-1]) == (0, "stalls 1")
 

@@ -115,7 +115,7 @@ async def test_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 
 async def test_comes_back_when_frozen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A server that lives and does not answer for long is killed and started again; what it kept is there."""
-    timers = EmbeddedTimers(look=0.1, unanswered=2)
+    timers = EmbeddedTimers(look=0.18, unanswered=2)
     config = EmbeddedConfig(tmp_path)
     async with running(config, timers) as embedded, connect(url(embedded)) as broker:
         await broker.stream("kept", storage="file")
@@ -138,7 +138,7 @@ async def test_nobody_can_ask(
         looks += 1
         return await greets(port)
 
-    async with running(EmbeddedConfig(tmp_path), EmbeddedTimers(look=0.05, unanswered=2)) as embedded:
+    async with running(EmbeddedConfig(tmp_path), EmbeddedTimers(look=0.12, unanswered=2)) as embedded:
         pid = embedded.pid
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         monkeypatch.setattr(nats, "_greets", look)
