@@ -185,6 +185,14 @@ class Connection:
         self.history.accesses.append(access)
         return access
 
+    async def read(self, who: str, store: str, key: str, within: float = 60.0) -> Access:
+        """Read a key, again until that succeeds."""
+        give_up = time.monotonic() + within
+        while (access := await self.get(who, store, key)).outcome is not Outcome.DONE:
+            assert time.monotonic() < give_up, access
+            await asyncio.sleep(0.1)
+        return access
+
     async def set(
         self, who: str, store: str, key: str, value: str, expected: int | None = None, timeout: float = 5.0
     ) -> Access:

@@ -115,7 +115,7 @@ async def check_keys(run: Run, connection: Connection, publishes: Sequence[Publi
 async def check_values(run: Run, connection: Connection, values: Sequence[Version]) -> None:
     """Check that values have their revisions."""
     for value in values:
-        found = await connection.get("again", "accounts", value.key)
+        found = await connection.read("again", "accounts", value.key)
         run.demand(
             (found.revision, found.found) == (value.revision, value.value), "value", f"{value} is {found}"
         )

@@ -248,10 +248,10 @@ async def delays(run: Run) -> None:
     async with single(run) as (node, servers), targets(run.history, servers) as places:
         made = places[0].connection
         await ensure_stream(made, "orders")
-        await ensure_consumer(made, "orders", timeout=1.0)
+        await ensure_consumer(made, "orders", timeout=run.scale(10, 17) / 10)
         consumption = Consumption(run.history, "orders", "c")
         delays_ = [0.1, 0.5, 2.0] if run.options.short else [0.1, 0.5, 2.0, 2.5, 2.5]
-        pinging = Pinging(run.scale(100, 30))
+        pinging = Pinging(run.scale(100, 35))
 
         def behave(session: Session, event: pb.Event) -> None:
             if event.id == 1:
@@ -274,7 +274,7 @@ async def delays(run: Run) -> None:
 
 
 class Pinging:
-    """Pings an event every tenth of its timeout, so often, then acknowledges it."""
+    """Pings an event every tenth of a second, so often, then acknowledges it."""
 
     def __init__(self, times: int) -> None:
         self._left = times

@@ -57,7 +57,7 @@ async def soak(run: Run) -> None:
         loads = []
         for number in range(1, cycles + 1):
             await _cycle(run, server, node.url, number, total // cycles)
-            loads.append(await _load(server, port))
+            loads.append(await _cleared(server, port, before))
             run.progress(f"{number * (total // cycles):,} events, {_difference(before, loads[-1])}")
     _judge(run, before, loads, total)
 
@@ -127,6 +127,16 @@ async def _load(server: Server, port: int) -> Load:
     url = f"http://127.0.0.1:{port}/varz"
     seen = json.loads(await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read()))
     return Load(server.resident(), server.descriptors(), seen["connections"], seen["subscriptions"])
+
+
+async def _cleared(server: Server, port: int, before: Load) -> Load:
+    """Look until no more is held than before; half a minute at most, for a busy machine clears away late."""
+    give_up = time.monotonic() + 30
+    while True:
+        load = await _load(server, port)
+        held = ("descriptors", "connections", "subscriptions")
+        if all(getattr(load, each) <= getattr(before, each) for each in held) or time.monotonic() > give_up:
+            return load
 
 
 def _difference(before: Load, after: Load) -> str:

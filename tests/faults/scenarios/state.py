@@ -40,7 +40,7 @@ async def count_up(run: Run, servers: Sequence[Server], times: int, faults: Awai
             workers.enough = True
             await workers.done(lambda: f"{len(run.history.accesses):,} calls", run.progress)
         totals = [
-            number_of((await made[0].get("reader", "counters", f"k{key}")).found) for key in range(KEYS)
+            number_of((await made[0].read("reader", "counters", f"k{key}")).found) for key in range(KEYS)
         ]
     check_counters(run, totals, since)
 

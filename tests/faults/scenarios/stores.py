@@ -135,7 +135,7 @@ class Lease:
 class Leases:
     """What expires, and what is kept from expiring."""
 
-    KEPT = 20
+    KEPT = 40
     """Seconds to live of keys that are touched all the time: longer than anything is away here."""
 
     def __init__(self, run: Run) -> None:
@@ -228,7 +228,7 @@ async def expiry(run: Run) -> None:
             told_all = partial(_told_all, watchers, leases)
             await run.until(told_all, 60, "watchers are told all expiries")
         for key in kept:
-            read = await made[0].get("reader", "leases", key)
+            read = await made[0].read("reader", "leases", key)
             run.demand(read.revision, "gone early", key)
     for watcher in watchers:
         leases.check(watcher)
