@@ -23,7 +23,7 @@ from windshift.nats.jetstream.api import JetStream
 QUICK = ConnectionOptions(
     servers=(),
     inbox_prefix="_INBOX_windshift",
-    start_timeout=timedelta(seconds=10),
+    start_timeout=timedelta(seconds=30),
     reconnect_wait=timedelta(milliseconds=20),
     close_timeout=timedelta(milliseconds=200),
 )

@@ -84,7 +84,7 @@ class Client:
         )
 
     def call(
-        self, method: Any, request: Message, timeout: float | None = 10, metadata: Metadata | None = None
+        self, method: Any, request: Message, timeout: float | None = 30, metadata: Metadata | None = None
     ) -> Any:
         """Make a unary call of a method descriptor."""
         call = self.channel.unary_unary(
@@ -106,7 +106,7 @@ class Client:
         self,
         subject: str,
         text: str = "text",
-        timeout: float | None = 10,
+        timeout: float | None = 30,
         metadata: Metadata | None = None,
         method: str = "PublishEvent",
         **fields: Any,
@@ -123,13 +123,13 @@ class Client:
         self.call(STATE.methods_by_name["EnsureStore"], state_pb.EnsureStoreRequest(store=store))
         return store
 
-    def get(self, store: str, key: str, timeout: float | None = 10) -> state_pb.GetResponse:
+    def get(self, store: str, key: str, timeout: float | None = 30) -> state_pb.GetResponse:
         """Get a key."""
         request = state_pb.GetRequest(store=store, key=key)
         response: state_pb.GetResponse = self.call(STATE.methods_by_name["Get"], request, timeout)
         return response
 
-    def set(self, store: str, key: str, text: str = "text", timeout: float | None = 10, **fields: Any) -> int:
+    def set(self, store: str, key: str, text: str = "text", timeout: float | None = 30, **fields: Any) -> int:
         """Set a key to a text; give the revision."""
         request = state_pb.SetRequest(store=store, key=key, **{"value": any_of(text), **fields})
         response: state_pb.SetResponse = self.call(STATE.methods_by_name["Set"], request, timeout)

@@ -16,7 +16,7 @@ from tests.support.nats_server import NatsServer
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
 
-def ensure_stream(client: Client, name: str, timeout: float | None = 10, **fields: Any) -> None:
+def ensure_stream(client: Client, name: str, timeout: float | None = 30, **fields: Any) -> None:
     """Ensure a stream; fields as in Protobuf's JSON, without a source for subjects under its name."""
     if not fields.keys() & {"subjects", "mirror", "aggregate"}:
         fields["subjects"] = {"subjects": [f"{name}.>"]}
@@ -32,7 +32,7 @@ def ensure_consumer(client: Client, stream: str, **fields: Any) -> str:
 
 
 def get_consumer(
-    client: Client, stream: str, consumer: str = "c", timeout: float | None = 10
+    client: Client, stream: str, consumer: str = "c", timeout: float | None = 30
 ) -> pb.GetConsumerResponse:
     """Look at a consumer."""
     request = pb.GetConsumerRequest(stream=stream, id=consumer)
@@ -40,7 +40,7 @@ def get_consumer(
     return response
 
 
-def delete_consumer(client: Client, stream: str, consumer: str, timeout: float | None = 10) -> None:
+def delete_consumer(client: Client, stream: str, consumer: str, timeout: float | None = 30) -> None:
     """Delete a consumer."""
     request = pb.DeleteConsumerRequest(stream=stream, id=consumer)
     client.call(EVENTS.methods_by_name["DeleteConsumer"], request, timeout)

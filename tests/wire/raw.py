@@ -29,7 +29,7 @@ class Published:
 
 def publish_raw(nats_server: NatsServer, *messages: Published) -> None:
     """Publish messages, and return when the broker has taken them."""
-    with socket.create_connection(("127.0.0.1", nats_server.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", nats_server.port), timeout=30) as connection:
         connection.sendall(
             b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true,"protocol":1}\r\n'
         )

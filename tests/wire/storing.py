@@ -34,7 +34,7 @@ def transact(
     client: Client,
     store: str,
     *steps: pb.TransactRequest.Write | pb.TransactRequest.Check,
-    timeout: float = 10,
+    timeout: float = 30,
 ) -> list[int]:
     """Make a transaction; give the revisions of its writes."""
     request = pb.TransactRequest(store=store)

@@ -373,7 +373,7 @@ def test_what_is_refused(client: Client, field: str, method: str, request_: Any)
                 "/windshift.deadletters.v1alpha1.DeadLettersService/Watch",
                 request_serializer=pb.WatchRequest.SerializeToString,
             )
-            list(call(request_, timeout=10))
+            list(call(request_, timeout=30))
         else:
             ask(client, method, request_)
     assert caught[0].fields == (field,)

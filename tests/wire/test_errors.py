@@ -51,7 +51,7 @@ NEED_NOTHING = {
 def send(client: Client, path: str, *messages: bytes) -> list[bytes]:
     """Send bytes as the messages of a call, whatever they are, and return what comes back."""
     call: Any = client.channel.stream_stream(path)
-    return list(call(iter(messages), timeout=5))
+    return list(call(iter(messages), timeout=30))
 
 
 @pytest.mark.parametrize("path", METHODS)

@@ -231,8 +231,8 @@ async def test_unbound_subject_that_somebody_listens_to(
         listening.connection.subscribe(subject.encode(), lambda _: None)
         listening.connection.subscribe(f"$KV.{store}.>".encode(), lambda _: None)
         assert await listening.requests.round_trip(in_seconds(30)) is not None
-        publishing = asyncio.to_thread(client.publish, subject, timeout=2)
-        setting = asyncio.to_thread(client.set, store, "a", timeout=2)
+        publishing = asyncio.to_thread(client.publish, subject, timeout=10)
+        setting = asyncio.to_thread(client.set, store, "a", timeout=10)
         outcomes = await asyncio.gather(publishing, setting, return_exceptions=True)
     refusals = [read_refusal(outcome) for outcome in outcomes]
     assert [(refusal.code, refusal.reason) for refusal in refusals] == [
