@@ -417,7 +417,7 @@ async def test_frozen_server_is_noticed_and_left(
 ) -> None:
     """A server that answers no pings is left for another one, unsent data notwithstanding."""
     options = replace(
-        QUICK, ping_interval=timedelta(milliseconds=100), connect_timeout=timedelta(milliseconds=500)
+        QUICK, ping_interval=timedelta(milliseconds=150), connect_timeout=timedelta(milliseconds=500)
     )
     with running_nats(tmp_path_factory.mktemp("other")) as other:
         async with connect(f"{own_nats_server.url},{other.url}", options) as broker:
@@ -529,10 +529,10 @@ async def test_the_only_server_is_used_to_its_end(own_nats_server: NatsServer, o
 async def test_a_connection_that_the_server_calls_stale(tmp_path: Path) -> None:
     """A server that ends the connection because it heard nothing is connected to again."""
     config = tmp_path / "config"
-    config.write_text('ping_interval: "100ms"\nping_max: 1')
+    config.write_text('ping_interval: "200ms"\nping_max: 1')
     with running_nats(tmp_path / "nats", "--config", str(config)) as server:
         async with connect(server.url) as broker:
-            time.sleep(1)  # noqa: ASYNC251 - this process must not answer the pings
+            time.sleep(1.5)  # noqa: ASYNC251 - this process must not answer the pings
             await eventually(lambda: broker.connection.reconnects == 1)
             await settled(broker)
 

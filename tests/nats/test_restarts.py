@@ -36,20 +36,19 @@ from windshift.nats.jetstream.pulling import ACK, Arrival, PullEnded, Puller, Pu
 from windshift.nats.jetstream.writes import Write, Writes
 
 WAKEFUL = replace(
-    QUICK,
-    ping_interval=timedelta(milliseconds=100),
-    connect_timeout=timedelta(milliseconds=500),
-    linger=timedelta(milliseconds=500),
+    QUICK, ping_interval=timedelta(milliseconds=130), connect_timeout=timedelta(milliseconds=500)
 )
-"""Notices soon that a server is frozen, and does not listen long to one that it has left."""
+"""Notices soon that a server is frozen, or that it waits for a processor."""
+BRIEF = replace(QUICK, linger=timedelta(milliseconds=500))
+"""Does not listen long to a server that it has left."""
 
 FATES = ["killed", "stopped", "frozen"]
 
 
 @pytest.fixture
-async def wakeful(own_nats_server: NatsServer) -> AsyncIterator[Broker]:
-    """Connect to the test's own server."""
-    async with connect(own_nats_server.url, WAKEFUL) as broker:
+async def wakeful(own_nats_server: NatsServer, fate: str) -> AsyncIterator[Broker]:
+    """Connect to the test's own server, so that its fate is noticed soon."""
+    async with connect(own_nats_server.url, WAKEFUL if fate == "frozen" else QUICK) as broker:
         yield broker
 
 
@@ -313,7 +312,7 @@ def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsS
 @asynccontextmanager
 async def connected_to(server: NatsServer) -> AsyncIterator[Broker]:
     """Connect to one server of a cluster, and learn of the others."""
-    async with connect(server.url, WAKEFUL) as broker:
+    async with connect(server.url, BRIEF) as broker:
         await eventually(lambda: len(wire_of(broker).info.connect_urls) == 3)
         yield broker
 
@@ -350,14 +349,14 @@ async def test_servers_that_nobody_named(own_cluster: list[NatsServer]) -> None:
 async def test_hand_over_without_loss(own_cluster: list[NatsServer]) -> None:
     """When a server is about to stop every request is answered, and no message is missed."""
     first, second, _ = own_cluster
-    async with connected_to(first) as broker, connect(second.url, WAKEFUL) as other:
+    async with connected_to(first) as broker, connect(second.url, BRIEF) as other:
         connection, told, got = broker.connection, list[str](), set[int]()
         connection.on_lost.append(lambda: told.append("lost"))
         connection.on_replaced.append(lambda: told.append("replaced"))
         connection.subscribe(b"news", lambda message: got.add(int(message.body)))
         other.connection.subscribe(b"echo", lambda asked: other.connection.publish(asked.reply, asked.body))
         async with asyncio.timeout(30):  # until the servers know of it
-            while not got or await broker.requests.request(b"echo", b"", b"", in_seconds(1)) != b"":
+            while not got or await broker.requests.request(b"echo", b"", b"", in_seconds(5)) != b"":
                 other.connection.publish(b"news", b"0")
                 await asyncio.sleep(0.01)
         stopping = asyncio.Event()
@@ -381,7 +380,7 @@ async def test_hand_over_without_loss(own_cluster: list[NatsServer]) -> None:
         await asyncio.sleep(0.1)
         first.enter_lame_duck_mode()
         await eventually(lambda: bool(told))
-        await asyncio.sleep(2 * WAKEFUL.linger.total_seconds())  # until it was left for good
+        await asyncio.sleep(2 * BRIEF.linger.total_seconds())  # until it was left for good
         stopping.set()
         await telling
         outcomes = [outcome for each in await asyncio.gather(*asking) for outcome in each]
