@@ -113,7 +113,7 @@ async def test_too_much_is_asked_where_others_are_answered() -> None:
     """Who waited in vain is told so; and that nobody was answered, where that is why."""
     budget = Budget(100)
     held = [await take(budget, "a", 50), await take(budget, "b", 50)]
-    waiting, other = take(budget, "a", 50, seconds=0.1), take(budget, "b", 50, seconds=0.1)
+    waiting, other = take(budget, "a", 50, seconds=0.5), take(budget, "b", 50, seconds=0.5)
     await turns()
     held[1].give_back()
     with pytest.raises(Busy):
