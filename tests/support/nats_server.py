@@ -66,7 +66,7 @@ class NatsServer:
     def _read_port(self, process: subprocess.Popen[bytes]) -> int:
         """Read the file that the server writes once it listens, and removes when it stops in good order."""
         file = self._directory / f"{BINARY.name}_{process.pid}.ports"
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 60
         while time.monotonic() < give_up and process.poll() is None:
             try:
                 urls = json.loads(file.read_text())["nats"]
@@ -87,7 +87,7 @@ class NatsServer:
         assert self._process is not None
         before = self.log.count("Reloaded server configuration")
         self._process.send_signal(signal.SIGHUP)
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 60
         while self.log.count("Reloaded server configuration") == before:
             if time.monotonic() > give_up:
                 raise RuntimeError(f"nats-server did not reload: {self.log}")
