@@ -23,7 +23,7 @@ async def _purge(ids: list[DeadLetterId], deadline: float, *, dry_run: bool) -> 
 
 async def test_a_thousand_ids_let_others_run() -> None:
     """They are read, and reported as missing, in more than a hundred turns of the loop each."""
-    service = DeadLettersService(*cast("Any", (SimpleNamespace(purge=_purge), None, None, None)))
+    service = DeadLettersService(*cast("Any", (SimpleNamespace(purge=_purge), None, None)))
     call = cast("ServerCall", SimpleNamespace(deadline=None, started=0.0))
     ids = [f"S.c.{number}.1" for number in range(1, MOST_IDS + 1)]
     turns, work = 0, asyncio.ensure_future(service.purge(pb.PurgeRequest(ids=ids), call))

@@ -261,6 +261,7 @@ async def test_an_ack_that_is_answered_after_the_call(
 async def test_a_drop_is_told_once(keeper: Keeper, unique: Unique) -> None:
     """An event counts as dropped when the broker has stored that, however often it was tried."""
     consuming = await failing(keeper, unique(), TWICE, ack_wait=30.0)
+    consuming = consuming.quick(confirm_timeout=timedelta(seconds=1))
     assert consuming.shared is not None
     sending, refused = Sending(consuming), [None, None]
 
