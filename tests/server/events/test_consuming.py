@@ -668,6 +668,17 @@ async def test_a_client_that_read_before_costs_little_when_it_stops(consuming: C
         assert held * 10_000 <= 5 * LARGEST_LIMIT
 
 
+async def test_a_client_that_settled_nothing_costs_little_when_it_stops(consuming: Consuming) -> None:
+    """What it seemed to read may lie in buffers on the way to it."""
+    await consuming.publish(100, body=bytes(10_000))
+    async with consuming.worker(300) as worker:
+        await worker.events(100)
+        worker.stall()
+        await consuming.publish(200, body=bytes(10_000))
+        await asyncio.sleep(0.3)
+        assert (await consuming.pending() - 100) * 10_000 <= 4 * STALLED
+
+
 async def test_acks_are_taken_from_a_client_that_does_not_read_yet(consuming: Consuming) -> None:
     """A client that settles everything before it reads again is not left hanging."""
     await consuming.publish(50)

@@ -54,11 +54,32 @@ def test_the_first_request_is_for_the_whole_window() -> None:
 
 
 def test_a_client_that_takes_much_is_sent_more_at_once() -> None:
-    """The limit grows with what the client took, up to a bound."""
+    """The limit grows with what the client settled, up to a bound."""
     some, window = pulls(2)
     for _ in range(500):
         some.next(0.0, busy=False)
         take(some, window, delivery(1000))
+    pull = some.next(0.0, busy=False)
+    assert pull is not None
+    assert pull.max_bytes == LARGE
+
+
+def test_a_client_that_settles_nothing_is_sent_little() -> None:
+    """What it was handed may lie in buffers on the way to it."""
+    some, window = pulls(1000)
+    for seq in range(1, 501):
+        some.next(0.0, busy=False)
+        some.arrived([delivery(1000)], 0.0)
+        window.forget_requested(1)
+        held = window.admit(StreamSeq(seq), b"reply", 1, 0.0)
+        assert held is not None
+        some.delivered([delivery(1000)])
+    window.lose_requests()
+    pull = some.next(0.0, busy=False)
+    assert pull is not None
+    assert pull.max_bytes == SMALL
+    window.clear()
+    some.delivered([delivery(1000)])
     pull = some.next(0.0, busy=False)
     assert pull is not None
     assert pull.max_bytes == LARGE

@@ -310,9 +310,10 @@ class PullPacer:
     """Decides on pull requests.
 
     Requests are limited in bytes too, so that a window of large events does not pile up here for a client
-    that does not read: little at first, more for one that took it, and never more than this call's part of
-    the room. An event that is larger than the limit is asked for alone and without one, when there is room;
-    such a request does not wait at the broker.
+    that does not read: little at first, more for one that settled as much, and never more than this call's
+    part of the room. That a client was sent something shows nothing: the buffers on the way to it take some
+    hundred KiB. An event that is larger than the limit is asked for alone and without one, when there is
+    room; such a request does not wait at the broker.
 
     So many deliveries are asked for as should stay below the limit by the size of those before, and the limit
     itself, with some slack, is told the broker as well. It should seldom come to that: when a delivery fills
@@ -335,6 +336,7 @@ class PullPacer:
         "_asked_at",
         "_fruitless",
         "_granted",
+        "_handed",
         "_largest",
         "_last",
         "_limit",
@@ -344,7 +346,6 @@ class PullPacer:
         "_silence",
         "_size",
         "_stuck_at",
-        "_taken",
         "_window",
         "last_heard",
         "wants_room",
@@ -363,7 +364,7 @@ class PullPacer:
         self._limit = SMALLEST_LIMIT
         self._one_by_one = False
         self._size = USUAL_SIZE
-        self._taken = 0.0
+        self._handed = 0  # deliveries, without those whose settlement raised the limit
         self._last = b""
         self._stuck_at = inf
         self.last_heard = inf  # nothing was asked yet
@@ -388,6 +389,11 @@ class PullPacer:
         self.lose()
         return True
 
+    @property
+    def _count(self) -> int:
+        """How many deliveries a request brings by its limit, at least one."""
+        return max(1, int(self._limit / self._size))
+
     def bytes_of(self, count: int) -> float:
         """Return how many bytes so many deliveries have, by the size of those before."""
         return self._size * count
@@ -411,8 +417,7 @@ class PullPacer:
             part.came(part.asked)
         if self._resume_at != inf or self.wants_room or (self._one_by_one and window.requested):
             return None
-        limit = max(1, int(self._limit / self._size))
-        count = window.wanted(limit, busy=busy and not self._one_by_one)
+        count = window.wanted(self._count, busy=busy and not self._one_by_one)
         if not count:
             return None
         pull = self._alone() if self._one_by_one else self._limited(count)
@@ -486,10 +491,10 @@ class PullPacer:
             self._part.came(int(size * len(arrived)))
 
     def delivered(self, deliveries: Sequence[Delivery]) -> None:
-        """Note that deliveries were handed to the client, which reads."""
-        self._taken += self._size * len(deliveries)
-        while self._taken >= self._limit:
-            self._taken -= self._limit
+        """Note that deliveries were handed to the client; what it holds no longer it has read."""
+        self._handed += len(deliveries)
+        while self._handed - len(self._window) >= (enough := self._count):
+            self._handed -= enough
             self._limit = min(2 * self._limit, self._largest)
         if self._one_by_one and any(len(delivery.data) < self._limit // 2 for delivery in deliveries):
             self._one_by_one = False
@@ -515,7 +520,7 @@ class PullPacer:
     def stalled(self) -> None:
         """Note that the client does not read what it is sent."""
         self._limit = SMALLEST_LIMIT
-        self._taken = 0.0
+        self._handed = min(self._handed, len(self._window))
 
     def refused(self, now: float) -> None:
         """Note that the broker takes no request now."""
