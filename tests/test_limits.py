@@ -180,6 +180,8 @@ VALUES: Final = {
     "a consumer with a name that nobody subscribes to": days(consumers.KEPT_UNUSED),
     "one that never had a subscriber, or whose server died": days(consumers.EPHEMERAL_KEPT_UNUSED),
     "dead letters": days(store._CONFIG["max_age"]),
+    "bytes of dead letters of all its consumers per day, once more than half of "
+    "`WINDSHIFT_DEAD_LETTERS_MAX_MB` is used": {30: "a thirtieth of what is left"}[quotas.PARTS],
     "replays that wait for a subscriber": days(replay_queue._CONFIG["max_age"]),
     **{
         f"{quotas.PHRASES[name]} (`quotas.{name}`)": (

@@ -122,7 +122,7 @@ def test_dead_letters_of_many_consumers(access: ActivePolicy) -> None:
                 try:
                     while True:
                         admission.bury("S", now)
-                        admission.buried("S", size)
+                        admission.weigh("S", size, None, now)
                         counts[number] += 1
                 except QuotaExceeded as error:
                     refusals.append(str(error))
@@ -136,6 +136,27 @@ def test_dead_letters_of_many_consumers(access: ActivePolicy) -> None:
         in refusals[-1]
     )
     assert left(1_000, 1_000) == [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_dead_letters_that_are_weighed_at_once(access: ActivePolicy) -> None:
+    """Those that are let in together do not go beyond their bytes together, nor beyond the room of all."""
+    quotas = Quotas(dead_letter_bytes=1_000)
+    who = Identity(Principal("ann", Permissions("ann", [role("a.>")]), quotas=quotas), "token", inf)
+
+    def weighed(left: int | None) -> int:
+        with Stream(access, who).opened() as admission:
+            admission.consume("S", f"ann-{left}", durable=True, owner="", subjects={"a.b"})
+            for _ in range(10):
+                admission.bury("S", 0)
+                admission.weigh("S", 0, left, 0)
+            for count in range(10):
+                try:
+                    admission.weigh("S", 400, left, 0)
+                except QuotaExceeded:
+                    return count
+        return 10
+
+    assert (weighed(None), weighed(30 * 500)) == (3, 2)
 
 
 def after(wait: Callable[[], Awaitable[object]], outcome: Identity | WindshiftError) -> Pending:

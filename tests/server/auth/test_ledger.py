@@ -88,6 +88,17 @@ def test_rates_are_those_of_all(memory: int) -> None:
     two.require(who, "replays", "S", "d", 100)
 
 
+def test_room_for_dead_letters_is_that_of_all(memory: int) -> None:
+    """What one worker lets through is missing at the others, also after days, and whoever else asked."""
+    who = Principal("ann", Permissions())
+    one, two, _ = usages(memory)
+    one.take_room(who, 30_000, 30_000, 100)
+    two.require(who, "dead_letters", "S", "c", 100_000)
+    with pytest.raises(QuotaExceeded):
+        two.take_room(who, 1, 30_000, 500_000)
+    usages(memory, "ben")[1].take_room(Principal("ben", Permissions()), 1, 30_000, 100)
+
+
 def test_a_worker_that_has_ended_uses_nothing(memory: int) -> None:
     """What the others use stays, and rates go on."""
     who = Principal("ann", Permissions(), max_streams=2, max_rps=1)

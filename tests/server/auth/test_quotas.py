@@ -187,6 +187,88 @@ def test_what_is_counted_afterwards() -> None:
     usage.require(who, "dead_letter_bytes", "S", "c", 41)
 
 
+HOUR, DAY = 3_600, 86_400
+ROOM = 1_000_000_000
+"""Bytes that are left for the dead letters of all once half is used."""
+PART = pytest.approx(ROOM / 31, rel=0.01)
+"""What somebody may take of these at once: a thirtieth of what is left then."""
+
+
+def take(usage: Usage, left: int, now: float, who: Quotas | None = None) -> int:
+    """Leave dead letters where so much is left, until one is refused; give the bytes of the others."""
+    principal = Principal("ann", Permissions(), quotas=who or Quotas())
+    for taken in range(0, left, 10_000):
+        try:
+            usage.take_room(principal, 10_000, left - taken, now)
+        except QuotaExceeded:
+            return taken
+    return left
+
+
+def test_a_part_of_the_room_for_dead_letters() -> None:
+    """Who took none gets a day's part at once, and more as it comes in; less, where less is left."""
+    usage = Usage(0)
+    assert take(usage, ROOM, 0) == PART
+    assert take(usage, ROOM * 30 // 31, 0) <= 10_000
+    assert take(usage, ROOM, DAY / 2) == pytest.approx(ROOM / 60, rel=0.05)
+    assert take(usage, ROOM // 2, 10 * DAY) == pytest.approx(ROOM / 62, rel=0.01)
+
+
+def test_the_error_says_how_much_room_there_is() -> None:
+    """A client is told that the room is shared, and its part; asking takes nothing."""
+    usage, who = Usage(0), Principal("ann", Permissions())
+    for _ in range(3):
+        usage.take_room(who, 0, 30_000, 0)
+    usage.take_room(who, 1_000, 30_000, 0)
+    with pytest.raises(QuotaExceeded) as refused:
+        usage.take_room(who, 0, 30_000, 0)
+    assert refused.value.metadata == {"quota": "dead_letter_bytes", "limit": "1000"}
+    assert "more than half is used" in str(refused.value)
+    assert "1,000 bytes of the rest in a day" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("servers", "restarts", "kept"), [(1, 0, 0.35), (1, 10, 0.25), (3, 0, 0.04), (5, 0, 0.005)]
+)
+def test_nobody_takes_all_the_room_for_dead_letters(servers: int, restarts: int, kept: float) -> None:
+    """Who takes what it may, for as long as dead letters are kept, leaves something, on which others live."""
+    left = ROOM
+    usages = [Usage(0) for _ in range(servers)]
+    for hour in range(30 * 24):
+        if restarts and hour % (30 * 24 // restarts) == 0:
+            usages = [Usage(hour * HOUR) for _ in usages]
+        for usage in usages:
+            left -= take(usage, left, hour * HOUR)
+    assert left > kept * ROOM
+    assert take(Usage(0), left, 30 * DAY) == pytest.approx(left / 31, rel=0.1)
+
+
+def test_room_that_comes_and_goes() -> None:
+    """Whoever took nothing has a part of what is left now, however little it was; what was taken stays so."""
+    usage, who = Usage(0), Principal("ann", Permissions())
+    usage.take_room(who, 0, 30, 0)
+    assert take(usage, ROOM, 1) == PART
+    assert take(usage, ROOM // 2, 2) == 0
+    assert take(usage, 2 * ROOM, 3) == pytest.approx(ROOM / 30, rel=0.01)
+
+
+def test_something_larger_than_a_part_of_the_room() -> None:
+    """It is let through, and nothing more until as much has come in; there may be next to no room."""
+    usage, who = Usage(0), Principal("ann", Permissions())
+    usage.take_room(who, 3_000, 30_000, 0)
+    with pytest.raises(QuotaExceeded):
+        usage.take_room(who, 1, 30_000, 1.9 * DAY)
+    usage.take_room(who, 1, 30_000, 2.1 * DAY)
+    Usage(0).take_room(who, 1, 0, 0)
+
+
+def test_who_may_leave_any_number_of_bytes() -> None:
+    """The room is no limit, and what was taken without one is not held against anybody."""
+    usage = Usage(0)
+    assert take(usage, ROOM, 0, Quotas(dead_letter_bytes=None)) == ROOM
+    assert take(usage, ROOM, 0) == PART
+
+
 def test_consumers_that_do_nothing_any_more() -> None:
     """They are forgotten once there are many; what is off is not counted at all."""
     usage, who = Usage(0), Principal("ann", Permissions(), quotas=Quotas(replays=1, dead_letters=None))

@@ -15,7 +15,7 @@ from tests.server.events.keeping import Keeper, failure, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.domain.errors import BrokerUnavailable, StreamFull
+from windshift.server.domain.errors import BrokerUnavailable, QuotaExceeded, StreamFull
 from windshift.server.events.dead_letters.codec import entry_subject
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId
 from windshift.server.events.dead_letters.store import STREAM, RecordedEnd
@@ -25,6 +25,9 @@ from windshift.server.events.notes import DEAD
 from windshift.server.events.runs import ALWAYS, Run
 
 Unique = Callable[[], str]
+
+LARGE = bytes(2**20)
+"""Data of an event that leaves no room for headers: its dead letter is two messages."""
 
 
 @pytest.fixture
@@ -259,6 +262,62 @@ async def test_a_claim_that_is_kept_for_very_long(keeper: Keeper, unique: Unique
 
     await eventually(lambda: keeper.store.end(short, in_seconds(30)), RecordedEnd())
     assert (await keeper.store.end(long, in_seconds(30))).claimant == b"us"
+
+
+async def test_what_is_charged(keeper: Keeper, unique: Unique) -> None:
+    """All that a dead letter takes, before it is written."""
+    charges: list[tuple[int, int | None]] = []
+
+    def charge(size: int, left: int | None, _: float) -> None:
+        charges.append((size, left))
+
+    stream = await keeper.broker.stream(unique())
+    await keeper.given_up(stream, 1)
+    for number, (body, headers) in enumerate(((b"", {}), (b"x" * 9_000, {"App": "y" * 5_000}), (LARGE, {}))):
+        seq = await keeper.publish(f"{stream}.a", body, headers)
+        why = await keeper.failure(stream, seq, reason="r" * 500)
+        before = await keeper.store.look_at_usage(in_seconds(30))
+        await keeper.writer.write(why, in_seconds(30), charge=charge)
+        after = await keeper.store.look_at_usage(in_seconds(30))
+        assert charges[2 * number :] == [(0, None), (pytest.approx(after.size - before.size, abs=300), None)]
+
+
+async def test_what_is_left_is_told_once_it_is_little(keeper: Keeper, unique: Unique) -> None:
+    """That is when more than half of the limit is used."""
+    told: list[int | None] = []
+
+    def charge(_: int, left: int | None, __: float) -> None:
+        told.append(left)
+
+    stream = await keeper.broker.stream(unique())
+    why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", b"x" * 100_000))
+    await keeper.writer.write(why, in_seconds(30))
+    stored = await keeper.broker.api.find_stream(STREAM, in_seconds(30))
+    assert stored is not None
+    for limit, is_little in ((300_000, False), (150_000, True)):
+        await keeper.broker.api.update_stream(stored.config | {"max_bytes": limit}, in_seconds(30))
+        store = (await keep(keeper.broker)).store
+        await store.require_room(0, in_seconds(30), charge)
+        assert told.pop() == (limit - limit // 50 - store.usage.size if is_little else None)
+
+
+async def test_what_may_not_be_charged(keeper: Keeper, unique: Unique) -> None:
+    """It is not written; what is being written counts as used before the broker has it."""
+    stream = await keeper.broker.stream(unique())
+    await keeper.given_up(stream, 1)
+    why = await keeper.failure(stream, await keeper.publish(f"{stream}.a"))
+
+    def refuse(*_: object) -> None:
+        raise QuotaExceeded("dead_letter_bytes", 1)
+
+    with pytest.raises(QuotaExceeded):
+        await keeper.writer.write(why, in_seconds(30), charge=refuse)
+    assert await keeper.store.end(why.id, in_seconds(30)) == RecordedEnd()
+
+    used = (await keeper.store.look_at_usage(in_seconds(30))).size
+    async with keeper.store.room(5_000, in_seconds(30)):
+        assert (await keeper.store.look_at_usage(in_seconds(30))).size == used + 5_000
+    assert (await keeper.store.look_at_usage(in_seconds(30))).size == used
 
 
 async def test_another_stream_in_its_place(keeper: Keeper, unique: Unique) -> None:

@@ -19,7 +19,7 @@ from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.pending_acks import CommandKind
 from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
-from windshift.server.events.dead_letters.store import STREAM
+from windshift.server.events.dead_letters.store import STREAM, Charge
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import CONSUMER, ELECTED
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
@@ -143,9 +143,9 @@ async def test_a_dead_letter_that_takes_longer_than_the_timeout(
     """The event is not delivered again meanwhile: somebody else could acknowledge it."""
     write = keeper.writer.write
 
-    async def slowly(failure: Failure, deadline: float, run: Run) -> object:
+    async def slowly(failure: Failure, deadline: float, run: Run, charge: Charge | None) -> object:
         await asyncio.sleep(1.2)
-        return await write(failure, deadline, run)
+        return await write(failure, deadline, run, charge)
 
     monkeypatch.setattr(keeper.writer, "write", slowly)
     consuming = await failing(keeper, unique(), TWICE, ack_wait=0.6)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from math import inf
 from typing import Any, Final, Self, TypeAlias
 
@@ -182,20 +183,45 @@ class AuthorizedStream:
         Consumers without a name count as one, and then all of the principal's together: there may be any
         number of them.
         """
+        with self._telling():
+            self._require("dead_letters", stream, now)
+            self._require("dead_letter_bytes", stream, now)
+        self._spend("dead_letters", stream, 1)
+
+    def weigh(self, stream: str, size: int, left: int | None, now: float) -> None:
+        """Count the bytes of a dead letter that is about to be written; 0 only asks.
+
+        Args:
+            stream: of the consumer that leaves it.
+            size: how many.
+            left: how many are left for those of all principals, when that is little.
+            now: the loop's time.
+
+        Raises:
+            QuotaExceeded: there were too many already; these were not counted.
+        """
+        with self._telling():
+            self._require("dead_letter_bytes", stream, now)
+            if left is not None:
+                self._usage.take_room(self.identity.principal, size, left, now)
+        self._spend("dead_letter_bytes", stream, size)
+
+    def _require(self, quota: str, stream: str, now: float) -> None:
+        for which in (stream, self._consumer), ALL_CONSUMERS:
+            self._usage.require(self.identity.principal, quota, *which, now)
+
+    def _spend(self, quota: str, stream: str, amount: int) -> None:
+        for which in (stream, self._consumer), ALL_CONSUMERS:
+            self._usage.spend(quota, *which, amount)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell the audit log what goes beyond a quota."""
         try:
-            for quota in ("dead_letters", "dead_letter_bytes"):
-                for which in (stream, self._consumer), ALL_CONSUMERS:
-                    self._usage.require(self.identity.principal, quota, *which, now)
+            yield
         except QuotaExceeded as error:
             self.tell_denied(error)
             raise
-        for which in (stream, self._consumer), ALL_CONSUMERS:
-            self._usage.spend("dead_letters", *which)
-
-    def buried(self, stream: str, size: int) -> None:
-        """Count the bytes of a dead letter that was written."""
-        for which in (stream, self._consumer), ALL_CONSUMERS:
-            self._usage.spend("dead_letter_bytes", *which, size)
 
     def replay(self, stream: str, consumer: str, now: float) -> None:
         """Count a replay. Raise `QuotaExceeded` when there were too many. `now` is the loop's time."""

@@ -122,7 +122,8 @@ class Quotas:
         replays: replays that begin in a minute of dead letters of one consumer, on one server.
         dead_letters: dead letters that one consumer leaves in a minute on one server. Those without a name
             count as one, for each stream. All of a principal's together may leave four times as many.
-        dead_letter_bytes: the bytes of these.
+        dead_letter_bytes: the bytes that these take. Unless it is None, a principal also gets only a part of
+            the room for the dead letters of all, once more than half is used: see `Usage.take_room`.
     """
 
     streams: int | None = 1_000

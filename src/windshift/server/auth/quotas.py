@@ -66,6 +66,17 @@ def exceeded(
     return QuotaExceeded(quota, limit, what, used, hint=f"{remedy}, or have {where} raised in the rules")
 
 
+def _little_room(principal: str, part: int) -> QuotaExceeded:
+    """Say that a principal has taken its part of the room that is left for dead letters."""
+    what = "of the room for dead letters more than half is used"
+    what += f", and {principal!r} may take no more than {part:,} bytes of the rest in a day"
+    remedy = "wait, or have dead letters replayed or purged"
+    where = "quotas.dead_letter_bytes of it or of one of its roles"
+    return QuotaExceeded(
+        "dead_letter_bytes", part, what, hint=f'{remedy}, or {where} set to "off" in the rules'
+    )
+
+
 class FullStreams:
     """Streams that take nothing more, because their owners have as many bytes as they may have."""
 
@@ -96,6 +107,11 @@ ALL_CONSUMERS: Final = "", ""
 OF_ALL_CONSUMERS: Final = 4
 """How many times the quota of one consumer they have, whatever their names."""
 
+_DAY: Final = 86_400.0
+PARTS: Final = 30
+"""Of the room that is left for the dead letters of all, a principal gets one part in so many a day: dead
+letters are kept for as many days."""
+
 
 class Bucket:
     """Counts what happens per time: it fills evenly, and what happens is taken from it.
@@ -119,7 +135,11 @@ class Bucket:
             self._level[LEFT], self._level[FILLED_AT] = inf, now
 
     def has_some(self, rate: float, size: float, now: float) -> bool:
-        """Tell whether there is one or more, at so many per second, and when it holds so many.
+        """Tell whether there is one or more; otherwise like `left`."""
+        return self.left(rate, size, now) >= 1
+
+    def left(self, rate: float, size: float, now: float) -> float:
+        """Return how much there is, at so much per second, when it holds `size`; below 0: too much was taken.
 
         `now` is a time in seconds; it may be before others that were told.
         """
@@ -128,7 +148,7 @@ class Bucket:
         now = max(now, filled_at)
         left = min(size, level[LEFT] + (now - filled_at) * rate)
         level[LEFT], level[FILLED_AT] = left, now
-        return left >= 1
+        return left
 
     def pause(self, rate: float, size: float, now: float) -> float:
         """Return after how many seconds there is one, if nobody takes it; otherwise like `has_some`."""
@@ -167,6 +187,7 @@ class Usage:
         "_calls",
         "_ledger",
         "_principal",
+        "_room",
         "calls",
         "connections",
         "delivered",
@@ -182,6 +203,7 @@ class Usage:
         self._ledger = ledger
         self._calls = Bucket(now, None if ledger is None else ledger.level(principal, "calls"))
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
+        self._room: Bucket | None = None
         self.calls = self.delivered = 0
 
     def begin_call(self, principal: Principal, now: float) -> None:
@@ -239,6 +261,26 @@ class Usage:
             bucket = self._buckets[key] = Bucket(now, level)
         bucket.asked_at = now
         return bucket
+
+    def take_room(self, principal: Principal, size: int, left: int, now: float) -> None:
+        """Count the bytes of a dead letter where so many are `left` for those of all; 0 only asks.
+
+        A principal may take one part in `PARTS` of these a day, at once if it took nothing for a day. It is a
+        part of what is left, so whoever takes all it may leaves something to the others. Who may leave any
+        number of bytes takes what it wants. `now` is in seconds.
+
+        Raises:
+            QuotaExceeded: it has taken that much already; this was not counted.
+        """
+        if principal.quotas.dead_letter_bytes is None:
+            return
+        part = max(1, left // PARTS)
+        if self._room is None:
+            level = None if self._ledger is None else self._ledger.level(self._principal, "room")
+            self._room = Bucket(now, level)
+        if part + self._room.left(part / _DAY, 0, now) < 1:  # what was taken counts, as the part changes
+            raise _little_room(principal.name, part)
+        self._room.take(size)
 
     def begin_work(self, principal: Principal, weight: int) -> None:
         """Count the weight of a call; `end_work` must follow. A call that is the only one is never too heavy.

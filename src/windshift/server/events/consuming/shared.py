@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -18,7 +18,7 @@ from windshift.nats import NatsError, Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
 from windshift.server.background.pacing import paced
 from windshift.server.broker.room import PullRoom
-from windshift.server.domain.errors import BrokerUnavailable, StreamFull, WindshiftError
+from windshift.server.domain.errors import BrokerUnavailable, QuotaExceeded, StreamFull, WindshiftError
 from windshift.server.events.consuming.calls import Calls
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.pauses import PauseDetector
@@ -30,7 +30,7 @@ from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
-from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.dead_letters.store import Charge, DeadLetterStore
 from windshift.server.events.dead_letters.writer import DeadLetterWriter, Written
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import Notes
@@ -151,7 +151,7 @@ class Shared:
         failure: Failure,
         run: Run,
         deadline: float,
-        written_bytes: Callable[[int], None] | None = None,
+        charge: Charge | None = None,
     ) -> EndOutcome:
         """Make a dead letter of an event, so that it ends as that. Never fails.
 
@@ -159,11 +159,11 @@ class Shared:
             failure: what happened to it.
             run: the consumer's, in which it happened.
             deadline: a time of the running loop.
-            written_bytes: is told the size of the event that was written.
+            charge: counts its bytes.
         """
         try:
             async with asyncio.timeout_at(deadline):
-                written, letter = await self.writer.write(failure, deadline, run)
+                written, letter = await self.writer.write(failure, deadline, run, charge)
         except TimeoutError:
             self.stats.not_kept(failure, BrokerUnavailable())
             return EndOutcome.UNKNOWN
@@ -171,7 +171,7 @@ class Shared:
             if not isinstance(error, WindshiftError):
                 log.exception("a dead letter cannot be written")
             self.stats.not_kept(failure, error)
-            is_certain = isinstance(error, (BrokerUnavailable, StreamFull))
+            is_certain = isinstance(error, (BrokerUnavailable, StreamFull, QuotaExceeded))
             return EndOutcome.NOT_NOW if is_certain else EndOutcome.UNKNOWN
         if written is Written.ENDED:
             return EndOutcome.OTHERWISE
@@ -179,8 +179,6 @@ class Shared:
             self.stats.gone(failure)
         elif written is Written.WRITTEN and letter is not None:
             self.stats.kept(letter)
-            if written_bytes is not None:
-                written_bytes(letter.data_size)
         return EndOutcome.DECIDED
 
     async def unless_lost(self, keeping: Coroutine[Any, Any, EndOutcome]) -> EndOutcome:

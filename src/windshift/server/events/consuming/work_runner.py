@@ -338,15 +338,15 @@ class WorkRunner:
             await self._shared.peers.heard()
             if not failure.replay_count and self._state.settled.lately(failure.id.seq, failure.id.stored_ns):
                 return w.EndOutcome.OTHERWISE
-        buried = None
+        charge = None
         if authorizer is not None:
             try:
                 authorizer.bury(failure.id.stream, self._loop.time())
             except QuotaExceeded as error:
                 self._shared.stats.not_kept(failure, error)
                 return w.EndOutcome.NOT_NOW
-            buried = partial(authorizer.buried, failure.id.stream)
-        return await self._shared.keep(failure, self._state.run, deadline, buried)
+            charge = partial(authorizer.weigh, failure.id.stream)
+        return await self._shared.keep(failure, self._state.run, deadline, charge)
 
     async def _is_certain(self, seq: StreamSeq) -> bool:
         """Whether the client still has an event that it went on with, after others had time to object."""

@@ -59,6 +59,8 @@ CLAIMANT: Final = b"WS-Claimant"
 
 ROOM_FOR_CONDITIONS: Final = 768
 """Bytes left free for the headers that make a write conditional."""
+_FRAME: Final = 200
+"""Bytes, or so, that a message takes in the stream beside its subject, own headers and body."""
 
 _CONTROL = b"nats-"
 _OURS = b"ws-dl-"
@@ -198,6 +200,11 @@ def pack(
     cut = max(len(event.data) - _END, 0)
     overflow = b"%b\r\n%b" % (_join_lines(event.headers), event.data[:cut])
     return Packed(tuple(lines.items()), event.data[cut:], overflow)
+
+
+def stored_size(subject: str, headers: HeaderLines, body: bytes) -> int:
+    """Return about how many bytes a message takes in the stream; the subject is in its conditions, too."""
+    return _FRAME + 2 * len(subject) + len(h.block(headers)) + len(body)
 
 
 def _fits(lines: Mapping[bytes, bytes], data_size: int, max_payload: int) -> bool:

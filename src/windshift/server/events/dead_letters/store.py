@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from math import ceil, inf
 from time import time_ns
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
 from windshift.nats import retry
@@ -79,7 +81,7 @@ _MAX_SCANNED: Final = 500
 _MAX_BYTES_SCANNED: Final = 4 * 1024 * 1024
 """Bytes of entries after which a page stops scanning."""
 _LOOK_AGAIN: Final = 1.0
-"""Seconds until it is looked again whether a full stream has room."""
+"""Seconds until it is looked again how much room the stream has."""
 _MOST_NAMED: Final = 100
 """Events whose dead letters are looked up, in place of scanning for them."""
 _MOST_WINDOWS: Final = 20
@@ -88,6 +90,11 @@ _MATCHED: Final = 48
 """Bytes of what the three wildcards of `recall` match: a word, and two numbers of 64 bits."""
 _HEADER_SIZE: Final = 512
 """Approximate bytes of an entry without its data."""
+
+
+Charge: TypeAlias = Callable[[int, int | None, float], None]
+"""Counts bytes that are about to be written, for whoever leaves them; 0 only asks. It is told how many are
+left for all, or None while there are plenty, and the loop's time, and raises `QuotaExceeded`."""
 
 
 class Usage(NamedTuple):
@@ -101,9 +108,19 @@ class Usage(NamedTuple):
     size: int = 0
     limit: int = 0
 
+    @property
+    def left(self) -> int:
+        """How many bytes dead letters may still take: a fiftieth is for what else is written there."""
+        return self.limit - self.limit // 50 - self.size
+
     def has_room(self, size: int) -> bool:
-        """Whether a dead letter of this size leaves a fiftieth free, for what else is written there."""
-        return not self.limit or self.size + size <= self.limit - self.limit // 50
+        """Whether a dead letter of this size may be written."""
+        return not self.limit or size <= self.left
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether more than half is used: what is left is shared then."""
+        return self.limit > 0 and self.size * 2 > self.limit
 
     @property
     def is_nearly_full(self) -> bool:
@@ -172,6 +189,8 @@ class DeadLetterStore:
     ) -> None:
         self.stream = ManagedStream(api, writes, _CONFIG, _NEEDED, default_replicas, limit)
         self.usage = Usage()
+        self._under_way = 0  # bytes that are being written: the broker may not have them yet
+        self._looking = asyncio.Lock()
         self._looked_at = -inf
 
     async def ensure(self, replicas: int | None, deadline: float) -> None:
@@ -189,21 +208,41 @@ class DeadLetterStore:
         if info is None:
             self.usage = Usage()
         else:
-            self.usage = Usage(info["state"]["bytes"], max(0, info["config"].get("max_bytes") or 0))
+            size = info["state"]["bytes"] + self._under_way
+            self.usage = Usage(size, max(0, info["config"].get("max_bytes") or 0))
         return self.usage
 
-    async def require_room(self, size: int, deadline: float) -> None:
+    @asynccontextmanager
+    async def room(self, size: int, deadline: float, charge: Charge | None = None) -> AsyncIterator[None]:
+        """Set room aside for a dead letter of this size, which is written in the block. Raise as below."""
+        await self.require_room(size, deadline, charge)
+        self.usage = self.usage._replace(size=self.usage.size + size)
+        self._under_way += size
+        try:
+            yield
+        finally:
+            self._under_way -= size
+
+    async def require_room(self, size: int, deadline: float, charge: Charge | None = None) -> None:
         """Raise `StreamFull` unless a dead letter of this size leaves room for what else has to be written.
 
-        It is looked at once a second at most while there is none, and what other servers write is seen late.
+        Raise `QuotaExceeded` when whoever is charged may not leave it. The stream is looked at for whoever is
+        charged, and while there is no room, once a second at most: what others write is seen late.
         """
-        now = asyncio.get_running_loop().time()
-        if not self.usage.has_room(size) and now >= self._looked_at + _LOOK_AGAIN:
-            self._looked_at = now
-            await self.look_at_usage(deadline)
+        if charge is not None or not self.usage.has_room(size):
+            await self._look_again(deadline)
         if not self.usage.has_room(size):
             raise StreamFull(f"stream {STREAM} is full", "raise its limit, or replay or purge dead letters")
-        self.usage = self.usage._replace(size=self.usage.size + size)
+        if charge is not None:
+            left = self.usage.left if self.usage.is_scarce else None
+            charge(size, left, asyncio.get_running_loop().time())
+
+    async def _look_again(self, deadline: float) -> None:
+        async with self._looking:  # others wait for what is seen
+            now = asyncio.get_running_loop().time()
+            if now >= self._looked_at + _LOOK_AGAIN:
+                self._looked_at = now
+                await self.look_at_usage(deadline)
 
     # --- One dead letter, as the stream's leader has it ----------------------------------------------------
 

@@ -34,6 +34,7 @@ from windshift.server.domain.errors import (
 from windshift.server.events.dead_letters.codec import (
     ROOM_FOR_CONDITIONS,
     EventCopy,
+    Packed,
     StoredDeadLetter,
     copy_event,
     dead_letter,
@@ -41,9 +42,10 @@ from windshift.server.events.dead_letters.codec import (
     entry_subject,
     overflow_subject,
     pack,
+    stored_size,
 )
 from windshift.server.events.dead_letters.model import DeadLetter, Failure
-from windshift.server.events.dead_letters.store import DeadLetterStore, RecordedEnd, UnreadableEntry
+from windshift.server.events.dead_letters.store import Charge, DeadLetterStore, RecordedEnd, UnreadableEntry
 from windshift.server.events.managed_stream import Conflict
 from windshift.server.events.notes import DEAD, Notes
 from windshift.server.events.runs import ALWAYS, Run
@@ -75,6 +77,7 @@ class _Attempt:
     writer: str
     run: Run
     deadline: float
+    charge: Charge | None
     has_overflow: bool = False
     """Whether this call stored an overflow message."""
     is_unsure: bool = False
@@ -92,13 +95,14 @@ class DeadLetterWriter:
         self._slots = FairSemaphore(_AT_ONCE, max_waiting=_WAITING)
 
     async def write(
-        self, failure: Failure, deadline: float, run: Run = ALWAYS
+        self, failure: Failure, deadline: float, run: Run = ALWAYS, charge: Charge | None = None
     ) -> tuple[Written, DeadLetter | None]:
         """Store a copy of the event, unless one of this replay or a later one exists. Safe to repeat.
 
         The event is read from its stream or, after a replay, from its dead letter. The dead letter that is
-        returned has no data. What was written in an earlier run of the consumer is replaced.
-        Raise `StreamFull`; `BrokerUnavailable` when this call stored nothing;
+        returned has no data. What was written in an earlier run of the consumer is replaced. Its bytes are
+        charged before it is stored.
+        Raise `StreamFull`, `QuotaExceeded` or `BrokerUnavailable` when this call stored nothing;
         `OutcomeUnknown`.
         """
         asker = asking.get()
@@ -107,7 +111,7 @@ class DeadLetterWriter:
         except Busy:
             raise BrokerUnavailable from None
         try:
-            return await self._run(_Attempt(failure, secrets.token_hex(8), run, deadline))
+            return await self._run(_Attempt(failure, secrets.token_hex(8), run, deadline, charge))
         finally:
             self._slots.give_back(asker)
 
@@ -128,7 +132,7 @@ class DeadLetterWriter:
 
     async def _write(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         failure, deadline = attempt.failure, attempt.deadline
-        await self._store.require_room(0, deadline)  # before the event is read
+        await self._store.require_room(0, deadline, attempt.charge)  # before the event is read
         end = await self._store.end(failure.id, deadline) if failure.replay_count else RecordedEnd()
         async for _ in retry(deadline):
             known = end.entry
@@ -203,26 +207,13 @@ class DeadLetterWriter:
         failure, writer, deadline, known = attempt.failure, attempt.writer, attempt.deadline, end.entry
         ended = end.ended if failure.replay_count else None
         packed = pack(event, failure, writer, self._connection.max_payload, ended)
-        await self._store.require_room(len(packed.body) + len(packed.overflow or b""), deadline)
+        size = stored_size(entry_subject(failure.id), packed.headers, packed.body)
         if packed.overflow is not None:
-            await self._put(overflow_subject(failure.id, writer), packed.overflow, (), deadline)
-            attempt.has_overflow = True
-        try:
-            ack = await self._put(
-                entry_subject(failure.id),
-                packed.body,
-                packed.headers,
-                deadline,
-                end.position,
-                end_subjects(failure.id),
-            )
-        except Conflict:
-            attempt.is_unsure = True
+            size += stored_size(overflow_subject(failure.id, writer), (), packed.overflow)
+        async with self._store.room(size, deadline, attempt.charge):
+            ack = await self._put_both(packed, end, attempt)
+        if ack is None:
             return None
-        except StreamFull:
-            if attempt.has_overflow:
-                await self._discard(overflow_subject(failure.id, writer), deadline)
-            raise
         self._notify(failure)
         if known is not None and known.has_overflow:
             await self._discard(known.overflow_subject, deadline)
@@ -231,6 +222,25 @@ class DeadLetterWriter:
             failure, ack.sequence, now, writer, event, len(event.data), packed.overflow is not None
         )
         return dead_letter(entry, event, with_data=False)
+
+    async def _put_both(self, packed: Packed, end: RecordedEnd, attempt: _Attempt) -> PubAck | None:
+        """Store an entry, and its overflow message before it; `None` when something else is there now."""
+        id_, deadline = attempt.failure.id, attempt.deadline
+        overflow = overflow_subject(id_, attempt.writer)
+        if packed.overflow is not None:
+            await self._put(overflow, packed.overflow, (), deadline)
+            attempt.has_overflow = True
+        try:
+            return await self._put(
+                entry_subject(id_), packed.body, packed.headers, deadline, end.position, end_subjects(id_)
+            )
+        except Conflict:
+            attempt.is_unsure = True
+            return None
+        except StreamFull:
+            if attempt.has_overflow:
+                await self._discard(overflow, deadline)
+            raise
 
     async def _put(
         self,
