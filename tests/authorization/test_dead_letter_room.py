@@ -15,6 +15,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
 from tests.wire.burying import DEAD_LETTER, ask, consumer, jetstream, listed
 from tests.wire.consuming import Call, subscribed
+from tests.wire.management import ensure_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 
 RULES = (
@@ -27,6 +28,8 @@ DATA = "x" * 100_000
 HALF = 10
 """Dead letters of that size with which more than half of 2 MB is used. A principal gets one more."""
 ALL_OF_IT = 19
+MANY = 120
+"""Events with more claims than a principal may leave in what remains."""
 
 
 @pytest.fixture
@@ -57,6 +60,13 @@ def is_buried(call: Call, seq: int) -> bool:
     told = call.told()
     assert told in (("reject", [seq], [], []), ("reject", [], [], [seq])), told
     return told[1] == [seq]
+
+
+def fill(server: Served) -> None:
+    """Use more than half of the room."""
+    publish(server, HALF)
+    with holding(server.caller("unlimited"), "fills", HALF) as (call, seqs):
+        assert all(is_buried(call, seq) for seq in seqs)
 
 
 def purge(server: Served) -> None:
@@ -107,3 +117,33 @@ def test_an_unlimited_principal(server: Served) -> None:
     ids = publish(server, ALL_OF_IT)
     with holding(server.caller("unlimited"), "one", len(ids)) as (call, seqs):
         assert all(is_buried(call, seq) for seq in seqs)
+
+
+def test_claims(server: Served) -> None:
+    """Who claims the ends of many events is told that it failed for now, and another one is not."""
+    fill(server)
+    caller = server.caller("all")
+    for _ in range(MANY):
+        caller.publish("S.y")
+
+    def acknowledged(who: str, name: str) -> tuple[list[int], list[int]]:
+        """Acknowledge events that another call held before; give those that were, and those that failed."""
+        ensured = {"subjects": ["S.y"], "from": {"start": True}, "retry_policy": {"max_attempts": 99}}
+        ensure_consumer(caller, "S", name=name, **ensured)
+        with subscribed(server.caller(who), "S", MANY, name) as call:
+            call.events(MANY)
+        with subscribed(server.caller(who), "S", MANY, name) as call:
+            ids = sorted(event.id for event in call.events(MANY))
+            call.ack(*ids)
+            _, done, invalid, failed = call.told()
+            assert (invalid, sorted(done + failed)) == ([], ids)
+            return done, failed
+
+    done, failed = acknowledged("floods", "flood")
+    assert done
+    assert failed
+    records = server.records(event="denied", quota="dead_letter_bytes", principal="floods")
+    assert records
+    done, _ = acknowledged("all", "other")
+    assert done
+    assert acknowledged("unlimited", "more")[1] == []

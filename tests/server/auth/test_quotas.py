@@ -9,7 +9,7 @@ import pytest
 from windshift.server.auth.ledger import Ledger
 from windshift.server.auth.permissions import Permissions
 from windshift.server.auth.policy import Principal, Quotas
-from windshift.server.auth.quotas import Usage
+from windshift.server.auth.quotas import CLAIMS, Usage
 from windshift.server.domain.errors import QuotaExceeded
 
 
@@ -250,6 +250,17 @@ def test_room_that_comes_and_goes() -> None:
     assert take(usage, ROOM, 1) == PART
     assert take(usage, ROOM // 2, 2) == 0
     assert take(usage, 2 * ROOM, 3) == pytest.approx(ROOM / 30, rel=0.01)
+
+
+def test_room_for_claims() -> None:
+    """It is counted by itself, and comes in within ten minutes; the error says so."""
+    usage, who = Usage(0), Principal("ann", Permissions())
+    usage.take_room(who, 1_000, 30_000, 0)
+    usage.take_room(who, 1_000, 30_000, 0, CLAIMS)
+    with pytest.raises(QuotaExceeded) as refused:
+        usage.take_room(who, 0, 30_000, 0, CLAIMS)
+    assert "1,000 bytes of the rest in 10 minutes" in str(refused.value)
+    usage.take_room(who, 0, 30_000, 1, CLAIMS)
 
 
 def test_something_larger_than_a_part_of_the_room() -> None:

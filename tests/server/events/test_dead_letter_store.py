@@ -265,7 +265,7 @@ async def test_a_claim_that_is_kept_for_very_long(keeper: Keeper, unique: Unique
 
 
 async def test_what_is_charged(keeper: Keeper, unique: Unique) -> None:
-    """All that a dead letter takes, before it is written."""
+    """All that a dead letter takes, before it is written; of a claim, for as long as it is kept."""
     charges: list[tuple[int, int | None]] = []
 
     def charge(size: int, left: int | None, _: float) -> None:
@@ -280,10 +280,15 @@ async def test_what_is_charged(keeper: Keeper, unique: Unique) -> None:
         await keeper.writer.write(why, in_seconds(30), charge=charge)
         after = await keeper.store.look_at_usage(in_seconds(30))
         assert charges[2 * number :] == [(0, None), (pytest.approx(after.size - before.size, abs=300), None)]
+    for days, times in ((0, 1), (30, 4320), (99, 4320)):
+        id_ = DeadLetterId(stream, "c", StreamSeq(1_000 + days), 1)
+        kept_for = timedelta(days=days) or timedelta(minutes=10)
+        assert await keeper.store.claim(id_, b"me", kept_for, ALWAYS, in_seconds(30), charge)
+        assert 200 < charges[-1][0] / times < 600
 
 
 async def test_what_is_left_is_told_once_it_is_little(keeper: Keeper, unique: Unique) -> None:
-    """That is when more than half of the limit is used."""
+    """That is when more than half of the limit is used; claims may use all of it."""
     told: list[int | None] = []
 
     def charge(_: int, left: int | None, __: float) -> None:
@@ -298,7 +303,11 @@ async def test_what_is_left_is_told_once_it_is_little(keeper: Keeper, unique: Un
         await keeper.broker.api.update_stream(stored.config | {"max_bytes": limit}, in_seconds(30))
         store = (await keep(keeper.broker)).store
         await store.require_room(0, in_seconds(30), charge)
-        assert told.pop() == (limit - limit // 50 - store.usage.size if is_little else None)
+        left = limit - store.usage.size
+        id_ = why.id._replace(seq=StreamSeq(limit))
+        assert await store.claim(id_, b"me", timedelta(minutes=10), ALWAYS, in_seconds(30), charge)
+        assert told == ([left - limit // 50, left] if is_little else [None, None])
+        told.clear()
 
 
 async def test_what_may_not_be_charged(keeper: Keeper, unique: Unique) -> None:
@@ -312,6 +321,8 @@ async def test_what_may_not_be_charged(keeper: Keeper, unique: Unique) -> None:
 
     with pytest.raises(QuotaExceeded):
         await keeper.writer.write(why, in_seconds(30), charge=refuse)
+    with pytest.raises(QuotaExceeded):
+        await keeper.store.claim(why.id, b"me", timedelta(1), ALWAYS, in_seconds(30), refuse)
     assert await keeper.store.end(why.id, in_seconds(30)) == RecordedEnd()
 
     used = (await keeper.store.look_at_usage(in_seconds(30))).size

@@ -18,7 +18,7 @@ from windshift.server.auth.actions import Action, Consume, Publish, RejectForGoo
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.ledger import Ledger
 from windshift.server.auth.policy import Principal, Quotas
-from windshift.server.auth.quotas import ALL_CONSUMERS, FullStreams, Usage
+from windshift.server.auth.quotas import ALL_CONSUMERS, CLAIMS, FullStreams, Usage
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.domain import names
 from windshift.server.domain.errors import (
@@ -205,6 +205,21 @@ class AuthorizedStream:
             if left is not None:
                 self._usage.take_room(self.identity.principal, size, left, now)
         self._spend("dead_letter_bytes", stream, size)
+
+    def claim(self, size: int, left: int | None, now: float) -> None:
+        """Count the bytes of a claim that is about to be written where dead letters are.
+
+        Args:
+            size: how many; what is kept for longer than `CLAIMS` counts as many times more.
+            left: how many are left for those of all principals, when that is little.
+            now: the loop's time.
+
+        Raises:
+            QuotaExceeded: there were too many already; these were not counted.
+        """
+        if left is not None:
+            with self._telling():
+                self._usage.take_room(self.identity.principal, size, left, now, CLAIMS)
 
     def _require(self, quota: str, stream: str, now: float) -> None:
         for which in (stream, self._consumer), ALL_CONSUMERS:

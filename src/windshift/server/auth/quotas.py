@@ -66,10 +66,11 @@ def exceeded(
     return QuotaExceeded(quota, limit, what, used, hint=f"{remedy}, or have {where} raised in the rules")
 
 
-def _little_room(principal: str, part: int) -> QuotaExceeded:
+def _little_room(principal: str, part: int, period: float) -> QuotaExceeded:
     """Say that a principal has taken its part of the room that is left for dead letters."""
     what = "of the room for dead letters more than half is used"
-    what += f", and {principal!r} may take no more than {part:,} bytes of the rest in a day"
+    when = "a day" if period == DAY else f"{period / 60:g} minutes"
+    what += f", and {principal!r} may take no more than {part:,} bytes of the rest in {when}"
     remedy = "wait, or have dead letters replayed or purged"
     where = "quotas.dead_letter_bytes of it or of one of its roles"
     return QuotaExceeded(
@@ -107,10 +108,12 @@ ALL_CONSUMERS: Final = "", ""
 OF_ALL_CONSUMERS: Final = 4
 """How many times the quota of one consumer they have, whatever their names."""
 
-_DAY: Final = 86_400.0
+DAY: Final = 86_400.0
 PARTS: Final = 30
 """Of the room that is left for the dead letters of all, a principal gets one part in so many a day: dead
 letters are kept for as many days."""
+CLAIMS: Final = 600.0
+"""Seconds in which it gets as much for claims, which are kept for little longer."""
 
 
 class Bucket:
@@ -187,7 +190,7 @@ class Usage:
         "_calls",
         "_ledger",
         "_principal",
-        "_room",
+        "_rooms",
         "calls",
         "connections",
         "delivered",
@@ -203,7 +206,7 @@ class Usage:
         self._ledger = ledger
         self._calls = Bucket(now, None if ledger is None else ledger.level(principal, "calls"))
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
-        self._room: Bucket | None = None
+        self._rooms: dict[float, Bucket] = {}
         self.calls = self.delivered = 0
 
     def begin_call(self, principal: Principal, now: float) -> None:
@@ -262,12 +265,12 @@ class Usage:
         bucket.asked_at = now
         return bucket
 
-    def take_room(self, principal: Principal, size: int, left: int, now: float) -> None:
+    def take_room(self, principal: Principal, size: int, left: int, now: float, period: float = DAY) -> None:
         """Count the bytes of a dead letter where so many are `left` for those of all; 0 only asks.
 
-        A principal may take one part in `PARTS` of these a day, at once if it took nothing for a day. It is a
-        part of what is left, so whoever takes all it may leaves something to the others. Who may leave any
-        number of bytes takes what it wants. `now` is in seconds.
+        A principal may take one part in `PARTS` of these per period of so many seconds, at once if it took
+        nothing for as long. It is a part of what is left, so whoever takes all it may leaves something to the
+        others. Who may leave any number of bytes takes what it wants. `now` is in seconds.
 
         Raises:
             QuotaExceeded: it has taken that much already; this was not counted.
@@ -275,12 +278,13 @@ class Usage:
         if principal.quotas.dead_letter_bytes is None:
             return
         part = max(1, left // PARTS)
-        if self._room is None:
-            level = None if self._ledger is None else self._ledger.level(self._principal, "room")
-            self._room = Bucket(now, level)
-        if part + self._room.left(part / _DAY, 0, now) < 1:  # what was taken counts, as the part changes
-            raise _little_room(principal.name, part)
-        self._room.take(size)
+        room = self._rooms.get(period)
+        if room is None:
+            level = None if self._ledger is None else self._ledger.level(self._principal, f"room {period:g}")
+            room = self._rooms[period] = Bucket(now, level)
+        if part + room.left(part / period, 0, now) < 1:  # what was taken counts, as the part changes
+            raise _little_room(principal.name, part, period)
+        room.take(size)
 
     def begin_work(self, principal: Principal, weight: int) -> None:
         """Count the weight of a call; `end_work` must follow. A call that is the only one is never too heavy.

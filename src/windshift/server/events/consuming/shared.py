@@ -203,6 +203,7 @@ class Shared:
         timeout: timedelta,
         run: Run,
         deadline: float,
+        charge: Charge | None = None,
     ) -> EndOutcome:
         """Claim that an event ended without a dead letter. Never fails.
 
@@ -212,8 +213,9 @@ class Shared:
             timeout: the consumer's.
             run: the consumer's, in which it ended.
             deadline: a time of the running loop.
+            charge: counts the claim's bytes.
         """
-        return await _decide(self.store.claim(id, claimant, timeout + CLAIMED_FOR, run, deadline))
+        return await _decide(self.store.claim(id, claimant, timeout + CLAIMED_FOR, run, deadline, charge))
 
     async def end_replay(self, replay: Replay, timeout: timedelta, deadline: float) -> EndOutcome:
         """Claim that a replay ended, and remove the dead letter. Never fails."""

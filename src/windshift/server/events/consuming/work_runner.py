@@ -305,7 +305,8 @@ class WorkRunner:
         pending, state = work.pending, self._state
         event, deadline = state.failures.id(pending.seq, pending.reply), pending.confirmation.expires
         timeout, run = state.found.timeout, state.run
-        ending = await self._shared.claim(event, pending.held.claimant, timeout, run, deadline)
+        charge = None if state.authorizer is None else state.authorizer.claim
+        ending = await self._shared.claim(event, pending.held.claimant, timeout, run, deadline, charge)
         self._protocol.settling.claimed(work, ending, fresh_time(self._loop))
 
     async def _give_up(self, work: w.GiveUp) -> None:

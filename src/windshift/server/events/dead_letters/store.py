@@ -18,7 +18,7 @@ from windshift.nats import retry
 from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
-from windshift.nats.times import NANOSECONDS
+from windshift.nats.times import NANOSECONDS, nanoseconds
 from windshift.server.background.batches import spread
 from windshift.server.background.pacing import pause
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull
@@ -38,6 +38,7 @@ from windshift.server.events.dead_letters.codec import (
     entry_subject,
     join_overflow,
     read_entry,
+    stored_size,
 )
 from windshift.server.events.dead_letters.model import (
     DeadLetter,
@@ -56,6 +57,9 @@ STREAM: Final = "WS_DEAD_LETTERS"
 
 _LONGEST_CLAIM: Final = timedelta(days=100 * 365)
 """The time at which it expires must fit into 64 bits of nanoseconds since 1970; a later one is past."""
+_KEPT: Final = timedelta(days=30)
+_CLAIM_COUNTS: Final = timedelta(minutes=10)
+"""A claim that is kept for so long counts once; one that is kept for longer counts as many times more."""
 
 _CONFIG: Final[JsonObject] = {
     "name": STREAM,
@@ -66,7 +70,7 @@ _CONFIG: Final[JsonObject] = {
     "max_msgs_per_subject": -1,
     "allow_rollup_hdrs": True,
     "discard": "new",
-    "max_age": 30 * 24 * 60 * 60 * NANOSECONDS,
+    "max_age": nanoseconds(_KEPT),
     "allow_direct": True,
     "allow_msg_ttl": True,
 }
@@ -237,6 +241,13 @@ class DeadLetterStore:
             left = self.usage.left if self.usage.is_scarce else None
             charge(size, left, asyncio.get_running_loop().time())
 
+    async def _charge_claim(self, size: int, kept_for: timedelta, deadline: float, charge: Charge) -> None:
+        """Count a claim by how long it is kept; raise `QuotaExceeded`. It may use all the room there is."""
+        await self._look_again(deadline)
+        times = max(1.0, min(kept_for, _KEPT) / _CLAIM_COUNTS)
+        left = self.usage.limit - self.usage.size if self.usage.is_scarce else None
+        charge(ceil(size * times), left, asyncio.get_running_loop().time())
+
     async def _look_again(self, deadline: float) -> None:
         async with self._looking:  # others wait for what is seen
             now = asyncio.get_running_loop().time()
@@ -277,11 +288,16 @@ class DeadLetterStore:
         kept_for: timedelta,
         run: Run,
         deadline: float,
+        charge: Charge | None = None,
     ) -> bool:
         """Decide that an event ended without a dead letter; false when it had ended before, in this run.
 
-        Safe to repeat for the same claimant. May also raise `OutcomeUnknown` or `StreamFull`.
+        Safe to repeat for the same claimant. May also raise `OutcomeUnknown` or `StreamFull`; `QuotaExceeded`
+        when whoever is charged may not leave it.
         """
+        if charge is not None:
+            size = stored_size(claim_subject(id), ((CLAIMANT, claimant),), b"")
+            await self._charge_claim(size, kept_for, deadline, charge)
         end = RecordedEnd()
         async for _ in retry(deadline):
             conflict = await self._claim(id, claimant, kept_for, end, deadline)
