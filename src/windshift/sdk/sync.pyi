@@ -87,11 +87,7 @@ class Client:
     ) -> list[PublishReceipt]:
         """Publish many events, and return their receipts in the order of the events."""
     def publish_atomic(
-        self,
-        messages: Iterable[object],
-        *,
-        subject: str | None = None,
-        timeout: Seconds | None = None,
+        self, messages: Iterable[object], *, subject: str | None = None, timeout: Seconds | None = None
     ) -> list[PublishReceipt]:
         """Publish events into one stream all or none, one right after the other; return their receipts."""
     def publisher(self, *, in_flight: int = 256, without_ids: bool = False) -> Publisher:
