@@ -82,7 +82,7 @@ def test_a_flood(server: Served, own_nats_server: NatsServer) -> None:
         refused = seqs[HALF + 1 :]
         call.reject(*refused, action=DEAD_LETTER)
         assert call.told() == ("reject", [], [], refused)
-        (record,) = server.records(event="denied", quota="dead_letter_bytes", principal="floods")
+        (record, *_) = server.records(event="denied", quota="dead_letter_bytes", principal="floods")
         assert record["limit"] < len(DATA)
         assert server.seen().value("windshift_auth_quotas_exceeded_total", quota="dead_letter_bytes") >= 5
         with holding(server.caller("all"), "other", 1) as (others_call, (first, *_)):
