@@ -165,6 +165,21 @@ def test_an_iterable_runs_beside_the_client_and_may_use_it(client: ws.sync.Clien
         client.publish_many((Text(value=str(1 // number)) for number in (1, 0)), subject="s.x")
 
 
+def test_a_batch_is_taken_in_the_callers_thread(client: ws.sync.Client) -> None:
+    """What `publish_atomic` takes may be a generator that asks the server itself; others go on meanwhile."""
+    client.streams.ensure("s", subjects=["s.>"])
+
+    def produce() -> Iterator[ws.Publish]:
+        assert threading.current_thread() is threading.main_thread()
+        for number in range(3):
+            yield ws.Publish("s.x", Text(value=str(client.stream("s").info().events + number)))
+
+    assert [receipt.id for receipt in client.publish_atomic(produce())] == [1, 2, 3]
+    with pytest.raises(ZeroDivisionError):
+        client.publish_atomic((Text(value=str(1 // number)) for number in (1, 0)), subject="s.x")
+    assert client.stream("s").info().events == 3
+
+
 def test_an_iterable_keeps_its_thread(client: ws.sync.Client) -> None:
     """It may hold what belongs to a thread, such as a cursor of a database; the thread ends with it."""
     client.streams.ensure("s", subjects=["s.>"])

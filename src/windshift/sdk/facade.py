@@ -121,6 +121,8 @@ def _method(name: str, original: Any = None) -> Any:
             adapt[parameter.name] = _handler
         elif "AsyncIterable" in str(parameter.annotation):
             adapt[parameter.name] = _asynchronous
+        elif "Iterable" in str(parameter.annotation):
+            adapt[parameter.name] = _taken
     order = list(parameters)[1:]
 
     def method(self: Facade, *arguments: Any, **named: Any) -> Any:
@@ -204,6 +206,11 @@ def _asynchronous(values: Any) -> Any:
     from .publishing import Ahead  # noqa: PLC0415 -- who consumes needs none of it
 
     return values if isinstance(values, list | tuple | AsyncIterable) else Ahead(values)
+
+
+def _taken(values: Any) -> Any:
+    """Return what an iterable gives. Its own code runs in the caller's thread, and may use the client."""
+    return values if isinstance(values, list | tuple | str) else list(values)
 
 
 class _Iterator:
