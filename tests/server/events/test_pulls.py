@@ -9,6 +9,7 @@ import pytest
 from windshift.nats.jetstream.pulling import PullEnded
 from windshift.nats.times import Time
 from windshift.server.events.consuming.flow import (
+    BUFFERED,
     LARGEST_LIMIT,
     PAUSE,
     SLACK,
@@ -64,17 +65,22 @@ def test_a_client_that_takes_much_is_sent_more_at_once() -> None:
     assert pull.max_bytes == LARGE
 
 
-def test_a_client_that_settles_nothing_is_sent_little() -> None:
-    """What it was handed may lie in buffers on the way to it."""
-    some, window = pulls(1000)
-    for seq in range(1, 501):
+def hand(some: PullPacer, window: Window, number: int, size: int) -> None:
+    """Let so many deliveries arrive, which the client is handed and does not settle."""
+    for seq in range(len(window) + 1, len(window) + number + 1):
         some.next(0.0, busy=False)
-        some.arrived([delivery(1000)], 0.0)
+        some.arrived([delivery(size)], 0.0)
         window.forget_requested(1)
         held = window.admit(StreamSeq(seq), b"reply", 1, 0.0)
         assert held is not None
-        some.delivered([delivery(1000)])
+        some.delivered([delivery(size)])
     window.lose_requests()
+
+
+def test_a_client_that_settles_nothing_is_sent_little() -> None:
+    """What it was handed may lie in buffers on the way to it."""
+    some, window = pulls(1000)
+    hand(some, window, 500, 1000)
     pull = some.next(0.0, busy=False)
     assert pull is not None
     assert pull.max_bytes == SMALL
@@ -83,6 +89,20 @@ def test_a_client_that_settles_nothing_is_sent_little() -> None:
     pull = some.next(0.0, busy=False)
     assert pull is not None
     assert pull.max_bytes == LARGE
+
+
+def test_a_client_that_holds_more_than_buffers_take_is_sent_more_at_once() -> None:
+    """It settles nothing before it has many, and has read most of them; after a stall it is sent little."""
+    some, window = pulls(10_000)
+    hand(some, window, (BUFFERED + 4 * LARGEST_LIMIT) // 1000, 1000)
+    pull = some.next(0.0, busy=False)
+    assert pull is not None
+    assert pull.max_bytes == LARGE
+    some.stalled()
+    hand(some, window, BUFFERED // 2000, 1000)
+    pull = some.next(0.0, busy=False)
+    assert pull is not None
+    assert pull.max_bytes == SMALL
 
 
 def test_a_client_that_stops_reading_is_sent_little() -> None:

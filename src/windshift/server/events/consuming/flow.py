@@ -273,6 +273,9 @@ LARGEST_LIMIT = 256 * 1024
 LEAST_LIMIT = 64 * 1024
 """Bytes that every consumer has to let a request bring."""
 
+BUFFERED = 2 * 1024 * 1024
+"""Bytes that the buffers on the way to a client seldom exceed: what it holds beyond them it has read."""
+
 SLACK = 5 / 4
 """By how much more a request is limited in bytes than it should bring. See `PullPacer`."""
 
@@ -310,10 +313,10 @@ class PullPacer:
     """Decides on pull requests.
 
     Requests are limited in bytes too, so that a window of large events does not pile up here for a client
-    that does not read: little at first, more for one that settled as much, and never more than this call's
-    part of the room. That a client was sent something shows nothing: the buffers on the way to it take some
-    hundred KiB. An event that is larger than the limit is asked for alone and without one, when there is
-    room; such a request does not wait at the broker.
+    that does not read: little at first, more for one that read as much, and never more than this call's part
+    of the room. What it settled it has read. That it was sent something shows nothing before it holds more
+    than the buffers on the way take (`BUFFERED`). An event that is larger than the limit is asked for alone
+    and without one, when there is room; such a request does not wait at the broker.
 
     So many deliveries are asked for as should stay below the limit by the size of those before, and the limit
     itself, with some slack, is told the broker as well. It should seldom come to that: when a delivery fills
@@ -364,7 +367,7 @@ class PullPacer:
         self._limit = SMALLEST_LIMIT
         self._one_by_one = False
         self._size = USUAL_SIZE
-        self._handed = 0  # deliveries, without those whose settlement raised the limit
+        self._handed = 0  # deliveries, without those that raised the limit
         self._last = b""
         self._stuck_at = inf
         self.last_heard = inf  # nothing was asked yet
@@ -393,6 +396,11 @@ class PullPacer:
     def _count(self) -> int:
         """How many deliveries a request brings by its limit, at least one."""
         return max(1, int(self._limit / self._size))
+
+    @property
+    def _unread(self) -> int:
+        """How many deliveries the client may hold without having read them."""
+        return min(len(self._window), int(BUFFERED / self._size))
 
     def bytes_of(self, count: int) -> float:
         """Return how many bytes so many deliveries have, by the size of those before."""
@@ -491,9 +499,9 @@ class PullPacer:
             self._part.came(int(size * len(arrived)))
 
     def delivered(self, deliveries: Sequence[Delivery]) -> None:
-        """Note that deliveries were handed to the client; what it holds no longer it has read."""
+        """Note that deliveries were handed to the client; all but the last of them it has read."""
         self._handed += len(deliveries)
-        while self._handed - len(self._window) >= (enough := self._count):
+        while self._handed - self._unread >= (enough := self._count):
             self._handed -= enough
             self._limit = min(2 * self._limit, self._largest)
         if self._one_by_one and any(len(delivery.data) < self._limit // 2 for delivery in deliveries):
@@ -520,7 +528,7 @@ class PullPacer:
     def stalled(self) -> None:
         """Note that the client does not read what it is sent."""
         self._limit = SMALLEST_LIMIT
-        self._handed = min(self._handed, len(self._window))
+        self._handed = 0
 
     def refused(self, now: float) -> None:
         """Note that the broker takes no request now."""
