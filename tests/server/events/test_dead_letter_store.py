@@ -15,10 +15,14 @@ from tests.server.events.keeping import Keeper, failure, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream.api import JetStream
+from windshift.nats.jetstream.writes import Writes
+from windshift.server.broker.asking import asking
+from windshift.server.broker.budget import ASKING, Budget
 from windshift.server.domain.errors import BrokerUnavailable, QuotaExceeded, StreamFull
 from windshift.server.events.dead_letters.codec import entry_subject
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId
-from windshift.server.events.dead_letters.store import STREAM, RecordedEnd
+from windshift.server.events.dead_letters.store import STREAM, DeadLetterStore, RecordedEnd
 from windshift.server.events.dead_letters.writer import Written
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import DEAD
@@ -329,6 +333,31 @@ async def test_what_may_not_be_charged(keeper: Keeper, unique: Unique) -> None:
     async with keeper.store.room(5_000, in_seconds(30)):
         assert (await keeper.store.look_at_usage(in_seconds(30))).size == used + 5_000
     assert (await keeper.store.look_at_usage(in_seconds(30))).size == used
+
+
+async def test_a_look_at_the_room_is_nobodys(broker: Broker) -> None:
+    """It does not wait behind what whoever is charged asked the broker before: others wait for it."""
+    budget = Budget()
+    api = JetStream(broker.requests, budget=budget)
+    store = DeadLetterStore(api, Writes(broker.requests, api), 1)
+    share = budget.take_now(ASKING // 2, "floods")
+    assert share is not None
+    asking.set("floods")
+    await store.require_room(0, in_seconds(5), lambda *_: None)
+    assert asking.get() == "floods"
+    share.give_back()
+
+
+async def test_a_look_at_the_room_that_failed_is_repeated(keeper: Keeper, unique: Unique) -> None:
+    """Who comes next does not take the stream for empty."""
+    stream = await keeper.broker.stream(unique())
+    await keeper.given_up(stream, 1)
+    store = (await keep(keeper.broker)).store
+    with pytest.raises(BrokerUnavailable):
+        await store.require_room(0, in_seconds(-1), lambda *_: None)
+    assert store.usage.size == 0
+    await store.require_room(0, in_seconds(30), lambda *_: None)
+    assert store.usage.size > 0
 
 
 async def test_another_stream_in_its_place(keeper: Keeper, unique: Unique) -> None:

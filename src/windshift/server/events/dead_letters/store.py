@@ -21,6 +21,7 @@ from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS, nanoseconds
 from windshift.server.background.batches import spread
 from windshift.server.background.pacing import pause
+from windshift.server.broker.asking import asking
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.backwards import BackwardScan
@@ -249,11 +250,17 @@ class DeadLetterStore:
         charge(ceil(size * times), left, asyncio.get_running_loop().time())
 
     async def _look_again(self, deadline: float) -> None:
-        async with self._looking:  # others wait for what is seen
+        """See how much the stream holds, unless that was seen just now; as the server: others wait for it."""
+        async with self._looking:
             now = asyncio.get_running_loop().time()
-            if now >= self._looked_at + _LOOK_AGAIN:
-                self._looked_at = now
+            if now < self._looked_at + _LOOK_AGAIN:
+                return
+            asker = asking.set("")
+            try:
                 await self.look_at_usage(deadline)
+            finally:
+                asking.reset(asker)
+            self._looked_at = now
 
     # --- One dead letter, as the stream's leader has it ----------------------------------------------------
 
