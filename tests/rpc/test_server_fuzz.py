@@ -298,7 +298,7 @@ async def survive(script: list[Step], *, begin: bool, caught: list[dict[str, Any
     await driver.run(script, begin=begin)
     assert caught == []
     assert driver.connection._calls == {}
-    assert driver.connection._unread == {}
+    assert driver.connection._unended == {}
     assert driver.connection.http2._senders == {}
     assert driver.server.connections == 0
     assert not driver.server._sockets

@@ -17,7 +17,14 @@ from typing import TypeAlias
 
 from windshift.nats.errors import ConnectFailed, MessageTooLarge, NotConnected, Unavailable
 from windshift.nats.options import ConnectionOptions, ServerAddress
-from windshift.nats.protocol import ErrorKind, ServerError, ServerInfo, publish_frame, publish_parts
+from windshift.nats.protocol import (
+    HPUB_FRAME,
+    ErrorKind,
+    ServerError,
+    ServerInfo,
+    publish_frame,
+    publish_parts,
+)
 from windshift.nats.retry import Backoff, retry
 from windshift.nats.wire import Receive, ReceiveRun, Wire
 
@@ -237,12 +244,15 @@ class Connection:
         wire = self._wire
         if wire is None:
             raise NotConnected
-        if len(headers) + len(body) > self.max_payload:
+        size, length = len(headers), len(body)
+        if size + length > self.max_payload:
             raise MessageTooLarge(self.max_payload)
-        if len(body) < _LARGE:
-            wire.send(publish_frame(subject, body, headers, reply))
-        else:
+        if length >= _LARGE:
             wire.send_parts(publish_parts(subject, body, headers, reply))
+        elif headers:  # as `publish_frame` does: calls cost on the hot path
+            wire.send(HPUB_FRAME % (subject, reply, size, size + length, headers, body))
+        else:
+            wire.send(publish_frame(subject, body, b"", reply))
 
     def write(self, frames: bytes) -> None:
         """Send frames of messages (`protocol.publish_frame`), each no larger than `max_payload`.

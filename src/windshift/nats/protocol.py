@@ -36,7 +36,8 @@ def connect_frame(options: Mapping[str, Any]) -> bytes:
 _PUB: Final = b"PUB %b %b %d\r\n"
 _HPUB: Final = b"HPUB %b %b %d %d\r\n%b"
 _PUB_FRAME: Final = _PUB + b"%b\r\n"  # in one step: this is the hot path
-_HPUB_FRAME: Final = _HPUB + b"%b\r\n"
+HPUB_FRAME: Final = _HPUB + b"%b\r\n"
+"""A message with headers: subject, reply subject, bytes of the headers, bytes of all, headers, payload."""
 
 
 def publish_frame(subject: bytes, body: bytes, headers: bytes = b"", reply: bytes = b"") -> bytes:
@@ -46,7 +47,7 @@ def publish_frame(subject: bytes, body: bytes, headers: bytes = b"", reply: byte
     """
     if headers:
         size = len(headers)
-        return _HPUB_FRAME % (subject, reply, size, size + len(body), headers, body)
+        return HPUB_FRAME % (subject, reply, size, size + len(body), headers, body)
     return _PUB_FRAME % (subject, reply, len(body), body)
 
 

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from enum import Enum
 from heapq import heappop, heappush
+from math import inf
 from time import perf_counter
 from typing import Final, Protocol, TypeAlias
 
@@ -103,6 +104,8 @@ class Requests:
         self._last_token = 0
         self._waiting: dict[Token, _Waiting] = {}
         self._slots: dict[float, set[Token]] = {}
+        self._slot: set[Token] = set()  # that of the deadline before: requests sent together have the same
+        self._slot_deadline = -inf
         self._due: list[float] = []  # the numbers of the slots, a heap
         self._timer: asyncio.TimerHandle | None = None
         connection.on_lost.append(self._fail_all)
@@ -121,7 +124,11 @@ class Requests:
         self._last_token += 1
         token = b"%d" % self._last_token
         self.connection.publish(subject, body, headers, self._prefix + token)
-        self._wait(token, handler, subject, deadline)
+        if deadline != self._slot_deadline:  # as `_wait` does: calls cost on the hot path
+            self._find_slot(deadline)
+        slot = self._slot
+        slot.add(token)
+        self._waiting[token] = handler, subject, slot
         return token
 
     def forget(self, token: Token) -> bool:
@@ -197,16 +204,27 @@ class Requests:
         self._on_run((message.subject[self._prefix_length :],), (reply_of(message),))
 
     def _on_run(self, tokens: Sequence[Token], replies: Sequence[bytes | NoReply]) -> None:
+        pop = self._waiting.pop
         for token, reply in zip(tokens, replies, strict=True):
-            waiting = self._waiting.pop(token, None)
+            waiting = pop(token, None)
             if waiting is not None:  # else it is late, or not ours
                 handler, _, slot = waiting
                 slot.discard(token)
-                _call(handler, reply)
+                try:  # as `_call` does: calls cost on the hot path
+                    handler(reply)
+                except Exception as error:  # noqa: BLE001 - it is logged
+                    _note(error)
 
     # --- Time ---------------------------------------------------------------------------------------------
 
     def _wait(self, token: Token, handler: Handler, subject: bytes, deadline: float) -> None:
+        if deadline != self._slot_deadline:
+            self._find_slot(deadline)
+        slot = self._slot
+        slot.add(token)
+        self._waiting[token] = handler, subject, slot
+
+    def _find_slot(self, deadline: float) -> None:
         number = deadline * _SLOTS_PER_SECOND // 1 + 1
         slot = self._slots.get(number)
         if slot is None:
@@ -214,8 +232,7 @@ class Requests:
             heappush(self._due, number)
             if self._due[0] == number:
                 self._arm()
-        slot.add(token)
-        self._waiting[token] = handler, subject, slot
+        self._slot, self._slot_deadline = slot, deadline
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -225,6 +242,7 @@ class Requests:
     def _sweep(self) -> None:
         """Fail the requests in overdue slots."""
         self._timer = None
+        self._slot_deadline = -inf
         now = self.loop.time() * _SLOTS_PER_SECOND
         over: list[set[Token]] = []
         while self._due and self._due[0] <= now:
@@ -261,7 +279,11 @@ def reply_of(message: Message) -> bytes | NoReply:
 def _call(handler: Handler, outcome: Outcome) -> None:
     try:
         handler(outcome)
-    except asyncio.InvalidStateError:
-        pass  # `set_result` of a future whose task was cancelled in this turn of the loop
-    except Exception:
-        log.exception("a handler of a NATS reply failed")
+    except Exception as error:  # noqa: BLE001 - it is logged
+        _note(error)
+
+
+def _note(error: Exception) -> None:
+    """Log what a handler raised; not that a future has no use for a result, whose task was just cancelled."""
+    if not isinstance(error, asyncio.InvalidStateError):
+        log.error("a handler of a NATS reply failed", exc_info=error)

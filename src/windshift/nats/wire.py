@@ -371,7 +371,7 @@ class Wire(asyncio.Protocol):
         """
         if self._rest:
             self._rest += data
-        elif len(data) <= (self._piece if self._owner.is_shared() else _LARGEST_PIECE):
+        elif len(data) <= self._piece or (len(data) <= _LARGEST_PIECE and not self._owner.is_shared()):
             self._receive(data)
         else:
             self._rest = data

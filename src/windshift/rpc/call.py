@@ -56,9 +56,17 @@ _LARGE_ANSWER = 65_536
 
 
 class CallOwner(Protocol):
-    """What a call needs of the server."""
+    """What a call needs of the server.
+
+    Attributes:
+        holding: what is held for all clients.
+        served: bytes of requests that were answered.
+        observer: called with each call that has ended, and its status; None = nobody wants to know.
+    """
 
     holding: Holding
+    served: int
+    observer: Callable[[ServerCall, StatusCode], None] | None
 
     def answered(self, size: int) -> None:
         """Take note of a large answer."""
@@ -75,9 +83,6 @@ class CallOwner(Protocol):
     def call_malformed(self) -> None:
         """Take note of a call with a malformed request."""
 
-    def call_finished(self, call: ServerCall, code: StatusCode) -> None:
-        """Take note that a call ended with ``code``."""
-
     def call_failed(self, method: str, fields: Mapping[bytes, bytes], error: RpcError) -> None:
         """Take note that a call ended with this error."""
 
@@ -92,8 +97,8 @@ class ServerCall:
         deadline: ``loop.time()`` at which the handler is cancelled, or None.
         started: ``loop.time()`` at which the call arrived.
         begun: ``time.perf_counter()`` then; a loop's time may have milliseconds only.
-        finished_at: ``loop.time()`` at which its status was sent; 0 before.
-        encoding: what the client compresses messages with, ``identity`` or ``gzip``.
+        done: whether the status was sent or the stream is gone.
+        fields: the headers of the request, and the last value of each.
         state: what interceptors keep about the call, such as who makes it.
         span: its span, or False if it is not recorded; None = that is not decided yet.
         size: bytes of its request so far, where it has a single one; of others what a handler keeps.
@@ -108,17 +113,14 @@ class ServerCall:
         "_admission",
         "_cancelled",
         "_deadline_passed",
-        "_done",
-        "_fields",
         "_handled",
         "_headers",
         "_headers_sent",
-        "_initial_metadata",
-        "_loop",
         "_metadata",
         "_method",
         "_owner",
         "_requests",
+        "_response_headers",
         "_stream_id",
         "_task",
         "_timer",
@@ -126,8 +128,8 @@ class ServerCall:
         "begun",
         "connection",
         "deadline",
-        "encoding",
-        "finished_at",
+        "done",
+        "fields",
         "method",
         "on_cancel",
         "on_drain",
@@ -155,23 +157,20 @@ class ServerCall:
         self._method = method
         self.method = method.path
         self.peer = connection.peer
-        self._headers = None if len(fields) == len(headers) else headers  # what was sent more than once
-        self._fields = fields
-        self._loop = connection.loop
+        self._headers = headers
+        self.fields = fields
         self._metadata: Metadata | None = None
         self._requests: MessageStream[Any] | None = None  # none as long as a single one may come whole
         self._admission: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._done = self._headers_sent = self._deadline_passed = self._cancelled = False
+        self.done = self._headers_sent = self._deadline_passed = self._cancelled = False
         self._handled = False  # whether there is a handler at work, or was
-        self._initial_metadata: HeaderList | None = None
+        self._response_headers = RESPONSE_HEADERS
         self._trailing_metadata: HeaderList | None = None
-        self.encoding = "identity"
         self.deadline: float | None = None
         self.started = connection.received_at
         self.begun = connection.received_clock
-        self.finished_at = 0.0
         self.size = self.overhead = 0
         self.state: object = None
         self.span: object = None
@@ -185,7 +184,7 @@ class ServerCall:
     def metadata(self) -> Metadata:
         """The metadata that the client sent."""
         if self._metadata is None:
-            self._metadata = Metadata(self._headers or self._fields.items())
+            self._metadata = Metadata(self._headers)
         return self._metadata
 
     def header(self, name: bytes) -> str:
@@ -193,15 +192,20 @@ class ServerCall:
 
         The values of a header that was sent more than once are joined by commas (RFC 9110, section 5.3).
         """
-        value = self.raw_header(name) if name in self._fields else None
+        value = self.raw_header(name) if name in self.fields else None
         return "" if value is None else value.decode("latin-1")
 
     def raw_header(self, name: bytes) -> bytes | None:
         """Return the bytes of a header of the request as ``header`` does, None when it is absent."""
-        value = self._fields.get(name)
-        if value is None or self._headers is None:
+        value = self.fields.get(name)
+        if value is None or len(self.fields) == len(self._headers):
             return value
         return b",".join(value for each, value in self._headers if each == name)
+
+    @property
+    def encoding(self) -> str:
+        """What the client compresses messages with, ``identity`` or ``gzip``."""
+        return "gzip" if self.fields.get(b"grpc-encoding") == b"gzip" else "identity"
 
     @property
     def peer_certificate(self) -> dict[str, object] | None:
@@ -265,7 +269,7 @@ class ServerCall:
 
     def _keep(self, requests: MessageStream[Any]) -> int:
         """Count the messages that were received last as kept."""
-        if self._done:
+        if self.done:
             return 0
         size, requests.handed = requests.handed, 0
         if not size:
@@ -279,7 +283,7 @@ class ServerCall:
 
     def let_go(self, size: int) -> None:
         """Keep so many bytes of messages no longer. After the end of the call nothing happens."""
-        if not self._done:
+        if not self.done:
             self.size -= size
             self._owner.holding.requests -= size
 
@@ -287,12 +291,12 @@ class ServerCall:
 
     def send(self, message: Message) -> None:
         """Queue a response message; never blocks. After the end of the call nothing happens."""
-        if not self._done:
+        if not self.done:
             self.send_bytes(message.SerializeToString())
 
     def send_bytes(self, *payloads: bytes) -> None:
         """Queue response messages that are serialized already."""
-        if self._done:
+        if self.done:
             return
         if not self._headers_sent:
             self._send_headers()
@@ -300,17 +304,17 @@ class ServerCall:
 
     def send_many(self, messages: Iterable[Message]) -> None:
         """Queue several response messages, as ``send`` does, at less cost for each."""
-        if not self._done:
+        if not self.done:
             self.send_bytes(*[message.SerializeToString() for message in messages])
 
     def begin_response(self) -> None:
         """Send the headers now, ahead of the first message: the client sees that its call was taken up."""
-        if not self._done and not self._headers_sent:
+        if not self.done and not self._headers_sent:
             self._send_headers()
 
     async def ready(self) -> None:
         """Wait until little of what was sent is still queued; a slow client must not fill the memory."""
-        if self.connection.queued(self._stream_id) and not self._done:
+        if self.connection.queued(self._stream_id) and not self.done:
             await self.connection.writable(self._stream_id)
 
     @property
@@ -327,7 +331,7 @@ class ServerCall:
         """
         if self._headers_sent:
             raise RuntimeError("the initial metadata has been sent already")
-        self._initial_metadata = encode_metadata(pairs)
+        self._response_headers = RESPONSE_HEADERS + encode_metadata(pairs)
 
     def add_trailing_metadata(self, name: str, value: MetadataValue) -> None:
         """Add a pair to the metadata sent with the status.
@@ -337,17 +341,9 @@ class ServerCall:
         """
         self._trailing_metadata = (self._trailing_metadata or []) + encode_metadata([(name, value)])
 
-    @property
-    def done(self) -> bool:
-        """Whether the status was sent or the stream is gone."""
-        return self._done
-
-    def _response_headers(self) -> HeaderList:
-        return RESPONSE_HEADERS + self._initial_metadata if self._initial_metadata else RESPONSE_HEADERS
-
     def _send_headers(self) -> None:
         self._headers_sent = True
-        self.connection.send_response(self._stream_id, self._response_headers())
+        self.connection.send_response(self._stream_id, self._response_headers)
 
     def _send_last(self, response: Message) -> None:
         """Send the only response, or the last one, with the status OK."""
@@ -358,9 +354,8 @@ class ServerCall:
             self.connection.send_data(self._stream_id, payload)
             self._send_status(OK_TRAILERS)
             return
-        headers = self._response_headers() if self._initial_metadata else RESPONSE_HEADERS
         trailers = OK_TRAILERS + self._trailing_metadata if self._trailing_metadata else OK_TRAILERS
-        self.connection.send_message(self._stream_id, headers, payload, trailers)
+        self.connection.send_message(self._stream_id, self._response_headers, payload, trailers)
 
     def _send_status(self, trailers: HeaderList) -> None:
         """Send a status; headers that were not sent go with it."""
@@ -369,7 +364,7 @@ class ServerCall:
         if self._headers_sent:
             self.connection.send_trailers(self._stream_id, trailers)
         else:
-            self.connection.send_response(self._stream_id, self._response_headers() + trailers, end=True)
+            self.connection.send_response(self._stream_id, self._response_headers + trailers, end=True)
 
     # -- driven by the connection --------------------------------------------------------------------
 
@@ -378,7 +373,7 @@ class ServerCall:
 
         Until then the request waits, as far as the stream's window allows it to come.
         """
-        self._admission = self._loop.create_task(admission)
+        self._admission = self.connection.loop.create_task(admission)
         self._admission.add_done_callback(self._admitted)
 
     def _admitted(self, admission: asyncio.Task[None]) -> None:
@@ -389,7 +384,7 @@ class ServerCall:
             self._fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         else:
             self._owner.call_admitted()
-            if self._requests is not None and not self._done:
+            if self._requests is not None and not self.done:
                 self._begin(self._requests)
 
     def begin(self, ended: bool) -> None:
@@ -406,12 +401,12 @@ class ServerCall:
     def set_timeout(self, seconds: float) -> None:
         """Let the client's deadline cancel the handler."""
         self.deadline = self.started + seconds
-        self._timer = self._loop.call_later(seconds, self._pass_deadline)
+        self._timer = self.connection.loop.call_later(seconds, self._pass_deadline)
 
     def data(self, data: bytes, ended: bool) -> None:
         """Take body bytes, or the end of the client's side, or both."""
         requests = self._requests
-        if self._done:
+        if self.done:
             self.connection.acknowledge(self._stream_id, len(data))
             return
         if requests is None:
@@ -419,7 +414,10 @@ class ServerCall:
                 payload = decode_single(data, self._method.max_message_size)
                 if payload is not None:
                     self.connection.acknowledge(self._stream_id, len(data))
-                    if self._account_for(len(payload)):
+                    self.size = len(payload)
+                    holding = self._owner.holding
+                    holding.requests += self.size
+                    if holding.requests <= holding.plenty or self._finds_room():
                         self._handle(payload, self._method.request_type)
                     return
             requests = self._new_requests()
@@ -432,10 +430,13 @@ class ServerCall:
 
     def _account_for(self, more: int) -> bool:
         """Count more bytes of a single request; False = there is no room for it, and the call failed."""
-        holding = self._owner.holding
         self.size += more
-        holding.requests += more
-        if holding.requests <= holding.plenty or not more or holding.has_room(self.size):
+        self._owner.holding.requests += more
+        return not more or self._finds_room()
+
+    def _finds_room(self) -> bool:
+        """Tell whether there is room for what came of a single request; otherwise the call fails."""
+        if self._owner.holding.has_room(self.size):
             return True
         self._fail(NoRoom())
         return False
@@ -443,7 +444,7 @@ class ServerCall:
     def _new_requests(self) -> MessageStream[Any]:
         method = self._method
         decoder = MessageDecoder(method.max_message_size, gzip=self.encoding == "gzip")
-        self._requests = MessageStream(method.request_type, decoder, Direction.REQUEST, self._loop)
+        self._requests = MessageStream(method.request_type, decoder, Direction.REQUEST, self.connection.loop)
         self._requests.attach(self.connection, self._stream_id)
         return self._requests
 
@@ -465,16 +466,14 @@ class ServerCall:
         self._handle(payload, method.large_type or method.request_type)
 
     def closed(self) -> None:
-        """Let go of the stream: the client cancelled, or everything was sent."""
-        self.on_drain = None  # it mostly holds what holds this call: a cycle, left to the collector
-        if not self._done:
-            self._finished(StatusCode.CANCELLED)
-            self._failed(RpcError(StatusCode.CANCELLED, "the client went away"))
-            self._cancel()
+        """End a call that was not answered: its stream is gone."""
+        self._finished(StatusCode.CANCELLED)
+        self._failed(RpcError(StatusCode.CANCELLED, "the client went away"))
+        self._cancel()
 
     def drain(self) -> None:
         """End a streaming call because the server is about to stop; others may finish."""
-        if self._done or not self._method.streaming:
+        if self.done or not self._method.streaming:
             return
         if self.on_drain is not None:
             self.on_drain()
@@ -483,7 +482,7 @@ class ServerCall:
 
     def abort(self, error: Exception) -> None:
         """End the call with an error and cancel its handler."""
-        if self._done:
+        if self.done:
             return
         self._fail(error)
         self._cancel()
@@ -499,7 +498,7 @@ class ServerCall:
         What waits to be sent is not among them. A client that does not read holds up a streaming handler.
         """
         held = self.overhead
-        if self._done:
+        if self.done:
             return held, 0
         if not self._method.client_streaming:
             return held + self.size, self.size if self._handled else 0
@@ -516,7 +515,7 @@ class ServerCall:
         self._handled = True
         method = self._method
         if payload is None or not method.plain:
-            self._task = self._loop.create_task(self._run(payload, kind))
+            self._task = self.connection.loop.create_task(self._run(payload, kind))
             return
         try:
             nothing = method.handler(_PARSE(kind, payload), self)
@@ -529,14 +528,15 @@ class ServerCall:
     def answer(self, response: Message) -> None:
         """Send the response of a plain handler. After the end of the call nothing happens."""
         self.on_cancel = None  # it mostly holds what holds this call: a cycle, left to the collector
-        if self._done:
+        if self.done:
             return
         try:
             self._send_last(response)
             self._finished(_OK)
         except Exception as error:  # noqa: BLE001 -- the client must not wait because of our mistake
             self._fail(error)
-        self.connection.hurry()
+        if self.connection.may_hurry:
+            self.connection.hurry()
 
     def charge(self, seconds: float, now: float) -> None:
         """Charge time, spent on the call outside of its parsing and its task, to who makes it."""
@@ -548,8 +548,8 @@ class ServerCall:
         Its result is the response; None = it is still to come, by `answer`. `on_cancel` is called if the call
         ends before the work has begun. After the end of the call nothing happens.
         """
-        if not self._done:
-            self._task = self._loop.create_task(self._work(work))
+        if not self.done:
+            self._task = self.connection.loop.create_task(self._work(work))
 
     async def _work(self, work: Callable[[], Awaitable[Message | None]]) -> None:
         try:
@@ -577,14 +577,15 @@ class ServerCall:
                 request = _PARSE(kind, payload)
                 payload = None  # it would be held twice
                 response = await self._owner.paced(self, method.handler(request, self))
-            if self._done:
+            if self.done:
                 return
             if method.server_streaming:
                 self._send_status(OK_TRAILERS)
             else:
                 self._send_last(response)
             self._finished(_OK)
-            self.connection.hurry()
+            if self.connection.may_hurry:
+                self.connection.hurry()
         except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
             self._settle(error)
 
@@ -601,7 +602,7 @@ class ServerCall:
             raise error
 
     def _pass_deadline(self) -> None:
-        if self._done:
+        if self.done:
             return
         self._deadline_passed = True
         if self._task is None or not _has_begun(self._task):
@@ -629,7 +630,7 @@ class ServerCall:
             now: ``loop.time()``.
             body_timeout: seconds in which the message of a call with a single request must be whole.
         """
-        if self._done or self._handled or self._method.client_streaming:
+        if self.done or self._handled or self._method.client_streaming:
             return
         if now - self.started > body_timeout:
             self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the request did not arrive in time")
@@ -641,13 +642,13 @@ class ServerCall:
 
     def _fail(self, error: Exception) -> None:
         status = self._owner.translate(self._method.path, error)
-        if not self._done:
+        if not self.done:
             self._finish_with(status)
         elif status.fault is not None:  # nobody is there to be told, but it is a mistake of ours
             self._failed(status)
 
     def _failed(self, error: RpcError) -> None:
-        self._owner.call_failed(self._method.path, self._fields, error)
+        self._owner.call_failed(self._method.path, self.fields, error)
 
     def _finish_with(self, error: RpcError) -> None:
         """Send the status; headers that were not sent go with it."""
@@ -661,9 +662,11 @@ class ServerCall:
         self._failed(error)
 
     def _finished(self, code: StatusCode) -> None:
-        self._done = True
-        self._owner.holding.requests -= self.size
-        self.finished_at = self._loop.time()
+        self.done = True
+        owner = self._owner
+        owner.holding.requests -= self.size
+        owner.served += self.size
+        self.on_drain = None  # it mostly holds what holds this call: a cycle, left to the collector
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -671,7 +674,8 @@ class ServerCall:
             self._requests.discard()
         if self.on_end is not None:
             self.on_end()
-        self._owner.call_finished(self, code)
+        if owner.observer is not None:
+            owner.observer(self, code)
 
 
 def _has_begun(task: asyncio.Task[None]) -> bool:

@@ -173,6 +173,7 @@ class Connection(asyncio.Protocol):
         made_at: ``loop.time()`` when the transport was there.
         peer: the address of the other side; to be set before there is a transport when another one counts.
         state: what those who use the connection keep about the other side.
+        may_hurry: whether nobody has looked yet if what is queued should leave at once: `hurry` does.
         on_closed: called, once, when the socket is closed.
     """
 
@@ -198,7 +199,7 @@ class Connection(asyncio.Protocol):
         self._over = False  # nothing more can be sent or received
         self._cut_off: asyncio.TimerHandle | None = None
         self._flush_scheduled = self._receiving = False
-        self._may_hurry = False  # whether nobody has looked yet if what is queued should leave at once
+        self.may_hurry = False
         self._paused = self._ending = False
         self._paused_at = 0.0
         self._rest: bytes | memoryview = b""  # received, and left for a turn of its own
@@ -404,7 +405,7 @@ class Connection(asyncio.Protocol):
     def schedule_flush(self) -> None:
         """Write what is queued, once, in the next turn of the loop."""
         if not self._flush_scheduled:
-            self._flush_scheduled = self._may_hurry = True
+            self._flush_scheduled = self.may_hurry = True
             self.loop.call_soon(self._flush)
 
     @property
@@ -417,8 +418,8 @@ class Connection(asyncio.Protocol):
 
         Not to be called while a stream that this may end is still worked on.
         """
-        if self._may_hurry and not self._receiving:
-            self._may_hurry = False
+        if self.may_hurry and not self._receiving:
+            self.may_hurry = False
             if self._turns.hurries(self.account):
                 self._flush()
 
@@ -430,7 +431,7 @@ class Connection(asyncio.Protocol):
         self.account.charge(now - began, now)
 
     def _write(self, writes: int = _WRITES) -> None:
-        self._flush_scheduled = self._may_hurry = False
+        self._flush_scheduled = self.may_hurry = False
         transport = self._transport
         if transport is None or self._over:
             return
@@ -442,10 +443,11 @@ class Connection(asyncio.Protocol):
                     self.schedule_flush()
                     break
                 data = self._h2.data_to_send(_WRITE_SIZE)
-                if not data:
+                if data:
+                    transport.write(data)
+                    self.sent += len(data)
+                if len(data) < _WRITE_SIZE:
                     break
-                transport.write(data)
-                self.sent += len(data)
                 writes -= 1
         except ngh2.NGH2Error as error:
             self._fail(error)
@@ -581,7 +583,7 @@ class Connection(asyncio.Protocol):
             self._h2.acknowledge_received_data(amount, stream_id)
         except (ngh2.NGH2Error, ValueError):
             return
-        if not self._flush_scheduled and not self._receiving and self._h2.want_write:
+        if not self._receiving and not self._flush_scheduled and self._h2.want_write:
             self.schedule_flush()
 
     def heal_window(self, unacknowledged: int) -> bool:

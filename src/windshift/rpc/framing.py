@@ -75,13 +75,11 @@ def decode_single(data: bytes, max_size: int) -> bytes | None:
 
     Nearly every unary request arrives like this, and then needs no decoder.
     """
-    length = len(data) - PREFIX_SIZE
-    if length < 0:
+    size = len(data) - PREFIX_SIZE
+    if size < 0 or size > max_size:
         return None
-    flag, size = _unpack_prefix(data)
-    if flag or size != length or size > max_size:
-        return None
-    return data[PREFIX_SIZE:]
+    prefix = _SHORT_PREFIXES[size] if size < _SHORT else _pack_prefix(0, size)
+    return data[PREFIX_SIZE:] if data.startswith(prefix) else None
 
 
 class Packed(bytes):

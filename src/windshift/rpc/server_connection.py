@@ -38,6 +38,7 @@ _TOLERATED = 512
 """Units of useless work, halved each second, that are left to a connection while others of its address make
 too much."""
 _CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
+_ENCODINGS = frozenset({b"identity", b"gzip"})
 
 
 class ConnectionOwner(Protocol):
@@ -81,7 +82,7 @@ class Opening(NamedTuple):
         headers: the headers, as they came.
         fields: the last value of each name.
         method: what they ask for; None = no method serves that.
-        is_plain: whether they name neither a compression nor a deadline.
+        is_plain: whether nothing is to be done before the message of such a call has come.
     """
 
     headers: Headers
@@ -99,7 +100,13 @@ def read_opening(headers: Headers, methods: Mapping[bytes, Method]) -> Opening:
     method = methods.get(fields.get(b":path", b""))
     if not _is_grpc(fields) or fields.get(b":method") != b"POST":
         method = None
-    is_plain = b"grpc-encoding" not in fields and b"grpc-timeout" not in fields
+    is_plain = not (
+        method is None
+        or method.streaming
+        or method.on_headers is not None
+        or b"grpc-encoding" in fields
+        or b"grpc-timeout" in fields
+    )
     return Opening(headers, fields, method, is_plain)
 
 
@@ -109,6 +116,8 @@ class ServerConnection(ConnectionHandler):
     Attributes:
         http2: the connection itself.
         holding: what is held for all clients.
+        served: bytes of requests that were answered.
+        observer: called with each call that has ended, and its status.
     """
 
     def __init__(
@@ -128,11 +137,12 @@ class ServerConnection(ConnectionHandler):
         self._loop = loop
         self._calls: dict[int, ServerCall] = {}
         self._opening = _NOT_OPENED  # of the last request
-        self._unread: dict[int, float] = {}  # streams answered before a call existed: when
+        self._unended: dict[int, float] = {}  # answered streams that clients have not ended: since when
         self._turnover = Turnover(loop.time())
-        self._done = 0  # bytes of requests that were served
         self._useless = 0  # units, halved each second
         self.holding = owner.holding
+        self.served = 0
+        self.observer = owner.options.on_call_finished
         self._had_request = False
         self._admitted = not stranger
         self._draining = self._going_away = False
@@ -158,29 +168,29 @@ class ServerConnection(ConnectionHandler):
 
     def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
         """Find the method and take the call up, or answer why not."""
-        self._had_request = True
-        opening = self._opening
-        if headers != opening.headers:  # to compare them costs less than to read them
-            opening = self._opening = read_opening(headers, self._methods)
-        method = opening.method
+        known, fields, method, is_plain = self._opening
+        if headers != known:  # to compare them costs less than to read them
+            self._had_request = True
+            self._opening = known, fields, method, is_plain = read_opening(headers, self._methods)
         if method is None:
-            self._refuse(stream_id, opening.fields, ended)
+            self._refuse(stream_id, fields, ended)
             return
-        try:
-            call = self._open_call(stream_id, method, opening)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, the client must be answered
-            self._refuse_call(stream_id, method.path, opening.fields, error, ended)
-            return
+        call = ServerCall(self, self.http2, stream_id, method, known, fields)
+        if not is_plain:
+            try:
+                self._prepare(call, stream_id, method)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, the client must be answered
+                self._refuse_call(stream_id, method.path, fields, error, ended)
+                return
         self._calls[stream_id] = call
         if self.http2.stranger:
             self._owner.turns.charge_strangers(CALL_COST)
         if ended or method.client_streaming:
             call.begin(ended)
 
-    def _open_call(self, stream_id: int, method: Method, opening: Opening) -> ServerCall:
-        headers, fields, _, is_plain = opening
-        call = ServerCall(self, self.http2, stream_id, method, headers, fields)
-        seconds = None if is_plain else _read_options(call, fields)
+    def _prepare(self, call: ServerCall, stream_id: int, method: Method) -> None:
+        """Do what is to be done before the message of a call."""
+        seconds = _read_options(call.fields)
         admission = None
         if method.on_headers is not None:
             admission = method.on_headers(call)
@@ -192,7 +202,6 @@ class ServerConnection(ConnectionHandler):
             self.http2.share_fairly(stream_id)
         if admission is not None:
             call.await_admission(admission)
-        return call
 
     def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:
         """Give body bytes to their call, or discard them."""
@@ -210,10 +219,10 @@ class ServerConnection(ConnectionHandler):
 
     def on_stream_closed(self, stream_id: int, error_code: int) -> None:
         """Release the call; cancel its handler when it still runs."""
-        if self._unread:
-            self._unread.pop(stream_id, None)
+        if self._unended:
+            self._unended.pop(stream_id, None)
         call = self._calls.pop(stream_id, None)
-        if call is not None:
+        if call is not None and not call.done:
             call.closed()
         if self._going_away and not self._calls:
             self._finish_drain()
@@ -248,9 +257,10 @@ class ServerConnection(ConnectionHandler):
         """End every call: an engine that failed reports no closed streams."""
         calls = list(self._calls.values())
         self._calls.clear()
-        self._unread.clear()
+        self._unended.clear()
         for call in calls:
-            call.closed()
+            if not call.done:
+                call.closed()
         self._owner.connection_lost(self)
 
     def on_socket_closed(self) -> None:
@@ -294,13 +304,6 @@ class ServerConnection(ConnectionHandler):
         """Count a call with a malformed request."""
         self._count_useless(FAILING_CALL)
 
-    def call_finished(self, call: ServerCall, code: StatusCode) -> None:
-        """Tell who wants to know."""
-        self._done += call.size
-        observer = self._owner.options.on_call_finished
-        if observer is not None:
-            observer(call, code)
-
     def call_failed(self, method: str, fields: Mapping[bytes, bytes], error: RpcError) -> None:
         """Tell who wants to know; nobody: log what nobody expected."""
         units = _USELESS.get(error.code)
@@ -330,7 +333,7 @@ class ServerConnection(ConnectionHandler):
             held += of_it
             stuck += of_it - waits_for_others
             overhead += call.overhead
-        idle = self._turnover.idle(stuck - overhead, self.http2.sent + self._done, now)
+        idle = self._turnover.idle(stuck - overhead, self.http2.sent + self.served, now)
         return Holder(self, held, stuck, idle)
 
     # -- refusing ------------------------------------------------------------------------------------
@@ -378,7 +381,7 @@ class ServerConnection(ConnectionHandler):
         if body:
             self.http2.send_data(stream_id, body, end=True)
         if not ended:
-            self._unread[stream_id] = self._loop.time()
+            self._unended[stream_id] = self._loop.time()
 
     # -- time ----------------------------------------------------------------------------------------
 
@@ -407,7 +410,7 @@ class ServerConnection(ConnectionHandler):
         if not self.http2.heal_window(sum(call.unacknowledged for call in self._calls.values())):
             self.drain()
         if not self.http2.unwritten:  # a reset would overtake the status that was sent before it
-            self._reset_unended(now - options.discard_timeout)
+            self._reset_unended(now)
 
     def _has_to_go(self, now: float) -> bool:
         """End a connection on which nobody authenticated in time; not a proxy's, which may know no better."""
@@ -424,14 +427,16 @@ class ServerConnection(ConnectionHandler):
         self.drain()
         return True
 
-    def _reset_unended(self, before: float) -> None:
-        """Reset streams that were answered before a time and whose clients did not end their side."""
-        for stream_id, call in list(self._calls.items()):
-            if call.done and call.finished_at < before and not call.queued:
-                self.http2.reset(stream_id, NO_ERROR)
-        for stream_id, since in list(self._unread.items()):
-            if since < before:
-                del self._unread[stream_id]
+    def _reset_unended(self, now: float) -> None:
+        """Reset streams that were answered a while ago and whose clients did not end their side."""
+        for stream_id, each in self._calls.items():
+            if each.done:
+                self._unended.setdefault(stream_id, now)
+        before = now - self._owner.options.discard_timeout
+        for stream_id, since in list(self._unended.items()):
+            call = self._calls.get(stream_id)
+            if since < before and (call is None or not call.queued):
+                del self._unended[stream_id]
                 self.http2.reset(stream_id, NO_ERROR)
 
     # -- drain ---------------------------------------------------------------------------------------
@@ -512,13 +517,10 @@ def _is_grpc(fields: Mapping[bytes, bytes]) -> bool:
     return fields.get(b"content-type", b"").split(b";")[0].strip() in _CONTENT_TYPES
 
 
-def _read_options(call: ServerCall, fields: Mapping[bytes, bytes]) -> float | None:
-    """Read how the messages of a call are compressed; return the seconds that its client gives it."""
-    encoding = fields.get(b"grpc-encoding")
-    if encoding is not None and encoding != b"identity":
-        if encoding != b"gzip":
-            raise RpcError(StatusCode.UNIMPLEMENTED, "grpc-encoding is not supported; send identity or gzip")
-        call.encoding = "gzip"
+def _read_options(fields: Mapping[bytes, bytes]) -> float | None:
+    """Check how the messages of a call are compressed; return the seconds that its client gives it."""
+    if fields.get(b"grpc-encoding", b"identity") not in _ENCODINGS:
+        raise RpcError(StatusCode.UNIMPLEMENTED, "grpc-encoding is not supported; send identity or gzip")
     timeout = fields.get(b"grpc-timeout")
     return None if timeout is None else _read_timeout(timeout)
 

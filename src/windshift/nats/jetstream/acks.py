@@ -46,19 +46,14 @@ class Stored:
 
 _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 _new_ack: Final = partial(_new, PubAck)
-_plain: Final = re.compile(rb'\{"stream":"([A-Za-z0-9_-]{1,255})","seq":([0-9]{1,20})\}').fullmatch
-"""What nats-server answers to a publish that it stored, and had not stored before."""
-
-
-def plain_sequence(body: bytes) -> int | None:
-    """Return the sequence in the answer to a publish that is stored now, as nats-server writes it."""
-    plain = _plain(body)
-    return None if plain is None else int(plain[2])
+match_plain: Final = re.compile(rb'\{"stream":"([A-Za-z0-9_-]{1,255})","seq":([0-9]{1,20})\}').fullmatch
+"""Finds the stream and the sequence in nats-server's answer to a publish that it stored, and had not stored
+before; None for any other answer."""
 
 
 def plain_ack(body: bytes) -> PubAck | None:
-    """Return all that such an answer tells."""
-    plain = _plain(body)
+    """Read such an answer."""
+    plain = match_plain(body)
     return None if plain is None else _new(PubAck, (plain[1].decode(), int(plain[2]), False))
 
 

@@ -35,7 +35,7 @@ from windshift.nats.errors import (
     Unavailable,
 )
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.acks import PubAck, Stored, plain_sequence, read_pub_ack
+from windshift.nats.jetstream.acks import PubAck, Stored, match_plain, read_pub_ack
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.bursts import Answer, Burst, Bursts
 from windshift.nats.requests import Handler, NoReply, Outcome, Requests
@@ -118,7 +118,8 @@ def _in_batch(headers: bytes, name: bytes, number: int, *, is_last: bool) -> byt
     return (headers.removesuffix(h.END) or h.BEGIN) + lines + h.END
 
 
-class Lane(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lane:
     """What writes of one kind share."""
 
     slots: FairSemaphore
@@ -253,11 +254,12 @@ class Writes:
 
     def stored(self, attempt: Attempt, outcome: Outcome) -> int | None:
         """Return the sequence if the outcome is that it is stored now: then there is nothing left to do."""
-        sequence = plain_sequence(outcome) if isinstance(outcome, bytes) else None
-        if sequence is not None:
-            lane, _, asker, slots, _, _ = attempt
-            lane.slots.give_back(asker, slots)
-        return sequence
+        plain = match_plain(outcome) if isinstance(outcome, bytes) else None
+        if plain is None:
+            return None
+        lane, _, asker, slots, _, _ = attempt
+        lane.slots.give_back(asker, slots)
+        return int(plain[2])
 
     def wait_on(self, write: Write, attempt: Attempt, outcome: Outcome) -> Word:
         """Wait on if there is no answer yet. Called by the handler: it may come before a task runs."""
@@ -511,7 +513,8 @@ class Writes:
 
         The server itself says `NO_RESPONDERS` only if nobody at all subscribes to the subject.
         """
-        (_, requests), token, *_ = attempt
+        lane, token, *_ = attempt
+        requests = lane.requests
         looking = self._look_up(subject)
         await asyncio.wait((looking, answer), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():

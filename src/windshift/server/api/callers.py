@@ -43,7 +43,7 @@ def identity_of(call: ServerCall) -> Identity | None:
 
 def caller_of(call: ServerCall) -> Principal | None:
     """Return who makes a call; None where there are no rules."""
-    identity = None if call.state is None else identity_of(call)
+    identity = identity_of(call)
     return None if identity is None else identity.principal
 
 

@@ -94,7 +94,7 @@ class EventsService:
     def publish_event(self, request: pb.PublishEventRequest, call: ServerCall) -> None:
         """Store an event; in a task only where more is to be done than to send it and take the answer."""
         try:
-            caller = caller_of(call)
+            caller = None if call.state is None else caller_of(call)  # calls cost on the hot path
             asker = call.peer if caller is None else caller.name
             event = read_publish(request, self._extract(call), caller, asker)
         except InvalidField as error:

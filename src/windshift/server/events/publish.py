@@ -92,7 +92,7 @@ class Publisher:
         except WindshiftError as error:
             self._counts.publish_failed(error)
             raise
-        return _Publish(self, request, to_response).begin(self._writes, write, call)
+        return _Publish(self, self._counts, request, to_response).begin(self._writes, write, call)
 
     def _abandoned(self, request: PublishRequest, span: Span) -> None:
         """Record a publish that nobody waits for any more, before its task has begun."""
@@ -142,10 +142,6 @@ class Publisher:
         if duplicate:
             self._counts.duplicates += 1
             return id_of_duplicate(request, ack), True
-        return self.stored(sequence)
-
-    def stored(self, sequence: int) -> PublishReceipt:
-        """Do what `receipt` does of an event that had not been stored before."""
         self._counts.published += 1
         return sequence, False
 
@@ -311,21 +307,24 @@ class Publisher:
 class _Publish(Storing):
     """A publish without a task."""
 
-    __slots__ = ("_publisher", "_request", "_to_response")
+    __slots__ = ("_counts", "_publisher", "_request", "_to_response")
 
     def __init__(
         self,
         publisher: Publisher,
+        counts: Counts,
         request: PublishRequest,
         to_response: Callable[[PublishReceipt], Any],
     ) -> None:
         self._publisher = publisher
+        self._counts = counts
         self._request = request
         self._to_response = to_response
 
     def response(self, sequence: int) -> Any:
-        """Count the event."""
-        return self._to_response(self._publisher.stored(sequence))
+        """Count the event, which had not been stored before."""
+        self._counts.published += 1
+        return self._to_response((sequence, False))
 
     async def finish(self, storing: Awaitable[PubAck]) -> Any:
         """Do what `Publisher.finish` does."""

@@ -8,7 +8,7 @@ is ignored: an event has no place for it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -52,6 +52,11 @@ _WITHOUT_TRACE: Final = ("baggage", "none")
 class Carrier(Protocol):
     """A call with metadata."""
 
+    @property
+    def fields(self) -> Mapping[bytes, bytes]:
+        """The headers, and the last value of each."""
+        ...
+
     def header(self, name: bytes) -> str:
         """Return a header, empty when absent."""
         ...
@@ -83,8 +88,9 @@ def extractor(propagators: Sequence[str]) -> Extract:
 
 def w3c(carrier: Carrier) -> TraceContext | None:
     """Extract ``traceparent`` and ``tracestate``."""
-    parent = carrier.header(b"traceparent")
-    return read_trace_context(parent, carrier.header(b"tracestate")) if parent else None
+    if b"traceparent" not in carrier.fields:
+        return None
+    return read_trace_context(carrier.header(b"traceparent"), carrier.header(b"tracestate"))
 
 
 def _installed(name: str) -> Extract:
