@@ -416,9 +416,9 @@ class Connection(asyncio.Protocol):
     def hurry(self) -> None:
         """Write what is queued now, if others would be written first and the peer asks for little.
 
-        Not to be called while a stream that this may end is still worked on.
+        To be called while `may_hurry`, and not while a stream that this may end is still worked on.
         """
-        if self.may_hurry and not self._receiving:
+        if not self._receiving:
             self.may_hurry = False
             if self._turns.hurries(self.account):
                 self._flush()
