@@ -86,6 +86,13 @@ async def test_many_at_once_who_disagree(managements: list[Management], unique: 
     assert (await managements[0].stored_stream(name))["max_msgs"] in range(1, 31)
 
 
+async def pending(management: Management, stream: str) -> None:
+    """Wait until the consumer has an event: the replica of the stream that it reads may be behind."""
+    async with asyncio.timeout(30):
+        while not (await management.stored_consumer(stream, "c"))["num_pending"]:  # noqa: ASYNC110 - it lies there
+            await asyncio.sleep(0.01)
+
+
 async def test_made_by_one_seen_by_all(managements: list[Management], unique: Unique) -> None:
     """What one server made the others know at once; positions hold wherever the consumer is asked."""
     name = unique()
@@ -96,5 +103,6 @@ async def test_made_by_one_seen_by_all(managements: list[Management], unique: Un
         consumer = ConsumerSpec(spec.name, "c", (f"{spec.name}.b",), AtStart())
         await managements[(number + 2) % 3].consumers.ensure(consumer, in_seconds(30))
         await managements[number % 3].consumers.ensure(consumer, in_seconds(30))
+        await pending(managements[number % 3], spec.name)
         assert await managements[number % 3].next_ids(spec.name, "c") == [2]
         await managements[number % 3].consumers.delete(spec.name, "c", in_seconds(30))
