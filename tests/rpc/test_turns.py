@@ -105,6 +105,17 @@ async def test_slices_are_longer_where_they_hinder_nobody() -> None:
     assert turns.lets_in(much)
 
 
+async def test_busy_ones_do_not_wait_for_each_other() -> None:
+    """Of ten connections that use a little more than is little there is always one that has waited."""
+    clock = Clock()
+    turns, much, less = Turns(asyncio.get_running_loop(), clock), busy(clock), Account()
+    less.charge(0.005, clock.now)
+    turns.charge(much, SLICE, clock.now)
+    assert turns.lets_in(less)
+    assert not turns.hinders(much)
+    assert turns.lets_in(much)
+
+
 async def test_accounts_take_turns() -> None:
     """However many connections one has."""
     clock, log = Clock(), list[str]()

@@ -46,6 +46,9 @@ LITTLE: Final = 0.05
 """Seconds in a second that somebody may use and not be busy."""
 _SAVED: Final = 0.01
 """Seconds that may be used at once."""
+_QUIET: Final = 0.002
+"""Seconds that somebody has used at the most for whom busy ones wait. Ten connections that use a little more
+than `LITTLE` each would else take turns to be busy: the longer one waits, the less it has used."""
 _REMEMBERED: Final = 0.025
 """Seconds that count: who was busy is so for half a second more at the longest."""
 _HURRY: Final = 0.0002
@@ -71,6 +74,10 @@ class Account:
     def is_busy(self, now: float) -> bool:
         """Whether it is more than a little."""
         return self._used - (now - self._at) * LITTLE > _SAVED
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether it is so little that busy ones wait."""
+        return self._used - (now - self._at) * LITTLE < _QUIET
 
     def may_hurry(self, now: float) -> bool:
         """Tell whether something may leave at once again, and count it: a call needs two such writes."""
@@ -129,7 +136,8 @@ class Turns:
         """
         now = self._clock()
         if not account.is_busy(now):
-            self._shared_until = now + _HINDERED
+            if account.is_quiet(now):
+                self._shared_until = now + _HINDERED
             return True
         return now >= self._shared_until or (not self._busy and self._spent < SLICE / 2)
 
