@@ -85,6 +85,7 @@ async def test_parts_of_the_work(clock: _Clock) -> None:
 async def test_short_steps_share_a_slice(clock: _Clock) -> None:
     """Steps that take little run in the same turn."""
     pacing, turns = Pacing(), _Turns()
+    pacing.is_shared = lambda: False
 
     async def work() -> None:
         for _ in range(20):
@@ -132,7 +133,7 @@ async def test_steps_that_are_short_for_others(clock: _Clock, is_shared: bool) -
 
 @pytest.mark.parametrize("is_shared", [True, False])
 async def test_slices_are_shorter_beside_small_calls(clock: _Clock, is_shared: bool) -> None:
-    """They are half as long while somebody is about who uses little, and work goes on in each turn."""
+    """They are half as long while somebody is about who uses little; otherwise work goes on in each turn."""
     pacing, turns, pieces = Pacing(), _Turns(), list[int]()
     pacing.is_shared = lambda: is_shared
 
@@ -147,7 +148,28 @@ async def test_slices_are_shorter_beside_small_calls(clock: _Clock, is_shared: b
     begun = len(pieces) // 4  # by then it is known how long a step takes
     some = [pieces.count(turn) for turn in sorted(set(pieces[begun:-begun]))]
     assert max(some) <= (12 if is_shared else 22)
-    assert sum(some) / (pieces[-begun] - pieces[begun]) > 2
+    assert is_shared or sum(some) / (pieces[-begun] - pieces[begun]) > 2
+
+
+async def test_bulk_work_rests_beside_small_calls(clock: _Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does so after a slice of it, but not while a busy caller waits."""
+    monkeypatch.setattr(pacing_module, "REST", 3600.0)
+    pacing, steps = Pacing(), list[str]()
+
+    async def work(name: str) -> None:
+        for _ in range(10):
+            clock.now += SLICE
+            steps.append(name)
+            await asyncio.sleep(0)
+
+    bulk = asyncio.create_task(pacing.run(work("bulk")))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert steps == ["bulk"]
+    await pacing.run(work("busy"), _Account(busy=True), bulk=False)
+    assert steps.count("busy") == 10
+    assert steps.count("bulk") > 1
+    bulk.cancel()
 
 
 async def test_work_that_is_not_paced_hinders_nobody() -> None:
@@ -159,7 +181,7 @@ async def test_bulk_work_is_noticed(clock: _Clock) -> None:
     """As long as it is done, and no longer; what busy callers do is none."""
     pacing = Pacing()
     assert not pacing.is_bulky()
-    await pacing.run(asyncio.sleep(0), _Account(busy=True))
+    await pacing.run(asyncio.sleep(0), _Account(busy=True), bulk=False)
     assert not pacing.is_bulky()
     await pacing.run(asyncio.sleep(0))
     assert pacing.is_bulky()
@@ -192,6 +214,7 @@ async def test_what_comes_of_it() -> None:
 async def test_cancelled(clock: _Clock) -> None:
     """Work is cancelled where it waits, for others or in the line, and may clean up."""
     pacing, ended, forever = Pacing(), list[str](), asyncio.Event()
+    pacing.is_shared = lambda: False
 
     async def work(name: str, *, busy: bool) -> None:
         try:
@@ -274,7 +297,7 @@ async def test_work_for_an_account(clock: _Clock, busy: bool, shared: bool) -> N
     async def work() -> None:
         await together(part() for _ in range(20))
 
-    await pacing.run(work(), account)
+    await pacing.run(work(), account, bulk=False)
     turns.stop()
     assert account.seconds == pytest.approx(20 * SLICE)
     assert (max(steps.count(turn) for turn in set(steps)) <= 2) is (busy and shared)
@@ -296,7 +319,7 @@ async def test_bulk_work_does_not_hold_up_who_is_not_busy(clock: _Clock) -> None
 
     bulks = [asyncio.ensure_future(pacing.run(bulk())) for _ in range(10)]
     await asyncio.sleep(0)
-    await pacing.run(light(), _Account(busy=False))
+    await pacing.run(light(), _Account(busy=False), bulk=False)
     assert steps == list(range(steps[0], steps[0] + 5))
     await asyncio.gather(*bulks)
     turns.stop()

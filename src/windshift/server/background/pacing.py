@@ -21,6 +21,8 @@ SLICE: Final = 0.0005
 """Seconds of each turn of the event loop that bulk work gets. The next turns make up for a longer step."""
 SHORT_SLICE: Final = 0.00025
 """The same while somebody is about who uses little."""
+REST: Final = 0.001
+"""Seconds between two slices of bulk work meanwhile, so that the loop is idle when a small call comes."""
 _SHARE: Final = 0.25
 """Of the time of a turn bulk work gets this much where that is more than a slice, and two slices at most: it
 never stands still."""
@@ -54,23 +56,28 @@ class Pacing:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[None], bool]] = deque()  # and whether it is bulk work
+        self._callers_waiting = 0
         self._slice = self._typical = SLICE
         self._spent = self._began = 0.0
         self._scheduled_at = 0.0
         self._bulky_until = 0.0
-        self._is_scheduled = False
+        self._next: asyncio.Handle | None = None
+        self._rests = False  # until that
         self.is_shared: Callable[[], bool] = lambda: True
 
-    def run(self, work: Coroutine[Any, Any, T], account: Account | None = None) -> Coroutine[Any, Any, T]:
+    def run(
+        self, work: Coroutine[Any, Any, T], account: Account | None = None, *, bulk: bool = True
+    ) -> Coroutine[Any, Any, T]:
         """Run work, with all that it starts by `paced`.
 
         Args:
             work: what to run.
-            account: is charged with it, and waits only while it is busy and others are about; None = it waits
-                as bulk work does.
+            account: is charged with it.
+            bulk: whether it waits for its turn in any case; otherwise it does so only while its account is
+                busy and others are about.
         """
-        return _run(_Steps(_new(_Share, (self, account)), work))
+        return _run(_Steps(_new(_Share, (self, account, bulk)), work))
 
     @property
     def is_over(self) -> bool:
@@ -95,13 +102,14 @@ class Pacing:
         """Whether the slice of this turn is used up."""
         return self._spent >= self._slice
 
-    def turn(self, *, first: bool = False) -> asyncio.Future[None]:
+    def turn(self, *, bulk: bool, first: bool = False) -> asyncio.Future[None]:
         """Return a future that is done when there may be time for a step; `first` = ahead of all who wait."""
         turn: asyncio.Future[None] = self._loop.create_future()
         if first:
-            self._waiting.appendleft(turn)
+            self._waiting.appendleft((turn, bulk))
         else:
-            self._waiting.append(turn)
+            self._waiting.append((turn, bulk))
+        self._callers_waiting += not bulk
         self._schedule()
         return turn
 
@@ -118,14 +126,20 @@ class Pacing:
         self._schedule()
 
     def _schedule(self) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._scheduled_at = perf_counter()
-            self._loop.call_soon(self._next_turn)
+        """Begin another slice in the next turn, or after a rest if nothing but bulk work waits."""
+        rests = not self._callers_waiting and self.is_shared()
+        if self._next is not None:
+            if rests or not self._rests:
+                return
+            self._next.cancel()
+        self._rests = rests
+        self._scheduled_at = perf_counter()
+        later = self._loop.call_later
+        self._next = later(REST, self._next_turn) if rests else self._loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
         """Let as many steps begin as usually fit into a slice."""
-        self._is_scheduled = False
+        self._next = None
         took = perf_counter() - self._scheduled_at
         self._spent = min(max(0.0, self._spent - self._slice), _MOST_OWED)
         shortest = SHORT_SLICE if self.is_shared() else SLICE
@@ -137,7 +151,8 @@ class Pacing:
 
     def _wake(self, count: int) -> None:
         while count and self._waiting:
-            turn = self._waiting.popleft()
+            turn, bulk = self._waiting.popleft()
+            self._callers_waiting -= not bulk
             if not turn.done():
                 turn.set_result(None)
                 count -= 1
@@ -151,11 +166,13 @@ class _Share(NamedTuple):
 
     Attributes:
         pacing: has its steps wait.
-        account: is charged with it; None = it is bulk work.
+        account: is charged with it.
+        bulk: whether it is bulk work.
     """
 
     pacing: Pacing
     account: Account | None
+    bulk: bool
 
 
 _share: ContextVar[_Share | None] = ContextVar("share", default=None)
@@ -165,7 +182,7 @@ _share: ContextVar[_Share | None] = ContextVar("share", default=None)
 def paced(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
     """Run a part of bulk work, which is to have a task of its own."""
     share = _share.get()
-    return work if share is None else share.pacing.run(work, share.account)
+    return work if share is None else share.pacing.run(work, share.account, bulk=share.bulk)
 
 
 async def pause() -> None:
@@ -195,21 +212,21 @@ class _Steps(Generic[T]):
         self._work.close()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        work, (pacing, account) = self._work, self.share
+        work, (pacing, account, bulk) = self._work, self.share
         thrown: BaseException | None = None
         try:
             while True:
                 began = perf_counter()
-                waits = account is None or (account.is_busy(began) and pacing.is_shared())
+                waits = bulk or (account is not None and account.is_busy(began) and pacing.is_shared())
                 if waits and thrown is None and pacing.is_over:
                     try:
-                        yield from pacing.turn()
+                        yield from pacing.turn(bulk=bulk)
                         while pacing.is_used_up:  # by those who were let in with this one
-                            yield from pacing.turn(first=True)
+                            yield from pacing.turn(bulk=bulk, first=True)
                     except BaseException as error:  # noqa: BLE001 - it is for the work to handle
                         thrown = error
                     began = perf_counter()
-                pacing.begin(began, bulk=account is None)
+                pacing.begin(began, bulk=bulk)
                 try:
                     awaited = work.send(None) if thrown is None else work.throw(thrown)
                 except StopIteration as stop:

@@ -389,8 +389,7 @@ class App:
 
     def _pace(self, call: ServerCall, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
         """Have bulk work, and that of busy callers, wait while others have their turn."""
-        account = None if policy_of(call.method).is_bulk else call.connection.account
-        return self._pacing.run(work, account)
+        return self._pacing.run(work, call.connection.account, bulk=policy_of(call.method).is_bulk)
 
     def _translate(self, path: str, error: Exception) -> RpcError | None:
         """Convert an error for the client; sizes are those of the current broker."""
