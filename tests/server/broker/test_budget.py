@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.broker import in_seconds
 from windshift.nats import Busy, Unanswered, Unavailable
+from windshift.server.broker import budget as budget_module
 from windshift.server.broker.asking import asking
 from windshift.server.broker.budget import Budget, Share
 
@@ -70,6 +71,24 @@ async def test_large_answers_come_one_at_a_time() -> None:
         for task in tasks[1:]:
             task.result().give_back()
     assert (budget.used, budget.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+async def test_who_gets_large_answers_rests_while_others_are_about(
+    monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    """The next one waits; others do not, and it does not where it would wait for nobody."""
+    monkeypatch.setattr(budget_module, "_RATE", 1)
+    budget = Budget(100)
+    budget.is_shared = lambda: is_shared
+    first = await take(budget, "a", 20)
+    first.arrived(1_000_000)
+    first.give_back()
+    task, other = take(budget, "a", 20), take(budget, "b", 20)
+    await turns()
+    assert other.done()
+    assert task.done() is not is_shared
+    await _cancel(task)
 
 
 async def test_those_who_wait_take_turns() -> None:

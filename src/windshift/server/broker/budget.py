@@ -32,6 +32,9 @@ _NOBODY: Final = "\0"
 LARGE: Final = 128 * 1024
 """Bytes from which on an answer is large."""
 
+_RATE: Final = 128 * MIB
+"""Bytes of large answers that an asker gets in a second while somebody is about who uses little."""
+
 _MOST_REMEMBERED: Final = 1_000
 """Askers of large answers."""
 
@@ -40,7 +43,11 @@ class Budget:
     """Bytes, of which each asker has at most half. A larger request is served if the asker has nothing else.
 
     Whoever got a large answer has one request under way at a time, until he gets a small one: with many of
-    them at once the broker has so much to do that others wait for it.
+    them at once the broker has so much to do that others wait for it. While somebody is about who uses little
+    of the event loop, the next one waits a while.
+
+    Attributes:
+        is_shared: tells whether somebody is; to be set.
 
     Args:
         size: how many bytes.
@@ -56,6 +63,7 @@ class Budget:
         self._late: dict[Share, None] = {}
         self._late_size = 0
         self._most_late = size // 2
+        self.is_shared: Callable[[], bool] = lambda: False
 
     @property
     def used(self) -> int:
@@ -106,6 +114,7 @@ class Budget:
         """Note how many bytes an answer had."""
         self._large.pop(share.asker, None)
         if share.asker and size >= LARGE:  # the server's own requests are for many
+            share.rest = size / _RATE
             self._large[share.asker] = None
             if len(self._large) > _MOST_REMEMBERED:
                 self._large.popitem(last=False)
@@ -117,7 +126,10 @@ class Budget:
             self._late_size -= share.size
         else:
             self._answered += 1
-        self._bytes.give_back(share.asker, share.size)
+        if share.rest and self.is_shared():
+            get_running_loop().call_later(share.rest, self._bytes.give_back, share.asker, share.size)
+        else:
+            self._bytes.give_back(share.asker, share.size)
         share.size = 0
 
     def leave(self, share: Share) -> None:
@@ -203,12 +215,13 @@ class _Turn:
 class Share:
     """Bytes of a budget that somebody has; a share for `windshift.nats.requests`."""
 
-    __slots__ = ("_budget", "asker", "size")
+    __slots__ = ("_budget", "asker", "rest", "size")
 
     def __init__(self, budget: Budget, asker: str, size: int) -> None:
         self._budget = budget
         self.asker = asker
         self.size = size
+        self.rest = 0.0  # seconds until the next one may have them
 
     def arrived(self, size: int) -> None:
         """Note that the answer has come, with so many bytes, and is about to be read."""

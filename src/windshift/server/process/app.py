@@ -196,6 +196,7 @@ class App:
         self._answered = _with_reflection([*self._services, self._health])
         self._methods = tuple(path for service in self._answered for path in service.methods)
         self._pacing = Pacing()
+        nats.budget.is_shared = self._hinders_others
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, shared.counts)
         self.metrics = self._make_metrics(nats, shared, audit) if config.metrics else None
         """The metrics of this server, unless turned off."""
@@ -385,7 +386,11 @@ class App:
 
     def _is_shared(self) -> bool:
         """Tell whether there is bulk work, or somebody is about who uses little: turns are to be short."""
-        return self._pacing.is_shared() or self._pacing.is_bulky()
+        return self._hinders_others() or self._pacing.is_bulky()
+
+    def _hinders_others(self) -> bool:
+        """Tell whether somebody is about who uses little: who uses much hinders him."""
+        return self._pacing.is_shared()
 
     def _pace(self, call: ServerCall, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
         """Have bulk work, and that of busy callers, wait while others have their turn."""
