@@ -98,6 +98,18 @@ def test_a_flood(server: Served, own_nats_server: NatsServer) -> None:
         assert [is_buried(call, seq) for seq in refused[1:]] == [True] * 3
 
 
+def test_what_the_broker_refuses(server: Served, own_nats_server: NatsServer) -> None:
+    """It does not count, however often it was tried: there was nothing left of it."""
+    fill(server)
+    before = jetstream(own_nats_server, "STREAM.INFO.WS_DEAD_LETTERS")["config"]
+    with holding(server.caller("floods"), "flood", 3) as (call, (first, second, *_)):
+        jetstream(own_nats_server, "STREAM.UPDATE.WS_DEAD_LETTERS", before | {"max_msgs": HALF})
+        assert not any(is_buried(call, seq) for seq in (first, second, first))
+        jetstream(own_nats_server, "STREAM.UPDATE.WS_DEAD_LETTERS", before)
+        assert is_buried(call, first)
+        assert not is_buried(call, second)
+
+
 def test_last_attempts(server: Served) -> None:
     """An event whose attempts are used up stays as well, and becomes a dead letter when there is room."""
     caller, ids = server.caller("floods"), publish(server, HALF + 3)

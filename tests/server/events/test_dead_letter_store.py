@@ -17,9 +17,10 @@ from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.writes import Writes
+from windshift.server.auth.quotas import GiveBack, nothing_taken
 from windshift.server.broker.asking import asking
 from windshift.server.broker.budget import ASKING, Budget
-from windshift.server.domain.errors import BrokerUnavailable, QuotaExceeded, StreamFull
+from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown, QuotaExceeded, StreamFull
 from windshift.server.events.dead_letters.codec import entry_subject
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId
 from windshift.server.events.dead_letters.store import STREAM, DeadLetterStore, RecordedEnd
@@ -272,8 +273,9 @@ async def test_what_is_charged(keeper: Keeper, unique: Unique) -> None:
     """All that a dead letter takes, before it is written; of a claim, for as long as it is kept."""
     charges: list[tuple[int, int | None]] = []
 
-    def charge(size: int, left: int | None, _: float) -> None:
+    def charge(size: int, left: int | None, _: float) -> GiveBack:
         charges.append((size, left))
+        return nothing_taken
 
     stream = await keeper.broker.stream(unique())
     await keeper.given_up(stream, 1)
@@ -295,8 +297,9 @@ async def test_what_is_left_is_told_once_it_is_little(keeper: Keeper, unique: Un
     """That is when more than half of the limit is used; claims may use all of it."""
     told: list[int | None] = []
 
-    def charge(_: int, left: int | None, __: float) -> None:
+    def charge(_: int, left: int | None, __: float) -> GiveBack:
         told.append(left)
+        return nothing_taken
 
     stream = await keeper.broker.stream(unique())
     why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", b"x" * 100_000))
@@ -320,7 +323,7 @@ async def test_what_may_not_be_charged(keeper: Keeper, unique: Unique) -> None:
     await keeper.given_up(stream, 1)
     why = await keeper.failure(stream, await keeper.publish(f"{stream}.a"))
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object) -> GiveBack:
         raise QuotaExceeded("dead_letter_bytes", 1)
 
     with pytest.raises(QuotaExceeded):
@@ -335,6 +338,97 @@ async def test_what_may_not_be_charged(keeper: Keeper, unique: Unique) -> None:
     assert (await keeper.store.look_at_usage(in_seconds(30))).size == used
 
 
+class Account:
+    """Counts bytes that are charged and not given back; calls something when there are more."""
+
+    def __init__(self, on_charge: Callable[[], None] = lambda: None) -> None:
+        self.bytes = self.most = 0
+        self._on_charge = on_charge
+
+    def charge(self, size: int, _: int | None, __: float) -> GiveBack:
+        """Count them."""
+        self._add(size)
+        self.most = max(self.most, self.bytes)
+        if size:
+            self._on_charge()
+        return partial(self._add, -size)
+
+    def _add(self, size: int) -> None:
+        self.bytes += size
+
+
+@pytest.mark.parametrize(("body", "most"), [(b"small", 1), (LARGE, 1), (LARGE, 2)])
+async def test_what_is_refused_is_not_charged(keeper: Keeper, unique: Unique, body: bytes, most: int) -> None:
+    """The broker takes no more: what was charged before it said so is given back, an overflow message too."""
+    stream, account = await keeper.broker.stream(unique()), Account()
+    await keeper.given_up(stream, 1)
+    config = (await keeper.broker.api.stream_info(STREAM, in_seconds(30)))["config"]
+    await keeper.broker.api.update_stream(config | {"max_msgs": most}, in_seconds(30))
+    why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", body))
+    with pytest.raises(StreamFull):
+        await keeper.writer.write(why, in_seconds(30), charge=account.charge)
+    assert (account.bytes, account.most > len(body)) == (0, True)
+    assert await keeper.entries() == 1
+
+
+async def test_a_claim_that_is_not_stored_is_not_charged(keeper: Keeper, unique: Unique) -> None:
+    """There is no room or no time for it, or the event ended before."""
+    stream, account = await keeper.broker.stream(unique()), Account()
+    [letter] = await keeper.given_up(stream, 1)
+    claim = partial(keeper.store.claim, claimant=b"me", kept_for=timedelta(1), run=ALWAYS)
+    assert not await claim(letter.failure.id, deadline=in_seconds(30), charge=account.charge)
+    config = (await keeper.broker.api.stream_info(STREAM, in_seconds(30)))["config"]
+    await keeper.broker.api.update_stream(config | {"max_msgs": 1}, in_seconds(30))
+    other = letter.failure.id._replace(seq=StreamSeq(99))
+    with pytest.raises(StreamFull):
+        await claim(other, deadline=in_seconds(30), charge=account.charge)
+    with pytest.raises(BrokerUnavailable):
+        await claim(other, deadline=in_seconds(-1), charge=account.charge)
+    assert account.bytes == 0 < account.most
+
+
+@pytest.mark.parametrize("body", [b"small", LARGE], ids=["small", "large"])
+async def test_who_writes_a_dead_letter_is_charged_for_it_once(
+    keeper: Keeper, unique: Unique, body: bytes
+) -> None:
+    """Of many that write the same one, or something else in its place, nobody else is."""
+    stream = await keeper.broker.stream(unique())
+    why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", body))
+    accounts = [Account() for _ in range(10)]
+    outcomes = await asyncio.gather(
+        *(keeper.writer.write(why, in_seconds(60), charge=each.charge) for each in accounts)
+    )
+    for account, (outcome, _) in zip(accounts, outcomes, strict=True):
+        assert account.bytes == (account.most if outcome is Written.WRITTEN else 0)
+
+    seq = await keeper.publish(f"{stream}.a", body)
+    acknowledged = await keeper.failure(stream, seq)
+    assert await keeper.store.claim(acknowledged.id, b"other", timedelta(1), ALWAYS, in_seconds(30))
+    before, account = await keeper.entries(), Account()
+    outcome, _ = await keeper.writer.write(acknowledged, in_seconds(60), charge=account.charge)
+    assert (outcome, account.bytes) == (Written.ENDED, 0)
+    assert account.most > len(body)
+    assert await keeper.entries() == before
+
+
+async def test_what_may_be_stored_stays_charged(
+    own_keeper: Keeper, own_nats_server: NatsServer, unique: Unique
+) -> None:
+    """The broker does not say whether it has it."""
+    stream = await own_keeper.broker.stream(unique())
+    await own_keeper.given_up(stream, 1)
+    why = await own_keeper.failure(stream, await own_keeper.publish(f"{stream}.a"))
+    for write in (
+        partial(own_keeper.writer.write, why),
+        partial(own_keeper.store.claim, why.id._replace(seq=StreamSeq(99)), b"me", timedelta(1)),
+    ):
+        account = Account(own_nats_server.freeze)
+        with pytest.raises(OutcomeUnknown):
+            await write(deadline=in_seconds(4), run=ALWAYS, charge=account.charge)
+        own_nats_server.thaw()
+        assert account.bytes == account.most > 0
+
+
 async def test_a_look_at_the_room_is_nobodys(broker: Broker) -> None:
     """It does not wait behind what whoever is charged asked the broker before: others wait for it."""
     budget = Budget()
@@ -343,7 +437,7 @@ async def test_a_look_at_the_room_is_nobodys(broker: Broker) -> None:
     share = budget.take_now(ASKING // 2, "floods")
     assert share is not None
     asking.set("floods")
-    await store.require_room(0, in_seconds(5), lambda *_: None)
+    await store.require_room(0, in_seconds(5), lambda *_: nothing_taken)
     assert asking.get() == "floods"
     share.give_back()
 
@@ -354,9 +448,9 @@ async def test_a_look_at_the_room_that_failed_is_repeated(keeper: Keeper, unique
     await keeper.given_up(stream, 1)
     store = (await keep(keeper.broker)).store
     with pytest.raises(BrokerUnavailable):
-        await store.require_room(0, in_seconds(-1), lambda *_: None)
+        await store.require_room(0, in_seconds(-1), lambda *_: nothing_taken)
     assert store.usage.size == 0
-    await store.require_room(0, in_seconds(30), lambda *_: None)
+    await store.require_room(0, in_seconds(30), lambda *_: nothing_taken)
     assert store.usage.size > 0
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats.jetstream.writes import Writes
+from windshift.nats import JetStreamError
+from windshift.nats.jetstream.acks import PubAck
+from windshift.nats.jetstream.writes import Write, Writes
 from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown, ReplicasUnavailable, StreamFull
 from windshift.server.events.managed_stream import Conflict, ManagedStream, changed_config
 
@@ -70,6 +72,25 @@ async def test_a_broker_that_falls_silent(own_broker: Broker, own_nats_server: N
     own_nats_server.thaw()
     with pytest.raises(Conflict):
         await stream.put("s.a", b"", (), in_seconds(30), expected=0)
+
+
+async def test_a_refusal_of_a_later_attempt(broker: Broker, unique: Unique) -> None:
+    """That the stream is full now does not say that an earlier attempt was not stored."""
+
+    class Doubtful(Writes):
+        async def write(self, write: Write) -> PubAck:
+            try:
+                return await super().write(write)
+            except JetStreamError as error:
+                error.in_doubt = True
+                raise
+
+    name = unique()
+    config = {"name": name, "subjects": [f"{name}.>"], "max_msgs": 1, "discard": "new"}
+    stream = ManagedStream(broker.api, Doubtful(broker.requests, broker.api), config, (), 1)
+    await stream.put(f"{name}.a", b"", (), in_seconds(30))
+    with pytest.raises(OutcomeUnknown):
+        await stream.put(f"{name}.b", b"", (), in_seconds(30))
 
 
 async def test_more_replicas_than_servers(broker: Broker, unique: Unique) -> None:

@@ -18,7 +18,15 @@ from windshift.server.auth.actions import Action, Consume, Publish, RejectForGoo
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.ledger import Ledger
 from windshift.server.auth.policy import Principal, Quotas
-from windshift.server.auth.quotas import ALL_CONSUMERS, CLAIMS, FullStreams, Usage
+from windshift.server.auth.quotas import (
+    ALL_CONSUMERS,
+    CLAIMS,
+    DAY,
+    FullStreams,
+    GiveBack,
+    Usage,
+    nothing_taken,
+)
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.domain import names
 from windshift.server.domain.errors import (
@@ -188,8 +196,11 @@ class AuthorizedStream:
             self._require("dead_letter_bytes", stream, now)
         self._spend("dead_letters", stream, 1)
 
-    def weigh(self, stream: str, size: int, left: int | None, now: float) -> None:
+    def weigh(self, stream: str, size: int, left: int | None, now: float) -> GiveBack:
         """Count the bytes of a dead letter that is about to be written; 0 only asks.
+
+        Return what gives back the room, where nothing is written after all. The minute's bytes stay counted:
+        to try took the broker's time.
 
         Args:
             stream: of the consumer that leaves it.
@@ -202,12 +213,14 @@ class AuthorizedStream:
         """
         with self._telling():
             self._require("dead_letter_bytes", stream, now)
-            if left is not None:
-                self._usage.take_room(self.identity.principal, size, left, now)
+            give_back = self._take_room(size, left, now, DAY)
         self._spend("dead_letter_bytes", stream, size)
+        return give_back
 
-    def claim(self, size: int, left: int | None, now: float) -> None:
+    def claim(self, size: int, left: int | None, now: float) -> GiveBack:
         """Count the bytes of a claim that is about to be written where dead letters are.
+
+        Return what gives them back, where it is not written after all.
 
         Args:
             size: how many; what is kept for longer than `CLAIMS` counts as many times more.
@@ -217,9 +230,13 @@ class AuthorizedStream:
         Raises:
             QuotaExceeded: there were too many already; these were not counted.
         """
-        if left is not None:
-            with self._telling():
-                self._usage.take_room(self.identity.principal, size, left, now, CLAIMS)
+        with self._telling():
+            return self._take_room(size, left, now, CLAIMS)
+
+    def _take_room(self, size: int, left: int | None, now: float, period: float) -> GiveBack:
+        if left is None:
+            return nothing_taken
+        return self._usage.take_room(self.identity.principal, size, left, now, period)
 
     def _require(self, quota: str, stream: str, now: float) -> None:
         for which in (stream, self._consumer), ALL_CONSUMERS:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
-from typing import Final
+from typing import Final, TypeAlias
 
 from windshift.server.auth.ledger import FILLED_AT, LEFT, Ledger, Row, Tally
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.subjects import SubjectPatterns, tokens
 from windshift.server.domain.errors import QuotaExceeded
+
+GiveBack: TypeAlias = Callable[[], None]
+"""Gives back what was taken, since nothing came of it."""
 
 MAX_STREAMS: Final = "max_streams"
 MAX_RPS: Final = "max_rps"
@@ -76,6 +79,10 @@ def _little_room(principal: str, part: int, period: float) -> QuotaExceeded:
     return QuotaExceeded(
         "dead_letter_bytes", part, what, hint=f'{remedy}, or {where} set to "off" in the rules'
     )
+
+
+def nothing_taken() -> None:
+    """Give nothing back: nothing was taken."""
 
 
 class FullStreams:
@@ -161,9 +168,47 @@ class Bucket:
         """Tell whether nobody has asked for a minute: one that held a minute's worth is full again."""
         return now - self.asked_at > _MINUTE
 
-    def take(self, amount: int) -> None:
-        """Take something, after `has_some` was asked."""
+    def take(self, amount: float) -> None:
+        """Take something, after `has_some` was asked; less than 0 gives it back."""
         self._level[LEFT] -= amount
+
+
+class _Room:
+    """Counts what one principal took of the room for dead letters: in bytes, and in parts of what was left.
+
+    Whichever is less counts. What was taken once is little of a part that has grown since, and must not
+    become many days' worth because others have filled the room.
+
+    Args:
+        now: a time in seconds.
+        bytes_level: like that of a `Bucket`.
+        parts_level: likewise.
+    """
+
+    __slots__ = ("_bytes", "_parts")
+
+    def __init__(self, now: float, bytes_level: Row | None, parts_level: Row | None) -> None:
+        self._bytes = Bucket(now, bytes_level)
+        self._parts = Bucket(now, parts_level)
+
+    def take(self, size: int, part: int, period: float, now: float) -> GiveBack | None:
+        """Take bytes, and return what gives them back; None: nothing is left of a part.
+
+        That comes in anew per period of so many seconds. Whatever was taken, there is something again after
+        `PARTS` periods: what was left then has expired.
+        """
+        in_bytes, in_parts = self._bytes.left(part / period, 0, now), self._parts.left(1 / period, 0, now)
+        if part + max(in_bytes, part * in_parts) < 1:
+            return None
+        parts = min(size / part, PARTS + in_parts)
+        self._bytes.take(size)
+        self._parts.take(parts)
+
+        def give_back() -> None:
+            self._bytes.take(-size)
+            self._parts.take(-parts)
+
+        return give_back
 
 
 class Usage:
@@ -206,7 +251,7 @@ class Usage:
         self._ledger = ledger
         self._calls = Bucket(now, None if ledger is None else ledger.level(principal, "calls"))
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
-        self._rooms: dict[float, Bucket] = {}
+        self._rooms: dict[float, _Room] = {}
         self.calls = self.delivered = 0
 
     def begin_call(self, principal: Principal, now: float) -> None:
@@ -265,26 +310,36 @@ class Usage:
         bucket.asked_at = now
         return bucket
 
-    def take_room(self, principal: Principal, size: int, left: int, now: float, period: float = DAY) -> None:
+    def take_room(
+        self, principal: Principal, size: int, left: int, now: float, period: float = DAY
+    ) -> GiveBack:
         """Count the bytes of a dead letter where so many are `left` for those of all; 0 only asks.
 
         A principal may take one part in `PARTS` of these per period of so many seconds, at once if it took
         nothing for as long. It is a part of what is left, so whoever takes all it may leaves something to the
-        others. Who may leave any number of bytes takes what it wants. `now` is in seconds.
+        others. Who may leave any number of bytes takes what it wants. `now` is in seconds. Return what gives
+        them back.
 
         Raises:
             QuotaExceeded: it has taken that much already; this was not counted.
         """
         if principal.quotas.dead_letter_bytes is None:
-            return
+            return nothing_taken
         part = max(1, left // PARTS)
+        give_back = self._room(period, now).take(size, part, period, now)
+        if give_back is None:
+            raise _little_room(principal.name, part, period)
+        return give_back
+
+    def _room(self, period: float, now: float) -> _Room:
         room = self._rooms.get(period)
         if room is None:
-            level = None if self._ledger is None else self._ledger.level(self._principal, f"room {period:g}")
-            room = self._rooms[period] = Bucket(now, level)
-        if part + room.left(part / period, 0, now) < 1:  # what was taken counts, as the part changes
-            raise _little_room(principal.name, part, period)
-        room.take(size)
+            levels = [
+                None if self._ledger is None else self._ledger.level(self._principal, f"{what} {period:g}")
+                for what in ("room", "parts")
+            ]
+            room = self._rooms[period] = _Room(now, *levels)
+        return room
 
     def begin_work(self, principal: Principal, weight: int) -> None:
         """Count the weight of a call; `end_work` must follow. A call that is the only one is never too heavy.

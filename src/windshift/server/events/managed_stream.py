@@ -398,6 +398,8 @@ async def _refusal(refusal: NatsError, stream: str) -> Exception:
     code = refusal.err_code
     if code in (codes.WRONG_LAST_SEQUENCE, codes.WRONG_LAST_SEQUENCE_UNTOLD):
         return Conflict(is_certain=code == codes.WRONG_LAST_SEQUENCE)
+    if isinstance(refusal, JetStreamError) and refusal.in_doubt:  # this says nothing of an earlier attempt
+        return OutcomeUnknown()
     if codes.is_full(refusal):
         return StreamFull(f"stream {stream} is full", "raise its limits or remove something")
     if code in (codes.MESSAGE_TOO_LARGE, codes.HEADER_TOO_LARGE):

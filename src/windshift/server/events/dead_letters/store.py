@@ -19,10 +19,11 @@ from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS, nanoseconds
+from windshift.server.auth.quotas import GiveBack, nothing_taken
 from windshift.server.background.batches import spread
 from windshift.server.background.pacing import pause
 from windshift.server.broker.asking import asking
-from windshift.server.domain.errors import BrokerUnavailable, StreamFull
+from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown, StreamFull
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.backwards import BackwardScan
 from windshift.server.events.dead_letters.codec import (
@@ -97,9 +98,10 @@ _HEADER_SIZE: Final = 512
 """Approximate bytes of an entry without its data."""
 
 
-Charge: TypeAlias = Callable[[int, int | None, float], None]
+Charge: TypeAlias = Callable[[int, int | None, float], GiveBack]
 """Counts bytes that are about to be written, for whoever leaves them; 0 only asks. It is told how many are
-left for all, or None while there are plenty, and the loop's time, and raises `QuotaExceeded`."""
+left for all, or None while there are plenty, and the loop's time. It returns what takes that back, and raises
+`QuotaExceeded`."""
 
 
 class Usage(NamedTuple):
@@ -218,9 +220,9 @@ class DeadLetterStore:
         return self.usage
 
     @asynccontextmanager
-    async def room(self, size: int, deadline: float, charge: Charge | None = None) -> AsyncIterator[None]:
+    async def room(self, size: int, deadline: float) -> AsyncIterator[None]:
         """Set room aside for a dead letter of this size, which is written in the block. Raise as below."""
-        await self.require_room(size, deadline, charge)
+        await self.require_room(size, deadline)
         self.usage = self.usage._replace(size=self.usage.size + size)
         self._under_way += size
         try:
@@ -228,26 +230,30 @@ class DeadLetterStore:
         finally:
             self._under_way -= size
 
-    async def require_room(self, size: int, deadline: float, charge: Charge | None = None) -> None:
+    async def require_room(self, size: int, deadline: float, charge: Charge | None = None) -> GiveBack:
         """Raise `StreamFull` unless a dead letter of this size leaves room for what else has to be written.
 
         Raise `QuotaExceeded` when whoever is charged may not leave it. The stream is looked at for whoever is
-        charged, and while there is no room, once a second at most: what others write is seen late.
+        charged, and while there is no room, once a second at most: what others write is seen late. Return
+        what takes back what was charged.
         """
         if charge is not None or not self.usage.has_room(size):
             await self._look_again(deadline)
         if not self.usage.has_room(size):
             raise StreamFull(f"stream {STREAM} is full", "raise its limit, or replay or purge dead letters")
-        if charge is not None:
-            left = self.usage.left if self.usage.is_scarce else None
-            charge(size, left, asyncio.get_running_loop().time())
+        if charge is None:
+            return nothing_taken
+        left = self.usage.left if self.usage.is_scarce else None
+        return charge(size, left, asyncio.get_running_loop().time())
 
-    async def _charge_claim(self, size: int, kept_for: timedelta, deadline: float, charge: Charge) -> None:
+    async def _charge_claim(
+        self, size: int, kept_for: timedelta, deadline: float, charge: Charge
+    ) -> GiveBack:
         """Count a claim by how long it is kept; raise `QuotaExceeded`. It may use all the room there is."""
         await self._look_again(deadline)
         times = max(1.0, min(kept_for, _KEPT) / _CLAIM_COUNTS)
         left = self.usage.limit - self.usage.size if self.usage.is_scarce else None
-        charge(ceil(size * times), left, asyncio.get_running_loop().time())
+        return charge(ceil(size * times), left, asyncio.get_running_loop().time())
 
     async def _look_again(self, deadline: float) -> None:
         """See how much the stream holds, unless that was seen just now; as the server: others wait for it."""
@@ -302,9 +308,28 @@ class DeadLetterStore:
         Safe to repeat for the same claimant. May also raise `OutcomeUnknown` or `StreamFull`; `QuotaExceeded`
         when whoever is charged may not leave it.
         """
+        give_back = nothing_taken
         if charge is not None:
             size = stored_size(claim_subject(id), ((CLAIMANT, claimant),), b"")
-            await self._charge_claim(size, kept_for, deadline, charge)
+            give_back = await self._charge_claim(size, kept_for, deadline, charge)
+        try:
+            is_claimed = await self._claim_first(id, claimant, kept_for, run, deadline)
+        except (BrokerUnavailable, StreamFull):
+            give_back()
+            raise
+        if not is_claimed:
+            give_back()
+        return is_claimed
+
+    async def _claim_first(
+        self,
+        id: DeadLetterId,  # noqa: A002
+        claimant: bytes,
+        kept_for: timedelta,
+        run: Run,
+        deadline: float,
+    ) -> bool:
+        """Store a claim; false when the event had ended before, in this run."""
         end = RecordedEnd()
         async for _ in retry(deadline):
             conflict = await self._claim(id, claimant, kept_for, end, deadline)
@@ -314,11 +339,13 @@ class DeadLetterStore:
                 end = await self.end(id, deadline)
             except UnreadableEntry:
                 return False
+            except BrokerUnavailable:  # an earlier attempt may be what was in the way
+                raise OutcomeUnknown from None
             if end.claimant == claimant:
                 return True
             if end.is_of(run) or (not end.position and conflict.is_certain):
                 return False
-        raise BrokerUnavailable
+        raise OutcomeUnknown
 
     async def claim_replay(
         self,

@@ -23,6 +23,7 @@ from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.api import JetStream, StoredMessage
 from windshift.nats.semaphore import FairSemaphore
 from windshift.nats.times import from_unix_ns
+from windshift.server.auth.quotas import GiveBack, nothing_taken
 from windshift.server.broker.asking import asking
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
@@ -82,6 +83,8 @@ class _Attempt:
     """Whether this call stored an overflow message."""
     is_unsure: bool = False
     """Whether the conflicting entry may be from this very call."""
+    give_back: GiveBack = nothing_taken
+    """Takes back what was charged."""
 
 
 class DeadLetterWriter:
@@ -101,7 +104,7 @@ class DeadLetterWriter:
 
         The event is read from its stream or, after a replay, from its dead letter. The dead letter that is
         returned has no data. What was written in an earlier run of the consumer is replaced. Its bytes are
-        charged before it is stored.
+        charged before it is stored, and given back when this call stored nothing for certain.
         Raise `StreamFull`, `QuotaExceeded` or `BrokerUnavailable` when this call stored nothing;
         `OutcomeUnknown`.
         """
@@ -117,18 +120,33 @@ class DeadLetterWriter:
 
     async def _run(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         """Write, and map errors to what is known to be stored."""
+        letter = None
         try:
-            return await self._write(attempt)
+            written, letter = await self._write(attempt)
         except UnreadableEntry:
             log.warning("the message in place of the dead letter %s cannot be read", attempt.failure.id)
-            return Written.ALREADY, None
+            written = Written.ALREADY
+        except StreamFull:
+            await self._undo(attempt)
+            raise
         except BrokerUnavailable:
             if attempt.is_unsure:
                 raise OutcomeUnknown from None
+            if not attempt.has_overflow:
+                attempt.give_back()
             raise
         except NatsError as refusal:
             log.exception("the dead letter %s cannot be written", attempt.failure.id)
             raise BrokerUnavailable from refusal
+        if written is not Written.WRITTEN:
+            await self._undo(attempt)
+        return written, letter
+
+    async def _undo(self, attempt: _Attempt) -> None:
+        """Take back what was charged for an entry that this call did not store, unless bytes of it stay."""
+        overflow = overflow_subject(attempt.failure.id, attempt.writer)
+        if not attempt.has_overflow or await self._discard(overflow, attempt.deadline):
+            attempt.give_back()
 
     async def _write(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         failure, deadline = attempt.failure, attempt.deadline
@@ -139,7 +157,7 @@ class DeadLetterWriter:
             if self._has_ended(end, attempt):
                 return Written.ENDED, None
             if known is not None and self._is_present(end, attempt):
-                return await self._found(known, attempt)
+                return self._found(known, attempt)
             event = await self._event(known, failure, deadline)
             if event is not None:
                 stored = await self._store_entry(event, end, attempt)
@@ -148,7 +166,7 @@ class DeadLetterWriter:
             before, end = end, await self._store.end(failure.id, deadline)
             attempt.is_unsure = False
             if event is None and end == before:  # nothing else will turn up
-                return (Written.GONE, None) if known is None else await self._found(known, attempt)
+                return (Written.GONE, None) if known is None else self._found(known, attempt)
         raise BrokerUnavailable
 
     @staticmethod
@@ -192,14 +210,12 @@ class DeadLetterWriter:
                 return None
             raise BrokerUnavailable from refusal  # that ends the consume call: there is nothing to settle
 
-    async def _found(self, known: StoredDeadLetter, attempt: _Attempt) -> tuple[Written, DeadLetter]:
+    def _found(self, known: StoredDeadLetter, attempt: _Attempt) -> tuple[Written, DeadLetter]:
         """Return who wrote an entry that is as it should be."""
         written = dead_letter(known, known.event, with_data=False)
         if known.writer == attempt.writer:  # the answer to an earlier attempt was lost
             self._notify(attempt.failure)
             return Written.WRITTEN, written
-        if attempt.has_overflow:
-            await self._discard(overflow_subject(known.failure.id, attempt.writer), attempt.deadline)
         return Written.ALREADY, written
 
     async def _store_entry(self, event: EventCopy, end: RecordedEnd, attempt: _Attempt) -> DeadLetter | None:
@@ -210,7 +226,10 @@ class DeadLetterWriter:
         size = stored_size(entry_subject(failure.id), packed.headers, packed.body)
         if packed.overflow is not None:
             size += stored_size(overflow_subject(failure.id, writer), (), packed.overflow)
-        async with self._store.room(size, deadline, attempt.charge):
+        if attempt.charge is not None:  # once, however often it is tried
+            attempt.give_back = await self._store.require_room(size, deadline, attempt.charge)
+            attempt.charge = None
+        async with self._store.room(size, deadline):
             ack = await self._put_both(packed, end, attempt)
         if ack is None:
             return None
@@ -226,9 +245,8 @@ class DeadLetterWriter:
     async def _put_both(self, packed: Packed, end: RecordedEnd, attempt: _Attempt) -> PubAck | None:
         """Store an entry, and its overflow message before it; `None` when something else is there now."""
         id_, deadline = attempt.failure.id, attempt.deadline
-        overflow = overflow_subject(id_, attempt.writer)
         if packed.overflow is not None:
-            await self._put(overflow, packed.overflow, (), deadline)
+            await self._put(overflow_subject(id_, attempt.writer), packed.overflow, (), deadline)
             attempt.has_overflow = True
         try:
             return await self._put(
@@ -237,10 +255,6 @@ class DeadLetterWriter:
         except Conflict:
             attempt.is_unsure = True
             return None
-        except StreamFull:
-            if attempt.has_overflow:
-                await self._discard(overflow, deadline)
-            raise
 
     async def _put(
         self,
@@ -260,12 +274,14 @@ class DeadLetterWriter:
         headers = headers if expected == 0 else (*headers, (h.ROLLUP, b"sub"))
         return await self._store.stream.put(subject, body, headers, deadline, expected, among)
 
-    async def _discard(self, subject: str, deadline: float) -> None:
-        """Remove an overflow message that nothing refers to. If that fails, it stays until it expires."""
+    async def _discard(self, subject: str, deadline: float) -> bool:
+        """Remove an overflow message that nothing refers to. False: it stays until it expires."""
         try:
             await self._store.stream.delete_last(subject, deadline)
         except (WindshiftError, NatsError) as error:
             log.debug("%s is left over: %s", subject, type(error).__name__)
+            return False
+        return True
 
     def _notify(self, failure: Failure) -> None:
         self._notes.send(DEAD, failure.id.stream, failure.id.consumer)
