@@ -223,6 +223,17 @@ async def test_several_keys_all_or_none(client: ws.Client) -> None:
     assert history.expires is not None
 
 
+async def test_a_transaction_without_an_end(client: ws.Client) -> None:
+    """No more keys are taken than show that they are too many; nothing is written."""
+    store = await client.stores.ensure("s", StringValue)
+    left = iter(range(10_000))
+    with pytest.raises(ws.InvalidField, match="at most 100 keys") as refused:
+        await store.transact({"k": text("")}, deletes=(f"k.{number}" for number in left))
+    assert refused.value.field == "writes"
+    assert len(list(left)) == 10_000 - 101
+    assert await store.get("k") is None
+
+
 async def test_changes_are_watched(client: ws.Client) -> None:
     """What there is comes first, if wanted; then every change in order, with deletions and expiries."""
     store = await client.stores.ensure("s", StringValue)

@@ -89,6 +89,22 @@ async def test_publish_atomic_stores_all_or_none(client: ws.Client) -> None:
     assert (await stream.info()).events == 3
 
 
+async def test_a_batch_without_an_end(client: ws.Client) -> None:
+    """No more is taken than shows that it is too large; the error says the limit, and nothing is stored."""
+    stream = await client.streams.ensure("a", subjects=["a.>"])
+    for most in (1_000, 1_001, 10_000):
+        left = iter(range(most))
+        batch = (text(str(number)) for number in left)
+        if most == 1_000:
+            assert len(await client.publish_atomic(batch, subject="a.x")) == most
+            continue
+        with pytest.raises(ws.InvalidField, match=r"at most 1,000 events.*none was stored") as refused:
+            await client.publish_atomic(batch, subject="a.x")
+        assert refused.value.field == "events"
+        assert len(list(left)) == most - 1_001
+    assert (await stream.info()).events == 1_000
+
+
 async def test_publish_atomic_is_repeated_where_each_event_has_a_key(client: ws.Client) -> None:
     """A repeat of a whole batch is answered as the batch was, with the ids of then."""
     await client.streams.ensure("a", subjects=["a.>"])

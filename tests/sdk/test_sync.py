@@ -175,6 +175,10 @@ def test_a_batch_is_taken_in_the_callers_thread(client: ws.sync.Client) -> None:
             yield ws.Publish("s.x", Text(value=str(client.stream("s").info().events + number)))
 
     assert [receipt.id for receipt in client.publish_atomic(produce())] == [1, 2, 3]
+    left = iter(range(10_000))
+    with pytest.raises(ws.InvalidField, match="at most 1,000"):
+        client.publish_atomic((Text(value=str(number)) for number in left), subject="s.x")
+    assert len(list(left)) == 10_000 - 1_001
     with pytest.raises(ZeroDivisionError):
         client.publish_atomic((Text(value=str(1 // number)) for number in (1, 0)), subject="s.x")
     assert client.stream("s").info().events == 3

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
 
     from windshift.cli.output import Progress
-
-
-_MOST_ATOMIC: Final = 1_000  # what PublishBatch takes
 
 
 @click.command(
@@ -137,13 +134,15 @@ async def _publish_each(
 
 
 async def _publish_atomic(session: Session, subject: str, encoder: Encoder, settings: dict[str, Any]) -> None:
+    from windshift.sdk.publishing import MOST_ATOMIC
+
     progress = session.out.progress("read")
     wrong: list[Failure] = []
     events: list[ws.Publish] = []
     try:
         async for event in _events(encoder, _maker(subject, settings), progress, asyncio.Event(), wrong):
-            if len(events) == _MOST_ATOMIC:
-                raise Failure(f"--atomic stores at most {_MOST_ATOMIC:,} events; nothing was stored", USAGE)
+            if len(events) == MOST_ATOMIC:
+                raise Failure(f"--atomic stores at most {MOST_ATOMIC:,} events; nothing was stored", USAGE)
             events.append(event)
     finally:
         progress.clear()

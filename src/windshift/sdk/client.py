@@ -257,12 +257,14 @@ class Client:
         """Publish events into one stream all or none, one right after the other; return their receipts.
 
         Args:
-            messages: 1 to 1,000 payloads, or `Publish` objects with subjects of their own; 8 MiB in all. An
-                `expected_last_id` is about the last id just before its own event.
+            messages: up to 1,000 payloads, or `Publish` objects with subjects of their own; 8 MiB in all. No
+                more than one beyond that is taken of an iterable. An `expected_last_id` is about the last id
+                just before its own event.
             subject: the subject of the payloads.
             timeout: for all attempts; None = the client's.
 
         Raises:
+            InvalidField: there are more than 1,000; nothing was sent.
             DuplicateEvent: an event was stored before, by its key.
             WrongLastId: the stream's last id is another.
             NotAllowedByStream: the stream does not take such batches.

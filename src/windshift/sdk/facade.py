@@ -20,6 +20,7 @@ from collections.abc import (
 )
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from types import GenericAlias, TracebackType
 from typing import Any, NoReturn
 
@@ -28,6 +29,8 @@ from .functions import check_handler, is_async
 from .portal import Portal, portal
 
 _SDK = "windshift.sdk."
+_MOST_TAKEN = 1_001
+"""Values of an iterable that are taken for a call: one more than any takes, so that it refuses them."""
 _END = object()
 
 
@@ -210,7 +213,7 @@ def _asynchronous(values: Any) -> Any:
 
 def _taken(values: Any) -> Any:
     """Return what an iterable gives. Its own code runs in the caller's thread, and may use the client."""
-    return values if isinstance(values, list | tuple | str) else list(values)
+    return values if isinstance(values, list | tuple | str) else list(islice(values, _MOST_TAKEN))
 
 
 class _Iterator:

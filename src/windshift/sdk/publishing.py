@@ -18,11 +18,13 @@ from windshift.protos import events
 from windshift.rpc import Threads
 
 from .calling import Caller
-from .errors import ClientClosed, PublishManyError
+from .errors import ClientClosed, InvalidField, PublishManyError
 from .publish_stream import PublishReceipt, PublishStream, publish_alone
 from .retry import Repeat
 from .times import timestamp
 
+MOST_ATOMIC: Final = 1_000
+"""Events that are stored all or none: as many as a server takes in one request, and the broker in a batch."""
 _END: Final = object()
 _MOST_TAKEN: Final = 100  # objects taken from an iterable at once in a thread,
 _TAKING: Final = 0.005  # or what it gives in so many seconds
@@ -51,7 +53,12 @@ async def publish_atomic(
     caller: Caller, messages: Iterable[object], subject: str | None, timeout: float | None
 ) -> list[PublishReceipt]:
     """Publish events all or none; see `Client.publish_atomic`."""
-    batch = [_event(message, subject) for message in messages]
+    batch = [_event(message, subject) for message in islice(messages, MOST_ATOMIC + 1)]
+    if len(batch) > MOST_ATOMIC:
+        raise InvalidField(
+            f"a batch has at most {MOST_ATOMIC:,} events, and this one has more; none was stored",
+            metadata={"field": "events"},
+        )
     if not batch:
         return []
     request = events.PublishBatchRequest(events=[_request(caller, event) for event in batch], atomic=True)

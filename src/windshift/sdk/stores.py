@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 from weakref import WeakValueDictionary
@@ -18,13 +19,14 @@ from windshift.protos import state
 from windshift.rpc import StatusCode
 
 from .calling import Caller, pages
-from .errors import Conflict, OutcomeUnknown, WindshiftError
+from .errors import Conflict, InvalidField, OutcomeUnknown, WindshiftError
 from .events import CaughtUp
 from .retry import Repeat
 from .times import Seconds, duration, moment, moment_of, timedelta_of
 
 T = TypeVar("T")
 
+_MOST_KEYS = 100  # of a transaction
 _turns: WeakValueDictionary[tuple[object, ...], asyncio.Lock] = WeakValueDictionary()
 
 
@@ -238,11 +240,18 @@ class Store(Generic[T]):
             ttl: when the values expire; see `set`.
 
         Raises:
+            InvalidField: there are more keys.
             RevisionMismatch: a key has another revision; its `key` says which.
             UnsupportedCombination: there are too many checks.
             TransactionsNotSupported: the store is an older one; ensure it again.
             OutcomeUnknown: all is written, or nothing.
         """
+        removed = list(islice(deletes, _MOST_KEYS + 1))
+        if len(removed) > _MOST_KEYS:
+            raise InvalidField(
+                f"a transaction has at most {_MOST_KEYS} keys; nothing was written",
+                metadata={"field": "writes"},
+            )
         lives = None if ttl is None else duration(ttl)
         set_, write = state.TransactRequest.Set, state.TransactRequest.Write
         writes = [
@@ -255,7 +264,7 @@ class Store(Generic[T]):
                 state.TransactRequest.Check(key=_text(key), revision=revision)
                 for key, revision in checks.items()
             ],
-            writes=[*writes, *(write(key=_text(key), delete=True) for key in deletes)],
+            writes=[*writes, *(write(key=_text(key), delete=True) for key in removed)],
         )
         response = await self._caller.call(request, state.TransactResponse, Repeat.ONCE)
         return {each.key: revision for each, revision in zip(request.writes, response.revisions, strict=True)}
