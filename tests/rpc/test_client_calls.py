@@ -150,6 +150,25 @@ async def test_initial_metadata_of_a_call_that_ends_at_once() -> None:
         assert (await failure(call.receive())).code is StatusCode.ABORTED
 
 
+async def test_whether_a_response_has_begun() -> None:
+    """It has if there were headers before those of the end, and not when the connection was lost."""
+
+    async def handler(call: ServerCall) -> None:
+        if await call.receive() is not None:
+            call.begin_response()
+        raise RpcError(StatusCode.ABORTED, "no")
+
+    async with serving(full_duplex_call=handler) as server, calling(server) as channel:
+        refused, broken, lost = (duplex(channel) for _ in range(3))
+        refused.close_send()
+        assert not await refused.begun()
+        broken.send(messages_pb2.StreamingOutputCallRequest())
+        assert await broken.begun()
+        assert (await failure(broken.receive())).code is StatusCode.ABORTED
+        lost.cancel()
+        assert not await lost.begun()
+
+
 # -- errors -------------------------------------------------------------------------------------------------
 
 

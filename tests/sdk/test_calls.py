@@ -748,6 +748,63 @@ async def test_a_watch_whose_token_expired_while_it_was_broken(refusals: int) ->
     server.close()
 
 
+class ExpiringServer:
+    """Lets calls begin, and ends them when their token expires; the last one tells something."""
+
+    def __init__(self, begun: int) -> None:
+        self._left = begun
+
+    async def watch(self, _: dead_letters_pb.WatchRequest, call: ServerCall) -> None:
+        """Tell of a dead letter."""
+        self._left -= 1
+        if self._left >= 0:
+            call.begin_response()
+            raise RpcError(StatusCode.UNAUTHENTICATED, "the token has expired")
+        letter = dead_letters_pb.DeadLetter(id="s.c.7")
+        call.send(dead_letters_pb.WatchResponse(dead_letter=letter, position="7"))
+
+    async def tail_events(self, _: admin_pb.TailEventsRequest, call: ServerCall) -> None:
+        """Tell that all has been seen, unless the token has expired before."""
+        self._left -= 1
+        if self._left >= 0:
+            raise RpcError(StatusCode.UNAUTHENTICATED, "the token has expired")
+        call.send(admin_pb.TailEventsResponse(caught_up=True))
+        if self._left == -1:
+            raise RpcError(StatusCode.UNAUTHENTICATED, "the token has expired")
+
+
+async def test_a_watch_on_which_nothing_happens_outlives_its_tokens() -> None:
+    """Each that it was opened with was good: it goes on with the next one, however often."""
+    letters = dead_letters_pb.DESCRIPTOR.services_by_name["DeadLettersService"]
+    server = Server([Service(letters, ExpiringServer(5))])
+    _, port = await server.listen("127.0.0.1", 0)
+    address = f"127.0.0.1:{port}"
+    async with ws.connect(address, token=lambda: ws.Token("t")) as client, asyncio.timeout(LIMIT):
+        assert (await anext(client.dead_letters.watch())).id == "s.c.7"
+    server.close()
+
+
+async def test_a_tail_begins_with_another_token() -> None:
+    """A token that is too old when the tail begins is fetched anew, once; a tail that has begun is not."""
+    admin = admin_pb.DESCRIPTOR.services_by_name["AdminService"]
+    server = Server([Service(admin, handler := ExpiringServer(1))])
+    _, port = await server.listen("127.0.0.1", 0)
+    address = f"127.0.0.1:{port}"
+    async with ws.connect(address, token=lambda: ws.Token("t")) as client, asyncio.timeout(LIMIT):
+        tail = client.stream("s").events.tail()
+        assert isinstance(await anext(tail), ws.CaughtUp)
+        with pytest.raises(ws.Unauthenticated):
+            await anext(tail)
+        handler._left = 2
+        with pytest.raises(ws.Unauthenticated):
+            await anext(client.stream("s").events.tail())
+    async with ws.connect(address, token="t", plaintext_token=True) as client:
+        handler._left = 1
+        with pytest.raises(ws.Unauthenticated):
+            await anext(client.stream("s").events.tail())
+    server.close()
+
+
 async def test_a_first_watch_that_there_is_no_room_for_is_refused() -> None:
     """Who begins is told: perhaps there will never be room."""
     info = ErrorInfo(reason="CONSUMER_LIMIT", domain="windshift")

@@ -451,6 +451,11 @@ class ClientCall(Call, Generic[M]):
             await self._changed.wait()
         return Metadata(self._initial or ())
 
+    async def begun(self) -> bool:
+        """Wait for the server to begin its response; false when it ends the call with its only headers."""
+        await self.initial_metadata()
+        return self._initial is not None and self._initial is not self._trailing
+
     @property
     def trailing_metadata(self) -> Metadata:
         """The metadata sent with the status; empty until the end of the call."""

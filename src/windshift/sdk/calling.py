@@ -218,8 +218,10 @@ class Caller:
                 async with self.stream(type(request), response) as call:
                     call.send(request)
                     call.close_send()
+                    if await call.begun():
+                        refused = False
                     async for each in call:
-                        attempt, refused = 0, False
+                        attempt = 0
                         yield each
                     return
             except (RpcError, TokenUnavailable) as error:

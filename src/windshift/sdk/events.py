@@ -351,8 +351,8 @@ class Events:
     ) -> AsyncIterator[StoredEvent | Skipped | CaughtUp]:
         """Follow the stream until the loop is left. Nothing is settled, and each event comes at most once.
 
-        A tail that breaks ends with an error; it is not begun again, for what it would have missed is not
-        known.
+        A tail that breaks, as when its token expires, ends with an error; it is not begun again, for what it
+        would have missed is not known.
 
         Args:
             start: where to begin; None = with what is stored from now on.
@@ -382,16 +382,23 @@ class Events:
         """
         kinds = self._caller.payloads.filter(types)
         request = admin.TailEventsRequest(max_rate=max_rate, **self._which(start, subjects, kinds))
-        try:
-            async with self._caller.stream(admin.TailEventsRequest, admin.TailEventsResponse) as call:
-                call.send(request)
-                call.close_send()
-                while responses := await call.receive_many():
-                    items = [self._shown(response, kinds) for response in responses]
-                    if found := [item for item in items if item is not None]:
-                        yield found
-        except RpcError as error:
-            raise self._caller.failure_of(error) from error
+        may_renew = self._caller.renewable
+        while True:
+            try:
+                async with self._caller.stream(admin.TailEventsRequest, admin.TailEventsResponse) as call:
+                    call.send(request)
+                    call.close_send()
+                    if await call.begun():
+                        may_renew = False
+                    while responses := await call.receive_many():
+                        items = [self._shown(response, kinds) for response in responses]
+                        if found := [item for item in items if item is not None]:
+                            yield found
+                return
+            except RpcError as error:
+                if not may_renew or error.code is not StatusCode.UNAUTHENTICATED:
+                    raise self._caller.failure_of(error) from error
+                may_renew = False
 
     async def delete(self, id: int, *, erase: bool = False) -> None:  # noqa: A002 -- the field's name
         """Delete one event for good.

@@ -146,6 +146,10 @@ class _Watch:
     def close_send(self) -> None:
         """Do nothing: there was one request."""
 
+    async def begun(self) -> bool:
+        """Say that it has."""
+        return True
+
     async def __aiter__(self) -> AsyncIterator[state.WatchResponse]:
         request = self._request
         store = self._store(request.store)
