@@ -10,7 +10,7 @@ import pytest
 
 from windshift.nats import NoReply
 from windshift.nats.jetstream.api import ConsumerState
-from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE, Notice
+from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE, Notice, delay_of
 from windshift.nats.times import Time
 from windshift.server.domain.errors import ConsumerNotFound
 from windshift.server.events.consuming.commands import Ack, Action, Limit, Ping, Reject
@@ -658,6 +658,19 @@ def test_attempts_that_are_used_up() -> None:
     call.protocol.incoming.gave_up(give_up.delivery, done=True)
     (terminate,) = call.work()
     assert isinstance(terminate, Terminate)
+
+
+def test_an_event_that_cannot_be_kept_now() -> None:
+    """It comes again, after a second at least: with a short backoff it would be tried without a pause."""
+    soon = timedelta(milliseconds=1)
+    call = Call(RetryPolicy(2, initial_backoff=soon, max_backoff=soon, dead_letters=True))
+    call.arrive(1, attempt=3)
+    call.turn()
+    (give_up,) = call.work()
+    assert isinstance(give_up, GiveUp)
+    call.protocol.incoming.gave_up(give_up.delivery, done=False)
+    (told,) = call.tells()
+    assert delay_of(told) >= 10**9
 
 
 @pytest.mark.parametrize("has_ended", [None, True, False])

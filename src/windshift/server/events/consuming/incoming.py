@@ -10,10 +10,12 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
+from datetime import timedelta
 from math import inf
 from typing import Final, NamedTuple
 
 from windshift.nats.jetstream.pulling import ACK, PROGRESS, nak
+from windshift.nats.times import nanoseconds
 from windshift.server.auth.access import AuthorizedStream
 from windshift.server.domain.errors import EventTooLarge, WindshiftError
 from windshift.server.events.consuming import work as w
@@ -26,6 +28,8 @@ from windshift.server.events.model import StreamSeq
 
 _REMEMBERED: Final = 256
 """Subjects that the client may have and that are remembered; with one more, all are forgotten."""
+_NOT_KEPT_FOR: Final = timedelta(seconds=1)
+"""An event that cannot become a dead letter now comes again no sooner: nobody would slow that down."""
 _NONE: Final[frozenset[str]] = frozenset()
 
 
@@ -219,7 +223,7 @@ class Incoming:
             self._state.failures.settled(delivery.id, delivery.reply)
             self._state.effects.work.append(w.Terminate(delivery.reply))
         else:
-            self._return(delivery)
+            self._return(delivery, _NOT_KEPT_FOR)
 
     def verified(
         self, work: w.Verify, since: float, begun: float, now: float, *, has_ended: bool | None
@@ -276,10 +280,10 @@ class Incoming:
         del self._undecided[delivery.reply]
         self._backlog.pop(delivery.reply, None)
 
-    def _return(self, delivery: Delivery) -> None:
+    def _return(self, delivery: Delivery, least: timedelta = timedelta()) -> None:
         state = self._state
         self._drop(delivery)
-        delay_ns = state.policy.backoff_ns(delivery.attempt, state.rand())
+        delay_ns = max(nanoseconds(least), state.policy.backoff_ns(delivery.attempt, state.rand()))
         state.effects.tells.append((delivery.reply, nak(delay_ns)))
 
     def decided(self, reply: bytes) -> None:
