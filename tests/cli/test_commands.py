@@ -1046,6 +1046,27 @@ def test_an_end_while_lines_are_published(
     assert (stored(cli) == 100) is waits
 
 
+def test_lines_without_an_end(cli: Cli) -> None:
+    """Receipts are not kept for ever: programs are told of events while there are more; errors count all."""
+    cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
+    publish = ["publish", "orders.x", "-", "--each"]
+    with cli.popen([*publish, "-o", "json"], stdin=-1, stdout=-1) as publishing:
+        assert publishing.stdin is not None
+        assert publishing.stdout is not None
+        publishing.stdin.write(b"1\n" * 10_000)
+        publishing.stdin.flush()
+        told = [json.loads(publishing.stdout.readline())["id"] for _ in range(10_000)]
+        assert sorted(told) == [*range(1, 10_001)]
+        publishing.stdin.close()
+        assert publishing.stdout.read() == b""
+    assert publishing.returncode == 0
+    assert cli(*publish, stdin="1\n" * 10_001).out.startswith("stored 10001 events, 10001 to 20001 (")
+    wrong = "1\n" * 10_001 + json.dumps("x" * 2_000_000) + "\n"
+    failed = cli(*publish, "--in-flight", "1", stdin=wrong, code=2)
+    assert failed.out.startswith("stored 10001 events, 20002 to 30002 (")
+    assert "event 10002: " in failed.err
+
+
 def stored(cli: Cli) -> int:
     """Return how many events the stream has."""
     events: int = cli("streams", "info", "orders", "-o", "json").json["events"]

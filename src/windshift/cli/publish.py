@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
 
     from windshift.cli.output import Progress
+
+_PORTION: Final = 10_000
+"""Events whose receipts are kept until they are told of: there may be events for months."""
 
 
 @click.command(
@@ -112,20 +116,15 @@ async def _publish_each(
     wrong: list[Failure] = []
     stop = asyncio.Event()
     events = _events(encoder, _maker(subject, settings), progress, stop, wrong)
-    failed: Failure | None = None
-    publishing = asyncio.ensure_future(
-        session.client.publish_many(events, in_flight=in_flight, without_ids=without_ids)
-    )
+    told = _Told(session, without_ids=without_ids)
+    publish = partial(session.client.publish_many, in_flight=in_flight, without_ids=without_ids)
+    publishing = asyncio.ensure_future(_in_portions(events, publish, told))
     interrupted = await _interrupted(publishing, stop)
     try:
-        results: list[object] = [*publishing.result()]
-    except ws.PublishManyError as error:
-        results = error.results
-        failed = _failure(results)
+        failed = publishing.result()
     finally:
         progress.clear()
-    receipts = [each for each in results if isinstance(each, ws.PublishReceipt)]
-    _tell(session, receipts, progress.seconds, without_ids=without_ids)
+    told.end(progress.seconds)
     if failure := failed or next(iter(wrong), None):
         raise failure
     if interrupted:
@@ -154,7 +153,9 @@ async def _publish_atomic(session: Session, subject: str, encoder: Encoder, sett
         receipts = await session.client.publish_atomic(events)
     except ws.WindshiftError as error:
         raise (error if error.index is None else _told(error.index, error)) from error
-    _tell(session, receipts, progress.seconds, without_ids=False)
+    told = _Told(session, without_ids=False)
+    told.add(receipts)
+    told.end(progress.seconds)
 
 
 def _maker(subject: str, settings: dict[str, Any]) -> Callable[[AnyMessage], ws.Publish]:
@@ -205,21 +206,66 @@ async def _interrupted(publishing: asyncio.Future[Any], stop: asyncio.Event) -> 
     return False
 
 
-def _tell(session: Session, receipts: list[ws.PublishReceipt], seconds: float, *, without_ids: bool) -> None:
-    stored, ids = len(receipts), [] if without_ids else [receipt.id for receipt in receipts]
-    if session.out.json:
-        lines = [f'{{"stored":{stored}}}'] if without_ids else [f'{{"id":{each}}}' for each in ids]
-        session.out.lines(*lines)
-    elif not session.options.quiet:
-        span = f", {min(ids)} to {max(ids)}" if len(ids) > 1 else "".join(f", {each}" for each in ids)
-        events = "event" if stored == 1 else "events"
-        rate = f" ({stored / seconds:.0f}/s)" if stored else ""
-        session.out.lines(f"stored {stored} {events}{span}{rate}")
+async def _in_portions(
+    events: AsyncIterator[ws.Publish],
+    publish: Callable[[AsyncIterator[ws.Publish]], Awaitable[list[ws.PublishReceipt]]],
+    told: _Told,
+) -> Failure | None:
+    """Publish all events, of which there may be any number, and tell of them; return what failed."""
+    before = taken = 0
+    while taken == before:
+        before = taken + _PORTION
+        try:
+            results: Sequence[object] = await publish(_first(events, _PORTION))
+        except ws.PublishManyError as error:
+            results = error.results
+        told.add([each for each in results if isinstance(each, ws.PublishReceipt)])
+        for place, each in enumerate(results, taken):
+            if isinstance(each, Exception):
+                return _told(place, each)
+        taken += len(results)
+    return None
 
 
-def _failure(results: list[object]) -> Failure:
-    place, error = next((place, each) for place, each in enumerate(results) if isinstance(each, Exception))
-    return _told(place, error)
+async def _first(events: AsyncIterator[ws.Publish], number: int) -> AsyncIterator[ws.Publish]:
+    """Yield so many of the events; the iterator goes on behind them."""
+    for _ in range(number):
+        try:
+            yield await anext(events)
+        except StopAsyncIteration:
+            return
+
+
+class _Told:
+    """Says which events were stored."""
+
+    def __init__(self, session: Session, *, without_ids: bool) -> None:
+        self._session = session
+        self._without_ids = without_ids
+        self._stored = 0
+        self._first, self._last = sys.maxsize, 0
+
+    def add(self, receipts: Sequence[ws.PublishReceipt]) -> None:
+        """Take some more; a program is told at once."""
+        if not receipts:
+            return
+        self._stored += len(receipts)
+        ids = [receipt.id for receipt in receipts]
+        self._first, self._last = min(self._first, *ids), max(self._last, *ids)
+        if self._session.out.json and not self._without_ids:
+            self._session.out.lines(*(f'{{"id":{each}}}' for each in ids))
+
+    def end(self, seconds: float) -> None:
+        """Say how many there were."""
+        stored, out = self._stored, self._session.out
+        if out.json and self._without_ids:
+            out.lines(f'{{"stored":{stored}}}')
+        elif not out.json and not self._session.options.quiet:
+            span = "" if self._without_ids or not stored else f", {self._first}"
+            span += f" to {self._last}" if span and stored > 1 else ""
+            events = "event" if stored == 1 else "events"
+            rate = f" ({stored / seconds:.0f}/s)" if stored else ""
+            out.lines(f"stored {stored} {events}{span}{rate}")
 
 
 def _told(place: int, error: Exception) -> Failure:

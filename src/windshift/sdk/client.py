@@ -232,6 +232,9 @@ class Client:
     ) -> list[PublishReceipt]:
         """Publish many events, and return their receipts in the order of the events.
 
+        Events are taken as they are sent, but a receipt of each is kept until the end: for a stream of events
+        without an end there is `publisher`.
+
         Args:
             messages: payloads, or `Publish` objects with subjects of their own.
             subject: the subject of the payloads.
