@@ -55,7 +55,7 @@ def dead_links(pages: dict[str, _Page]) -> Iterator[str]:
 
 def undocumented(places: set[str]) -> Iterator[str]:
     """Yield a line for each public name of the library that no page has, and for each without a docstring."""
-    package = griffe.load("windshift", search_paths=[ROOT / "src"], submodules=True)
+    package = griffe.load("windshift", search_paths=[ROOT / "src"], resolve_aliases=True)
     assert isinstance(package, griffe.Module)  # noqa: S101 -- for the type checker
     for name in sorted(package.exports or ()):
         found = package[str(name)]

@@ -12,103 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the package costs nothing
     from windshift import testing
     from windshift.sdk import codecs, sync
-    from windshift.sdk.app import (
-        App,
-        AppConsumer,
-        AppStream,
-        NotProvided,
-        Running,
-        Trial,
-        dead_letter,
-        drop,
-        retry,
-    )
+    from windshift.sdk.app import *
     from windshift.sdk.client import Client, connect
     from windshift.sdk.client_credentials import ClientCredentials
     from windshift.sdk.consumers import Consumer, ConsumerInfo, Sought
     from windshift.sdk.credentials import Token
-    from windshift.sdk.dead_letters import (
-        CancelledReplays,
-        DeadLetter,
-        DeadLetterFilter,
-        DeadLetterGroup,
-        DeadLetterSummary,
-        Purged,
-        Replayed,
-    )
+    from windshift.sdk.dead_letters import *
     from windshift.sdk.deliveries import Delivery, Drop, GiveUp, Outcome, RetryLater, Verdict
-    from windshift.sdk.errors import (
-        AlreadySubscribed,
-        BrokerUnavailable,
-        ClientClosed,
-        Conflict,
-        ConnectionEnded,
-        ConsumerLimit,
-        ConsumerNotFound,
-        DeadLetterNotFound,
-        DeadlineExceeded,
-        Denied,
-        DuplicateEvent,
-        EventNotFound,
-        EventTooLarge,
-        Exhausted,
-        ForbiddenByBroker,
-        IdentityUnavailable,
-        InvalidField,
-        InvalidRequest,
-        KeyExists,
-        KeyNotFound,
-        LeaseLost,
-        MirrorChange,
-        NotAllowedByStream,
-        NotFound,
-        NotSettled,
-        NotSupportedByBroker,
-        OutcomeUnknown,
-        PermissionDenied,
-        PrincipalNotFound,
-        PublishManyError,
-        QuotaExceeded,
-        Refused,
-        ReplicasUnavailable,
-        RevisionMismatch,
-        SeekNotPossible,
-        SettingsError,
-        ShuttingDown,
-        StorageChange,
-        StorageFull,
-        StoreNotFound,
-        StreamFull,
-        StreamLimit,
-        StreamNotFound,
-        SubjectsOverlap,
-        SubscribeExpected,
-        TokenUnavailable,
-        TooManyInFlight,
-        TooManySubjects,
-        TransactionsNotSupported,
-        TtlNotSupported,
-        Unauthenticated,
-        Unavailable,
-        UnboundSubject,
-        Undecodable,
-        UnknownType,
-        Unreachable,
-        UnsupportedCombination,
-        ValueNotAny,
-        WindshiftError,
-        WrongLastId,
-        WrongLoop,
-    )
-    from windshift.sdk.events import (
-        CaughtUp,
-        Event,
-        EventHolder,
-        ExplainedConsumer,
-        Explanation,
-        Skipped,
-        StoredEvent,
-    )
+    from windshift.sdk.errors import *
+    from windshift.sdk.events import *
     from windshift.sdk.history import History, Series
     from windshift.sdk.logs import EventLogFilter
     from windshift.sdk.pointers import END, START, Position, at, from_id
