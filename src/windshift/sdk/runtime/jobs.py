@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -22,12 +23,14 @@ _REMEMBERED = 5.0  # seconds of confirmed acks
 _NOTICED = 30.0  # seconds after which a call has ended at the latest whose server is gone: the keepalive's
 
 
+@dataclass(slots=True, eq=False)
 class Job:
     """The handling of one event.
 
     Attributes:
         id: id of the event.
         event: as it was delivered first.
+        token: lets another call go on with it; empty = it has none.
         call: number of the call that holds it; 0 = none.
         since: when its time began: with its first delivery, or when who iterates got it.
         pinged: when its lease began anew.
@@ -35,44 +38,26 @@ class Job:
         verdict: what the handler decided.
         given_back: what counts if its handler returns: a block in it was cancelled; None = it was not.
         said: number of the call on which that was said and is not answered; 0 = none.
-        token: lets another call go on with it; empty = it has none.
         resumed: number of the call that goes on with it by its token; 0 = none.
         doubted: whether its ack was said on a call that ended before the answer.
         tries: settlements that failed for now.
         expired: its handler took longer than `max_lease`.
     """
 
-    __slots__ = (
-        "call",
-        "doubted",
-        "event",
-        "expired",
-        "given_back",
-        "id",
-        "pinged",
-        "resumed",
-        "said",
-        "since",
-        "started",
-        "token",
-        "tries",
-        "verdict",
-    )
-
-    def __init__(self, event: events.Event, call: int, now: float) -> None:
-        self.id = event.id
-        self.event = event
-        self.call = call
-        self.since = self.pinged = now
-        self.started = False
-        self.verdict: Verdict | None = None
-        self.given_back: Verdict | None = None
-        self.said = 0
-        self.token = event.token
-        self.resumed = 0
-        self.doubted = False
-        self.tries = 0
-        self.expired = False
+    id: int
+    event: events.Event
+    token: bytes
+    call: int
+    since: float
+    pinged: float
+    started: bool = False
+    verdict: Verdict | None = None
+    given_back: Verdict | None = None
+    said: int = 0
+    resumed: int = 0
+    doubted: bool = False
+    tries: int = 0
+    expired: bool = False
 
     @property
     def identity(self) -> Identity:
@@ -102,6 +87,7 @@ class _Acked(NamedTuple):
     call: int
 
 
+@dataclass(slots=True)
 class _Doubtful:
     """How long acks are remembered that were confirmed last before a call ended.
 
@@ -110,10 +96,8 @@ class _Doubtful:
         until: the same of later attempts.
     """
 
-    __slots__ = ("anew_until", "until")
-
-    def __init__(self) -> None:
-        self.anew_until = self.until = math.inf
+    anew_until: float = math.inf
+    until: float = math.inf
 
 
 class Jobs:
@@ -151,7 +135,7 @@ class Jobs:
         if job is not None and job.identity == _identity(event) and not _retried(job):
             job.call, job.pinged, job.token, job.resumed = call, now, event.token, 0
             return job, Arrival.ADOPTED if job.verdict is None else Arrival.DECIDED
-        job = self._table[event_id] = Job(event, call, now)
+        job = self._table[event_id] = Job(event_id, event, event.token, call, now, now)
         if self._was_acked(job, call, now):
             job.started, job.verdict = True, ACK
             return job, Arrival.DECIDED
