@@ -33,7 +33,7 @@ from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode
 from windshift.sdk import calling, channels
 from windshift.sdk.app.running import Running
 from windshift.sdk.client import caller_of
-from windshift.sdk.retry import Again, Repeat
+from windshift.sdk.retry import Repeat
 from windshift.sdk.runtime import subscription
 
 StringValue = test.StringValue
@@ -312,7 +312,7 @@ async def test_no_token_for_a_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
         caller = caller_of(client)
 
         async def unary(*_: object, metadata: Any, **__: object) -> None:
-            caller._credentials.refused(metadata)
+            caller.credentials.refused(metadata)
             raise RpcError(StatusCode.UNAVAILABLE, "cut")
 
         monkeypatch.setattr(caller.channels().for_calls(), "unary", unary)
@@ -480,7 +480,7 @@ async def test_a_repeat_goes_out_as_soon_as_there_is_a_server(
     proxy: CuttingProxy, unique: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not be sent does not wait for its turn when the server is back before."""
-    monkeypatch.setattr(calling, "decide", lambda *_, **__: Again(50.0))
+    monkeypatch.setattr(calling, "decide", lambda *_, **__: 50.0)
     address = address_of(proxy)
     async with ws.connect(address, namespace=unique(), timeout=60) as client:
         await client.streams.ensure("s", subjects=["s.>"])
@@ -622,7 +622,7 @@ async def test_watches_go_on_when_there_is_a_token_again(
         watched = client.store("t", StringValue).watch()
         assert isinstance(await anext(watched), ws.CaughtUp)
         tokens.clear()
-        credentials = caller_of(client)._credentials
+        credentials = caller_of(client).credentials
         credentials.refused(await credentials.pairs())
         asked = 0
         change = asyncio.ensure_future(anext(watched))

@@ -18,7 +18,7 @@ from windshift import protos
 from windshift.rpc import Channel, ChannelClosed, ClientCall, RpcError, StatusCode
 
 from .channels import Channels
-from .credentials import Pairs
+from .credentials import Credentials, Pairs
 from .errors import (
     ClientClosed,
     PermissionDenied,
@@ -30,7 +30,7 @@ from .errors import (
 )
 from .names import Names
 from .payloads import Payloads
-from .retry import Known, Raise, Repeat, decide, in_doubt, known, outcome_unknown
+from .retry import Known, Repeat, decide, in_doubt, known, outcome_unknown
 from .settings import Settings
 from .tracing import tracing
 
@@ -63,6 +63,8 @@ class Caller:
     """Makes the calls of a client.
 
     Attributes:
+        closed: whether the client is closed.
+        credentials: the client's token.
         follows_forks: whether a forked process goes on with connections of its own.
         names: the client's namespace.
         payloads: the client's codecs.
@@ -72,6 +74,8 @@ class Caller:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.closed = False
+        self.credentials: Credentials = settings.credentials
         self.names: Names = settings.names
         self.payloads: Payloads = settings.payloads
         self.timeout = settings.timeout
@@ -79,11 +83,9 @@ class Caller:
         self.follows_forks = False
         self.lacks_publish_stream = False
         self._settings = settings
-        self._credentials = settings.credentials
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
         self._channels: Channels | None = None
-        self._closed = False
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(NOT_SENT)
@@ -120,7 +122,7 @@ class Caller:
         while True:
             attempt += 1
             error = failed if attempt == 1 else None
-            pairs = self._credentials.current
+            pairs = self.credentials.current
             if pairs is None and error is None:
                 pairs = await self._pairs(deadline - clock(), doubt=doubt and repeat is not Repeat.READ)
             self._check_open(repeat, None, doubt=doubt)
@@ -135,9 +137,9 @@ class Caller:
             if last is not None and error.code is StatusCode.DEADLINE_EXCEEDED and not error.sent:
                 error = last  # which says why there was no connection
             last = error
-            if error.code is StatusCode.UNAUTHENTICATED and self._credentials.renewable and not renewed:
+            if error.code is StatusCode.UNAUTHENTICATED and self.credentials.renewable and not renewed:
                 renewed = True
-                self._credentials.refused(pairs)
+                self.credentials.refused(pairs)
                 continue
             if doubt and error.code is gone:
                 return response()
@@ -151,13 +153,13 @@ class Caller:
         if known(error) is not Known.REFUSED:
             self._check_open(repeat, error, doubt=doubt)
         decision = decide(repeat, error, attempt, left, doubt=doubt)
-        if isinstance(decision, Raise):
-            raise decision.error from error
-        await _pause(channels.for_calls(), error, decision.delay)
+        if isinstance(decision, WindshiftError):
+            raise decision from error
+        await _pause(channels.for_calls(), error, decision)
 
     def _check_open(self, repeat: Repeat, error: RpcError | None, *, doubt: bool) -> None:
         """Raise what a call ends with whose last attempt ended so, if the client is closed; see `decide`."""
-        if not self._closed:
+        if not self.closed:
             return
         closed = ClientClosed("the client is closed")
         if repeat is not Repeat.READ and (doubt or (error is not None and in_doubt(error))):
@@ -172,7 +174,7 @@ class Caller:
         try:
             try:
                 async with asyncio.timeout(left):
-                    return await self._credentials.pairs()
+                    return await self.credentials.pairs()
             except TimeoutError as error:
                 raise TokenUnavailable("there was no token in time") from error
         except TokenUnavailable as error:
@@ -194,7 +196,7 @@ class Caller:
         Raises:
             RpcError: from the call inside, when it ends.
         """
-        channels, pairs = self.channels(), await self._credentials.pairs()
+        channels, pairs = self.channels(), await self.credentials.pairs()
         context = () if self.tracing is None or span is None else self.tracing.context(span)
         with channels.for_stream() as channel:
             try:
@@ -203,7 +205,7 @@ class Caller:
             except RpcError as error:
                 self._note(channel, error)
                 if error.code is StatusCode.UNAUTHENTICATED:
-                    self._credentials.refused(pairs)
+                    self.credentials.refused(pairs)
                 raise
 
     async def watch(self, request: Message, response: type[M]) -> AsyncGenerator[M, None]:
@@ -242,12 +244,12 @@ class Caller:
         elif error.code is StatusCode.RESOURCE_EXHAUSTED and attempt > 1 and reason_of(error)[0]:
             _log.info("a call is not opened again yet: %s", error)
             error = RpcError(StatusCode.UNAVAILABLE, error.message)
-        if error.code is StatusCode.UNAUTHENTICATED and self.renewable and not refused:
+        if error.code is StatusCode.UNAUTHENTICATED and self.credentials.renewable and not refused:
             return True
         decision = decide(Repeat.READ, error, attempt, float("inf"), doubt=False)
-        if isinstance(decision, Raise) or self.closed:
+        if isinstance(decision, WindshiftError) or self.closed:
             raise self.failure_of(error) from error
-        await self.pause(error, decision.delay)
+        await self.pause(error, decision)
         return False
 
     async def pause(self, error: RpcError, delay: float) -> None:
@@ -265,17 +267,7 @@ class Caller:
 
     def failure_of(self, error: RpcError) -> WindshiftError:
         """Return what is raised where a long-lived call ended so for good."""
-        return ClientClosed("the client is closed") if self._closed else from_rpc(error)
-
-    @property
-    def renewable(self) -> bool:
-        """Whether there may be another token after one was refused."""
-        return self._credentials.renewable
-
-    @property
-    def closed(self) -> bool:
-        """Whether the client is closed."""
-        return self._closed
+        return ClientClosed("the client is closed") if self.closed else from_rpc(error)
 
     def channels(self) -> Channels:
         """Return the connections, which belong to the event loop of the first call.
@@ -284,7 +276,7 @@ class Caller:
             WrongLoop: this is another loop, or a process that was forked off and does not follow.
             ClientClosed: the client is closed.
         """
-        if self._closed:
+        if self.closed:
             raise ClientClosed("the client is closed")
         if self._channels is not None and _running_loop() is self._loop:
             return self._channels  # a forked process does not have the running loop of its parent
@@ -336,13 +328,13 @@ class Caller:
 
     async def close(self, grace: float) -> None:
         """Take no more calls, let running ones finish for `grace` seconds, and disconnect."""
-        self._closed = True
+        self.closed = True
         if self._channels is not None and asyncio.get_running_loop() is self._loop:
             await self._channels.close(grace)
 
     def abort(self) -> None:
         """Disconnect at once, also when the event loop does not run any more."""
-        self._closed = True
+        self.closed = True
         if self._channels is not None and os.getpid() == self._process:
             self._channels.abort()
 

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 from .events import Event
 
-
-class Handled(NamedTuple):
-    """The event that a handler has.
-
-    Attributes:
-        stream: its stream.
-        consumer: the consumer.
-        event: the event.
-    """
-
-    stream: str
-    consumer: str
-    event: Event[Any]
-
-
-handled: ContextVar[Handled | None] = ContextVar("windshift_handled", default=None)
-"""The event of the handler that runs."""
+handled: ContextVar[tuple[str, str, Event[Any]] | None] = ContextVar("windshift_handled", default=None)
+"""Stream, consumer and event of the handler that runs."""
 
 
 class EventLogFilter(logging.Filter):

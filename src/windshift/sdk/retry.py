@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from enum import Enum, auto
-from typing import NamedTuple
 
 from windshift.rpc import RpcError, StatusCode
 
@@ -60,20 +59,10 @@ def in_doubt(error: RpcError) -> bool:
     return known(error) in (Known.IN_DOUBT, Known.BROKEN)
 
 
-class Again(NamedTuple):
-    """Make the call again, after `delay` seconds."""
-
-    delay: float
-
-
-class Raise(NamedTuple):
-    """Give up, with this error."""
-
-    error: WindshiftError
-
-
-def decide(repeat: Repeat, failure: RpcError, attempt: int, left: float, *, doubt: bool) -> Again | Raise:
-    """Say what to do about a failed attempt.
+def decide(
+    repeat: Repeat, failure: RpcError, attempt: int, left: float, *, doubt: bool
+) -> float | WindshiftError:
+    """Return after how many seconds a call that failed is made again, or what it ends with.
 
     Args:
         repeat: what the operation makes of being done twice.
@@ -86,12 +75,12 @@ def decide(repeat: Repeat, failure: RpcError, attempt: int, left: float, *, doub
     repeated = what is Known.NOTHING_HAPPENED or (what is Known.IN_DOUBT and repeat is not Repeat.ONCE)
     delay = _delay(attempt)
     if repeated and delay < left:
-        return Again(delay)
+        return delay
     error = from_rpc(failure)
     silent = repeated or isinstance(error, (Exhausted, Denied))  # says nothing of what was done before
     if repeat is not Repeat.READ and (in_doubt(failure) or (doubt and silent)):
-        return Raise(outcome_unknown(error))
-    return Raise(error)
+        return outcome_unknown(error)
+    return error
 
 
 def _delay(attempt: int) -> float:

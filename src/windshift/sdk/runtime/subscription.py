@@ -17,7 +17,7 @@ from windshift.sdk.deliveries import ACK, Delivery, Outcome, Verdict, failure, l
 from windshift.sdk.errors import LeaseLost, NotSettled, TokenUnavailable, UnknownType
 from windshift.sdk.events import Event
 from windshift.sdk.functions import check_handler, is_async
-from windshift.sdk.logs import Handled, handled
+from windshift.sdk.logs import handled
 from windshift.sdk.metrics import metrics
 
 from .jobs import Job, Jobs
@@ -164,7 +164,7 @@ class Subscription:
             except RpcError as error:
                 subscribed = self._session is not None and self._session.subscribed
                 unauthenticated = error.code is StatusCode.UNAUTHENTICATED
-                renew = unauthenticated and self._caller.renewable and not refused
+                renew = unauthenticated and self._caller.credentials.renewable and not refused
                 refused = unauthenticated and not subscribed
                 if self._caller.closed or not (renew or error.code in _AGAIN):
                     raise self._caller.failure_of(error) from error
@@ -272,7 +272,7 @@ class Subscription:
     async def _work(self, job: Job, delivery: Delivery[Any], handler: Handler) -> None:
         raised: BaseException | None = None
         started = 0.0 if self._metrics is None else self._loop.time()
-        handled.set(Handled(self._bare_stream, self._consumer, delivery.event))
+        handled.set((self._bare_stream, self._consumer, delivery.event))
         try:
             if self._tracing is not None:
                 with self._tracing.processing(self._stream, self._consumer, job.event):
