@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import Parameter
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -29,25 +30,6 @@ class NotProvided(WindshiftError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A parameter of a handler.
-
-    Attributes:
-        name: its name.
-        annotation: what it is to be.
-        positional: whether it cannot be passed by its name.
-        default: what it is if nothing fits; `Parameter.empty` = something must.
-        message: whether it is the payload.
-    """
-
-    name: str
-    annotation: Any
-    positional: bool
-    default: Any
-    message: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Handler:
     """A function that handles events.
 
@@ -55,14 +37,16 @@ class Handler:
         function: the function.
         name: its name, for messages.
         types: the classes of payloads that it takes; none = whatever comes.
-        wanted: its parameters.
+        parameters: its parameters.
+        message: the one that is the payload, if there is one.
         blocking: whether it is no coroutine function, and so runs in a thread.
     """
 
     function: Function
     name: str
     types: tuple[type, ...]
-    wanted: tuple[Wanted, ...]
+    parameters: tuple[Parameter, ...]
+    message: Parameter | None
     blocking: bool
 
     def __str__(self) -> str:
@@ -86,29 +70,24 @@ def read_handler(function: Function, types: Sequence[type] = (), *, untyped: boo
     for kind in types:
         if not isinstance(kind, type):
             raise TypeError(f"{name}: {kind!r} is not a class")
-    wanted = tuple(
-        Wanted(
-            name=each.name,
-            annotation=each.annotation,
-            positional=each.kind is each.POSITIONAL_ONLY,
-            default=each.default,
-            message=_is_message(each.annotation, position, types),
-        )
-        for position, each in enumerate(_parameters(function, name))
-    )
-    if sum(parameter.message for parameter in wanted) > 1:
+    parameters = _parameters(function, name)
+    messages = [each for place, each in enumerate(parameters) if _is_message(each.annotation, place, types)]
+    if len(messages) > 1:
         raise TypeError(f"{name} takes its message twice")
-    taken = _taken(name, wanted, types)
+    message = messages[0] if messages else None
+    taken = _taken(name, parameters, message, types)
     if untyped and taken:
         raise TypeError(f"{name} takes whatever comes, but is annotated with {_names(taken)}")
     if not untyped and not taken:
         raise TypeError(f"{name}: no parameter is annotated with a class of payloads")
-    return Handler(function, name, taken, wanted, not is_async(function))
+    return Handler(function, name, taken, parameters, message, not is_async(function))
 
 
-def _taken(name: str, wanted: Sequence[Wanted], types: Sequence[type]) -> tuple[type, ...]:
+def _taken(
+    name: str, parameters: Sequence[Parameter], message: Parameter | None, types: Sequence[type]
+) -> tuple[type, ...]:
     """Return the payloads that a handler takes: those that are named, or what its parameters say."""
-    annotated = [found for parameter in wanted if (found := _types_of(parameter))]
+    annotated = [found for each in parameters if (found := _types_of(each, message))]
     taken = tuple(types) or (annotated[0] if annotated else ())
     for found in annotated:
         if not set(taken) <= set(found):
@@ -116,9 +95,9 @@ def _taken(name: str, wanted: Sequence[Wanted], types: Sequence[type]) -> tuple[
     return taken
 
 
-def _parameters(function: Function, name: str) -> Collection[inspect.Parameter]:
+def _parameters(function: Function, name: str) -> tuple[Parameter, ...]:
     try:
-        parameters = inspect.signature(function, eval_str=True).parameters.values()
+        parameters = tuple(inspect.signature(function, eval_str=True).parameters.values())
     except Exception as error:
         raise TypeError(f"the annotations of {name} cannot be resolved: {error}") from error
     for parameter in parameters:
@@ -154,18 +133,18 @@ def _holds_data(kind: type) -> bool:
     )
 
 
-def _types_of(parameter: Wanted) -> tuple[type, ...]:
+def _types_of(parameter: Parameter, message: Parameter | None) -> tuple[type, ...]:
     """Return the payloads that a parameter says are taken: the message's, or that of `Event[T]`."""
     if get_origin(parameter.annotation) in (Event, Delivery):
         return _classes(get_args(parameter.annotation)[0])
-    return _classes(parameter.annotation) if parameter.message else ()
+    return _classes(parameter.annotation) if parameter is message else ()
 
 
 def _names(types: Sequence[type]) -> str:
     return ", ".join(kind.__name__ for kind in types)
 
 
-def _find(provided: Provided, wanted: Wanted, handler: str) -> object:
+def _find(provided: Provided, wanted: Parameter, handler: Handler) -> object:
     """Return the object that a parameter means.
 
     Raises:
@@ -201,9 +180,9 @@ def bind(handler: Handler, client: Client, provided: Provided) -> Callable[[Deli
     """
     positional: list[Getter] = []
     named: list[tuple[str, Getter]] = []
-    for wanted in handler.wanted:
-        getter = _getter(wanted, handler.name, client, provided)
-        if wanted.positional:
+    for wanted in handler.parameters:
+        getter = _getter(wanted, handler, client, provided)
+        if wanted.kind is wanted.POSITIONAL_ONLY:
             positional.append(getter)
         else:
             named.append((wanted.name, getter))
@@ -218,9 +197,9 @@ def bind(handler: Handler, client: Client, provided: Provided) -> Callable[[Deli
     return call
 
 
-def _getter(wanted: Wanted, handler: str, client: Client, provided: Provided) -> Getter:
+def _getter(wanted: Parameter, handler: Handler, client: Client, provided: Provided) -> Getter:
     annotation = get_origin(wanted.annotation) or wanted.annotation
-    if wanted.message or wanted.annotation is Message:
+    if wanted is handler.message or wanted.annotation is Message:
         return lambda delivery: delivery.event.data
     if annotation is Event:
         return lambda delivery: delivery.event
@@ -231,7 +210,7 @@ def _getter(wanted: Wanted, handler: str, client: Client, provided: Provided) ->
     try:
         value = _find(provided, wanted, handler)
     except NotProvided:
-        if wanted.default is inspect.Parameter.empty:
+        if wanted.default is wanted.empty:
             raise
         value = wanted.default
     return lambda _: value
