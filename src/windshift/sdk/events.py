@@ -24,28 +24,33 @@ K = TypeVar("K")
 
 
 class Event(Generic[T]):
-    """An event. Its payload is decoded when it is first looked at."""
+    """An event. Its payload is decoded when it is first looked at.
 
-    __slots__ = ("_data", "_kind", "_names", "_payloads", "_proto")
+    Attributes:
+        kind: the class that `data` is decoded to, if it was asked for; None = the message's own.
+        proto: the event as it came; not to be changed.
+    """
+
+    __slots__ = ("_data", "_names", "_payloads", "kind", "proto")
 
     def __init__(
         self, proto: protos.Event, names: Names, payloads: Payloads, kind: type[T] | None = None
     ) -> None:
-        self._proto = proto
+        self.proto = proto
+        self.kind = kind
         self._names = names
         self._payloads = payloads
-        self._kind = kind
         self._data: T | None = None
 
     @property
     def id(self) -> int:
         """Its id in the stream."""
-        return self._proto.id
+        return self.proto.id
 
     @property
     def subject(self) -> str:
         """Its subject."""
-        return self._names.bare_subject(self._proto.subject)
+        return self._names.bare_subject(self.proto.subject)
 
     @property
     def data(self) -> T:
@@ -56,14 +61,14 @@ class Event(Generic[T]):
             Undecodable: the bytes are invalid.
         """
         if self._data is None:
-            found: Any = self.message() if self._kind is None else self.decode(self._kind)
+            found: Any = self.message() if self.kind is None else self.decode(self.kind)
             data: T = found
             self._data = data
         return self._data
 
     def message(self) -> Message:
         """Return the payload as the Protobuf message that it is; see `data` for errors."""
-        return self._payloads.unpack(self._proto.data)
+        return self._payloads.unpack(self.proto.data)
 
     def decode(self, kind: type[K]) -> K:
         """Return the payload as an object of a class: a message's, or one that a codec of the client takes.
@@ -72,44 +77,34 @@ class Event(Generic[T]):
             Undecodable: it is of another type, or the bytes are invalid.
             TypeError: no codec takes this class.
         """
-        return self._payloads.unpack_as(self._proto.data, kind)
-
-    @property
-    def kind(self) -> type[T] | None:
-        """The class that `data` is decoded to, if it was asked for; None = the message's own."""
-        return self._kind
+        return self._payloads.unpack_as(self.proto.data, kind)
 
     @property
     def type(self) -> str:
         """Full name of the payload's type; of JSON, `windshift.payload.v1.Json/` and its own type."""
-        return type_name(self._proto.data)
+        return type_name(self.proto.data)
 
     @property
     def time(self) -> datetime:
         """When it happened, as its publisher said, or when it was published."""
-        return moment(self._proto.headers.timestamp)
+        return moment(self.proto.headers.timestamp)
 
     @property
     def key(self) -> str | None:
         """Its idempotency key."""
-        headers = self._proto.headers
+        headers = self.proto.headers
         return headers.idempotency_key if headers.HasField("idempotency_key") else None
 
     @property
     def attempt(self) -> int:
         """How often it was delivered, this time included; 0 if this is no delivery."""
-        return self._proto.delivery_attempt
+        return self.proto.delivery_attempt
 
     @property
     def trace_parent(self) -> str | None:
         """W3C trace context of its publisher."""
-        headers = self._proto.headers
+        headers = self.proto.headers
         return headers.trace_parent if headers.HasField("trace_parent") else None
-
-    @property
-    def proto(self) -> protos.Event:
-        """The event as it came; not to be changed."""
-        return self._proto
 
     def __repr__(self) -> str:
         return f"Event(id={self.id}, subject={self.subject!r}, type={self.type!r}, attempt={self.attempt})"

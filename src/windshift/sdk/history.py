@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 from windshift.protos import admin
 
@@ -15,12 +15,7 @@ from .times import moment, timestamp
 Kind = Literal["rate", "events", "bytes", "lag", "in_flight", "dead_letters"]
 
 _KINDS: Final[dict[int, Kind]] = {
-    admin.GetHistoryResponse.KIND_RATE: "rate",
-    admin.GetHistoryResponse.KIND_EVENTS: "events",
-    admin.GetHistoryResponse.KIND_BYTES: "bytes",
-    admin.GetHistoryResponse.KIND_LAG: "lag",
-    admin.GetHistoryResponse.KIND_IN_FLIGHT: "in_flight",
-    admin.GetHistoryResponse.KIND_DEAD_LETTERS: "dead_letters",
+    admin.GetHistoryResponse.Kind.Value(f"KIND_{kind.upper()}"): kind for kind in get_args(Kind)
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from windshift.protos import admin
 
@@ -16,10 +16,8 @@ from .times import moment, moment_of, timedelta_of
 Resource: TypeAlias = Literal["storage", "memory", "streams", "consumers"]
 
 _RESOURCES: Final[dict[int, Resource]] = {
-    admin.JetStream.Usage.RESOURCE_STORAGE: "storage",
-    admin.JetStream.Usage.RESOURCE_MEMORY: "memory",
-    admin.JetStream.Usage.RESOURCE_STREAMS: "streams",
-    admin.JetStream.Usage.RESOURCE_CONSUMERS: "consumers",
+    admin.JetStream.Usage.Resource.Value(f"RESOURCE_{resource.upper()}"): resource
+    for resource in get_args(Resource)
 }
 
 

@@ -98,6 +98,7 @@ class Store(Generic[T]):
 
     Attributes:
         name: its name.
+        kind: type of its values; None = any.
     """
 
     def __init__(self, caller: Caller, name: str, kind: type[T] | None) -> None:
@@ -105,13 +106,8 @@ class Store(Generic[T]):
             caller.payloads.name(kind)
         self._caller = caller
         self._store = caller.names.name(name)
-        self._kind = kind
         self.name = name
-
-    @property
-    def kind(self) -> type[T] | None:
-        """Type of its values; None = any."""
-        return self._kind
+        self.kind = kind
 
     async def get(self, key: str) -> Entry[T] | None:
         """Read a key; None if it does not exist. The latest write is seen.
@@ -372,25 +368,25 @@ class Store(Generic[T]):
                 raise doubt from error
 
     def _payload(self, value: T) -> AnyMessage:
-        if self._kind is not None and not isinstance(value, self._kind):
-            raise TypeError(f"store {self.name!r} holds {self._kind.__name__}, not {type(value).__name__}")
+        if self.kind is not None and not isinstance(value, self.kind):
+            raise TypeError(f"store {self.name!r} holds {self.kind.__name__}, not {type(value).__name__}")
         return self._caller.payloads.pack(value)
 
     def _value(self, payload: AnyMessage) -> T:
-        if self._kind is not None:
-            return self._caller.payloads.unpack_as(payload, self._kind)
+        if self.kind is not None:
+            return self._caller.payloads.unpack_as(payload, self.kind)
         return self._caller.payloads.unpack(payload)  # type: ignore[return-value] # a store without a type holds messages of any
 
     def _empty(self) -> T:
-        if self._kind is None:
+        if self.kind is None:
             raise TypeError(
                 f"store {self.name!r} has no type, so a key that does not exist has no empty value"
             )
         try:
-            return self._kind()
+            return self.kind()
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"a key that does not exist has no empty value: {self._kind.__name__} needs arguments"
+                f"a key that does not exist has no empty value: {self.kind.__name__} needs arguments"
             ) from error
 
     def _revision(self, entry: state.Entry) -> Revision[T]:

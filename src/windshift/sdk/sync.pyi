@@ -204,9 +204,7 @@ class Store(Generic[T]):
     """A store whose values are of one type, or any messages."""
 
     name: str
-    @property
-    def kind(self) -> type[T] | None:
-        """Type of its values; None = any."""
+    kind: type[T] | None
     def get(self, key: str) -> Entry[T] | None:
         """Read a key; None if it does not exist. The latest write is seen."""
     def set(self, key: str, value: T, *, ttl: Seconds | None = None) -> int:

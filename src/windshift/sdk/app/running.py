@@ -79,14 +79,15 @@ class Running:
 
     Attributes:
         client: its client.
+        stopping: whether what is held is being finished.
     """
 
     def __init__(self, name: str, client: Client, consumers: Sequence[AppConsumer]) -> None:
         self.client = client
+        self.stopping = False
         self._name = name
         self._consumers = consumers
         self._tasks: dict[Subscription, asyncio.Task[None]] = {}
-        self._stopping = False
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self, handlers: Mapping[AppConsumer, Next], concurrency: int | None) -> None:
@@ -105,7 +106,7 @@ class Running:
             self._tasks[subscription] = task
 
     def _ended(self, consumer: AppConsumer, task: asyncio.Task[None]) -> None:
-        if self._stopping or task.cancelled() or (error := task.exception()) is None:
+        if self.stopping or task.cancelled() or (error := task.exception()) is None:
             return
         _log.error(
             "%s: the consumer %s of %s ended: %s", self._name, consumer.name, consumer.stream.name, error
@@ -117,12 +118,7 @@ class Running:
     @property
     def ready(self) -> bool:
         """Whether every consumer is subscribed."""
-        return not self._stopping and all(subscription.is_open for subscription in self._tasks)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether what is held is being finished."""
-        return self._stopping
+        return not self.stopping and all(subscription.is_open for subscription in self._tasks)
 
     def check(self) -> None:
         """Do nothing, or raise the error that ended a consumer.
@@ -180,5 +176,5 @@ class Running:
 
     async def stop(self, grace: float) -> None:
         """Finish what is held, then settle it, for all consumers at once; `grace` in seconds."""
-        self._stopping = True
+        self.stopping = True
         await asyncio.gather(*(finish(each, task, grace) for each, task in self._tasks.items()))
