@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import windshift as ws
 from windshift.cli import specs
@@ -138,18 +138,6 @@ def idle_filters(filters: Sequence[str], stream: ws.StreamSpec) -> tuple[str, ..
     )
 
 
-class Step(NamedTuple):
-    """One thing of a file.
-
-    Attributes:
-        what: what it is and its name.
-        ensure: ensures it.
-    """
-
-    what: str
-    ensure: Callable[[], Awaitable[Ensured]]
-
-
 async def ensure_file(session: Session, path: Path, *, dry_run: bool) -> None:
     """Ensure the streams, consumers and stores of a TOML file, in its order, and tell what was done.
 
@@ -161,34 +149,35 @@ async def ensure_file(session: Session, path: Path, *, dry_run: bool) -> None:
     steps = _steps(session.client, path, dry_run=dry_run)
     done: list[Ensured] = []
     try:
-        for step in steps:
-            done.append(await step.ensure())  # noqa: PERF401 -- told also where a later one fails
+        for ensure in steps.values():
+            done.append(await ensure())  # noqa: PERF401 -- told also where a later one fails
     except ws.WindshiftError as error:
-        raise _stopped(await failure_of(session, error), steps, len(done)) from error
+        raise _stopped(await failure_of(session, error), list(steps), len(done)) from error
     finally:
         tell(session, done, dry_run=dry_run)
 
 
-def _stopped(failure: Failure, steps: list[Step], done: int) -> Failure:
+def _stopped(failure: Failure, steps: list[str], done: int) -> Failure:
     """Say where a file's steps ended, and what is left."""
-    failed, *left = [step.what for step in steps[done:]]
+    failed, *left = steps[done:]
     rest = f"; not reached: {', '.join(left)}" if left else ""
     message = f"{failed}: {failure.message}; before it, {done} of {len(steps)} succeeded{rest}"
     return Failure(message, failure.status, reason=failure.reason, hint=failure.hint)
 
 
-def _steps(client: ws.Client, path: Path, *, dry_run: bool) -> list[Step]:
+def _steps(client: ws.Client, path: Path, *, dry_run: bool) -> dict[str, Callable[[], Awaitable[Ensured]]]:
+    """Return what ensures each thing of a file, by what it is and its name."""
     document = _read(path)
-    steps: list[Step] = []
+    steps: dict[str, Callable[[], Awaitable[Ensured]]] = {}
     for name, entries in document["streams"].items():
         spec, consumers = _split(entries, f"stream {name!r} in {path}")
-        steps.append(Step(f"stream {name}", partial(ensure_stream, client, name, spec, dry_run=dry_run)))
+        steps[f"stream {name}"] = partial(ensure_stream, client, name, spec, dry_run=dry_run)
         for consumer, wanted in consumers.items():
             ensure = partial(ensure_consumer, client, name, consumer, wanted, dry_run=dry_run)
-            steps.append(Step(f"consumer {consumer} of {name}", ensure))
+            steps[f"consumer {consumer} of {name}"] = ensure
     for name, entries in document["stores"].items():
         settings = specs.read_store(entries, f"store {name!r} in {path}")
-        steps.append(Step(f"store {name}", partial(ensure_store, client, name, settings, dry_run=dry_run)))
+        steps[f"store {name}"] = partial(ensure_store, client, name, settings, dry_run=dry_run)
     return steps
 
 
