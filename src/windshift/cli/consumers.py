@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import click
@@ -17,36 +18,21 @@ from windshift.cli.values import (
     DURATION,
     POSITION,
     TIME_AHEAD,
-    json_seconds,
     json_time,
     show_age,
     show_duration,
     show_time,
 )
 
+_SPEC = ("stream", "name", "durable", "subjects", "timeout", "retry")
+_FIELDS = (*_SPEC, "pending", "unsettled", "settled_to", "dead_letters")
+_LISTED = ("oldest_unsettled", "paused_until", "waiting_replays")
 _HEAD = ("NAME", "PENDING", "UNSETTLED", "DEAD", "SETTLED TO", "OLDEST", "PAUSED UNTIL")
 
 
 @click.group(cls=Group, aliases={"reset": "seek"})
 def consumers() -> None:
     """List, make, pause, move and delete consumers."""
-
-
-def _value(info: ws.ConsumerInfo) -> dict[str, Any]:
-    from windshift.cli import specs
-
-    return {
-        "stream": info.stream,
-        "name": info.name,
-        "durable": info.durable,
-        "subjects": list(info.subjects),
-        "timeout": json_seconds(info.timeout),
-        "retry": specs.plain(info.retry),
-        "pending": info.pending,
-        "unsettled": info.unsettled,
-        "settled_to": info.settled_to,
-        "dead_letters": info.dead_letters,
-    }
 
 
 async def _longest_waiting_first(client: ws.Client) -> AsyncIterator[ws.ConsumerInfo]:
@@ -66,14 +52,10 @@ async def list_(session: Session, stream: str | None) -> None:
     PENDING is what a consumer has yet to deliver, UNSETTLED what was delivered and is not settled, OLDEST the
     age of the oldest of these, which is not known with more than 4 filters.
     """
-    now = datetime.now(UTC)
+    from windshift.cli import specs
 
-    def value(info: ws.ConsumerInfo) -> dict[str, Any]:
-        return _value(info) | {
-            "oldest_unsettled": json_time(info.oldest_unsettled),
-            "paused_until": json_time(info.paused_until),
-            "waiting_replays": info.waiting_replays,
-        }
+    now = datetime.now(UTC)
+    value = partial(specs.plain_fields, names=(*_FIELDS, *_LISTED))
 
     def row(info: ws.ConsumerInfo) -> Sequence[str]:
         counts = (info.pending, info.unsettled, info.dead_letters, info.settled_to)
@@ -109,7 +91,7 @@ async def info(session: Session, stream: str, consumer: str) -> None:
         ("settled to", str(found.settled_to)),
         ("dead letters", str(found.dead_letters)),
     ]
-    session.out.fields(_value(found), pairs)
+    session.out.fields(specs.plain_fields(found, _FIELDS), pairs)
 
 
 @consumers.command(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import windshift as ws
@@ -175,7 +175,12 @@ def _text(value: Any) -> str:
         case ws.Source():
             return f"{value.name} {' '.join(value.subjects)}".strip()
         case ws.RetryPolicy():
-            return ", ".join(f"{name} {show(name, each)}" for name, each in _set(value).items()) or "default"
+            given = {
+                name: each for name in _names(ws.RetryPolicy) if (each := getattr(value, name)) is not None
+            }
+            if value.dead_letters:
+                del given["dead_letters"]
+            return ", ".join(f"{name} {show(name, each)}" for name, each in given.items()) or "default"
         case list() | tuple():
             return ", ".join(map(_text, value)) or "all"
         case bool():
@@ -197,17 +202,16 @@ def plain(value: Any) -> Any:
         return position(value)
     if isinstance(value, timedelta):
         return json_seconds(value)
+    if isinstance(value, datetime):
+        return json_time(value)
     if isinstance(value, ws.StreamSpec | ws.ConsumerSpec | ws.RetryPolicy | ws.Source):
-        return {name: plain(getattr(value, name)) for name in _names(type(value))}
+        return plain_fields(value, _names(type(value)))
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _set(value: Any) -> dict[str, Any]:
-    return {
-        field.name: found
-        for field in fields(value)
-        if (found := getattr(value, field.name)) is not None and field.name != "dead_letters"
-    } | ({} if value.dead_letters else {"dead_letters": False})
+def plain_fields(value: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Return fields of something for JSON, in this order."""
+    return {name: plain(getattr(value, name)) for name in names}
 
 
 # --- Compared -------------------------------------------------------------------------------------

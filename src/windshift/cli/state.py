@@ -62,8 +62,7 @@ async def stores(session: Session) -> None:
     """List the stores. KEYS counts deleted keys that are remembered too."""
 
     def value(info: ws.StoreInfo) -> dict[str, Any]:
-        sizes = {"keys": info.keys, "bytes": info.bytes, "history": info.history}
-        return {"name": info.name, **sizes, "ttl": json_seconds(info.ttl)}
+        return info._asdict() | {"ttl": json_seconds(info.ttl)}
 
     def row(info: ws.StoreInfo) -> Sequence[str]:
         return info.name, str(info.keys), show_size(info.bytes), str(info.history), show_duration(info.ttl)

@@ -15,8 +15,10 @@ from windshift.cli import naming
 from windshift.cli.failing import USAGE, Failure
 from windshift.cli.options import Group, takes
 from windshift.cli.session import Session, with_session
-from windshift.cli.values import DURATION, SIZE, json_time, show_age, show_size, show_time
+from windshift.cli.values import DURATION, SIZE, show_age, show_size, show_time
 
+_HELD = ("events", "bytes", "first_id", "last_id", "first_time", "last_time")
+_FIELDS = ("name", *_HELD, "created", "subjects", "consumers", "worst_lag", "dead_letters", "spec")
 _HEAD = ("NAME", "EVENTS", "BYTES", "LAST", "AGE", "CONSUMERS", "LAG", "DEAD")
 
 
@@ -28,21 +30,7 @@ def streams() -> None:
 def _value(info: ws.StreamInfo) -> dict[str, Any]:
     from windshift.cli import specs
 
-    return {
-        "name": info.name,
-        "events": info.events,
-        "bytes": info.bytes,
-        "first_id": info.first_id,
-        "last_id": info.last_id,
-        "first_time": json_time(info.first_time),
-        "last_time": json_time(info.last_time),
-        "created": json_time(info.created),
-        "subjects": info.subjects,
-        "consumers": info.consumers,
-        "worst_lag": info.worst_lag,
-        "dead_letters": info.dead_letters,
-        "spec": specs.plain(info.spec),
-    }
+    return specs.plain_fields(info, _FIELDS)
 
 
 @streams.command("ls", examples=["windshift streams ls", "windshift streams ls order -o json"])
@@ -239,12 +227,11 @@ async def purge(
         raise Failure("--up-to and --keep do not go together", USAGE)
     which: dict[str, Any] = {"up_to_id": up_to, "keep": keep}
     target = session.client.stream(stream)
-    if dry_run:
+    if dry_run or not session.options.yes:
         count = await target.purge(subject, **which, dry_run=True)
-        session.out.item({"purged": count, "dry_run": True}, f"would remove {count}")
-        return
-    if not session.options.yes:
-        count = await target.purge(subject, **which, dry_run=True)
+        if dry_run:
+            session.out.item({"purged": count, "dry_run": True}, f"would remove {count}")
+            return
         await session.confirm(f"would remove {count} events of {stream}")
     count = await target.purge(subject, **which)
     session.out.done({"purged": count}, f"removed {count}")
