@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,37 +34,30 @@ takes_payload = takes(
 """Adds the options that say what a payload is."""
 
 
-class Encoder:
-    """Makes payloads of what the options say they are.
+def encoder(
+    payloads: Payloads, kind: str | None, json_type: str | None, *, raw: bool
+) -> Callable[[bytes], AnyMessage]:
+    """Return what makes payloads of what the options say they are, and raises `Failure` with a reason.
 
     Without a type, JSON is sent as it is, in `windshift.payload.v1.Json`.
     """
+    from windshift.cli.payloads import of_bytes, wrapped
 
-    def __init__(self, payloads: Payloads, kind: str | None, json_type: str | None, *, raw: bool) -> None:
-        if kind and json_type:
-            raise Failure("--type and --json-type do not go together", USAGE)
-        if raw and not kind:
-            raise Failure("--raw needs a --type", USAGE)
-        self._payloads = payloads
-        self._kind = kind
-        self._json_type = json_type or ""
-        self._raw = raw
+    if kind and json_type:
+        raise Failure("--type and --json-type do not go together", USAGE)
+    if raw and not kind:
+        raise Failure("--raw needs a --type", USAGE)
 
-    def encode(self, content: bytes) -> AnyMessage:
-        """Return a payload.
-
-        Raises:
-            Failure: the content is not a payload; the text says why.
-        """
-        from windshift.cli.payloads import raw, wrapped
-
-        if self._raw:
-            return raw(content, self._kind or "")
+    def encode(content: bytes) -> AnyMessage:
+        if kind and raw:
+            return of_bytes(content, kind)
         try:
             text = content.decode()
         except UnicodeDecodeError as error:
             raise Failure("the payload is not UTF-8", USAGE, hint="send bytes with --raw") from error
-        return self._payloads.message(text, self._kind) if self._kind else wrapped(text, self._json_type)
+        return payloads.message(text, kind) if kind else wrapped(text, json_type or "")
+
+    return encode
 
 
 async def content_of(argument: str | None) -> bytes:

@@ -112,7 +112,7 @@ def _refuse(constant: str) -> None:
 _check: Final = json.JSONDecoder(parse_constant=_refuse).decode
 
 
-def raw(content: bytes, name: str) -> AnyMessage:
+def of_bytes(content: bytes, name: str) -> AnyMessage:
     """Return bytes as the payload of a type."""
     return AnyMessage(type_url=PREFIX + name.rpartition("/")[2], value=content)
 

@@ -7,13 +7,13 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
 import windshift as ws
 from windshift.cli.failing import USAGE, Failure
-from windshift.cli.inputs import Encoder, content_of, lines_of_stdin, takes_payload
+from windshift.cli.inputs import content_of, encoder, lines_of_stdin, takes_payload
 from windshift.cli.options import Command
 from windshift.cli.session import Session, status_of, with_session
 from windshift.cli.values import TIME
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _PORTION: Final = 10_000
 """Events whose receipts are kept until they are told of: there may be events for months."""
+
+_Encode: TypeAlias = "Callable[[bytes], AnyMessage]"
 
 
 @click.command(
@@ -77,7 +79,7 @@ async def publish(
     PAYLOAD is JSON: given here, in a file (@file), or on stdin (-). With --type it becomes that Protobuf
     message, whose descriptors come from --descriptors or --module; without, it is sent as JSON.
     """
-    encoder = Encoder(session.payloads, kind, json_type, raw=raw)
+    encode = encoder(session.payloads, kind, json_type, raw=raw)
     if each:
         expects = settings["expected_last_id"] is not None
         if payload not in {None, "-"} or settings["key"] or (expects and not atomic):
@@ -85,15 +87,15 @@ async def publish(
         if atomic:
             if without_ids or in_flight:
                 raise Failure("--atomic goes with neither --without-ids nor --in-flight", USAGE)
-            await _publish_atomic(session, subject, encoder, settings)
+            await _publish_atomic(session, subject, encode, settings)
             return
         if without_ids and in_flight == 1:
             raise Failure("--without-ids publishes many at once, and not one after the other", USAGE)
-        await _publish_each(session, subject, encoder, in_flight or 128, settings, without_ids=without_ids)
+        await _publish_each(session, subject, encode, in_flight or 128, settings, without_ids=without_ids)
         return
     if without_ids or atomic:
         raise Failure(f"{'--atomic' if atomic else '--without-ids'} goes with --each", USAGE)
-    message = encoder.encode(await content_of(payload))
+    message = encode(await content_of(payload))
     key = None if settings["no_key"] else settings["key"] or secrets.token_urlsafe(12)
     receipt = await session.client.publish(
         subject, message, key=key, expected_last_id=settings["expected_last_id"], time=settings["time"]
@@ -106,7 +108,7 @@ async def publish(
 async def _publish_each(
     session: Session,
     subject: str,
-    encoder: Encoder,
+    encode: _Encode,
     in_flight: int,
     settings: dict[str, Any],
     *,
@@ -115,7 +117,7 @@ async def _publish_each(
     progress = session.out.progress("published")
     wrong: list[Failure] = []
     stop = asyncio.Event()
-    events = _events(encoder, _maker(subject, settings), progress, stop, wrong)
+    events = _events(encode, _maker(subject, settings), progress, stop, wrong)
     told = _Told(session, without_ids=without_ids)
     publish = partial(session.client.publish_many, in_flight=in_flight, without_ids=without_ids)
     publishing = asyncio.ensure_future(_in_portions(events, publish, told))
@@ -132,14 +134,14 @@ async def _publish_each(
         raise asyncio.CancelledError
 
 
-async def _publish_atomic(session: Session, subject: str, encoder: Encoder, settings: dict[str, Any]) -> None:
+async def _publish_atomic(session: Session, subject: str, encode: _Encode, settings: dict[str, Any]) -> None:
     from windshift.sdk.publishing import MOST_ATOMIC
 
     progress = session.out.progress("read")
     wrong: list[Failure] = []
     events: list[ws.Publish] = []
     try:
-        async for event in _events(encoder, _maker(subject, settings), progress, asyncio.Event(), wrong):
+        async for event in _events(encode, _maker(subject, settings), progress, asyncio.Event(), wrong):
             if len(events) == MOST_ATOMIC:
                 raise Failure(f"--atomic stores at most {MOST_ATOMIC:,} events; nothing was stored", USAGE)
             events.append(event)
@@ -165,7 +167,7 @@ def _maker(subject: str, settings: dict[str, Any]) -> Callable[[AnyMessage], ws.
 
 
 async def _events(
-    encoder: Encoder,
+    encode: _Encode,
     make: Callable[[AnyMessage], ws.Publish],
     progress: Progress,
     stop: asyncio.Event,
@@ -180,16 +182,16 @@ async def _events(
                 if stop.is_set():
                     return
                 if line.strip():
-                    payload = _encoded(encoder, line, number)
+                    payload = _encoded(encode, line, number)
                     progress.add()
                     yield make(payload)
     except Failure as failure:
         wrong.append(failure)
 
 
-def _encoded(encoder: Encoder, line: bytes, number: int) -> AnyMessage:
+def _encoded(encode: _Encode, line: bytes, number: int) -> AnyMessage:
     try:
-        return encoder.encode(line)
+        return encode(line)
     except Failure as failure:
         message = f"line {number}: {failure.message}"
         raise Failure(message, failure.status, hint=failure.hint) from failure

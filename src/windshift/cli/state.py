@@ -11,7 +11,7 @@ import click
 import windshift as ws
 from windshift.cli import naming
 from windshift.cli.failing import NOT_FOUND, USAGE, Failure
-from windshift.cli.inputs import Encoder, content_of, takes_payload
+from windshift.cli.inputs import content_of, encoder, takes_payload
 from windshift.cli.options import Group
 from windshift.cli.session import Session, with_session
 from windshift.cli.values import DURATION, json_seconds, json_time, show_age, show_duration, show_size
@@ -156,8 +156,8 @@ async def set_(
     """Write a key. VALUE is as the payload of `windshift publish`."""
     if create and revision is not None:
         raise Failure("--create and --revision do not go together", USAGE)
-    encoder = Encoder(session.payloads, **payload)
-    message = encoder.encode(await content_of(value))
+    encode = encoder(session.payloads, **payload)
+    message = encode(await content_of(value))
     target = _store(session, store)
     if create:
         new = await target.create(key, message, ttl=ttl)
