@@ -72,8 +72,7 @@ async def _beside(handling: Coroutine[Any, Any, None], work: Coroutine[Any, Any,
 async def _publish(session: Session, count: int, size: int, in_flight: int) -> list[float]:
     """Publish so many events, and return how long each took, in seconds."""
     times: list[float] = []
-    message, progress = _payload(size), session.out.progress("published")
-    left = iter(range(count))
+    message, left = _payload(size), iter(range(count))
 
     async def work() -> None:
         for _ in left:
@@ -82,13 +81,10 @@ async def _publish(session: Session, count: int, size: int, in_flight: int) -> l
             times.append(time.perf_counter() - started)
             progress.add()
 
-    try:
-        with _told_alone():
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(in_flight, count)):
-                    group.create_task(work())
-    finally:
-        progress.clear()
+    with session.out.progress("published") as progress, _told_alone():
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(in_flight, count)):
+                group.create_task(work())
     return times
 
 
@@ -130,14 +126,11 @@ async def consume(session: Session, count: int, size: int, storage: str, concurr
     async with _stream(session, storage) as stream:
         await _publish(session, count, size, 128)
         consumer = await stream.consumers.ensure("bench", start=ws.START)
-        done, finished = 0, asyncio.Event()
-        progress = session.out.progress("consumed")
+        finished = asyncio.Event()
 
         async def handle(_: ws.Delivery[Any]) -> None:
-            nonlocal done
-            done += 1
             progress.add()
-            if done == count:
+            if progress.count == count:
                 finished.set()
 
         async def measure() -> float:
@@ -145,11 +138,9 @@ async def consume(session: Session, count: int, size: int, storage: str, concurr
             await finished.wait()
             return time.perf_counter() - started
 
-        try:
+        with session.out.progress("consumed") as progress:
             seconds = await _beside(consumer.run(handle, concurrency=concurrency), measure())
-        finally:
-            progress.clear()
-        _tell(session, "consumed", done, seconds, ())
+        _tell(session, "consumed", progress.count, seconds, ())
 
 
 @bench.command(examples=["windshift bench latency --count 100"])
@@ -164,7 +155,7 @@ async def latency(session: Session, count: int, size: int, storage: str) -> None
         async def handle(_: ws.Delivery[Any]) -> None:
             arrived.put_nowait(time.perf_counter())
 
-        times, message, progress = [], _payload(size), session.out.progress("measured")
+        times, message = [], _payload(size)
 
         async def measure() -> float:
             await session.client.publish(f"{_STREAM}.x", message)
@@ -177,8 +168,6 @@ async def latency(session: Session, count: int, size: int, storage: str) -> None
                 progress.add()
             return time.perf_counter() - began
 
-        try:
+        with session.out.progress("measured") as progress:
             seconds = await _beside(consumer.run(handle, concurrency=1), measure())
-        finally:
-            progress.clear()
         _tell(session, "delivered", count, seconds, times)

@@ -187,7 +187,7 @@ async def seek(session: Session, stream: str, consumer: str, to: ws.Position, dr
     sought = await target.seek(to, dry_run=dry_run)
     value = sought._asdict() | {"dry_run": dry_run}
     line = f"next event: {sought.next_id} (was {sought.was}), {sought.pending} pending"
-    session.out.item(value, line) if dry_run else session.out.done(value, line)
+    session.out.done(value, line, dry_run=dry_run)
 
 
 @consumers.command("rm", examples=["windshift consumers rm orders accounting --yes"])

@@ -273,22 +273,17 @@ async def purge(session: Session, dry_run: bool, **choice: Any) -> None:
 @contextmanager
 def _progress(session: Session, what: str) -> Iterator[Progress]:
     """Show how far it is; where it ends before its end, say how far it came."""
-    progress = session.out.progress(what)
-    try:
-        yield progress
-    except (asyncio.CancelledError, ws.WindshiftError) as error:
-        progress.clear()
-        if progress.count or isinstance(error, asyncio.CancelledError):
-            session.out.remark(f"stopped; {progress.count} or a few more were {what}")
-        raise
-    finally:
-        progress.clear()
+    with session.out.progress(what) as progress:
+        try:
+            yield progress
+        except (asyncio.CancelledError, ws.WindshiftError) as error:
+            progress.clear()
+            if progress.count or isinstance(error, asyncio.CancelledError):
+                session.out.remark(f"stopped; {progress.count} or a few more were {what}")
+            raise
 
 
 def _tell(session: Session, value: Any, line: str, missing: Sequence[str], dry_run: bool) -> None:
-    if dry_run:
-        session.out.item(value, line)
-    else:
-        session.out.done(value, line)
+    session.out.done(value, line, dry_run=dry_run)
     if missing:
         raise Failure(f"{len(missing)} of the ids name no dead letter: {missing[0]}", NOT_FOUND)

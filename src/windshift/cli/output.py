@@ -8,7 +8,8 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -157,9 +158,9 @@ class Output:
         """Print one result, as JSON or as lines for people."""
         self.lines(as_json(value)) if self.json else self.lines(*lines)
 
-    def done(self, value: Any, line: str) -> None:
-        """Print what was done, as JSON or as a line, which `--quiet` leaves out."""
-        if self.json or not self.options.quiet:
+    def done(self, value: Any, line: str, *, dry_run: bool = False) -> None:
+        """Print what was done, or would be, as JSON or as a line; `--quiet` leaves out what was done."""
+        if self.json or dry_run or not self.options.quiet:
             self.item(value, line)
 
     def raw(self, value: bytes) -> None:
@@ -221,9 +222,14 @@ class Output:
         """Return a text in a style, where the stream is a terminal that may have colors."""
         return click.style(text, **style) if self._colors and stream.isatty() else text
 
-    def progress(self, what: str) -> Progress:
-        """Return a line on stderr that tells how far something has come, if that is a terminal."""
-        return Progress(what, shown=sys.stderr.isatty() and not self.options.quiet and not self.json)
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Progress]:
+        """Have a line on stderr tell how far the block has come, if that is a terminal."""
+        progress = Progress(what, shown=sys.stderr.isatty() and not self.options.quiet and not self.json)
+        try:
+            yield progress
+        finally:
+            progress.clear()
 
 
 class Progress:

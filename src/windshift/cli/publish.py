@@ -114,18 +114,15 @@ async def _publish_each(
     *,
     without_ids: bool,
 ) -> None:
-    progress = session.out.progress("published")
     wrong: list[Failure] = []
     stop = asyncio.Event()
-    events = _events(encode, _maker(subject, settings), progress, stop, wrong)
-    told = _Told(session, without_ids=without_ids)
-    publish = partial(session.client.publish_many, in_flight=in_flight, without_ids=without_ids)
-    publishing = asyncio.ensure_future(_in_portions(events, publish, told))
-    interrupted = await _interrupted(publishing, stop)
-    try:
+    with session.out.progress("published") as progress:
+        events = _events(encode, _maker(subject, settings), progress, stop, wrong)
+        told = _Told(session, without_ids=without_ids)
+        publish = partial(session.client.publish_many, in_flight=in_flight, without_ids=without_ids)
+        publishing = asyncio.ensure_future(_in_portions(events, publish, told))
+        interrupted = await _interrupted(publishing, stop)
         failed = publishing.result()
-    finally:
-        progress.clear()
     told.end(progress.seconds)
     if failure := failed or next(iter(wrong), None):
         raise failure
@@ -137,16 +134,13 @@ async def _publish_each(
 async def _publish_atomic(session: Session, subject: str, encode: _Encode, settings: dict[str, Any]) -> None:
     from windshift.sdk.publishing import MOST_ATOMIC
 
-    progress = session.out.progress("read")
     wrong: list[Failure] = []
     events: list[ws.Publish] = []
-    try:
+    with session.out.progress("read") as progress:
         async for event in _events(encode, _maker(subject, settings), progress, asyncio.Event(), wrong):
             if len(events) == MOST_ATOMIC:
                 raise Failure(f"--atomic stores at most {MOST_ATOMIC:,} events; nothing was stored", USAGE)
             events.append(event)
-    finally:
-        progress.clear()
     if wrong:
         raise wrong[0]
     if events:

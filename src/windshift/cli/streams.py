@@ -227,14 +227,12 @@ async def purge(
         raise Failure("--up-to and --keep do not go together", USAGE)
     which: dict[str, Any] = {"up_to_id": up_to, "keep": keep}
     target = session.client.stream(stream)
-    if dry_run or not session.options.yes:
+    if not dry_run and not session.options.yes:
         count = await target.purge(subject, **which, dry_run=True)
-        if dry_run:
-            session.out.item({"purged": count, "dry_run": True}, f"would remove {count}")
-            return
         await session.confirm(f"would remove {count} events of {stream}")
-    count = await target.purge(subject, **which)
-    session.out.done({"purged": count}, f"removed {count}")
+    count = await target.purge(subject, **which, dry_run=dry_run)
+    value = {"purged": count} | ({"dry_run": True} if dry_run else {})
+    session.out.done(value, f"{'would remove' if dry_run else 'removed'} {count}", dry_run=dry_run)
 
 
 @streams.command("rm", examples=["windshift streams rm orders --yes"])
