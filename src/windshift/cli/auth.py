@@ -291,7 +291,6 @@ def _whose(policy: Policy, text: bytes) -> tuple[Principal, Rows]:
 
 
 def _decide(principal: Principal, action: Action) -> NoReturn:
-    """Say what is decided, and by which rule."""
     allowed, rule = principal.permissions.decide(action)
     _show(
         [
@@ -306,14 +305,12 @@ def _decide(principal: Principal, action: Action) -> NoReturn:
 
 
 def _show_one(policy: Policy, principal: Principal, rows: Rows) -> None:
-    """Say what a principal has."""
     _show(rows + _quotas(principal.quotas))
     click.echo()
     _show_roles(policy, [role.name for role in principal.permissions.roles])
 
 
 def _show_all(policy: Policy) -> None:
-    """Say all that is in the file."""
     for principal in policy.principals.values():
         _show(_principal(principal) + _quotas(principal.quotas, only_set=True))
         click.echo()
@@ -375,7 +372,6 @@ def _issuer(issuer: Issuer) -> Rows:
 
 
 def _show_roles(policy: Policy, names: list[str]) -> None:
-    """Say what roles allow and deny."""
     used = {role.name for principal in policy.principals.values() for role in principal.permissions.roles}
     for name in names:
         unused = "" if name in used else " (nobody has it)"

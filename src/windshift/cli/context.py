@@ -38,20 +38,13 @@ def descriptors_of(options: Options) -> tuple[Path, ...]:
 
 @dataclass(slots=True)
 class _Contexts:
-    """What the file says.
-
-    Attributes:
-        path: the file's path.
-        contexts: the entries of each context, by name.
-        selected: name of the selected one, if there is any.
-    """
+    """What the file says."""
 
     path: Path
     contexts: dict[str, Entries]
     selected: str | None
 
     def named(self, name: str) -> Entries:
-        """Return the entries of a context."""
         if name not in self.contexts:
             hint = "`windshift context ls` lists them"
             raise Failure(f"there is no context {name!r} in {self.path}", NOT_FOUND, hint=hint)

@@ -301,10 +301,7 @@ def broker(server: ws.ServerInfo) -> Check:
 async def _all_servers(client: ws.Client, own: ws.ServerInfo, ahead: float | None) -> list[Check]:
     """Look at what only the operators of servers may see: all of them, JetStream's limits, and its clock.
 
-    Args:
-        client: the client.
-        own: the server that answers.
-        ahead: seconds that its clock is ahead of ours; None = it does not tell.
+    That of the server that answers (`own`) is so many seconds ahead of ours; None = it does not tell.
     """
     asked = datetime.now(UTC)
     try:

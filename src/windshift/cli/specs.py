@@ -21,14 +21,7 @@ from windshift.cli.values import (
 
 
 class _Kind(NamedTuple):
-    """What values an entry of TOML takes.
-
-    Attributes:
-        keys: names of such entries.
-        fits: says whether it takes a value.
-        wrong: what is said of one that it does not take.
-        parse: reads it from a text.
-    """
+    """What values the entries of TOML with these keys take; of others it is said what is `wrong`."""
 
     keys: Collection[str]
     fits: Callable[[Any], bool]

@@ -104,7 +104,6 @@ class _Typed(_Type):
         self._read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value."""
         if not isinstance(value, str):
             return value
         try:

@@ -188,10 +188,7 @@ class Caller:
     ) -> AsyncIterator[ClientCall[M]]:
         """Open a long-lived call of the method with these messages, on a connection beside that of others.
 
-        Args:
-            request: class of what is sent.
-            response: class of what comes.
-            span: the server is told of it; None = of none.
+        The server is told of the span.
 
         Raises:
             RpcError: from the call inside, when it ends.
@@ -253,11 +250,9 @@ class Caller:
         return False
 
     async def pause(self, error: RpcError, delay: float) -> None:
-        """Wait before a long-lived call is opened again; no longer than until a server can be reached.
+        """Wait so many seconds before a long-lived call that ended so is opened again.
 
-        Args:
-            error: how it ended.
-            delay: seconds.
+        It is no longer than until a server can be reached.
 
         Raises:
             ClientClosed: the client is closed.

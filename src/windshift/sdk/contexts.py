@@ -56,14 +56,7 @@ def contexts_path(environment: Mapping[str, str]) -> Path:
 def read_context(
     name: str | None, path: Path, environment: Mapping[str, str], problems: list[str]
 ) -> Context:
-    """Read a context.
-
-    Args:
-        name: which; None = the selected one, if there is any.
-        path: the file.
-        environment: variables that it may refer to.
-        problems: what is wrong is added.
-    """
+    """Read a context, or without a name the selected one, if there is any; `problems` gets what is wrong."""
     import tomllib  # noqa: PLC0415 -- most clients have no contexts
 
     try:
@@ -113,7 +106,6 @@ class _Table:
         return self._entries.pop(key, None)
 
     def text(self, key: str) -> str | None:
-        """Take a text."""
         value = self.skip(key)
         if value is None or (isinstance(value, str) and value):
             return value
@@ -147,7 +139,6 @@ class _Table:
             self.wrong(f"has the unknown {', '.join(map(repr, sorted(self._entries)))}")
 
     def wrong(self, what: str) -> None:
-        """Note what is wrong."""
         self._problems.append(f"{self._where}: {what}")
 
 

@@ -217,8 +217,6 @@ def _taken(values: Any) -> Any:
 
 
 class _Iterator:
-    """Iterates over an asynchronous iterator."""
-
     def __init__(self, behind: AsyncIterator[Any], where: Portal) -> None:
         self._behind = behind
         self._portal = where
@@ -233,7 +231,6 @@ class _Iterator:
         return outside(value, self._portal)
 
     def close(self) -> None:
-        """End the iteration."""
         if isinstance(self._behind, AsyncGenerator):
             self._portal.run(self._behind.aclose)
 

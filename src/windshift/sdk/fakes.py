@@ -66,7 +66,6 @@ class _FakeStore:
     watches: set[asyncio.Queue[state.Entry | None]] = field(default_factory=set)  # None: it was deleted
 
     def append(self, key: str, entry: state.Entry) -> state.Entry:
-        """Write a revision of a key."""
         self.last += 1
         entry.key, entry.revision = key, self.last
         entry.updated.CopyFrom(timestamp(datetime.now(UTC)))
@@ -78,19 +77,16 @@ class _FakeStore:
         return entry
 
     def put(self, key: str, value: AnyMessage, ttl: timedelta | None) -> int:
-        """Write a value, and return its revision."""
         entry = state.Entry(value=value)
         if ttl and (self.ttl is None or ttl <= self.ttl):
             entry.expires.FromDatetime(datetime.now(UTC) + ttl)
         return self.append(key, entry).revision
 
     def expiry(self, entry: state.Entry) -> datetime:
-        """Return when a value expires."""
         own = entry.expires.ToDatetime(UTC) if entry.HasField("expires") else _NEVER
         return own if self.ttl is None else min(own, entry.updated.ToDatetime(UTC) + self.ttl)
 
     def current(self, key: str) -> state.Entry | None:
-        """Return what a key has."""
         entries = self.keys.get(key)
         if not entries or entries[-1].deleted or self.expiry(entries[-1]) <= datetime.now(UTC):
             return None
@@ -140,7 +136,6 @@ class _Watch:
         self._request = state.WatchRequest()
 
     def send(self, request: state.WatchRequest) -> None:
-        """Take the request."""
         self._request.CopyFrom(request)
 
     def close_send(self) -> None:

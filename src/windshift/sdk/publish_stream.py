@@ -51,16 +51,7 @@ async def publish_alone(
     timeout: float | None,
     failed: RpcError | None = None,
 ) -> PublishReceipt:
-    """Publish an event by a call of its own.
-
-    Args:
-        caller: makes the call.
-        request: the event.
-        repeat: what it makes of being published twice.
-        span: what records the publish, and is ended; None = the program does not trace.
-        timeout: seconds for all attempts; None = the client's.
-        failed: how a first attempt by the call of many ended; None = there was none.
-    """
+    """Publish an event by a call of its own, see `Caller.call`; end the span, if the program traces."""
     call = caller.call(request, events.PublishEventResponse, repeat, timeout=timeout, failed=failed)
     if caller.tracing is None:
         response = await call
@@ -72,15 +63,7 @@ async def publish_alone(
 
 
 class _Sent(NamedTuple):
-    """An event that waits for its result.
-
-    Attributes:
-        request: the event.
-        repeat: what it makes of being published twice.
-        due: loop time until which there must be a result.
-        span: what records the publish; None = the program does not trace.
-        receipt: what its user waits for.
-    """
+    """An event that waits for its result until the loop time `due`. Its user waits for the receipt."""
 
     request: events.PublishEventRequest
     repeat: Repeat
@@ -105,12 +88,8 @@ class PublishStream:
     they bound how much that is.
 
     Args:
-        caller: makes the calls.
         is_used: whether to publish by the call of many at all.
         without_ids: whether to do without ids, which are 0 then, and without being told of duplicates.
-
-    Attributes:
-        caller: makes the calls.
     """
 
     def __init__(self, caller: Caller, *, is_used: bool, without_ids: bool) -> None:
@@ -229,7 +208,6 @@ class PublishStream:
             self._give_up(error)
 
     def _take(self, response: events.PublishStreamResponse) -> None:
-        """Pass on results."""
         errors = {each.index: each for each in response.errors}
         duplicates = frozenset(response.duplicates)
         ids = response.ids or repeat(0, response.count)

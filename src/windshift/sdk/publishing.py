@@ -190,7 +190,6 @@ class _Many:
     async def publish(
         self, messages: Iterable[object] | AsyncIterable[object], subject: str | None
     ) -> list[PublishReceipt]:
-        """Publish all, and return the receipts."""
         broken: Exception | None = None
         try:
             async with asyncio.timeout(None) as self._taking:
@@ -228,7 +227,6 @@ class _Many:
             self._results.append(None)
 
     async def _change(self) -> None:
-        """Wait until something is done."""
         self._done.clear()
         await self._done.wait()
 

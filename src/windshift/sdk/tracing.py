@@ -35,9 +35,7 @@ class Tracing:
     def publishing(self, subject: str, batch: int | None = None) -> Any:
         """Begin the span of a publish, which `around` ends. One that is not recorded needs no end.
 
-        Args:
-            subject: that of the event, or of the first one.
-            batch: how many events are published all or none; None = it is one alone.
+        Of a batch of so many events that are published all or none, the subject is that of the first.
         """
         attributes: dict[str, Any] = {
             c.OPERATION_NAME: c.PUBLISH,

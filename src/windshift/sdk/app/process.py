@@ -34,19 +34,10 @@ def run_until_told(
     health: tuple[str, int] | None,
     until: Callable[[], Awaitable[None]] | None,
 ) -> bool:
-    """Run an app in the main thread until a signal, or until `until` returns; a second signal kills.
+    """Run an app in the main thread until a signal, and return whether one came; see `App.run`.
 
-    A first signal while it stops for another reason lets it finish.
-
-    Args:
-        name: of the app, for the log.
-        running: makes the context in which the app runs.
-        grace: seconds, from the beginning of the stop, for threads that handlers have left running.
-        health: host and port of the health endpoints.
-        until: stops it in good order when it returns, or raises; then its error is raised.
-
-    Returns:
-        Whether a signal came.
+    A second signal kills. A first one while it stops for another reason lets it finish. Threads that handlers
+    have left running have `grace` seconds from the beginning of the stop.
 
     Raises:
         WindshiftError: an error that ended a consumer, or kept the app from starting.
@@ -116,9 +107,7 @@ async def _work(
 async def _leave_nothing_behind(name: str, until: float) -> None:
     """Cancel the tasks that are left, and end the process if they, or threads, go on.
 
-    Args:
-        name: of the app, for the log.
-        until: loop time until which threads and generators may go on; they have a second in any case.
+    Threads and generators may go on until this loop time, and for a second in any case.
     """
     loop = asyncio.get_running_loop()
     tasks = asyncio.all_tasks() - {asyncio.current_task()}

@@ -29,14 +29,9 @@ async def prepare(
     *,
     patient: bool,
 ) -> None:
-    """Ensure the streams and consumers of an app.
+    """Ensure the streams and consumers of an app of this name.
 
-    Args:
-        name: of the app, for the log.
-        client: the client.
-        streams: its streams.
-        consumers: its consumers.
-        patient: try again for as long as the server cannot be reached.
+    With `patient` it is tried again for as long as the server cannot be reached.
 
     Raises:
         WindshiftError: what could not be ensured.

@@ -176,7 +176,6 @@ class Jobs:
             self._forget_doubtful(now)
 
     def _forget_doubtful(self, now: float) -> None:
-        """Forget acks of calls that ended long ago."""
         while self._doubtful:
             event_id, (_, doubtful) = next(iter(self._doubtful.items()))
             if now < doubtful.until:
@@ -266,13 +265,8 @@ class Jobs:
     def leases(self, call: int, now: float, timeout: float, max_lease: float) -> tuple[list[Job], list[Job]]:
         """Return the jobs whose leases are to be prolonged now, and those whose time is over.
 
-        The time of what no call holds, because it was lost, runs on.
-
-        Args:
-            call: number of the call.
-            now: the time.
-            timeout: seconds of a lease.
-            max_lease: seconds from when the time of a job began.
+        A lease takes `timeout` seconds; the time of a job is over `max_lease` seconds after it began. That
+        of what no call holds, because it was lost, runs on.
         """
         due: list[Job] = []
         expired: list[Job] = []

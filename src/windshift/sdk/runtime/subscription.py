@@ -547,13 +547,9 @@ class Session:
         self.timeout = 30.0
 
     async def run(self, stream: str, consumer: str, window: int, linger: float) -> None:
-        """Consume until the call ends.
+        """Consume until the call ends, with at most so many events unsettled (`window`).
 
-        Args:
-            stream: the stream's name.
-            consumer: the consumer's name.
-            window: how many events may be unsettled.
-            linger: seconds for which they are kept for another call when this one breaks.
+        They are kept for another call for `linger` seconds when this one breaks.
 
         Raises:
             RpcError: it ended with an error.
