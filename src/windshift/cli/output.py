@@ -100,13 +100,9 @@ def clip(text: str, cells: int) -> str:
 
 
 def columns(head: Row, rows: Sequence[Row], right: Sequence[int] = (), limit: int | None = None) -> list[str]:
-    """Return the lines of a table.
+    """Return the lines of a table; the columns at the places of `right` are aligned to the right.
 
-    Args:
-        head: titles of the columns.
-        rows: their cells.
-        right: places of the columns that are aligned to the right.
-        limit: cells of a line; where a table is wider, its widest columns are clipped. None = any.
+    Where it is wider than `limit` cells, its widest columns are clipped.
     """
     table = [head, *[[plain(cell) for cell in row] for row in rows]]
     widths = [max(width(row[place]) for row in table) for place in range(len(head))]

@@ -92,11 +92,8 @@ def run_server(
 ) -> None:
     """Run a server until a signal; exit with its status if it fails.
 
-    Args:
-        environment: its settings.
-        tell: gets the line that says it is ready.
-        share_port: whether others may listen on its ports.
-        words: what to do about a setting, by its variable, where that is not to be set.
+    `tell` gets the line that says it is ready; `words` say what to do about a setting, by its variable, where
+    that is not to be set.
     """
     signal.signal(signal.SIGTERM, stop_early)
     before = signal.signal(signal.SIGHUP, _not_yet)  # until it is known what it means

@@ -54,9 +54,7 @@ def parse_size(text: str) -> int:
 def parse_time(text: str, *, ahead: bool = False) -> datetime:
     """Read `2026-11-28T12:00Z`, a time without an offset as local, or `1h` for one hour ago.
 
-    Args:
-        text: what was typed.
-        ahead: whether it must be a time to come; `1h` is one hour from now then.
+    With `ahead` it must be a time to come, and `1h` is one hour from now.
 
     Raises:
         ValueError: not a valid time.

@@ -64,12 +64,8 @@ def decide(
 ) -> float | WindshiftError:
     """Return after how many seconds a call that failed is made again, or what it ends with.
 
-    Args:
-        repeat: what the operation makes of being done twice.
-        failure: how the attempt ended.
-        attempt: its number, from 1.
-        left: seconds until the operation's deadline.
-        doubt: whether an earlier attempt may have been done.
+    It was the attempt of this number, from 1; `left` seconds are left for all. With `doubt` an earlier one
+    may have been done.
     """
     what = known(failure)
     repeated = what is Known.NOTHING_HAPPENED or (what is Known.IN_DOUBT and repeat is not Repeat.ONCE)
