@@ -155,7 +155,7 @@ async def _connection(target: str, tls: ssl.SSLContext | None) -> AsyncIterator[
     if tls is None:
         yield await _http2(host, int(port))
         return
-    for check in await _handshake(host, int(port), tls):
+    async for check in _handshake(host, int(port), tls):
         yield check
 
 
@@ -184,37 +184,33 @@ async def _http2(host: str, port: int) -> Check:
     return Check("FAIL", "HTTP/2", f"{host} does not speak it at port {port}", hint)
 
 
-async def _handshake(host: str, port: int, tls: ssl.SSLContext) -> list[Check]:
+async def _handshake(host: str, port: int, tls: ssl.SSLContext) -> AsyncIterator[Check]:
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             _, writer = await asyncio.open_connection(host, port, ssl=tls)
     except ssl.SSLCertVerificationError as error:
         hint = _VERIFYING.get(error.verify_code, "is the right --tls-ca given?")
-        return [Check("FAIL", "TLS", f"{host}: {error.verify_message}", hint)]
+        yield Check("FAIL", "TLS", f"{host}: {error.verify_message}", hint)
+        return
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or "no answer"
         hint = "does the server speak TLS? does it ask for a client certificate (--tls-cert)?"
-        return [Check("FAIL", "TLS", f"{host}: {reason}", hint)]
+        yield Check("FAIL", "TLS", f"{host}: {reason}", hint)
+        return
     certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
     protocol = writer.get_extra_info("ssl_object").selected_alpn_protocol()
     writer.close()
-    names = ", ".join(str(value) for _, value in certificate.get("subjectAltName", ()))
-    checks = (
-        [_ending("TLS", names, _end_of(certificate), "renew the server's certificate")] if certificate else []
-    )
-    checks += [
-        _ending(
-            "TLS CA",
-            _name_of(authority),
-            _end_of(authority),
-            "have the authority renewed, and its file everywhere",
-        )
-        for authority in tls.get_ca_certs()
-        if authority["subject"] == certificate.get("issuer")
-    ]
-    if protocol != "h2":
-        return [*checks, Check("FAIL", "HTTP/2", f"{host} does not speak it", "is that the port of the API?")]
-    return [*checks, Check("ok", "HTTP/2", f"{host} speaks it")]
+    if certificate:
+        names = ", ".join(str(value) for _, value in certificate.get("subjectAltName", ()))
+        yield _ending("TLS", names, _end_of(certificate), "renew the server's certificate")
+    for authority in tls.get_ca_certs():
+        if authority["subject"] == certificate.get("issuer"):
+            hint = "have the authority renewed, and its file everywhere"
+            yield _ending("TLS CA", _name_of(authority), _end_of(authority), hint)
+    if protocol == "h2":
+        yield Check("ok", "HTTP/2", f"{host} speaks it")
+    else:
+        yield Check("FAIL", "HTTP/2", f"{host} does not speak it", "is that the port of the API?")
 
 
 def own_certificate(file: Path) -> Check:
