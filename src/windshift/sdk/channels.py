@@ -107,14 +107,10 @@ class Channels:
 
     def _roomy(self) -> Channel | None:
         target = self._targets[self._next]
-        return next(
-            (
-                channel
-                for channel, streams in self._streams.items()
-                if streams < STREAMS_PER_CONNECTION and channel.target == target
-            ),
-            None,
-        )
+        for channel, streams in self._streams.items():
+            if streams < STREAMS_PER_CONNECTION and channel.target == target:
+                return channel
+        return None
 
     def _give_back(self, channel: Channel) -> None:
         if channel not in self._streams:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from google.protobuf.message import Message
@@ -326,9 +325,7 @@ class Client:
         self._caller.channels()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 

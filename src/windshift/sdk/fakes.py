@@ -228,10 +228,8 @@ class FakeCaller(Caller):
         """
         if type(request) not in self._answers:
             raise NotImplementedError(f"{path_of(type(request))} needs a server: use the fixture `windshift`")
-        answer = self._answers[type(request)](request)
-        if not isinstance(answer, response):
-            raise TypeError(f"{path_of(type(request))} is answered with {type(answer).__name__}")
-        return answer
+        answer: Any = self._answers[type(request)](request)
+        return cast("M", answer)
 
     @asynccontextmanager
     async def stream(

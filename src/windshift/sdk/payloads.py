@@ -124,7 +124,7 @@ class Payloads:
         """
         if not isinstance(kind, type):
             raise TypeError(f"types are classes, not {kind!r}")
-        return _full_name(kind) if _is_message(kind) else self._find(kind)[0]
+        return kind.DESCRIPTOR.full_name if issubclass(kind, Message) else self._find(kind)[0]
 
     def pack(self, value: object) -> AnyMessage:
         """Return a message, or an object of a class that a codec knows, as a payload; an `Any` as it is.
@@ -142,7 +142,7 @@ class Payloads:
         if kind is AnyMessage:
             payload.CopyFrom(value)  # type: ignore[arg-type] # it is one
         elif isinstance(value, Message):
-            payload.type_url = _urls.get(kind) or _urls.setdefault(kind, PREFIX + _full_name(kind))
+            payload.type_url = _urls.get(kind) or _urls.setdefault(kind, PREFIX + value.DESCRIPTOR.full_name)
             payload.value = value.SerializeToString()
         else:
             payload.CopyFrom(self._find(type(value))[1].encode(value))
@@ -169,7 +169,7 @@ class Payloads:
         name, expected = type_name(payload), self.name(kind)
         if name != expected and name.partition("/")[0] != expected:
             raise Undecodable(name, f"is not of type {expected!r}")
-        if _is_message(kind):
+        if issubclass(kind, Message):
             value: T = _parse(kind, payload)
             return value
         try:
@@ -190,15 +190,6 @@ class Payloads:
                     f"a payload is a Protobuf message, or what a codec of the client or app takes, not {what}"
                 )
         return found
-
-
-def _is_message(kind: type) -> bool:
-    return issubclass(kind, Message)
-
-
-def _full_name(kind: Any) -> str:
-    name: str = kind.DESCRIPTOR.full_name
-    return name
 
 
 def _parse(kind: Any, payload: AnyMessage) -> Any:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, wait
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from .errors import WrongLoop
@@ -18,13 +18,6 @@ R = TypeVar("R")
 
 _STOP = 2.0  # seconds that tasks have to end at the exit of the process
 _log = logging.getLogger("windshift")
-
-
-class Closable(Protocol):
-    """What is closed before the process ends."""
-
-    async def close(self) -> None:
-        """Close it."""
 
 
 class Portal:
@@ -129,8 +122,8 @@ class _Call(Generic[R]):
             self.outcome.set_exception(asyncio.CancelledError())
 
 
-to_close: WeakSet[Closable] = WeakSet()
-"""What is closed before the process ends: its connections."""
+to_close: WeakSet[Any] = WeakSet()
+"""Clients, which are closed before the process ends."""
 _portal: Portal | None = None
 _lock = threading.Lock()
 _abandoned: list[Any] = []  # of the parent of a forked process: nothing of it may be closed here

@@ -106,9 +106,7 @@ class Client:
     def abort(self) -> None:
         """Disconnect at once, also when the event loop does not run any more; calls fail as if cut off."""
     def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 class Streams:
     """The streams of a server."""
