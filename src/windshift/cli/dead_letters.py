@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from windshift.cli.payloads import Payloads
 
 _BY = ("stream", "consumer", "cause", "error_type", "type", "subject", "reason")
+_WHOSE = ("id", "stream", "consumer")
+_DELIVERIES = ("attempts", "first_delivery", "last_delivery")
+_END = ("time", "cause", "error_type", "reason", "replay_count", "replaying", "other_headers")
 _HEAD = ("ID", "EVENT", "WHEN", "CAUSE", "ATTEMPTS", "REPLAYS", "ERROR", "REASON")
 
 
@@ -64,23 +67,10 @@ def _filter(options: dict[str, Any]) -> dict[str, Any]:
 
 def _value(letter: ws.DeadLetter, payloads: Payloads) -> dict[str, Any]:
     from windshift.cli.reading import event_value
+    from windshift.cli.specs import plain_fields
 
-    return {
-        "id": letter.id,
-        "stream": letter.stream,
-        "consumer": letter.consumer,
-        "event": event_value(letter.event, payloads),
-        "attempts": letter.attempts,
-        "first_delivery": json_time(letter.first_delivery),
-        "last_delivery": json_time(letter.last_delivery),
-        "time": json_time(letter.time),
-        "cause": letter.cause,
-        "error_type": letter.error_type,
-        "reason": letter.reason,
-        "replay_count": letter.replay_count,
-        "replaying": letter.replaying,
-        "other_headers": dict(letter.other_headers),
-    }
+    event = {"event": event_value(letter.event, payloads)}
+    return plain_fields(letter, _WHOSE) | event | plain_fields(letter, (*_DELIVERIES, *_END))
 
 
 @dead_letters.command(

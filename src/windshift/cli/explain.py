@@ -93,18 +93,10 @@ def _line(at: ws.ExplainedConsumer) -> str:
     return f"{at.name}: {'; '.join(parts)}"
 
 
-def _value(explanation: ws.Explanation) -> dict[str, Any]:
-    consumers = []
-    for each in explanation.consumers:
-        holders = [_plain(holder._asdict()) for holder in each.holders]
-        consumers.append(_plain(each._asdict() | {"holders": holders}))
-    return _plain(explanation._asdict() | {"consumers": consumers})
-
-
-def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return fields as JSON has them; those without a time are left out."""
-    return {
-        name: json_time(value) if isinstance(value, datetime) else value
-        for name, value in fields.items()
-        if value is not None
-    }
+def _value(part: Any) -> Any:
+    """Return an explanation, or a part of it, as JSON has it; times that are not known are left out."""
+    if isinstance(part, datetime):
+        return json_time(part)
+    if hasattr(part, "_asdict"):
+        return {name: _value(each) for name, each in part._asdict().items() if each is not None}
+    return [_value(each) for each in part] if isinstance(part, tuple) else part
