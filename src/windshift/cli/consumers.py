@@ -14,15 +14,7 @@ from windshift.cli import naming
 from windshift.cli.failing import USAGE, Failure
 from windshift.cli.options import Group
 from windshift.cli.session import Session, with_session
-from windshift.cli.values import (
-    DURATION,
-    POSITION,
-    TIME_AHEAD,
-    json_time,
-    show_age,
-    show_duration,
-    show_time,
-)
+from windshift.cli.values import DURATION, POSITION, TIME_AHEAD, json_time, show_age, show_duration, show_time
 
 _SPEC = ("stream", "name", "durable", "subjects", "timeout", "retry")
 _FIELDS = (*_SPEC, "pending", "unsettled", "settled_to", "dead_letters")

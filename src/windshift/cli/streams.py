@@ -60,14 +60,13 @@ async def info(session: Session, stream: str) -> None:
 
     found = await session.client.stream(stream).info()
     spec = found.spec
-    source = next(
-        key for key in ("mirror", "aggregate", "subjects") if getattr(spec, key) or key == "subjects"
-    )
+    source = next((key for key in ("mirror", "aggregate") if getattr(spec, key)), "subjects")
     kept = [
         key for key in ("max_age", "max_events", "max_events_per_subject", "max_bytes") if getattr(spec, key)
     ]
     limits = ", ".join(f"{key} {specs.show(key, getattr(spec, key))}" for key in kept) or "everything"
     storage = f"{spec.storage}, {spec.replicas or 1} replica{'s' if (spec.replicas or 1) > 1 else ''}"
+    ids = f"{found.first_id} to {found.last_id}" if found.events else f"none; the last was {found.last_id}"
     pairs = [
         ("name", found.name),
         (source, specs.show(source, getattr(spec, source))),
@@ -76,10 +75,7 @@ async def info(session: Session, stream: str) -> None:
         ("storage", storage),
         ("keys for", specs.show("deduplication_window", spec.deduplication_window)),
         ("events", f"{found.events} on {found.subjects} subjects, {show_size(found.bytes)}"),
-        (
-            "ids",
-            f"{found.first_id} to {found.last_id}" if found.events else f"none; the last was {found.last_id}",
-        ),
+        ("ids", ids),
         ("times", f"{show_time(found.first_time)} to {show_time(found.last_time)}"),
         ("consumers", f"{found.consumers}, worst lag {found.worst_lag}"),
         ("dead letters", str(found.dead_letters)),

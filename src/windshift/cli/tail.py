@@ -90,7 +90,7 @@ async def tail(
                 start = ws.from_id((await reading.stream.info()).last_id + 1)
             await reading.forward(start, count, follow=follow)
     except ws.WindshiftError as error:
-        if error.code is not StatusCode.UNIMPLEMENTED or reading.has_shown:
+        if error.code is not StatusCode.UNIMPLEMENTED or reading.last is not None:
             raise
         if start is None and (count or not follow):
             message = "this is an older server, which cannot find the newest events"
@@ -109,7 +109,7 @@ class _Reading:
         self.stream = stream
         self._session = session
         self._show = partial(show_events, session)
-        self._last: int | None = None  # id of the last event that came, or was skipped
+        self.last: int | None = None  # id of the last event that came, or was skipped
         self._subjects = subjects
         self._types = types
 
@@ -143,11 +143,6 @@ class _Reading:
                 left -= len(wanted)
                 if not left:
                     return
-
-    @property
-    def has_shown(self) -> bool:
-        """Whether a tail has begun to show events, or to skip some."""
-        return self._last is not None
 
     async def consume(self, start: ws.Position, count: int | None, *, follow: bool) -> None:
         """Show the events from a position on as an older server has them: delivered to a consumer.
@@ -189,8 +184,8 @@ class _Reading:
                 async for items in self.stream.events.tail_many(start=start, subjects=self._subjects):
                     failures, refused = 0, False
                     events, ended = self._take(items, follow=follow)
-                    if self._last is not None:
-                        start = ws.from_id(self._last + 1)
+                    if self.last is not None:
+                        start = ws.from_id(self.last + 1)
                     yield events
                     if ended:
                         return
@@ -224,10 +219,10 @@ class _Reading:
         for item in items:
             if isinstance(item, ws.StoredEvent):
                 events.append(item.event)
-                self._last = item.event.id
+                self.last = item.event.id
             elif isinstance(item, ws.Skipped):
                 self._session.out.remark(f"skipped {item.events} events up to {item.last_id}: too slow")
-                self._last = item.last_id
+                self.last = item.last_id
             elif not follow:
                 return events, True
         return events, False
