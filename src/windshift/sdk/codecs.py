@@ -60,9 +60,8 @@ class Pydantic:
             model: T = self._adapter(kind).validate_json(_unwrap(payload))
         except self._pydantic.ValidationError as error:
             problems = error.errors(include_url=False, include_input=False, include_context=False)
-            raise ValueError(
-                "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems[:5])
-            ) from None
+            told = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problems[:5])
+            raise ValueError("; ".join(told)) from None
         return model
 
 
@@ -129,10 +128,8 @@ class Dataclasses:
             for field in dataclasses.fields(kind):
                 if field.init:
                     needed = field.default is field.default_factory is dataclasses.MISSING
-                    fields[field.name] = (
-                        self._read(hints[field.name], f"{kind.__name__}.{field.name}"),
-                        needed,
-                    )
+                    read = self._read(hints[field.name], f"{kind.__name__}.{field.name}")
+                    fields[field.name] = (read, needed)
         return self._readers[kind]
 
     def _read(self, hint: Any, where: str) -> _Read:

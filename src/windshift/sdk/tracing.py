@@ -91,13 +91,9 @@ class Tracing:
                 yield
             except BaseException as error:
                 span.set_status(self._trace.StatusCode.ERROR)
-                span.set_attribute(c.ERROR_TYPE, _type(error))
+                reason = error.reason if isinstance(error, WindshiftError) else ""
+                span.set_attribute(c.ERROR_TYPE, reason or type(error).__qualname__)
                 raise
-
-
-def _type(error: BaseException) -> str:
-    reason = error.reason if isinstance(error, WindshiftError) else ""
-    return reason or type(error).__qualname__
 
 
 def tracing() -> Tracing | None:

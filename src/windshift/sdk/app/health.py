@@ -10,13 +10,10 @@ from contextlib import asynccontextmanager
 _TIMEOUT = 5.0  # seconds that a prober has for its request
 _CONNECTIONS = 64
 
-NotReady = str
-"""Why a worker is not ready; empty = it is."""
-
 
 @asynccontextmanager
-async def health_endpoints(host: str, port: int, not_ready: Callable[[], NotReady]) -> AsyncIterator[int]:
-    """Answer probes for as long as the block lasts; give the port.
+async def health_endpoints(host: str, port: int, not_ready: Callable[[], str]) -> AsyncIterator[int]:
+    """Answer probes for as long as the block lasts; give the port. While it is ready, `not_ready` gives "".
 
     Raises:
         OSError: the port cannot be listened on.
@@ -39,7 +36,7 @@ async def health_endpoints(host: str, port: int, not_ready: Callable[[], NotRead
 
 
 async def _answer(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, not_ready: Callable[[], NotReady]
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, not_ready: Callable[[], str]
 ) -> None:
     try:
         async with asyncio.timeout(_TIMEOUT):
@@ -50,7 +47,7 @@ async def _answer(
         pass  # whoever asks is not there any more, or does not speak HTTP
 
 
-def _response(head: bytes, not_ready: Callable[[], NotReady]) -> bytes:
+def _response(head: bytes, not_ready: Callable[[], str]) -> bytes:
     words = head.split(b"\r\n", 1)[0].split(b" ")
     path = words[1].split(b"?")[0] if len(words) == 3 else b""
     if words[0] not in (b"GET", b"HEAD"):

@@ -27,18 +27,15 @@ class Trial:
 
     Attributes:
         client: the client that handlers get. It records what is published, and has stores in memory.
+        published: what was published so far.
     """
 
     def __init__(self, client: Client, caller: FakeCaller, handlers: Mapping[AppConsumer, Next]) -> None:
         self.client = client
+        self.published: list[Published] = caller.published
         self._caller = caller
         self._handlers = handlers
         self._deliveries = 0
-
-    @property
-    def published(self) -> list[Published]:
-        """What was published so far."""
-        return self._caller.published
 
     async def deliver(
         self,

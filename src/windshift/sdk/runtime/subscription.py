@@ -211,7 +211,8 @@ class Subscription:
     @property
     def is_open(self) -> bool:
         """Whether the server delivers to this subscription now."""
-        return self._session is not None and self._session.open
+        session = self._session
+        return session is not None and session.subscribed and not session.closed
 
     def released(self, jobs: Sequence[Job]) -> None:
         """Note that events were released, so that their jobs are over."""
@@ -509,7 +510,7 @@ class Subscription:
         is_finished = False
         while not is_finished:
             session = self._session
-            if session is not None and session.is_sent:
+            if session is not None and session.call.is_sent:
                 await session.answered.wait()  # deliveries may be on their way
                 if session.limits:
                     await session.quiet.wait()
@@ -524,6 +525,8 @@ class Session:
 
     Attributes:
         number: its number, from 1.
+        call: the call; until it is sent, the server was not asked for deliveries.
+        closed: whether it has ended.
         subscribed: whether the server answered.
         limits: whether it lets a call change its window, and go on with deliveries of another.
         answered: set when the server answered, or the call ended.
@@ -533,13 +536,13 @@ class Session:
 
     def __init__(self, owner: Subscription, number: int, call: ClientCall[Response]) -> None:
         self._owner = owner
-        self._call = call
+        self.call = call
         self._loop = asyncio.get_running_loop()
         self._asked: deque[tuple[bool, list[Job]]] = deque()  # (is it a ping, of which), in order
         self._acks: list[Job] = []
         self._flush: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = self._leaving = False
+        self.closed = self._leaving = False
         self._resuming: list[Job] = []
         self.number = number
         self.subscribed = self.limits = False
@@ -563,34 +566,24 @@ class Session:
             linger=duration(linger),
             max_batch=_BATCH,
         )
-        self._call.send(Request(subscribe=subscribe))
+        self.call.send(Request(subscribe=subscribe))
         try:
-            while responses := await self._call.receive_many():
+            while responses := await self.call.receive_many():
                 now = self._loop.time()
                 for response in responses:
                     self._take(response, now)
                 self._owner.begin()
         finally:
-            self._closed = True
+            self.closed = True
             self.answered.set()
             self.quiet.set()
             for timer in (self._timer, self._flush):
                 if timer is not None:
                     timer.cancel()
 
-    @property
-    def open(self) -> bool:
-        """Whether the server delivers on this call."""
-        return self.subscribed and not self._closed
-
-    @property
-    def is_sent(self) -> bool:
-        """Whether the server may have been asked for deliveries."""
-        return self._call.is_sent
-
     def say(self, job: Job) -> None:
         """Say what became of an event. Acks of one turn of the loop leave in one message."""
-        if self._closed or self._owner.withholding or job.call != self.number or job.verdict is None:
+        if self.closed or self._owner.withholding or job.call != self.number or job.verdict is None:
             return
         job.said = self.number
         if job.verdict.outcome is Outcome.ACK:
@@ -610,28 +603,28 @@ class Session:
 
     def ping(self, jobs: list[Job]) -> None:
         """Ask for more time, in one message."""
-        if jobs and not self._closed and not self._leaving:
+        if jobs and not self.closed and not self._leaving:
             self._send(Request(ping=Request.Ping(ids=[job.id for job in jobs])), jobs, ping=True)
 
     def end_deliveries(self) -> None:
         """Have nothing more delivered; what was on its way comes before `quiet` is set."""
-        if not self._closed and not self._leaving:
-            self._call.send(Request(limit=Request.Limit(max_processing_events=0)))
+        if not self.closed and not self._leaving:
+            self.call.send(Request(limit=Request.Limit(max_processing_events=0)))
             self._send(Request(ping=Request.Ping()), [], ping=True)
 
     def leave(self) -> None:
         """Say all verdicts and end the call, in one write. What is delivered meanwhile is not begun."""
-        if self._closed or self._leaving:
+        if self.closed or self._leaving:
             return
-        if not self.is_sent:
-            self._call.cancel()
+        if not self.call.is_sent:
+            self.call.cancel()
             return
         for job in self._owner.jobs:
             if not job.said:
                 self.say(job)
         self._send_acks()
         self._leaving = True
-        self._call.close_send()
+        self.call.close_send()
 
     def _send_acks(self) -> None:
         self._flush = None
@@ -642,7 +635,7 @@ class Session:
     def _send(self, request: Request, jobs: list[Job], *, ping: bool = False) -> None:
         if not self._leaving:
             self._asked.append((ping, jobs))
-            self._call.send(request)
+            self.call.send(request)
 
     def _take(self, response: Response, now: float) -> None:
         kind = response.WhichOneof("response")
