@@ -136,8 +136,6 @@ class Output:
 
     Attributes:
         json: whether stdout is for programs, and takes nothing but JSON.
-        options: the options of the line.
-        stdout: where results go.
     """
 
     def __init__(self, options: Options) -> None:

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import windshift as ws
 from windshift.cli.session import Session, with_session
-from windshift.cli.values import json_time, show_time
+from windshift.cli.specs import plain_fields
+from windshift.cli.values import show_time
 
 _HEAD: Final = ("PRINCIPAL", "OPEN", "CREDENTIAL", "LAST USED", "EXPIRES")
 
@@ -40,12 +41,5 @@ def _rows(principal: ws.Principal) -> Iterator[Sequence[str]]:
 
 
 def _value(principal: ws.Principal) -> dict[str, Any]:
-    return {
-        "name": principal.name,
-        "connections": principal.connections,
-        "open_streams": principal.open_streams,
-        "credentials": [
-            {"name": each.name, "last_used": json_time(each.last_used), "expires": json_time(each.expires)}
-            for each in principal.credentials
-        ],
-    }
+    credentials = [plain_fields(each, ("name", "last_used", "expires")) for each in principal.credentials]
+    return plain_fields(principal, ("name", "connections", "open_streams")) | {"credentials": credentials}

@@ -39,12 +39,7 @@ _SIMILAR = 0.5
 
 
 class Session:
-    """One run of a command.
-
-    Attributes:
-        options: the shared options of the line.
-        out: where it prints.
-    """
+    """One run of a command, with the shared options of its line."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
