@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -58,12 +59,11 @@ class Server:
         environment: Mapping[str, str] = MappingProxyType({}),
         timeout: float = 30.0,
     ) -> None:
-        self._temporary = (
-            tempfile.TemporaryDirectory(prefix="windshift-", ignore_cleanup_errors=True)
-            if directory is None
-            else None
-        )
-        self._directory = Path(self._temporary.name if self._temporary else str(directory))
+        self._temporary = ExitStack()
+        if directory is None:
+            made = tempfile.TemporaryDirectory(prefix="windshift-", ignore_cleanup_errors=True)
+            directory = self._temporary.enter_context(made)
+        self._directory = Path(directory)
         self._environment = dict(environment)
         self._timeout = timeout
         self._process: subprocess.Popen[bytes] | None = None
@@ -136,8 +136,7 @@ class Server:
             self.stop()  # a killed one leaves its nats-server, which writes a moment longer
         except ServerFailed:
             self.kill()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._temporary.close()
 
     def _settings(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
