@@ -104,8 +104,6 @@ class Caller:
 
         Args:
             request: its message, which says which method it is.
-            response: class of the response.
-            repeat: what the operation makes of being done twice.
             timeout: seconds for all attempts; None = the client's.
             gone: the status that means "done before" to a repeated call whose first attempt is in doubt.
             failed: how a first attempt ended that was made in another way; None = there was none.

@@ -17,7 +17,7 @@ from .errors import DeadlineExceeded, WindshiftError
 from .names import Names
 from .pointers import Position, pointer
 from .retry import Repeat
-from .runtime.subscription import LINGER, Handler, Handling, Subscription, consume, finish
+from .runtime.subscription import LINGER, Handler, Handling, Subscription, finish
 from .specs import ConsumerFields, ConsumerSpec, RetryPolicy, read_retry_policy
 from .times import Seconds, moment_of, seconds, timestamp
 
@@ -265,7 +265,13 @@ class Consumer:
         """
         handling, last = _handling(types, concurrency, prefetch, max_lease, linger), seconds(grace)
         subscription = Subscription(self._caller, self.stream, self.name, handler, handling)
-        await consume(subscription, last)
+        running = asyncio.ensure_future(subscription.run())
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            if not running.done():
+                await finish(subscription, running, last)
+            raise
 
     @asynccontextmanager
     async def running(
@@ -402,9 +408,8 @@ class Consumers:
         """
         names = self._caller.names
         request = admin.ListConsumersRequest(stream=names.name(self._stream))
-        async for info in pages(
-            self._caller, request, admin.ListConsumersResponse, lambda page: page.consumers
-        ):
+        found = pages(self._caller, request, admin.ListConsumersResponse, lambda page: page.consumers)
+        async for info in found:
             if names.owns(info.consumer.stream):
                 yield _info(info.consumer, names)._replace(
                     paused_until=moment_of(info, "paused_until"),

@@ -199,9 +199,8 @@ class DeadLetters:
         """
         selection = _Selection(self._caller, which)
         request = deadletters.ListRequest(filter=selection.filter, newest_first=newest_first)
-        async for letter in pages(
-            self._caller, request, deadletters.ListResponse, lambda page: page.dead_letters
-        ):
+        found = pages(self._caller, request, deadletters.ListResponse, lambda page: page.dead_letters)
+        async for letter in found:
             if selection.has(letter):
                 yield _letter(letter, self._caller, selection.kind)
 

@@ -117,9 +117,8 @@ class Stream:
         """List the subjects that the stream holds events of, with how many of each."""
         names = self._caller.names
         request = admin.ListSubjectsRequest(stream=names.name(self.name), filter=names.subject(filter))
-        async for entry in pages(
-            self._caller, request, admin.ListSubjectsResponse, lambda page: page.subjects
-        ):
+        found = pages(self._caller, request, admin.ListSubjectsResponse, lambda page: page.subjects)
+        async for entry in found:
             yield names.bare_subject(entry.subject), entry.events
 
     async def purge(
@@ -215,9 +214,8 @@ class Streams:
         """List the streams of the client's namespace, by name: those with `find` in it or in a subject."""
         names = self._caller.names
         request = admin.ListStreamsRequest(find=find)
-        async for stream in pages(
-            self._caller, request, admin.ListStreamsResponse, lambda page: page.streams
-        ):
+        found = pages(self._caller, request, admin.ListStreamsResponse, lambda page: page.streams)
+        async for stream in found:
             if names.owns(stream.spec.name):
                 info = _info(stream, names)
                 texts = (info.name, *info.spec.subjects)  # the server looked for it in the namespace, too

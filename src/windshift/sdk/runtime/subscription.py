@@ -725,17 +725,6 @@ async def handle(handler: Handler, delivery: Delivery[Any], *, threaded: bool) -
         await result
 
 
-async def consume(subscription: Subscription, grace: float) -> None:
-    """Run a subscription until this is cancelled, then stop it in good order."""
-    running = asyncio.ensure_future(subscription.run())
-    try:
-        await asyncio.shield(running)
-    except asyncio.CancelledError:
-        if not running.done():
-            await finish(subscription, running, grace)
-        raise
-
-
 async def finish(subscription: Subscription, running: asyncio.Future[None], grace: float) -> None:
     """Stop a subscription that runs in a task, and wait for its end."""
     if running.done():
