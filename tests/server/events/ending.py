@@ -26,7 +26,7 @@ from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.pending_acks import CommandKind, Group, grouped
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
-from windshift.server.events.consuming.state import CallState, Memory
+from windshift.server.events.consuming.state import CallState
 from windshift.server.events.counts import Counts
 from windshift.server.events.deliveries import Delivery, stored_at
 from windshift.server.events.latencies import ConsumerLatency
@@ -186,9 +186,9 @@ class Server:
         self.down: deque[Move] = deque()
         self.held: dict[int, int] = {}
         self._inbox = 0
-        memory = Memory(Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency())
+        remembered = Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency()
         consumer = ConsumerKey("S", "c")
-        state = CallState(consumer, world.snapshot, WINDOW, memory, lambda: 0.0, lambda: 10**18)
+        state = CallState(consumer, world.snapshot, WINDOW, *remembered, lambda: 0.0, lambda: 10**18)
         self.protocol = p.ConsumeProtocol(state, _OPTIONS)
         self.protocol.begin(world.now)
         self._asked: deque[Command] = deque()

@@ -20,7 +20,7 @@ from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.pending_acks import Group, grouped
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
-from windshift.server.events.consuming.state import CallState, Memory
+from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.work import (
     Check,
     Claim,
@@ -61,12 +61,10 @@ class Call:
 
     def __init__(self, policy: RetryPolicy = TWICE, settled: Settled | None = None) -> None:
         self.sequence = 0
-        self.memory = Memory(
-            settled or Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency()
-        )
+        remembered = settled or Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency()
         consumer = ConsumerKey("S", "c")
-        state = CallState(consumer, snapshot(policy), 10, self.memory, lambda: 0.5, lambda: NOW_NS)
-        self.protocol = ConsumeProtocol(state, ConsumeOptions())
+        self.state = CallState(consumer, snapshot(policy), 10, *remembered, lambda: 0.5, lambda: NOW_NS)
+        self.protocol = ConsumeProtocol(self.state, ConsumeOptions())
         self.protocol.begin(0.0)
         self.turn()
         if policy.dead_letters:
@@ -174,7 +172,7 @@ def test_a_dead_letter_says_when_its_attempts_began() -> None:
     call.hold(1)
     call.protocol.command(reject(1), 3.0)
     call.sent(3.0)
-    known = call.memory.attempts.get((ConsumerKey("S", "c"), CREATED), (StreamSeq(1), STORED_NS))
+    known = call.state.attempts.get((ConsumerKey("S", "c"), CREATED), (StreamSeq(1), STORED_NS))
     assert known is not None
     assert NOW_NS < known.next_ns < NOW_NS + 3600 * 10**9
     call.hold(1, attempt=2)
@@ -394,11 +392,11 @@ def test_a_client_that_holds_all_it_may_beside_a_busy_one() -> None:
         call.arrive(seq)
     assert len(call.turn()) == 10
     for now in map(float, range(10, 101, 10)):
-        call.memory.settled.add(StreamSeq(1000 + int(now)), STORED_NS, now - 0.5)
+        call.state.settled.add(StreamSeq(1000 + int(now)), STORED_NS, now - 0.5)
         call.turn(now)
         assert call.work() == [LookUp()]
         call.protocol.consumer_seen(snapshot())
-        assert not call.memory.settled.doubted
+        assert not call.state.settled.doubted
 
 
 def test_an_unreplicated_nats_server_of_a_cluster_that_was_restarted() -> None:
@@ -702,7 +700,7 @@ def test_what_goes_back_at_the_end() -> None:
     call.protocol.leave()
     back = {reply.split(b".")[5] for reply in call.protocol.close(0.0).now}
     assert back == {b"2", b"3", b"4", b"5"}
-    assert call.memory.counts.released == 2
+    assert call.state.counts.released == 2
 
 
 def test_what_is_over_at_the_end_does_not_go_back() -> None:
@@ -720,7 +718,7 @@ def test_what_is_over_at_the_end_does_not_go_back() -> None:
     (back,) = call.protocol.close(31.0).now
     assert back.split(b".")[5] == b"3"
     assert not ping.answered
-    assert (call.memory.counts.released, call.protocol.state.latency.expired) == (1, 8)
+    assert (call.state.counts.released, call.protocol.state.latency.expired) == (1, 8)
 
 
 def test_an_answer_after_the_end() -> None:
@@ -734,7 +732,7 @@ def test_an_answer_after_the_end() -> None:
     call.work()
     call.protocol.settling.answered(ack, b"", 1.0)
     assert call.work() == []
-    assert call.memory.counts.acknowledged == 1
+    assert call.state.counts.acknowledged == 1
 
 
 def test_a_lost_connection() -> None:
@@ -789,7 +787,7 @@ def test_an_id_that_is_assigned_again(attempt: int, *, answers: bool) -> None:
 def test_what_comes_while_asleep_waits_until_the_consumer_was_seen(*, is_moved: bool) -> None:
     """It may have been moved meanwhile, to another run: what is remembered of events is not of that one."""
     call = Call(PLAIN)
-    call.memory.pauses.look(0.0)
+    call.state.pauses.look(0.0)
     call.hold(1)
     call.protocol.command(Ack([StreamSeq(1)]), 0.0)
     (group,) = groups(call)
@@ -798,7 +796,7 @@ def test_what_comes_while_asleep_waits_until_the_consumer_was_seen(*, is_moved: 
     assert call.turn(3.0) == []
     assert call.tells() == []
     assert call.work() == [LookUp()]
-    call.memory.pauses.look(3.0)
+    call.state.pauses.look(3.0)
     if is_moved:
         call.protocol.begin_run(Run("later", 1), Settled(), 3.0)
     call.protocol.consumer_seen(snapshot(PLAIN))

@@ -244,7 +244,7 @@ def test_a_server_that_was_asleep() -> None:
     """It looks the consumer up before it sends anything: others may not have waited for it."""
     call = Call(PLAIN)
     call.hold(1)
-    call.memory.pauses.look(1.0)
+    call.state.pauses.look(1.0)
     call.protocol.command(Ack([StreamSeq(1)]), 5.0)
     assert call.sent(5.0) == []
     call.turn(5.0)
@@ -261,7 +261,7 @@ def test_a_server_that_was_asleep_while_it_asked() -> None:
     call.protocol.state.doubts.add(Doubt.DEAD_LETTERS, 0.0)
     call.turn()
     assert call.work() == [Learn()]
-    call.memory.pauses.look(1.0)
+    call.state.pauses.look(1.0)
     call.protocol.command(Ack([StreamSeq(1)]), 5.0)
     call.turn(5.0)
     assert call.work() == [LookUp()]

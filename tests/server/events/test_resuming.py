@@ -71,7 +71,7 @@ def test_going_on() -> None:
     assert call.sent(1.0) == [ACK]
     assert call.told() == [([1], [], [])]
     assert call.protocol.state.window.get(StreamSeq(2)) is not None
-    assert (call.memory.counts.resumed, call.memory.counts.delivered) == (2, 0)
+    assert (call.state.counts.resumed, call.state.counts.delivered) == (2, 0)
     call.turn(30.0)  # its time began anew, and is over
     call.protocol.command(Ping(ids(2)), 30.0)
     assert call.told() == [([], [2], [])]
@@ -104,7 +104,7 @@ def test_what_is_not_gone_on_with() -> None:
     call = Call(replace(PLAIN, max_attempts=3))
     state = call.protocol.state
     state.found = replace(state.found, state=replace(state.found.state, settled_to=3))
-    call.memory.settled.add(StreamSeq(5), STORED_NS, 0.0)
+    call.state.settled.add(StreamSeq(5), STORED_NS, 0.0)
     deliveries = [resumed(3), resumed(4), resumed(5), resumed(6, 4), resumed(7, 1), resumed(7, 2)]
     call.protocol.resuming.resume(deliveries, 7, 0.0)
     assert sorted(call.protocol.resuming.taken_over.names) == [(4, 1, 1), (7, 2, 1)]
@@ -114,7 +114,7 @@ def test_nothing_to_go_on_with() -> None:
     """Then there is nothing to wait for."""
     call = Call(PLAIN)
     idle = call.protocol.due
-    call.memory.settled.add(StreamSeq(1), STORED_NS, 0.0)
+    call.state.settled.add(StreamSeq(1), STORED_NS, 0.0)
     call.protocol.resuming.resume([resumed(1)], 7, 0.0)
     assert not call.protocol.holds_back
     assert call.protocol.due == idle
@@ -251,7 +251,7 @@ def test_what_lingers(failure: Exception | None, lingers: bool) -> None:
     assert later == ([reply(1)] if lingers else [])
     assert set(at_once) == {reply(1), reply(2, sequence=2), reply(3, sequence=3)} - set(later)
     assert call.protocol.lingering == (nak(10 * 10**9) if lingers else NAK)
-    assert (call.memory.counts.lingered, call.memory.counts.released) == (lingers, 2 - lingers)
+    assert (call.state.counts.lingered, call.state.counts.released) == (lingers, 2 - lingers)
 
 
 def test_what_is_about_to_be_gone_on_with_lingers() -> None:

@@ -24,7 +24,7 @@ from windshift.server.events.consuming.pending_acks import CommandKind, Group, P
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
 from windshift.server.events.consuming.settling import Settling
 from windshift.server.events.consuming.spans import ConsumeSpans
-from windshift.server.events.consuming.state import CallState, Memory
+from windshift.server.events.consuming.state import CallState
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.latencies import ConsumerLatency
@@ -111,8 +111,8 @@ class Call:
     def __init__(self, scene: Scene) -> None:
         policy = RetryPolicy(3, dead_letters=scene.dead_letters)
         found = ConsumerSnapshot(timedelta(seconds=30), policy, ConsumerState({}, "", 0, 0, 0, 0))
-        self.memory = Memory(Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency())
-        self.state = CallState(ConsumerKey("S", "c"), found, MOST, self.memory, lambda: 0.5, lambda: NOW_NS)
+        remembered = Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency()
+        self.state = CallState(ConsumerKey("S", "c"), found, MOST, *remembered, lambda: 0.5, lambda: NOW_NS)
         self.state.doubts.trusted_since = 0.0
         self.state.dead = {StreamSeq(seq): STORED_NS + seq for seq in scene.dead}
         self.settling = Settling(self.state, 60.0)
@@ -181,7 +181,7 @@ class Call:
 
     def seen(self) -> object:
         """Show all that can be seen of what was done, but for the order of the ids in a confirmation."""
-        state, settled = self.state, self.memory.settled
+        state, settled = self.state, self.state.settled
         told = [(each.kind, *map(sorted, each.lists())) for each in self.settling.confirmations()]
         work = [
             (type(each), each.pending.seq if isinstance(each, w.Claim | w.Check) else 0)
@@ -191,7 +191,7 @@ class Call:
             seq: (each.attempt, each.unanswered, each.settling, each.deadline, each.sure_until, each.checked)
             for seq, each in state.window.held.items()
         }
-        latency, counts = self.memory.latency.settlement.read(), vars(self.memory.counts).copy()
+        latency, counts = self.state.latency.settlement.read(), vars(self.state.counts).copy()
         del counts["latencies"]
         return {
             "told": told,
@@ -205,7 +205,7 @@ class Call:
             "sent": [(each.answered, each.held.settling, each.held.unanswered) for each in self.sent],
             "under way": [each.seq for each in self.settling.settlements.repeatable()],
             "settling": sorted(self.settling.settlements._settling),
-            "failed": len(self.memory.attempts),
+            "failed": len(self.state.attempts),
             "recency": state.doubts.recency._latest,
             "sends": len(state.effects.sends),
             "spans": sorted((each.name, str(each.attributes), str(each.error)) for each in self.spans),

@@ -45,7 +45,7 @@ async def test_a_stopped_timer_does_not_ring() -> None:
 
 async def test_a_signal_lets_its_task_go_on() -> None:
     """At once if it was set before, when it is set otherwise; a cancelled wait leaves nothing behind."""
-    signal = Signal(asyncio.get_running_loop())
+    signal = Signal()
     signal.set()
     await signal.wait()
     assert signal.is_set()

@@ -12,7 +12,7 @@ import asyncio
 import sys
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
@@ -38,7 +38,7 @@ from windshift.server.events.consuming.replay_feed import ReplayFeed
 from windshift.server.events.consuming.resuming import new_number
 from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.consuming.spans import ConsumeSpans
-from windshift.server.events.consuming.state import CallState, Memory
+from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.timer import DeadlineTimer, Signal
 from windshift.server.events.consuming.tokens import Resumed, Tokens
 from windshift.server.events.consuming.work_runner import WorkRunner
@@ -66,40 +66,24 @@ def renewed_in_time(options: PullOptions, timeout: timedelta) -> PullOptions:
     return replace(options, expires=expires, heartbeat=min(options.heartbeat, expires / 2))
 
 
+@dataclass(slots=True, eq=False)
 class ConsumeCall:
     """One consume call: a client subscribes with its first message, and is attached to a consumer.
 
     Args:
-        shared: NATS, and what else the calls of this process share.
-        client: the client.
-        options: timers.
-        authorizer: what the client may consume; None = everything.
+        _shared: NATS, and what else the calls of this process share.
+        _client: the client.
+        _options: timers.
+        _authorizer: what the client may consume; None = everything.
     """
 
-    __slots__ = (
-        "_attachment",
-        "_authorizer",
-        "_client",
-        "_ended",
-        "_options",
-        "_shared",
-        "_subscribe_timeout",
-    )
-
-    def __init__(
-        self,
-        shared: Shared,
-        client: Client,
-        options: ConsumeOptions,
-        authorizer: AuthorizedStream | None = None,
-    ) -> None:
-        self._shared = shared
-        self._client = client
-        self._options = options
-        self._authorizer = authorizer
-        self._ended: WindshiftError | None = None
-        self._subscribe_timeout: asyncio.Timeout | None = None
-        self._attachment: _Attachment | None = None
+    _shared: Shared
+    _client: Client
+    _options: ConsumeOptions
+    _authorizer: AuthorizedStream | None = None
+    _ended: WindshiftError | None = None
+    _subscribe_timeout: asyncio.Timeout | None = None
+    _attachment: _Attachment | None = None
 
     async def run(self) -> None:
         """Serve the call until the client has ended its side and everything is confirmed.
@@ -128,8 +112,7 @@ class ConsumeCall:
         found = shared.calls.share(consumer, found)
         tokens = self._tokens(command, consumer, found)
         resumed = [] if tokens is None else [*filter(None, map(tokens.read, command.resume))]
-        state, is_used = CallState(consumer, found, size, self._attach(consumer, found)), False
-        state.authorizer = self._authorizer
+        state, is_used = self._attach(consumer, found, size), False
         try:
             protocol = ConsumeProtocol(state, self._options, self._shared.room)
             protocol.incoming.max_message_size = command.max_message_size
@@ -168,12 +151,13 @@ class ConsumeCall:
         principal = "" if self._authorizer is None else self._authorizer.principal
         return Tokens(consumer, key, principal, self._shared.connection.server_id)
 
-    def _attach(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Memory:
-        """Share what the calls of this process remember together."""
+    def _attach(self, consumer: ConsumerKey, found: ConsumerSnapshot, size: int) -> CallState:
+        """Begin, and share what the calls of this process remember together."""
         shared = self._shared
         settled = shared.settled.attach(consumer, found.run.name, asyncio.get_running_loop().time())
         latency = shared.counts.latencies.of(consumer, durable=found.durable, owner=found.owner)
-        return Memory(settled, shared.attempts, shared.pauses, shared.counts, latency)
+        remembered = settled, shared.attempts, shared.pauses, shared.counts, latency
+        return CallState(consumer, found, size, *remembered, authorizer=self._authorizer)
 
     @property
     def window(self) -> tuple[ConsumerKey, int, int] | None:
@@ -264,9 +248,9 @@ class _Attachment:
         self._loop = asyncio.get_running_loop()
         pull = renewed_in_time(options.pull, self._state.found.timeout)
         self._puller = Puller(shared.connection, *self._state.consumer, pull, self._arrive)
-        self._wake, self._room = Signal(self._loop), Signal(self._loop)
+        self._wake, self._room = Signal(), Signal()
         self._timer = DeadlineTimer(self._loop, self._on_time)
-        self._feed = ReplayFeed(shared, protocol, options, self._wake)
+        self._feed = ReplayFeed(shared, protocol, options.confirm_timeout.total_seconds(), self._wake)
         self._runner = WorkRunner(shared, client, protocol, options, self._feed, self._tell, self._wake)
         if shared.tracer is not None:
             self._state.spans = ConsumeSpans(shared.tracer, *self._state.consumer)

@@ -210,6 +210,7 @@ LARGEST_ACK_PENDING: Final = 1_000_000
 """The limit up to which ``max_ack_pending`` is raised."""
 
 
+@dataclass(slots=True, eq=False)
 class DelayedRejects:
     """When to check whether a consumer's limit has room for its delayed rejects.
 
@@ -217,12 +218,9 @@ class DelayedRejects:
         due: when `look` has something to do.
     """
 
-    __slots__ = ("_count", "_until", "due")
-
-    def __init__(self) -> None:
-        self.due = inf
-        self._until = -inf
-        self._count = 0
+    due: float = inf
+    _until: float = -inf
+    _count: int = 0
 
     def add(self, delay_ns: int, now: float) -> None:
         """Note a reject with a delay."""

@@ -8,6 +8,7 @@ happens brings some of the things into doubt that a call relies on: see `Doubt`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
 from math import inf
 from typing import Final
@@ -142,6 +143,7 @@ class Recency:
 # --- All of it --------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True, eq=False)
 class Doubts:
     """What is in doubt in one call.
 
@@ -158,42 +160,23 @@ class Doubts:
         forgetful_until: the broker may have forgotten what it delivered before.
         recency: how old deliveries are.
         highest: the latest delivery of the consumer that has come, by its count.
-
-    Args:
-        knows_dead_letters: false if there may be some.
     """
 
-    __slots__ = (
-        "_lost",
-        "_vouched",
-        "_vouched_count",
-        "asked_at",
-        "changes",
-        "consumer",
-        "dead_letters",
-        "forgetful_until",
-        "highest",
-        "is_deleted",
-        "moved",
-        "recency",
-        "trusted_since",
-        "withheld",
-    )
-
-    def __init__(self, *, knows_dead_letters: bool) -> None:
-        self.consumer = Question.ANSWERED
-        self.dead_letters = Question.ANSWERED if knows_dead_letters else Question.OPEN
-        self.moved = False
-        self.asked_at = self.trusted_since = self.forgetful_until = -inf
-        self.is_deleted = False
-        self.changes = 0
-        self.recency = Recency()
-        self.withheld: list[PendingAck] = []
-        # Confirmed by the answer to a later ack, and when: replies. Those that may be lost are sent again
-        self._vouched: list[tuple[float, Sequence[bytes]]] = []
-        self._vouched_count = 0  # of the replies
-        self._lost: tuple[bytes, ...] = ()
-        self.highest = 0
+    dead_letters: Question
+    consumer: Question = Question.ANSWERED
+    moved: bool = False
+    asked_at: float = -inf
+    is_deleted: bool = False
+    withheld: list[PendingAck] = field(default_factory=list)
+    changes: int = 0
+    trusted_since: float = -inf
+    forgetful_until: float = -inf
+    recency: Recency = field(default_factory=Recency)
+    highest: int = 0
+    # Confirmed by the answer to a later ack, and when: replies. Those that may be lost are sent again
+    _vouched: list[tuple[float, Sequence[bytes]]] = field(default_factory=list)
+    _vouched_count: int = 0  # of the replies
+    _lost: tuple[bytes, ...] = ()
 
     def add(self, doubt: Doubt, now: float) -> None:
         """Note what is in doubt from now on."""

@@ -8,12 +8,13 @@ window that was made smaller has the size that it had for what was pulled before
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import InitVar, dataclass, field
 from math import inf
 from typing import NamedTuple, TypeAlias
 
 from windshift.nats.jetstream.pulling import PullEnded
 from windshift.server.broker.budget import Share
-from windshift.server.broker.room import PullRoom
+from windshift.server.broker.room import Part, PullRoom
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.deliveries import Delivery, pending_after
 from windshift.server.events.model import StreamSeq
@@ -36,6 +37,7 @@ class Replay(NamedTuple):
     number: int
 
 
+@dataclass(slots=True, eq=False)
 class InFlight:
     """One delivery that the call holds.
 
@@ -56,36 +58,19 @@ class InFlight:
         unanswered: messages about this delivery that the broker has not answered.
     """
 
-    __slots__ = (
-        "attempt",
-        "checked",
-        "claimant",
-        "deadline",
-        "earliest",
-        "replay",
-        "reply",
-        "settling",
-        "since",
-        "span",
-        "stored_ns",
-        "sure_until",
-        "unanswered",
-    )
-
-    def __init__(
-        self, reply: bytes, attempt: int, deadline: float, since: float = 0.0, replay: Replay | None = None
-    ) -> None:
-        self.reply = reply
-        self.attempt = attempt
-        self.deadline = deadline
-        self.since = self.checked = since
-        self.earliest = self.sure_until = -inf
-        self.claimant = b""
-        self.replay = replay
-        self.settling = False
-        self.unanswered = 0
-        self.span: Span | None = None
-        self.stored_ns = 0
+    reply: bytes
+    attempt: int
+    deadline: float
+    since: float
+    checked: float
+    replay: Replay | None
+    earliest: float = -inf
+    sure_until: float = -inf
+    claimant: bytes = b""
+    settling: bool = False
+    unanswered: int = 0
+    span: Span | None = None
+    stored_ns: int = 0
 
     def is_valid(self, now: float) -> bool:
         """Whether its time is not over, or an answer of the broker is still to decide that."""
@@ -99,16 +84,16 @@ def _ignore(seq: StreamSeq, held: InFlight) -> None:
     """Do nothing about a delivery whose time is over."""
 
 
+@dataclass(slots=True, eq=False)
 class Window:
     """The table of deliveries held, and the arithmetic of pull requests.
 
     Args:
-        size: how many deliveries may be unsettled at once.
-        timeout: seconds in which the broker wants each one settled or prolonged.
-        on_expired: called with each delivery that is let go because its time is over.
+        timeout: seconds in which the broker wants each delivery settled or prolonged.
+        _on_expired: called with each delivery that is let go because its time is over.
 
     Attributes:
-        size: how many deliveries are pulled for, at most.
+        size: how many deliveries may be unsettled at once, and are pulled for.
         largest: the largest size so far.
         held: the deliveries that are held, by event.
         requested: deliveries that the broker may still send by the pull requests that it has.
@@ -117,26 +102,20 @@ class Window:
         due: no delivery times out before this moment; perhaps none does then.
     """
 
-    __slots__ = (
-        "_is_ordered",
-        "_on_expired",
-        "due",
-        "held",
-        "largest",
-        "lifetime",
-        "requested",
-        "size",
-        "waiting",
-    )
+    size: int
+    timeout: InitVar[float]
+    _on_expired: OnExpired = _ignore
+    largest: int = 0
+    held: dict[StreamSeq, InFlight] = field(default_factory=dict)
+    requested: int = 0
+    waiting: int = 0
+    lifetime: float = 0.0
+    due: float = inf
+    _is_ordered: bool = True
+    """Whether the table is in the order of the deadlines."""
 
-    def __init__(self, size: int, timeout: float, on_expired: OnExpired = _ignore) -> None:
-        self.size = self.largest = size
-        self.requested = self.waiting = 0
-        self.due = inf
-        self.held: dict[StreamSeq, InFlight] = {}
-        self._is_ordered = True  # the table is in the order of the deadlines
-        self._on_expired = on_expired
-        self.lifetime = 0.0
+    def __post_init__(self, timeout: float) -> None:
+        self.largest = self.size
         self.set_timeout(timeout)
 
     def set_timeout(self, timeout: float) -> None:
@@ -204,7 +183,7 @@ class Window:
             self._on_expired(seq, earlier)
         elif len(self.held) >= self.largest:
             return None
-        held = self.held[seq] = InFlight(reply, attempt, now + self.lifetime, now, replay)
+        held = self.held[seq] = InFlight(reply, attempt, now + self.lifetime, now, now, replay)
         self.due = min(self.due, held.deadline)
         return held
 
@@ -309,6 +288,7 @@ class Pull(NamedTuple):
     no_wait: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class PullPacer:
     """Decides on pull requests.
 
@@ -324,54 +304,39 @@ class PullPacer:
     delivered. Such a request, like one that got lost, is made anew when nothing comes though there is more.
 
     Args:
-        window: how many deliveries there is room for.
-        silence: seconds without a word of the broker after which its requests count as lost, and the consumer
-            as possibly gone.
+        _window: how many deliveries there is room for.
+        _silence: seconds without a word of the broker after which its requests count as lost, and the
+            consumer as possibly gone.
         room: what all calls together may ask for.
-        largest: bytes that a request may bring at most.
+        _largest: bytes that a request may bring at most.
 
     Attributes:
         wants_room: whether the call waits for room for an event that is asked for alone.
         last_heard: when the broker showed a sign of life last, or was first asked to; infinite = never.
     """
 
-    __slots__ = (
-        "_asked_at",
-        "_fruitless",
-        "_granted",
-        "_handed",
-        "_largest",
-        "_last",
-        "_limit",
-        "_one_by_one",
-        "_part",
-        "_resume_at",
-        "_silence",
-        "_size",
-        "_stuck_at",
-        "_window",
-        "last_heard",
-        "wants_room",
-    )
+    _window: Window
+    _silence: float
+    room: InitVar[PullRoom | None] = None
+    _largest: int = LARGEST_LIMIT
+    wants_room: bool = False
+    last_heard: float = inf
+    _part: Part = field(init=False)
+    _granted: int = 0
+    _fruitless: int = 0
+    _asked_at: float = 0.0
+    _limit: int = SMALLEST_LIMIT
+    _one_by_one: bool = False
+    _size: float = USUAL_SIZE
+    _handed: int = 0
+    """Deliveries, without those that raised the limit."""
+    _last: bytes = b""
+    _stuck_at: float = inf
+    _resume_at: float = inf
+    """When a pause ends; infinite = there is none."""
 
-    def __init__(
-        self, window: Window, silence: float, room: PullRoom | None = None, largest: int = LARGEST_LIMIT
-    ) -> None:
-        self._window = window
-        self._largest = largest
-        self._silence = silence
+    def __post_init__(self, room: PullRoom | None) -> None:
         self._part = (room or PullRoom()).part()
-        self._granted = self._fruitless = 0
-        self._asked_at = 0.0
-        self.wants_room = False
-        self._limit = SMALLEST_LIMIT
-        self._one_by_one = False
-        self._size = USUAL_SIZE
-        self._handed = 0  # deliveries, without those that raised the limit
-        self._last = b""
-        self._stuck_at = inf
-        self.last_heard = inf  # nothing was asked yet
-        self._resume_at = inf  # not paused
 
     @property
     def due(self) -> float:

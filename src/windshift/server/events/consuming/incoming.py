@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from math import inf
 from typing import Final, NamedTuple
@@ -30,7 +31,6 @@ _REMEMBERED: Final = 256
 """Subjects that the client may have and that are remembered; with one more, all are forgotten."""
 _NOT_KEPT_FOR: Final = timedelta(seconds=1)
 """An event that cannot become a dead letter now comes again no sooner: nobody would slow that down."""
-_NONE: Final[frozenset[str]] = frozenset()
 
 
 class _Waiting(NamedTuple):
@@ -42,39 +42,31 @@ class _Waiting(NamedTuple):
     earliest: float
 
 
+@dataclass(slots=True, eq=False)
 class Incoming:
     """Deliveries that have arrived and that the client does not have yet.
 
     Args:
-        state: what is known in the call.
-        pacer: is told what arrives and what the client takes.
+        _state: what is known in the call.
+        _pacer: is told what arrives and what the client takes.
 
     Attributes:
         unsent: what is held for the client, which has to read before it is handed more.
         max_message_size: how many bytes a response to the client may have; 0 = any number.
     """
 
-    __slots__ = (
-        "_allowed",
-        "_arrived",
-        "_backlog",
-        "_pacer",
-        "_state",
-        "_undecided",
-        "max_message_size",
-        "unsent",
-    )
-
-    def __init__(self, state: CallState, pacer: PullPacer) -> None:
-        self._state = state
-        self._pacer = pacer
-        self.max_message_size = 0
-        # In the order in which deliveries pass through them
-        self._arrived: list[Delivery] = []
-        self._undecided: dict[bytes, tuple[Delivery, bool]] = {}  # by reply subject; whether it is a replay
-        self._backlog = OrderedDict[bytes, _Waiting]()  # those without room, or behind an undecided one
-        self.unsent: list[tuple[Delivery, InFlight]] = []
-        self._allowed = _NONE  # subjects that the client may have
+    _state: CallState
+    _pacer: PullPacer
+    # In the order in which deliveries pass through them
+    _arrived: list[Delivery] = field(default_factory=list)
+    _undecided: dict[bytes, tuple[Delivery, bool]] = field(default_factory=dict)
+    """By reply subject; whether it is a replay."""
+    _backlog: OrderedDict[bytes, _Waiting] = field(default_factory=OrderedDict)
+    """Those without room, or behind an undecided one."""
+    unsent: list[tuple[Delivery, InFlight]] = field(default_factory=list)
+    max_message_size: int = 0
+    _allowed: frozenset[str] = frozenset()
+    """Subjects that the client may have."""
 
     @property
     def is_empty(self) -> bool:
@@ -344,7 +336,7 @@ class Incoming:
         state = self._state
         if state.authorizer is not None:
             found = found or state.found
-            self._allowed = _NONE
+            self._allowed = frozenset()
             state.authorizer.consume(
                 *state.consumer, durable=found.durable, owner=found.owner, subjects=found.subjects
             )

@@ -14,6 +14,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from math import inf
 from typing import Self
@@ -93,6 +94,7 @@ class Confirmation:
         self._waiting -= 1
 
 
+@dataclass(slots=True, eq=False)
 class PendingAck:
     """One message to the broker about one delivery, and the commands that wait for its answer.
 
@@ -109,37 +111,20 @@ class PendingAck:
         span: its span, if recorded.
     """
 
-    __slots__ = (
-        "_followers",
-        "alone",
-        "answered",
-        "confirmation",
-        "dropped",
-        "held",
-        "payload",
-        "ready",
-        "sent",
-        "seq",
-        "settles",
-        "since",
-        "span",
-        "void",
-    )
-
-    def __init__(
-        self, seq: StreamSeq, held: InFlight, payload: bytes, confirmation: Confirmation, now: float
-    ) -> None:
-        self.seq = seq
-        self.held = held
-        self.payload = payload
-        self.confirmation = confirmation
-        self.settles = confirmation.kind is not CommandKind.PING
-        self.since = now
-        self.ready = True
-        self.sent = self.answered = self.void = self.alone = False
-        self.dropped: Failure | None = None
-        self.span: Span | None = None
-        self._followers: list[Confirmation] | None = None
+    seq: StreamSeq
+    held: InFlight
+    payload: bytes
+    confirmation: Confirmation
+    settles: bool
+    since: float
+    ready: bool = True
+    sent: bool = False
+    void: bool = False
+    answered: bool = False
+    alone: bool = False
+    dropped: Failure | None = None
+    span: Span | None = None
+    _followers: list[Confirmation] | None = None
 
     @property
     def reply(self) -> bytes:
@@ -308,10 +293,11 @@ class Settlements:
         if held.settling:
             self._settling[seq].follow(confirmation)
             return None
-        pending = PendingAck(seq, held, payload, confirmation, now)
+        settles = confirmation.kind is not CommandKind.PING
+        pending = PendingAck(seq, held, payload, confirmation, settles, now)
         confirmation.wait()
         held.unanswered += 1
-        if pending.settles:
+        if settles:
             held.settling = True
             self._settling[seq] = pending
         return pending
@@ -320,7 +306,7 @@ class Settlements:
         """Return a ping that no client has sent: until it is answered the delivery is held."""
         confirmation = Confirmation(CommandKind.PING, now + self._confirm_timeout)
         confirmation.wait()
-        pending = PendingAck(seq, held, PROGRESS, confirmation, now)
+        pending = PendingAck(seq, held, PROGRESS, confirmation, settles=False, since=now)
         held.unanswered += 1
         self._pending.append(pending)
         self._due = min(self._due, confirmation.expires)

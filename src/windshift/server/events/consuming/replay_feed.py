@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Coroutine
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
 
@@ -17,7 +18,6 @@ from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, TERMINATE, dela
 from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.flow import Replay
-from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.consuming.timer import Signal
@@ -28,44 +28,30 @@ _PAUSE: Final = 1.0
 """Seconds until the broker is asked again after it failed, or a replica of it may have lagged behind."""
 
 
+@dataclass(slots=True, eq=False)
 class ReplayFeed:
     """Brings replayed events to a call, and settles them.
 
     Args:
-        shared: what the calls of this process share.
-        protocol: the call; `make_room` is called when the client may hold one more event.
-        options: timers.
-        wake: set when the call has something to do.
+        _shared: what the calls of this process share.
+        _protocol: the call; `make_room` is called when the client may hold one more event.
+        _confirm_timeout: seconds that the broker may take to answer.
+        _wake: set when the call has something to do.
 
     Attributes:
         is_running: whether there were replays, so that they are brought.
     """
 
-    __slots__ = (
-        "_confirm_timeout",
-        "_leases",
-        "_loop",
-        "_noted",
-        "_protocol",
-        "_room",
-        "_settling",
-        "_shared",
-        "_wake",
-        "is_running",
-    )
-
-    def __init__(
-        self, shared: Shared, protocol: ConsumeProtocol, options: ConsumeOptions, wake: Signal
-    ) -> None:
-        self._shared = shared
-        self._protocol = protocol
-        self._confirm_timeout = options.confirm_timeout.total_seconds()
-        self._wake = wake
-        self._loop = asyncio.get_running_loop()
-        self._room, self._noted = Signal(self._loop), Signal(self._loop)
-        self._leases: dict[bytes, Lease] = {}
-        self._settling: dict[asyncio.Task[Any], None] = {}  # empty, it is smaller than a set
-        self.is_running = False
+    _shared: Shared
+    _protocol: ConsumeProtocol
+    _confirm_timeout: float
+    _wake: Signal
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _room: Signal = field(default_factory=Signal)
+    _noted: Signal = field(default_factory=Signal)
+    _leases: dict[bytes, Lease] = field(default_factory=dict)
+    _settling: dict[asyncio.Task[Any], None] = field(default_factory=dict)  # empty, it is smaller than a set
+    is_running: bool = False
 
     async def look(self) -> None:
         """See whether there are replays; if the broker does not answer, wait to be told."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
@@ -27,30 +28,26 @@ CERTAIN_AFTER: Final = 1.0
 """Seconds that objections may take before a client may give up on an event that it went on with."""
 
 
+@dataclass(slots=True, eq=False)
 class TakeOver:
     """What a call has taken over from earlier ones; without arguments, nothing.
 
-    Args:
-        now: when it does, in the loop's time.
-
     Attributes:
-        held: what it took over, by event.
         number: of the call as one that takes over; 0 = it does not.
+        since: when it does, in the loop's time.
+        due: when objections have come, as a rule; inf once they have.
+        held: what it took over, by event.
         names: what it took over, to be told to other calls.
         pending: the pings of what it took over; none once all are answered and nobody has objected. Until
             then the client's commands wait.
-        due: when objections have come, as a rule; inf once they have.
     """
 
-    __slots__ = ("_since", "due", "held", "names", "number", "pending")
-
-    def __init__(self, number: int = 0, now: float = -inf) -> None:
-        self.number = number
-        self.names: list[DeliveryName] = []
-        self.pending: list[PendingAck] = []
-        self.due = now + OBJECTED_WITHIN if number else inf
-        self._since = now
-        self.held: dict[StreamSeq, InFlight] = {}
+    number: int = 0
+    since: float = -inf
+    due: float = inf
+    held: dict[StreamSeq, InFlight] = field(default_factory=dict)
+    names: list[DeliveryName] = field(default_factory=list)
+    pending: list[PendingAck] = field(default_factory=list)
 
     def add(self, held: InFlight, ping: PendingAck) -> None:
         """Note a delivery, and the ping that was sent for it."""
@@ -69,7 +66,7 @@ class TakeOver:
     @property
     def certain_at(self) -> float:
         """When nobody will object any more."""
-        return self._since + CERTAIN_AFTER
+        return self.since + CERTAIN_AFTER
 
     def advance(self, now: float) -> None:
         """Have the client settle what it goes on with, if nobody has objected and the broker has answered."""
@@ -128,7 +125,7 @@ class Resuming:
 
         Each is held for as long as a ping of it is not answered, so that its time begins anew.
         """
-        self.taken_over = TakeOver(number, now)
+        self.taken_over = TakeOver(number, now, due=now + OBJECTED_WITHIN)
         for each in sorted(resumed, key=lambda each: -each.attempt):
             if self._state.window.get(each.seq) is None and not self._has_ended(each, now):
                 self._take_over(each, now)

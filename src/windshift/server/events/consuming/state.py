@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
 from math import inf
 from time import time_ns
-from typing import NamedTuple
 
 from windshift.server.auth.access import AuthorizedStream
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
-from windshift.server.events.consuming.doubt import Doubt, Doubts
+from windshift.server.events.consuming.doubt import Doubt, Doubts, Question
 from windshift.server.events.consuming.flow import InFlight, Window
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.pending_acks import PendingAck
@@ -21,26 +21,10 @@ from windshift.server.events.counts import Counts
 from windshift.server.events.latencies import ConsumerLatency
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
+from windshift.server.events.runs import Run
 
 
-class Memory(NamedTuple):
-    """What the calls of one process remember together, and this one needs.
-
-    Attributes:
-        settled: what was settled lately of the consumer.
-        attempts: what is known of failed attempts.
-        pauses: since when the process has been awake.
-        counts: what happened to events.
-        latency: how long they take in this consumer.
-    """
-
-    settled: Settled
-    attempts: FailedAttempts
-    pauses: PauseDetector
-    counts: Counts
-    latency: ConsumerLatency
-
-
+@dataclass(slots=True, eq=False)
 class Effects:
     """What is to be done now. Whoever does it takes it out of here.
 
@@ -52,29 +36,29 @@ class Effects:
         work: what else is to be done, in this order.
     """
 
-    __slots__ = ("sends", "settled_again", "tells", "work")
-
-    def __init__(self) -> None:
-        self.sends: list[PendingAck] = []
-        self.tells: list[tuple[bytes, bytes]] = []
-        self.settled_again: dict[StreamSeq, int] = {}
-        self.work: list[Work] = []
+    sends: list[PendingAck] = field(default_factory=list)
+    tells: list[tuple[bytes, bytes]] = field(default_factory=list)
+    settled_again: dict[StreamSeq, int] = field(default_factory=dict)
+    work: list[Work] = field(default_factory=list)
 
 
+@dataclass(slots=True, eq=False)
 class CallState:
     """What is known in one call.
 
     Args:
-        consumer: what names the consumer.
-        found: the consumer, as it was found just now.
         size: how many deliveries the client may hold.
-        memory: what is remembered beyond this call.
-        rand: returns random numbers from 0 to 1.
-        unix_ns: the wall clock, in nanoseconds since 1970.
 
     Attributes:
         consumer: what names the consumer.
         found: the consumer, as it was seen last: its timeout and policy count.
+        settled: what was settled lately of the consumer.
+        attempts: what is known of failed attempts.
+        pauses: since when the process has been awake.
+        counts: what happened to events.
+        latency: how long they take in this consumer.
+        rand: returns random numbers from 0 to 1.
+        unix_ns: the wall clock, in nanoseconds since 1970.
         run: the run of the consumer that the call is in.
         window: what the client holds.
         doubts: what cannot be taken for granted at the moment.
@@ -87,58 +71,36 @@ class CallState:
         failure: what the call ended with; None is a proper end.
         is_ending: whether the call takes nothing new.
         effects: what is to be done.
-
-    The others are those of `Memory`.
     """
 
-    __slots__ = (
-        "attempts",
-        "authorizer",
-        "consumer",
-        "counts",
-        "dead",
-        "doubts",
-        "effects",
-        "failure",
-        "failures",
-        "found",
-        "is_ending",
-        "latency",
-        "now",
-        "pauses",
-        "rand",
-        "run",
-        "settled",
-        "spans",
-        "still_until",
-        "unix_ns",
-        "window",
-    )
+    consumer: ConsumerKey
+    found: ConsumerSnapshot
+    size: InitVar[int]
+    settled: Settled
+    attempts: FailedAttempts
+    pauses: PauseDetector
+    counts: Counts
+    latency: ConsumerLatency
+    rand: Callable[[], float] = random.random
+    unix_ns: Callable[[], int] = time_ns
+    run: Run = field(init=False)
+    window: Window = field(init=False)
+    doubts: Doubts = field(init=False)
+    dead: dict[StreamSeq, int] = field(default_factory=dict)
+    failures: Failures = field(init=False)
+    authorizer: AuthorizedStream | None = None
+    spans: ConsumeSpans | None = None
+    still_until: float = inf
+    now: float = 0.0
+    failure: Exception | None = None
+    is_ending: bool = False
+    effects: Effects = field(default_factory=Effects)
 
-    def __init__(
-        self,
-        consumer: ConsumerKey,
-        found: ConsumerSnapshot,
-        size: int,
-        memory: Memory,
-        rand: Callable[[], float] = random.random,
-        unix_ns: Callable[[], int] = time_ns,
-    ) -> None:
-        self.consumer = consumer
-        self.found, self.run = found, found.run
-        self.settled, self.attempts, self.pauses, self.counts, self.latency = memory
-        self.rand, self.unix_ns = rand, unix_ns
-        self.failures = Failures(memory.attempts, consumer, self.run.name, unix_ns)
+    def __post_init__(self, size: int) -> None:
+        self.run = self.found.run
         self.window = Window(size, self.timeout, self._expired)
-        self.doubts = Doubts(knows_dead_letters=not found.policy.dead_letters)
-        self.dead: dict[StreamSeq, int] = {}
-        self.authorizer: AuthorizedStream | None = None
-        self.spans: ConsumeSpans | None = None
-        self.still_until = inf
-        self.now = 0.0
-        self.is_ending = False
-        self.failure: Exception | None = None
-        self.effects = Effects()
+        self.doubts = Doubts(Question.OPEN if self.policy.dead_letters else Question.ANSWERED)
+        self.failures = Failures(self.attempts, self.consumer, self.run.name, self.unix_ns)
 
     @property
     def policy(self) -> RetryPolicy:

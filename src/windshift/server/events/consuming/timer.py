@@ -8,16 +8,11 @@ from math import inf
 
 
 class Signal:
-    """An `asyncio.Event` for a single waiting task: it takes an eighth of the memory.
+    """An `asyncio.Event` for a single waiting task: it takes an eighth of the memory."""
 
-    Args:
-        loop: the event loop of the task.
-    """
+    __slots__ = ("_is_set", "_waiter")
 
-    __slots__ = ("_is_set", "_loop", "_waiter")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._is_set = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -41,7 +36,7 @@ class Signal:
         """Wait until it is set."""
         if self._is_set:
             return
-        self._waiter = self._loop.create_future()
+        self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter
         finally:

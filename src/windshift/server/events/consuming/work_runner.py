@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -25,6 +26,7 @@ from windshift.server.events.consuming.pauses import fresh_time
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.replay_feed import ReplayFeed
 from windshift.server.events.consuming.shared import Letters, Shared
+from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.timer import Signal
 from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.dead_letters.store import UnreadableEntry
@@ -45,54 +47,35 @@ _SHORTEST_PROLONG: Final = timedelta(milliseconds=30)
 _stale = LogThrottle(10.0)
 
 
+@dataclass(slots=True, eq=False)
 class WorkRunner:
     """The tasks of one call.
 
     Args:
-        shared: NATS, and what else the calls of this process share.
-        client: the client.
-        protocol: asks for work.
-        options: timers.
-        feed: brings and settles replays.
-        tell: sends an acknowledgement of a delivery, by its reply subject.
-        wake: set whenever a task is over.
+        _shared: NATS, and what else the calls of this process share.
+        _client: the client.
+        _protocol: asks for work.
+        _options: timers.
+        _feed: brings and settles replays.
+        _tell: sends an acknowledgement of a delivery, by its reply subject.
+        _wake: set whenever a task is over.
     """
 
-    __slots__ = (
-        "_client",
-        "_feed",
-        "_is_stopped",
-        "_loop",
-        "_options",
-        "_protocol",
-        "_settled_to",
-        "_shared",
-        "_state",
-        "_tasks",
-        "_tell",
-        "_wake",
-    )
+    _shared: Shared
+    _client: Client
+    _protocol: ConsumeProtocol
+    _options: ConsumeOptions
+    _feed: ReplayFeed
+    _tell: Callable[[bytes, bytes], None]
+    _wake: Signal
+    _state: CallState = field(init=False)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _is_stopped: bool = False
+    _settled_to: asyncio.Task[int | None] | None = None
 
-    def __init__(
-        self,
-        shared: Shared,
-        client: Client,
-        protocol: ConsumeProtocol,
-        options: ConsumeOptions,
-        feed: ReplayFeed,
-        tell: Callable[[bytes, bytes], None],
-        wake: Signal,
-    ) -> None:
-        self._shared = shared
-        self._client = client
-        self._protocol, self._state = protocol, protocol.state
-        self._options = options
-        self._feed = feed
-        self._tell, self._wake = tell, wake
-        self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._is_stopped = False
-        self._settled_to: asyncio.Task[int | None] | None = None
+    def __post_init__(self) -> None:
+        self._state = self._protocol.state
 
     # --- Tasks --------------------------------------------------------------------------------------------
 
