@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine, Mapping
-from datetime import timedelta
+from collections.abc import Coroutine, Mapping
 from functools import partial
-from time import monotonic
 from typing import Any, Final, TypeAlias
 
-from windshift.nats import NatsError, Requests
+from windshift.nats import Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
 from windshift.server.background.pacing import paced
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import BrokerUnavailable, QuotaExceeded, StreamFull, WindshiftError
 from windshift.server.events.consuming.calls import Calls
-from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.peers import Peers
 from windshift.server.events.consuming.redelivery import FailedAttempts, RunKey, SettledByConsumer
-from windshift.server.events.consuming.settling import CLAIMED_FOR
 from windshift.server.events.consuming.work import EndOutcome
 from windshift.server.events.counts import Counts
-from windshift.server.events.dead_letters.model import DeadLetterId, Failure
+from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import Charge, DeadLetterStore
@@ -35,7 +31,6 @@ from windshift.server.events.dead_letters.writer import DeadLetterWriter, Writte
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import Notes
 from windshift.server.events.runs import Run
-from windshift.server.telemetry.log_throttle import LogThrottle
 from windshift.server.telemetry.tracer import Tracer
 
 log = logging.getLogger(__name__)
@@ -45,8 +40,6 @@ Letters: TypeAlias = Mapping[StreamSeq, int]
 
 RECALLED_FOR: Final = 5.0
 """Seconds for which an answer counts, while nothing happens to the broker."""
-
-_failed = LogThrottle(10.0)
 
 
 class Shared:
@@ -146,21 +139,8 @@ class Shared:
         """Ask the broker again: it may have forgotten something."""
         self._recalls.clear()
 
-    async def keep(
-        self,
-        failure: Failure,
-        run: Run,
-        deadline: float,
-        charge: Charge | None = None,
-    ) -> EndOutcome:
-        """Make a dead letter of an event, so that it ends as that. Never fails.
-
-        Args:
-            failure: what happened to it.
-            run: the consumer's, in which it happened.
-            deadline: a time of the running loop.
-            charge: counts its bytes.
-        """
+    async def keep(self, failure: Failure, run: Run, deadline: float, charge: Charge | None) -> EndOutcome:
+        """Make a dead letter of an event, so that it ends as that; `charge` counts its bytes. Never fails."""
         try:
             async with asyncio.timeout_at(deadline):
                 written, letter = await self.writer.write(failure, deadline, run, charge)
@@ -195,37 +175,3 @@ class Shared:
             self._until_lost.discard(task)
             task.cancel()
         return EndOutcome.UNKNOWN if task.cancelled() else task.result()
-
-    async def claim(
-        self,
-        id: DeadLetterId,  # noqa: A002
-        claimant: bytes,
-        timeout: timedelta,
-        run: Run,
-        deadline: float,
-        charge: Charge | None = None,
-    ) -> EndOutcome:
-        """Claim that an event ended without a dead letter. Never fails.
-
-        Args:
-            id: of the dead letter that it might have become.
-            claimant: which delivery claims it.
-            timeout: the consumer's.
-            run: the consumer's, in which it ended.
-            deadline: a time of the running loop.
-            charge: counts the claim's bytes.
-        """
-        return await _decide(self.store.claim(id, claimant, timeout + CLAIMED_FOR, run, deadline, charge))
-
-    async def end_replay(self, replay: Replay, timeout: timedelta, deadline: float) -> EndOutcome:
-        """Claim that a replay ended, and remove the dead letter. Never fails."""
-        return await _decide(self.store.claim_replay(*replay, timeout + CLAIMED_FOR, deadline))
-
-
-async def _decide(claim: Awaitable[bool]) -> EndOutcome:
-    try:
-        return EndOutcome.DECIDED if await claim else EndOutcome.OTHERWISE
-    except (WindshiftError, NatsError) as error:
-        if _failed.passes(monotonic()):
-            log.warning("the end of an event cannot be decided now: %s", type(error).__name__)
-        return EndOutcome.UNKNOWN

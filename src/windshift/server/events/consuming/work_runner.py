@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -25,6 +25,7 @@ from windshift.server.events.consuming.interfaces import Client, ConsumeOptions
 from windshift.server.events.consuming.pauses import fresh_time
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.replay_feed import ReplayFeed
+from windshift.server.events.consuming.settling import CLAIMED_FOR
 from windshift.server.events.consuming.shared import Letters, Shared
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.timer import Signal
@@ -44,7 +45,7 @@ _LEARNING: Final = Backoff(timedelta(milliseconds=250), timedelta(milliseconds=5
 """Pauses before the broker is asked again what has to be known."""
 _PROLONG_SHARE: Final = 3
 _SHORTEST_PROLONG: Final = timedelta(milliseconds=30)
-_stale = LogThrottle(10.0)
+_stale, _undecided = LogThrottle(10.0), LogThrottle(10.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -276,21 +277,27 @@ class WorkRunner:
     async def _prepare(self, work: w.Keep | w.EndReplay) -> None:
         """Decide how an event ends, before its settlement is sent."""
         pending = work.pending
-        deadline, timeout = pending.confirmation.expires, self._state.found.timeout
+        deadline = pending.confirmation.expires
         with self._prolonged(pending.reply, at_once=True):
             if isinstance(work, w.Keep):
                 ending = await self._keep(work.failure, deadline)
             else:
-                ending = await self._shared.end_replay(work.replay, timeout, deadline)
+                claim = self._shared.store.claim_replay(*work.replay, self._claimed_for, deadline)
+                ending = await _decided(claim)
         self._protocol.settling.prepared(work, ending, self._loop.time())
 
     async def _claim(self, work: w.Claim) -> None:
+        """Claim that an event ended without a dead letter."""
         pending, state = work.pending, self._state
-        event, deadline = state.failures.id(pending.seq, pending.reply), pending.confirmation.expires
-        timeout, run = state.found.timeout, state.run
+        event = state.failures.id(pending.seq, pending.reply)
+        claimant, deadline = pending.held.claimant, pending.confirmation.expires
         charge = None if state.authorizer is None else state.authorizer.claim
-        ending = await self._shared.claim(event, pending.held.claimant, timeout, run, deadline, charge)
-        self._protocol.settling.claimed(work, ending, fresh_time(self._loop))
+        claim = self._shared.store.claim(event, claimant, self._claimed_for, state.run, deadline, charge)
+        self._protocol.settling.claimed(work, await _decided(claim), fresh_time(self._loop))
+
+    @property
+    def _claimed_for(self) -> timedelta:
+        return self._state.found.timeout + CLAIMED_FOR
 
     async def _give_up(self, work: w.GiveUp) -> None:
         delivery, ending = work.delivery, w.EndOutcome.DECIDED
@@ -368,3 +375,13 @@ class WorkRunner:
             yield
         finally:
             timer.cancel()
+
+
+async def _decided(claim: Awaitable[bool]) -> w.EndOutcome:
+    """Return what came of a claim; it never fails."""
+    try:
+        return w.EndOutcome.DECIDED if await claim else w.EndOutcome.OTHERWISE
+    except (WindshiftError, NatsError) as error:
+        if _undecided.passes(monotonic()):
+            log.warning("the end of an event cannot be decided now: %s", type(error).__name__)
+        return w.EndOutcome.UNKNOWN
