@@ -176,7 +176,7 @@ async def test_deliveries_change_hands(nats_server: NatsServer) -> None:
     """Calls in the same run are asked, on all servers; they and the memory of settled events may object."""
     run = f"{CREATED} 17"  # it was moved
     wants, keeps, elsewhere = Holding(run), Holding(run, 2), Holding(CREATED, 3)
-    names = [DeliveryName(StreamSeq(seq), 1, seq) for seq in (1, 2, 3, 4)]
+    names = [DeliveryName(StreamSeq(seq), 2**64 - seq, seq) for seq in (1, 2, 3, 4, 2**64 - 1)]
     async with (
         peer(nats_server.url, CREATED, wants) as (asker, _),
         peer(nats_server.url, run, keeps, elsewhere) as (_, settled),

@@ -17,10 +17,13 @@ Notes may be lost, and decide nothing. How an event ends is decided by `DeadLett
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from struct import Struct, pack, unpack
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from struct import pack, unpack
+from typing import Final, TypeAlias
 
+from windshift.server.background.batches import batches
 from windshift.server.events.consuming.calls import Call, Calls
 from windshift.server.events.consuming.redelivery import ANY_TIME, SettledByConsumer
 from windshift.server.events.deliveries import DeliveryName
@@ -41,8 +44,7 @@ _TOLD_AFTER: Final = (0.0, 0.3, 0.8, 1.6)
 HEARD_WITHIN: Final = 1.0
 """Seconds after a reconnect in which others say what they had settled before."""
 
-_NUMBER: Final = Struct(">Q")
-_DELIVERY: Final = Struct(">3Q")
+_Note: TypeAlias = Callable[[ConsumerKey, str, Mapping[StreamSeq, int], float], None]
 
 
 class Peers:
@@ -62,8 +64,8 @@ class Peers:
 
     def start(self) -> None:
         """Hear them from now on."""
-        self._notes.read(SETTLED, self._hear_settled)
-        self._notes.read(FORGETTABLE, self._hear_forgettable)
+        self._notes.read(SETTLED, partial(self._hear_settled, self._settled.add))
+        self._notes.read(FORGETTABLE, partial(self._hear_settled, self._settled.hear))
         self._notes.read(TAKEN, self._hear_taken)
         self._notes.read(OBJECTED, self._hear_objection)
 
@@ -71,13 +73,15 @@ class Peers:
         self, consumer: ConsumerKey, run: str, number: int, deliveries: list[DeliveryName]
     ) -> None:
         """Tell what a call goes on with, and in which run of the consumer."""
-        for start in range(0, len(deliveries), _AT_ONCE):
-            body = write_taken(number, deliveries[start : start + _AT_ONCE])
-            self._notes.send(TAKEN, *consumer, _of(run, body))
+        for some in batches(deliveries, _AT_ONCE):
+            self._notes.send(TAKEN, *consumer, _write(run, number, *chain.from_iterable(some)))
 
-    def tell_settled(self, consumer: ConsumerKey, run: str, events: Mapping[StreamSeq, int]) -> None:
+    def tell_settled(
+        self, consumer: ConsumerKey, run: str, events: Mapping[StreamSeq, int], kind: str = SETTLED
+    ) -> None:
         """Tell of events that may be on their way to others, and when each was stored."""
-        self._tell(SETTLED, consumer, run, events)
+        for some in batches(list(events.items()), _AT_ONCE):
+            self._notes.send(kind, *consumer, write_settled(run, dict(some)))
 
     def connected(self) -> None:
         """Tell what was settled just before the broker was lost."""
@@ -85,42 +89,37 @@ class Peers:
         self._back_at = loop.time()
         for consumer, run, events in self._settled.forgettable():
             for delay in _TOLD_AFTER:
-                loop.call_later(delay, self._tell, FORGETTABLE, consumer, run, events)
+                loop.call_later(delay, self.tell_settled, consumer, run, events, FORGETTABLE)
 
     def leave(self) -> None:
         """Tell those who stay what the broker may have forgotten: this server is about to stop."""
         for consumer, run, events in self._settled.doubted(self._now()):
-            self._tell(FORGETTABLE, consumer, run, events)
+            self.tell_settled(consumer, run, events, FORGETTABLE)
 
     async def heard(self, within: float = HEARD_WITHIN) -> None:
         """Wait until others have had so many seconds since the last reconnect to say what they know."""
         await asyncio.sleep(max(0.0, self._back_at + within - asyncio.get_running_loop().time()))
 
-    def _tell(self, kind: str, consumer: ConsumerKey, run: str, events: Mapping[StreamSeq, int]) -> None:
-        seqs = list(events)
-        for start in range(0, len(seqs), _AT_ONCE):
-            some = {seq: events[seq] for seq in seqs[start : start + _AT_ONCE]}
-            self._notes.send(kind, *consumer, write_settled(run, some))
-
-    def _hear_settled(self, stream: str, consumer: str, body: bytes) -> None:
-        self._settled.add(ConsumerKey(stream, consumer), *read_settled(body), self._now())
-
-    def _hear_forgettable(self, stream: str, consumer: str, body: bytes) -> None:
-        self._settled.hear(ConsumerKey(stream, consumer), *read_settled(body), self._now())
+    def _hear_settled(self, note: _Note, stream: str, consumer: str, body: bytes) -> None:
+        note(ConsumerKey(stream, consumer), *read_settled(body), self._now())
 
     def _hear_taken(self, stream: str, consumer: str, body: bytes) -> None:
-        run, about = _read_of(body)
-        key, (number, deliveries) = ConsumerKey(stream, consumer), read_taken(about)
+        run, (number, *numbers) = _read(body)
+        key = ConsumerKey(stream, consumer)
+        deliveries = [
+            DeliveryName(StreamSeq(seq), attempt, sequence)
+            for seq, attempt, sequence in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+        ]
         lately = self._settled.lately(key, run)
         objections = {each.seq for each in deliveries if lately(each.seq)}
         for call in self._calls_of(key, run):
             objections.update(call.taken(number, deliveries))
         if objections:
-            self._notes.send(OBJECTED, *key, _of(run, write_objection(number, objections)))
+            self._notes.send(OBJECTED, *key, _write(run, number, *objections))
 
     def _hear_objection(self, stream: str, consumer: str, body: bytes) -> None:
-        run, about = _read_of(body)
-        number, seqs = read_objection(about)
+        run, (number, *ids) = _read(body)
+        seqs = [*map(StreamSeq, ids)]
         for call in self._calls_of(ConsumerKey(stream, consumer), run):
             call.objected(number, seqs)
 
@@ -132,19 +131,20 @@ class Peers:
         return asyncio.get_running_loop().time()
 
 
-def _of(run: str, body: bytes) -> bytes:
-    """Write what a note says of a run of a consumer."""
-    return b"%b\n%b" % (run.encode(), body)
+def _write(run: str, *numbers: int) -> bytes:
+    """Write what a note says of a run of a consumer, in numbers of 64 bits."""
+    return b"%b\n%b" % (run.encode(), pack(f">{len(numbers)}Q", *numbers))
 
 
-def _read_of(body: bytes) -> tuple[str, bytes]:
-    run, _, about = body.partition(b"\n")
-    return run.decode(), about
+def _read(body: bytes) -> tuple[str, Sequence[int]]:
+    """Read what `_write` wrote; raise `ValueError` or `struct.error` for anything else."""
+    run, _, packed = body.partition(b"\n")
+    return run.decode(), unpack(f">{len(packed) // 8}Q", packed)
 
 
 def write_settled(run: str, events: Mapping[StreamSeq, int]) -> bytes:
     """Write which events are settled in a run of a consumer: their ids, and when each was stored."""
-    return _of(run, pack(f">{2 + 2 * len(events)}Q", _TIMED, *events, *events.values(), _TIMED))
+    return _write(run, _TIMED, *events, *events.values(), _TIMED)
 
 
 def read_settled(body: bytes) -> tuple[str, dict[StreamSeq, int]]:
@@ -152,34 +152,8 @@ def read_settled(body: bytes) -> tuple[str, dict[StreamSeq, int]]:
 
     Raise `ValueError` or `struct.error` for anything else.
     """
-    run, packed = _read_of(body)
-    numbers = unpack(f">{len(packed) // 8}Q", packed)
+    run, numbers = _read(body)
     if len(numbers) < _EMPTY or not numbers[0] == numbers[-1] == _TIMED:
         return run, dict.fromkeys(map(StreamSeq, numbers), ANY_TIME)
     half = len(numbers) // 2
     return run, dict(zip(map(StreamSeq, numbers[1:half]), numbers[half:-1], strict=True))
-
-
-def write_taken(number: int, deliveries: Iterable[DeliveryName]) -> bytes:
-    """Write the number of a call, and what it takes over."""
-    return _NUMBER.pack(number) + b"".join(_DELIVERY.pack(*each) for each in deliveries)
-
-
-def read_taken(body: bytes) -> tuple[int, list[DeliveryName]]:
-    """Read what `write_taken` wrote; raise `struct.error` for anything else."""
-    (number,) = _NUMBER.unpack_from(body)
-    return number, [
-        DeliveryName(StreamSeq(seq), attempt, sequence)
-        for seq, attempt, sequence in _DELIVERY.iter_unpack(body[_NUMBER.size :])
-    ]
-
-
-def write_objection(number: int, seqs: Iterable[StreamSeq]) -> bytes:
-    """Write the number of a call, and the events that it is not to have."""
-    return _NUMBER.pack(number) + b"".join(map(_NUMBER.pack, seqs))
-
-
-def read_objection(body: bytes) -> tuple[int, list[StreamSeq]]:
-    """Read what `write_objection` wrote; raise `struct.error` for anything else."""
-    (number,) = _NUMBER.unpack_from(body)
-    return number, [StreamSeq(seq) for (seq,) in _NUMBER.iter_unpack(body[_NUMBER.size :])]
