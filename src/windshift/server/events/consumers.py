@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 from weakref import WeakValueDictionary
@@ -109,31 +109,24 @@ class ConsumerView:
     dead_letters: int
 
 
+@dataclass(eq=False)
 class Consumers:
     """The consumers of one broker.
 
     Args:
-        api: asks the broker.
-        dead_letters: where dead letters are kept.
-        notes: tells other servers of changes.
-        replays: the replays of dead letters.
-        ownership: knows who has what, where there are rules.
+        _api: asks the broker.
+        _dead_letters: where dead letters are kept.
+        _notes: tells other servers of changes.
+        _replays: the replays of dead letters.
+        _ownership: knows who has what, where there are rules.
     """
 
-    def __init__(
-        self,
-        api: JetStream,
-        dead_letters: DeadLetterStore,
-        notes: Notes,
-        replays: ReplayQueue,
-        ownership: Ownership | None = None,
-    ) -> None:
-        self._api = api
-        self._dead_letters = dead_letters
-        self._notes = notes
-        self._replays = replays
-        self._ownership = ownership
-        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+    _api: JetStream
+    _dead_letters: DeadLetterStore
+    _notes: Notes
+    _replays: ReplayQueue
+    _ownership: Ownership | None = None
+    _turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def ensure(self, spec: ConsumerSpec, deadline: float, caller: Principal | None = None) -> str:
         """Create a consumer, or give the existing one the spec's subjects, timeout and policy; return its id.

@@ -422,7 +422,7 @@ class ConsumeProtocol:
         state.run = run
         state.settled = settled
         settled.begin(now, state.timeout)
-        state.failures.begin_run(run.name)
+        state.failures.begin_run((state.consumer, run.name))
         state.dead.clear()
         self._doubt(Doubt.DELIVERIES, now)
         state.still_until = inf

@@ -322,25 +322,19 @@ class FailedAttempts:
         self._count -= len(self._known.pop(run, ()))
 
 
+@dataclass(slots=True, eq=False)
 class Failures:
     """Builds `Failure` records of one consumer's events.
 
     Args:
-        attempts: the earlier attempts.
-        consumer: the consumer.
-        run: the name of its run.
-        unix_ns: the wall clock, in nanoseconds since 1970.
+        _attempts: the earlier attempts.
+        _run: the consumer, and the name of its run.
+        _unix_ns: the wall clock, in nanoseconds since 1970.
     """
 
-    __slots__ = ("_attempts", "_consumer", "_run", "_unix_ns")
-
-    def __init__(
-        self, attempts: FailedAttempts, consumer: ConsumerKey, run: str, unix_ns: Callable[[], int]
-    ) -> None:
-        self._attempts = attempts
-        self._consumer = consumer
-        self._run: RunKey = consumer, run
-        self._unix_ns = unix_ns
+    _attempts: FailedAttempts
+    _run: RunKey
+    _unix_ns: Callable[[], int]
 
     def rejected(
         self,
@@ -427,14 +421,15 @@ class Failures:
         """Forget what is known of an event."""
         self._attempts.forget(self._run, _key(seq, reply))
 
-    def begin_run(self, run: str) -> None:
+    def begin_run(self, run: RunKey) -> None:
         """Forget everything: the consumer was moved."""
         self._attempts.forget_all(self._run)
-        self._run = self._consumer, run
+        self._run = run
 
     def id(self, seq: StreamSeq, reply: bytes) -> DeadLetterId:
         """Return the id of an event's dead letter, from a delivery of it."""
-        return DeadLetterId(*self._consumer, seq, stored_at(reply))
+        consumer, _ = self._run
+        return DeadLetterId(*consumer, seq, stored_at(reply))
 
     def _began(self, held: InFlight, now: float) -> int:
         return self._unix_ns() - round((now - held.since) * 1e9)

@@ -100,7 +100,7 @@ class CallState:
         self.run = self.found.run
         self.window = Window(size, self.timeout, self._expired)
         self.doubts = Doubts(Question.OPEN if self.policy.dead_letters else Question.ANSWERED)
-        self.failures = Failures(self.attempts, self.consumer, self.run.name, self.unix_ns)
+        self.failures = Failures(self.attempts, (self.consumer, self.run.name), self.unix_ns)
 
     @property
     def policy(self) -> RetryPolicy:

@@ -303,7 +303,8 @@ class DeadLetterAdmin:
         return call.result
 
     def _replay_call(self, options: ReplayOptions, deadline: float) -> _ReplayCall:
-        return _ReplayCall(self._queue, self._api, self._stats, options, deadline)
+        rate = RateLimit(options.rate)
+        return _ReplayCall(self._queue, self._api, self._stats, options, deadline, rate)
 
     async def purge(self, ids: Iterable[DeadLetterId], deadline: float, *, dry_run: bool) -> PurgeResult:
         """Remove some by id, or only see which exist."""
@@ -434,26 +435,19 @@ class DeadLetterAdmin:
                 return
 
 
+@dataclass(eq=False)
 class _ReplayCall:
     """One call: its rate, and what it knows of consumers and of outstanding replays."""
 
-    def __init__(
-        self,
-        queue: ReplayQueue,
-        api: JetStream,
-        stats: DeadLetterStats,
-        options: ReplayOptions,
-        deadline: float,
-    ) -> None:
-        self._queue = queue
-        self._api = api
-        self._stats = stats
-        self._options = options
-        self._deadline = deadline
-        self._loop = asyncio.get_running_loop()
-        self._problems: dict[ConsumerKey, WindshiftError | None] = {}
-        self.rate = RateLimit(options.rate)
-        self.result = ReplayResult()
+    _queue: ReplayQueue
+    _api: JetStream
+    _stats: DeadLetterStats
+    _options: ReplayOptions
+    _deadline: float
+    rate: RateLimit
+    result: ReplayResult = field(default_factory=ReplayResult)
+    _problems: dict[ConsumerKey, WindshiftError | None] = field(default_factory=dict)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     async def wait(self) -> bool:
         """Wait until the rate allows more; false, at once, when that is after the deadline."""

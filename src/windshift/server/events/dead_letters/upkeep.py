@@ -11,6 +11,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Final
 
 from windshift.nats import NatsError
@@ -35,24 +36,17 @@ _MOST_LOOKED_UP: Final = 1_000
 """Consumers that one cleaning looks up; which of them, is up to chance."""
 
 
+@dataclass(eq=False)
 class DeadLetterUpkeep:
     """Keeps dead letters within their limit, tells calls of replays that wait, and ends those of nobody."""
 
-    def __init__(
-        self,
-        store: DeadLetterStore,
-        queue: ReplayQueue,
-        api: JetStream,
-        notes: Notes,
-        stats: DeadLetterStats,
-    ) -> None:
-        self._store = store
-        self._queue = queue
-        self._api = api
-        self._notes = notes
-        self._stats = stats
-        self._after = 0
-        self._counted: Counter[ConsumerKey] = Counter()
+    _store: DeadLetterStore
+    _queue: ReplayQueue
+    _api: JetStream
+    _notes: Notes
+    _stats: DeadLetterStats
+    _after: int = 0
+    _counted: Counter[ConsumerKey] = field(default_factory=Counter)
 
     async def run(self) -> None:
         """Look at once and every 30 seconds, and clean up every 10 minutes, until this is cancelled."""
