@@ -175,7 +175,6 @@ class AtomicPublisher:
         return None
 
     async def _check_last_id(self, batch: _Batch, before: int, refusal: JetStreamError) -> None:
-        """Raise `WrongLastId` if the last id is another one than the batch expects."""
         requests = batch.requests
         actual = codes.actual_last_sequence(refusal)
         if actual is None:

@@ -393,7 +393,6 @@ def changed_config(
 
 
 async def _refusal(refusal: NatsError, stream: str) -> Exception:
-    """Map the broker's refusal of a message to an error."""
     await see_other_write(refusal)
     code = refusal.err_code
     if code in (codes.WRONG_LAST_SEQUENCE, codes.WRONG_LAST_SEQUENCE_UNTOLD):

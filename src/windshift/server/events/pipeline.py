@@ -214,7 +214,6 @@ class Pipeline:
     # --- Results ------------------------------------------------------------------------------------------
 
     async def _results(self, portion: _Portion, steady: asyncio.Event) -> Results:
-        """Wait for what becomes of a portion."""
         first, requests, sent, spans, errors = portion
         outcomes: Stored | Sequence[PubAck | Exception] = ()
         if sent is not None:
@@ -289,7 +288,6 @@ def _traced(items: Sequence[Item], spans: Mapping[int, Span]) -> Sequence[Item]:
 
 
 def _written(items: Sequence[Item], errors: Mapping[int, WindshiftError]) -> Sequence[PublishRequest]:
-    """Return all but those at the places of errors."""
     if not errors:
         return cast("Sequence[PublishRequest]", items)
     return [

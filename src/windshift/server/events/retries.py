@@ -59,11 +59,9 @@ class RetryPolicy:
         return self.max_attempts is not None and attempt > self.max_attempts
 
     def backoff_ns(self, attempt: int, rand: float) -> int:
-        """Return the time in nanoseconds before the next attempt.
+        """Return the time in nanoseconds after a failed attempt, counted from 1, until the next one.
 
-        Args:
-            attempt: which attempt failed, from 1 up.
-            rand: a random number from 0 to 1: how much of the jitter is taken off.
+        `rand` is a random number from 0 to 1: how much of the jitter is taken off.
         """
         initial, longest = nanoseconds(self.initial_backoff), nanoseconds(self.max_backoff)
         try:

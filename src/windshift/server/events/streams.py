@@ -231,11 +231,8 @@ def desired_config(
 
     Everything of the stored configuration stays but what the contract has a field for, and direct gets, by
     which events are read without a consumer. `last_ids` holds the last id of every stream that is copied
-    from; `takes_batches` is whether the broker knows atomic batches.
-
-    Raises:
-        InvalidField: its subjects or sources are too long together.
-        MirrorChange, StorageChange: the broker could not do that.
+    from; `takes_batches` is whether the broker knows atomic batches. Raise `InvalidField` for subjects or
+    sources that are too long together, `MirrorChange` or `StorageChange` for what the broker could not do.
     """
     before = stored or {}
     if stored is not None:

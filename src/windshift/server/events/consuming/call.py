@@ -221,7 +221,8 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 class _Attachment:
     """The shell around one call's protocol: takes its turns, reads the client, and hears of the broker.
 
-    What is known is the protocol's (`CallState`), the other tasks are the runner's, replays the feed's.
+    It is what `calls` knows as a `Call`. What is known is the protocol's (`CallState`), the other tasks are
+    the runner's, replays the feed's.
     """
 
     __slots__ = (
@@ -256,14 +257,9 @@ class _Attachment:
             self._state.spans = ConsumeSpans(shared.tracer, *self._state.consumer)
 
     async def run(self, commands: Iterator[Command], resumed: Sequence[Resumed] = ()) -> None:
-        """Serve until the end, and release what the client had not settled then.
+        """Serve until the end, and release what the client had not settled then; raise why the call ended.
 
-        Args:
-            commands: what the client sent along with its subscription.
-            resumed: deliveries that it goes on with.
-
-        Raises:
-            Exception: what the call was ended with.
+        `commands` came along with the subscription; `resumed` are deliveries that the client goes on with.
         """
         shared = self._shared
         self._shared.counts.holdings.add(self._state.window)
@@ -284,18 +280,15 @@ class _Attachment:
             raise self._state.failure
 
     def end(self, failure: Exception | None) -> None:
-        """End the call once everything that the client asked for is confirmed."""
         self._state.end(failure)
         self._wake.set()
 
     def hold_still(self, run: Run, until: float) -> None:
-        """Drop what the client holds, and take nothing before the consumer is in this run."""
         self.protocol.hold_still(run, until)
         self._wake.set()
 
     @property
     def is_busy(self) -> bool:
-        """Whether something about an event of the consumer is under way to the broker."""
         return self.protocol.is_busy
 
     async def _release(self) -> None:
@@ -384,7 +377,6 @@ class _Attachment:
             self._wake.set()
 
     def _act(self) -> None:
-        """Do what the protocol asks for."""
         effects = self._state.effects
         if effects.sends:
             sends, effects.sends = effects.sends, []
@@ -425,7 +417,6 @@ class _Attachment:
         self.protocol.settling.replay_settled(pending, self._loop.time(), is_ours=is_ours)
 
     def _tell(self, reply: bytes, payload: bytes) -> None:
-        """Send an acknowledgement of a delivery, and do not ask what came of it."""
         if not self._feed.tell(reply, payload):
             self._puller.tell(reply, payload)
 
@@ -447,16 +438,13 @@ class _Attachment:
 
     @property
     def run_name(self) -> str:
-        """Name of the run of the consumer that the call is in."""
         return self._state.run.name
 
     def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
-        """Let deliveries go that another call takes over; return the events that it is not to have."""
         with self._waking_if_less_is_held():
             return self.protocol.resuming.taken(number, deliveries, self._loop.time())
 
     def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
-        """Let deliveries go that this call was not to take over."""
         with self._waking_if_less_is_held():
             self.protocol.resuming.objected(number, seqs)
 
@@ -515,7 +503,6 @@ class _Attachment:
         self._wake.set()
 
     def noted(self, kind: str) -> None:
-        """Look at what somebody did to the consumer."""
         if kind == REPLAY:
             self._feed.ring()
         elif kind == ELECTED:
@@ -525,18 +512,15 @@ class _Attachment:
         self._wake.set()
 
     def lost(self) -> None:
-        """Note that the connection ended."""
         self.protocol.lost(self._loop.time())
         self._wake.set()
 
     def connected(self, *, is_same: bool) -> None:
-        """Note that there is another connection, and whether it is to the nats-server process of before."""
         self._meet_broker()
         self.protocol.connected(self._loop.time(), is_same=is_same)
         self._wake.set()
 
     def replaced(self) -> None:
-        """Note that another connection took over from one that still works."""
         self._meet_broker()
         self.protocol.replaced(self._loop.time())
         self._wake.set()

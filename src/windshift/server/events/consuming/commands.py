@@ -105,12 +105,10 @@ Command: TypeAlias = Subscribe | Ack | Reject | Ping | Limit
 
 
 def check_subscribe(request: Subscribe) -> int:
-    """Check a subscription, and return the size of its window.
+    """Return the size of a subscription's window; raise `InvalidField`.
 
-    Raises:
-        InvalidField: a name or token is malformed, the window or a batch is larger than allowed, a response
-            smaller, more is resumed than there is room for, or what is held would linger for longer than
-            allowed.
+    That is when a name or token is malformed, the window or a batch is larger than allowed, a response
+    smaller, more is resumed than there is room for, or what is held would linger for longer than allowed.
     """
     stream_name("subscribe.stream", request.stream)
     consumer_name("subscribe.consumer", request.consumer)
@@ -140,11 +138,7 @@ def check_subscribe(request: Subscribe) -> int:
 
 
 def check_limit(request: Limit) -> int:
-    """Check a change of the window, and return its size.
-
-    Raises:
-        InvalidField: it is larger than allowed.
-    """
+    """Return the size that a window is to have; raise `InvalidField` if it is larger than allowed."""
     if request.max_processing_events > MOST_PROCESSING_EVENTS:
         raise InvalidField(
             "limit.max_processing_events", f"must be at most {MOST_PROCESSING_EVENTS}; 0 is none"
@@ -153,11 +147,7 @@ def check_limit(request: Limit) -> int:
 
 
 def check_ids(field: str, count: int) -> None:
-    """Check the number of ids in a command.
-
-    Raises:
-        InvalidField: there are too many.
-    """
+    """Raise `InvalidField` if a command has too many ids."""
     if count > MOST_IDS:
         raise InvalidField(field, f"must have at most {MOST_IDS} ids; send several messages")
 
@@ -179,11 +169,7 @@ class Decision(NamedTuple):
 
 
 def check_reject(reject: Reject) -> None:
-    """Check a reject.
-
-    Raises:
-        InvalidField: it is contradictory, or its delay out of range.
-    """
+    """Raise `InvalidField` if a reject is contradictory, or its delay out of range."""
     if reject.permanently and reject.action is Action.RETRY:
         raise InvalidField("reject.action", "must not be RETRY together with permanently; set one of them")
     if reject.delay_ns is None:
@@ -196,13 +182,9 @@ def check_reject(reject: Reject) -> None:
 
 
 def decide(reject: Reject, policy: RetryPolicy, attempt: int, rand: float) -> Decision:
-    """Decide what happens to a rejected delivery.
+    """Decide what happens to a delivery that was rejected, as `check_reject` allows.
 
-    Args:
-        reject: checked by `check_reject`.
-        policy: the consumer's policy.
-        attempt: the attempt of the delivery, from 1.
-        rand: a random number from 0 to 1, for the jitter.
+    Attempts are counted from 1; `rand` is a random number from 0 to 1, for the jitter.
     """
     match reject.action:
         case Action.DEAD_LETTER:

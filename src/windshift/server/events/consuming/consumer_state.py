@@ -96,11 +96,8 @@ async def find_consumer(
 ) -> ConsumerSnapshot:
     """Look up a consumer, and check that a call with a window of this size can consume from it.
 
-    Raises:
-        StreamNotFound: there is no such stream.
-        ConsumerNotFound: the stream has no such consumer.
-        UnsupportedCombination: no call can consume from a consumer of this kind.
-        BrokerUnavailable: the broker did not answer by `deadline`, a time of the running loop.
+    Raise `StreamNotFound`, `ConsumerNotFound`, `UnsupportedCombination` if it cannot, or `BrokerUnavailable`
+    if the broker did not answer by `deadline`, a time of the running loop.
     """
     state = await existing_consumer(api, consumer, deadline)
     refuse_limits(consumer.name, state.config, window)
@@ -131,11 +128,7 @@ async def with_tokens(
 
 
 def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:
-    """Check that a consumer accepts the pull requests of a call.
-
-    Raises:
-        UnsupportedCombination: the broker would refuse all of them.
-    """
+    """Raise `UnsupportedCombination` if the broker would refuse all pull requests of a call."""
     needed = {"max_batch": window, "max_expires": _PULL_EXPIRES_NS, "max_bytes": LEAST_LIMIT}
     tight = [name for name, least in needed.items() if 0 < int(config.get(name) or 0) < least]
     if config.get("priority_groups"):

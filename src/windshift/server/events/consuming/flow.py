@@ -379,12 +379,7 @@ class PullPacer:
         return self._window.requested > 0 and pending_after(self._last) > 0
 
     def next(self, now: float, *, busy: bool) -> Pull | None:
-        """Return the request to send now, if any; it counts as sent.
-
-        Args:
-            now: the time.
-            busy: see `Window.wanted`.
-        """
+        """Return the request to send now, if any; it counts as sent. `busy` is as in `Window.wanted`."""
         window, part = self._window, self._part
         if not window.requested:
             part.came(part.asked)

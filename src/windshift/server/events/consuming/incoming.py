@@ -187,7 +187,6 @@ class Incoming:
         return False
 
     def _give_up(self, delivery: Delivery, replay: Replay | None) -> None:
-        """Make no further attempt at an event."""
         state = self._state
         attempts = state.policy.max_attempts or delivery.attempt - 1
         failure = state.failures.exhausted(delivery, replay, attempts)
@@ -220,14 +219,9 @@ class Incoming:
     def verified(
         self, work: w.Verify, since: float, begun: float, now: float, *, has_ended: bool | None
     ) -> None:
-        """Take whether the event of a delivery has ended; None: that cannot be told now.
+        """Take whether the event of a delivery has ended, perhaps unsettled; None: that cannot be told now.
 
-        Args:
-            work: what was asked.
-            since: when the delivery may have been here first.
-            begun: when it was asked.
-            now: the time.
-            has_ended: whether it is settled, or a crash came between its end and that.
+        `since` is when the delivery may have been here first, `begun` when it was asked.
         """
         delivery = work.delivery
         if not self._is_undecided(delivery):
@@ -268,7 +262,6 @@ class Incoming:
         return undecided is not None and undecided[0] is delivery
 
     def _drop(self, delivery: Delivery) -> None:
-        """Forget a delivery that is undecided."""
         del self._undecided[delivery.reply]
         self._backlog.pop(delivery.reply, None)
 
@@ -287,10 +280,7 @@ class Incoming:
     def deliverable(self, queued: int, now: float, most: int = sys.maxsize) -> list[Delivery]:
         """Return what the client is handed now, as long as it reads; it counts as handed over.
 
-        Args:
-            queued: bytes that were sent and that the client has not read.
-            now: the time.
-            most: deliveries at most; when it is as many, there may be more.
+        `queued` bytes were sent, and the client has not read them. With `most` deliveries there may be more.
         """
         state, settled = self._state, self._state.settled
         handed: list[Delivery] = []

@@ -263,13 +263,7 @@ class Settlements:
     # --- Commands -----------------------------------------------------------------------------------------
 
     def command(self, kind: CommandKind, ids: Iterable[StreamSeq], now: float) -> list[PendingAck]:
-        """Take a command, and return the messages to send to the broker.
-
-        Args:
-            kind: the kind of command.
-            ids: the events; duplicates count once.
-            now: the time.
-        """
+        """Take a command, and return the messages to send to the broker. An id that repeats counts once."""
         confirmation, payload = Confirmation(kind, now + self._confirm_timeout), kind.payload
         self._unconfirmed.append(confirmation)
         distinct = dict.fromkeys(ids)

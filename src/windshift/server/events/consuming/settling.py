@@ -256,13 +256,7 @@ class Settling:
             self._queue(pending, now)
 
     def replay_settled(self, pending: PendingAck, now: float, *, is_ours: bool | None) -> None:
-        """Take what came of an acknowledgement of a replayed event.
-
-        Args:
-            pending: the acknowledgement.
-            now: the time.
-            is_ours: whether the event still was this call's; None: that cannot be told now.
-        """
+        """Take whether a replayed event still was this call's to settle; None: that cannot be told now."""
         if is_ours is None:
             self._finish(pending, NoReply.TIMED_OUT, now)
             return
@@ -324,7 +318,6 @@ class Settling:
         self._finish(pending, work.outcome, now)
 
     def _stored(self, pending: PendingAck, now: float) -> None:
-        """Note that the broker has stored an acknowledgement."""
         state = self._state
         counts, kind = state.counts, pending.confirmation.kind
         if kind is CommandKind.ACK:

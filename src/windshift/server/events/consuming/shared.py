@@ -101,7 +101,6 @@ class Shared:
         self.peers.start()
 
     def _lost(self) -> None:
-        """Note that the connection to NATS ended."""
         for task in self._until_lost:
             task.cancel()
         self.settled.lose()

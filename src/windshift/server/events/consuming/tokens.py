@@ -43,11 +43,7 @@ class Resumed(NamedTuple):
 
 
 def check_token(field: str, token: bytes) -> None:
-    """Check that something may be a token.
-
-    Raises:
-        InvalidField: no server wrote it.
-    """
+    """Raise `InvalidField` if no server can have written this token."""
     if not _SHORTEST <= len(token) <= _LONGEST:
         raise InvalidField(field, "contains an invalid token; pass `Event.token` unchanged")
 

@@ -183,7 +183,6 @@ class WorkRunner:
             self._protocol.learned(dead)
 
     async def _find(self) -> None:
-        """Look the consumer up, and follow what was changed."""
         deadline = self._deadline(self._options.lookup_timeout)
         size = self._state.window.size
         found = await find_consumer(self._shared.api, self._state.consumer, size, deadline)
@@ -287,7 +286,6 @@ class WorkRunner:
         self._protocol.settling.prepared(work, ending, self._loop.time())
 
     async def _claim(self, work: w.Claim) -> None:
-        """Claim that an event ended without a dead letter."""
         pending, state = work.pending, self._state
         event = state.failures.id(pending.seq, pending.reply)
         claimant, deadline = pending.held.claimant, pending.confirmation.expires

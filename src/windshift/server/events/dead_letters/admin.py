@@ -261,11 +261,7 @@ class DeadLetterAdmin:
     async def replay(
         self, ids: Iterable[DeadLetterId], options: ReplayOptions, deadline: float
     ) -> ReplayResult:
-        """Replay some by id.
-
-        Raises:
-            StreamNotFound, ConsumerNotFound: for one of them there is no consumer. Nothing was replayed.
-        """
+        """Replay some by id; none if a consumer is gone: raise `StreamNotFound` or `ConsumerNotFound`."""
         call = self._replay_call(options, deadline)
         found = await _for_each(self._failure, ids, deadline)
         call.result.missing = [each for each, failure in found.items() if failure is None]
@@ -465,7 +461,6 @@ class _ReplayCall:
         return room if room > 0 and await self.wait() else 0
 
     async def replay_deliverable(self, batch: Sequence[DeadLetter]) -> None:
-        """Replay those whose consumer exists."""
         failures = [each.failure for each in batch]
         failures = [each for each in failures if await self.problem(_consumer(each)) is None]
         await self.replay(failures)

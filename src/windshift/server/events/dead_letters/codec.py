@@ -179,14 +179,9 @@ def copy_event(stored: StoredMessage) -> EventCopy:
 def pack(
     event: EventCopy, failure: Failure, writer: str, max_payload: int, ended: EndedAt | None = None
 ) -> Packed:
-    """Split an event so that no message, headers included, is larger than `max_payload`.
+    """Split an event so that no message, headers included, has more than `max_payload` bytes.
 
-    Args:
-        event: the event.
-        failure: what happened to it.
-        writer: which call writes this.
-        max_payload: bytes.
-        ended: when the event ended, if this is what became of a replay.
+    `writer` says which call writes it; `ended` when the event ended, if this is what became of a replay.
     """
     own = _own_headers(event, failure, writer) | dict([ended.header] if ended else [])
     lines = own | _event_headers(event.headers)

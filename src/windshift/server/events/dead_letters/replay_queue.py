@@ -340,12 +340,7 @@ class ReplayQueue:
         """End the replay of a dead letter, unless a subscriber has it. Safe to repeat.
 
         It is decided once, also against those who want to deliver it: whoever writes the pointer first.
-
-        Args:
-            id: the dead letter.
-            clock: the broker's clock.
-            deadline: when to give up.
-            seen: its pointer, as some replica had it; may be outdated.
+        `seen` is its pointer, as some replica had it; it may be outdated.
         """
         async for _ in retry(deadline):
             pointer, seen, was_seen = seen or await self.find(id, deadline), None, seen is not None

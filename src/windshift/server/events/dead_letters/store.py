@@ -513,11 +513,8 @@ class DeadLetterStore:
         A page scans a limited number of entries, so it may be empty although there are more.
 
         Args:
-            which: the filter.
-            after: the position.
             limit: most dead letters, 1 or more.
             max_bytes: most data, except for the first.
-            deadline: when to give up.
             with_data: whether to read data. If not, dead letters with an overflow message lack the headers of
                 other programs.
             newest_first: whether to read backwards; from the last, if the position is 0.
@@ -671,15 +668,10 @@ def choose(
     *,
     newest_first: bool = False,
 ) -> Chosen:
-    """Choose the entries of a page.
+    """Choose the entries of a page: `limit` at most, with so many bytes of data, or a larger one alone.
 
-    Args:
-        scanned: entries in the order of the page; anything else is just its position.
-        left: how many more follow these; any number if that is not known.
-        which: the filter.
-        limit: most entries.
-        max_bytes: most data, except for the first entry.
-        newest_first: whether they are in reverse.
+    `scanned` has entries in the order of the page, and the positions of anything else. `left` is how many
+    more follow; any number if that is not known.
     """
     chosen: list[Found] = []
     seen = size = 0

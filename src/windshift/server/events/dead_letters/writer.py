@@ -200,7 +200,6 @@ class DeadLetterWriter:
         return copy_event(source)
 
     async def _source(self, failure: Failure, deadline: float) -> StoredMessage | None:
-        """Read the event from its stream."""
         try:
             return await self._api.message(failure.id.stream, {"seq": failure.id.seq}, deadline)
         except NatsError as refusal:
