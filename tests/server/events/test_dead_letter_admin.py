@@ -151,7 +151,7 @@ async def test_an_error_on_the_way(keeper: Keeper, stream: str, error: Windshift
 
 async def ids_of(keeper: Keeper, stream: str) -> list[DeadLetterId]:
     """Return the ids of all dead letters."""
-    page = await keeper.store.page(DeadLetterFilter(stream), 0, 100, 1 << 20, in_seconds(30))
+    page = await keeper.store.page(DeadLetterFilter(stream), 0, 100, in_seconds(30), max_data=1 << 20)
     return [letter.failure.id for letter in page.dead_letters]
 
 
@@ -220,7 +220,7 @@ async def test_a_drain(keeper: Keeper, stream: str) -> None:
     assert 0 < first.replayed < 40
     rest = await admin(keeper).replay_matching(DeadLetterFilter(stream), FAST, first.next, in_seconds(30))
     assert first.replayed + rest.replayed == 40
-    page = await keeper.store.page(DeadLetterFilter(stream), 0, 2, 1 << 20, in_seconds(30))
+    page = await keeper.store.page(DeadLetterFilter(stream), 0, 2, in_seconds(30), max_data=1 << 20)
     ids = [letter.failure.id for letter in page.dead_letters]
     assert (await calls.replay(ids, FAST, in_seconds(30))).already == 2
 

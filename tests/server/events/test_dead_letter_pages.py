@@ -99,12 +99,12 @@ async def keeper(broker: Broker) -> Keeper:
 
 
 async def all_pages(
-    keeper: Keeper, which: DeadLetterFilter, most: int, most_bytes: int, *, with_data: bool = True
+    keeper: Keeper, which: DeadLetterFilter, most: int, most_bytes: int | None
 ) -> list[list[DeadLetter]]:
     """Read page after page, to the last."""
     pages, after = [], 0
     while True:
-        page = await keeper.store.page(which, after, most, most_bytes, in_seconds(30), with_data=with_data)
+        page = await keeper.store.page(which, after, most, in_seconds(30), max_data=most_bytes)
         pages.append(page.dead_letters)
         if not page.more:
             return pages
@@ -191,7 +191,7 @@ async def test_a_scan_backwards_is_bounded(
     which, after, found = DeadLetterFilter(causes=frozenset({Cause.REJECTED})), 0, []
     more = True
     while more:
-        page = await keeper.store.page(which, after, 10, 10**6, in_seconds(30), newest_first=True)
+        page = await keeper.store.page(which, after, 10, in_seconds(30), max_data=10**6, newest_first=True)
         after, more = page.after, page.more
         found += [int(letter.data) for letter in page.dead_letters]
     assert found == [2, 1, 0]
@@ -205,7 +205,7 @@ async def test_without_data(keeper: Keeper, unique: Unique) -> None:
     for size in (3, limit):
         why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", bytes(size)))
         await keeper.writer.write(why, in_seconds(30))
-    [page] = await all_pages(keeper, ALL, 10, 100, with_data=False)
+    [page] = await all_pages(keeper, ALL, 10, None)
     assert [(letter.data, letter.data_size) for letter in page] == [(b"", 3), (b"", limit)]
     pages = await all_pages(keeper, ALL, 10, 100)
     assert [[len(letter.data) for letter in page] for page in pages] == [[3], [limit]]
@@ -219,7 +219,7 @@ async def test_written_anew_comes_again(keeper: Keeper, unique: Unique) -> None:
     await keeper.writer.write(first.failure._replace(replay_count=1), in_seconds(30))
     [page] = await all_pages(keeper, ALL, 10, 100)
     assert [letter.data for letter in page] == [b"1", b"0"]
-    after = await keeper.store.page(ALL, before, 10, 100, in_seconds(30))
+    after = await keeper.store.page(ALL, before, 10, in_seconds(30), max_data=100)
     assert [letter.failure.replay_count for letter in after.dead_letters] == [1]
     assert await keeper.store.last_position(in_seconds(30)) == after.dead_letters[0].position
 

@@ -683,7 +683,7 @@ async def test_the_broker_is_killed_again_and_again(own_keeper: Keeper, own_nats
     assert set(outcomes) == {Written.WRITTEN, Written.ALREADY}
     assert outcomes.count(Written.WRITTEN) == count
     assert await keeper.entries() == count
-    page = await keeper.store.page(DeadLetterFilter(), 0, count, 10**6, in_seconds(30))
+    page = await keeper.store.page(DeadLetterFilter(), 0, count, in_seconds(30), max_data=10**6)
     assert sorted(int(letter.data) for letter in page.dead_letters) == list(range(count))
 
 

@@ -251,7 +251,7 @@ WORK: dict[str, Work] = {
     "get a dead letter": lambda all_, until: all_.dead.store.get(ID, until),
     "delete a dead letter": lambda all_, until: all_.dead.store.delete(ID, until),
     "read a page of dead letters": lambda all_, until: all_.dead.store.page(
-        DeadLetterFilter(), 0, 10, 1000, until
+        DeadLetterFilter(), 0, 10, until, max_data=1000
     ),
     "purge dead letters": lambda all_, until: all_.dead.store.purge("S", "c", until),
     "write a dead letter": lambda all_, until: all_.dead.writer.write(FAILURE, until),

@@ -34,7 +34,6 @@ MOST_CONSUMERS: Final = 100
 """Consumers of which one answer tells."""
 _AT_ONCE: Final = 32
 _LETTERS: Final = 500
-_ALL_DATA: Final = 1024 * 1024
 
 
 class Presence(Enum):
@@ -254,7 +253,7 @@ class EventExplainer:
     ) -> dict[str, DeadLetter]:
         """Return the event's dead letters by consumer. Any replica answers: the latest may be missing."""
         which = DeadLetterFilter(stream, consumer, event_ids=frozenset({seq}))
-        page = await self._shared.store.page(which, 0, _LETTERS, _ALL_DATA, deadline, with_data=False)
+        page = await self._shared.store.page(which, 0, _LETTERS, deadline)
         return {
             each.id.consumer: each
             for each in page.dead_letters

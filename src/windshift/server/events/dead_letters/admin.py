@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from windshift.nats.jetstream.api import JetStream
@@ -198,14 +199,9 @@ class DeadLetterAdmin:
         newest_first: bool = False,
     ) -> Listing:
         """Read up to `size` dead letters."""
+        most = PAGE_BYTES if with_data else None
         page = await self._store.page(
-            which,
-            begin.after,
-            size,
-            PAGE_BYTES,
-            deadline,
-            with_data=with_data,
-            newest_first=newest_first,
+            which, begin.after, size, deadline, max_data=most, newest_first=newest_first
         )
         replaying = await self._queue.outstanding_among((each.id for each in page.dead_letters), deadline)
         total = None
@@ -224,7 +220,7 @@ class DeadLetterAdmin:
             return None
         total, after, more = 0, 0, True
         while more:
-            page = await self._store.page(which, after, _PAGE_SIZE, PAGE_BYTES, deadline, with_data=False)
+            page = await self._store.page(which, after, _PAGE_SIZE, deadline)
             total, after, more = total + len(page.dead_letters), page.after, page.more
         return total
 
@@ -236,9 +232,7 @@ class DeadLetterAdmin:
         summary, before, scanned = Summary(by), 0, 0
         while scanned < _MOST_SUMMARIZED and not summary.is_full:
             try:
-                page = await self._store.page(
-                    which, before, _PAGE_SIZE, PAGE_BYTES, deadline, with_data=False, newest_first=True
-                )
+                page = await self._store.page(which, before, _PAGE_SIZE, deadline, newest_first=True)
             except (BrokerUnavailable, OutcomeUnknown):
                 if not scanned:
                     raise
@@ -294,7 +288,9 @@ class DeadLetterAdmin:
             return call.result
         call.result.next = Cursor(begin.after, upto)
         with _keep_progress(call.result):
-            async for batch in self._batches(self._letters(which, deadline), call.result, call.ready):
+            async for batch in self._batches(
+                partial(self._letters, which, deadline), call.result, call.ready
+            ):
                 await call.replay_deliverable(batch)
         return call.result
 
@@ -325,7 +321,9 @@ class DeadLetterAdmin:
             return result
         result.next = Cursor(begin.after, upto)
         with _keep_progress(result):
-            async for batch in self._batches(self._letters(which, deadline), result, self._until(deadline)):
+            async for batch in self._batches(
+                partial(self._letters, which, deadline), result, partial(self._ready, deadline)
+            ):
                 work = () if dry_run else (self._store.delete(each.id, deadline) for each in batch)
                 removed, errors = await together(work)
                 result.purged += len(batch) if dry_run else sum(removed)
@@ -358,7 +356,7 @@ class DeadLetterAdmin:
             while result.next != START:
                 seen = result.next.after
                 async for batch in self._batches(
-                    self._pointers(which, deadline), result, self._until(deadline)
+                    partial(self._pointers, which, deadline), result, partial(self._ready, deadline)
                 ):
                     chosen = [each for each in batch if await self._is_chosen(which, each, deadline)]
                     work = (self._queue.cancel(each.id, clock, deadline, each) for each in chosen)
@@ -387,24 +385,19 @@ class DeadLetterAdmin:
 
     # --- All that match -----------------------------------------------------------------------------------
 
-    def _letters(self, which: DeadLetterFilter, deadline: float) -> _Read[DeadLetter]:
-        async def read(after: int) -> tuple[Sequence[DeadLetter], int]:
-            page = await self._store.page(which, after, _PAGE_SIZE, PAGE_BYTES, deadline, with_data=False)
-            return page.dead_letters, page.after if page.more else 0
+    async def _letters(
+        self, which: DeadLetterFilter, deadline: float, after: int
+    ) -> tuple[Sequence[DeadLetter], int]:
+        page = await self._store.page(which, after, _PAGE_SIZE, deadline)
+        return page.dead_letters, page.after if page.more else 0
 
-        return read
+    async def _pointers(
+        self, which: DeadLetterFilter, deadline: float, after: int
+    ) -> tuple[Sequence[Pointer], int]:
+        return await self._queue.page(_selected(which), after, deadline, _PAGE_SIZE)
 
-    def _pointers(self, which: DeadLetterFilter, deadline: float) -> _Read[Pointer]:
-        async def read(after: int) -> tuple[Sequence[Pointer], int]:
-            return await self._queue.page(_selected(which), after, deadline, _PAGE_SIZE)
-
-        return read
-
-    def _until(self, deadline: float) -> Callable[[], Awaitable[int]]:
-        async def ready() -> int:
-            return MAX_CONCURRENT if self._loop.time() < deadline else 0
-
-        return ready
+    async def _ready(self, deadline: float) -> int:
+        return MAX_CONCURRENT if self._loop.time() < deadline else 0
 
     async def _batches(
         self, read: _Read[_AnItem], result: _AnyResult, ready: Callable[[], Awaitable[int]]

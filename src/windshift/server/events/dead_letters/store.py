@@ -502,10 +502,9 @@ class DeadLetterStore:
         which: DeadLetterFilter,
         after: int,
         limit: int,
-        max_bytes: int,
         deadline: float,
         *,
-        with_data: bool = True,
+        max_data: int | None = None,
         newest_first: bool = False,
     ) -> Page:
         """Read dead letters after a position (0: from the first), or towards older ones before it.
@@ -514,12 +513,11 @@ class DeadLetterStore:
 
         Args:
             limit: most dead letters, 1 or more.
-            max_bytes: most data, except for the first.
-            with_data: whether to read data. If not, dead letters with an overflow message lack the headers of
-                other programs.
+            max_data: most bytes of data, except for the first. With `None` no data is read, and dead letters
+                with an overflow message lack the headers of other programs.
             newest_first: whether to read backwards; from the last, if the position is 0.
         """
-        max_bytes = max_bytes if with_data else sys.maxsize
+        max_bytes = sys.maxsize if max_data is None else max_data
         scan = await self._named(which, after, deadline, newest_first=newest_first)
         if scan is None and newest_first:
             scan = await self._backwards(which, after, limit, deadline)
@@ -530,7 +528,7 @@ class DeadLetterStore:
         scanned = await spread(partial(_found_or_position, SUBJECTS + which.prefix), scan.messages)
         chosen = choose(scanned, scan.left, which, limit, max_bytes, newest_first=newest_first)
         dead_letters = [letter for _, letter in chosen.found]
-        if with_data:
+        if max_data is not None:
             dead_letters = await self._complete(chosen.found, deadline)
         looked_at = sum(isinstance(each, Found) for each in scanned)
         return Page(dead_letters, chosen.seen or scan.position, chosen.more, looked_at)

@@ -186,13 +186,9 @@ class Watch:
 
     async def _send_page(self) -> bool:
         """Send a page; return whether there are more."""
+        most = _PAGE_BYTES if self._with_data else None
         page = await self._store.page(
-            self._which,
-            self._reached.after,
-            _PAGE_SIZE,
-            _PAGE_BYTES,
-            self._deadline(),
-            with_data=self._with_data,
+            self._which, self._reached.after, _PAGE_SIZE, self._deadline(), max_data=most
         )
         for dead_letter in page.dead_letters:
             self._client.send(dead_letter)
