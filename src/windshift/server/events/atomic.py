@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Final, NamedTuple
 
 from windshift.nats import JetStreamError, MessageTooLarge, NatsError, retry
@@ -12,6 +10,7 @@ from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.acks import PubAck, Stored
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.writes import Part, Write, Writes, together
+from windshift.server.background.batches import for_each
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -188,18 +187,14 @@ class AtomicPublisher:
 
     async def _recall(self, batch: _Batch) -> list[PubAck | None]:
         """Return what the broker has stored with the keys of these events."""
-        requests, parts, _, write = batch
-        known: list[PubAck | None] = []
-        for start in range(0, len(requests), _RECALLED_AT_ONCE):
-            some = zip(requests, parts, strict=True)
-            asked = [
-                self._one(request, write._replace(subject=part.subject))
-                for request, part in islice(some, start, start + _RECALLED_AT_ONCE)
-            ]
-            known += await asyncio.gather(*asked)
-        return known
+        asked = [
+            (request, batch.write._replace(subject=part.subject))
+            for request, part in zip(batch.requests, batch.parts, strict=True)
+        ]
+        return await for_each(asked, self._recall_one, at_once=_RECALLED_AT_ONCE)
 
-    async def _one(self, request: PublishRequest, write: Write) -> PubAck | None:
+    async def _recall_one(self, asked: tuple[PublishRequest, Write]) -> PubAck | None:
+        request, write = asked
         return await self._publisher.recall(message_id(request), write) if request.idempotency_key else None
 
 
