@@ -111,15 +111,7 @@ class ConsumerView:
 
 @dataclass(eq=False)
 class Consumers:
-    """The consumers of one broker.
-
-    Args:
-        _api: asks the broker.
-        _dead_letters: where dead letters are kept.
-        _notes: tells other servers of changes.
-        _replays: the replays of dead letters.
-        _ownership: knows who has what, where there are rules.
-    """
+    """The consumers of one broker. Where there are rules, `Ownership` knows who has what."""
 
     _api: JetStream
     _dead_letters: DeadLetterStore

@@ -41,11 +41,6 @@ def with_copier(config: JsonObject, principal: str) -> JsonObject:
 class Copies:
     """What streams copy on behalf of principals.
 
-    Args:
-        api: asks the broker.
-        access: the rules in force.
-        audit: the audit log.
-
     Attributes:
         denied: what streams copy though their principal may not, as it was seen last.
     """

@@ -62,13 +62,7 @@ _Ahead: TypeAlias = asyncio.Queue[_Portion | Exception | None]
 
 
 class Pipeline:
-    """Publishes many events in their order.
-
-    Args:
-        publisher: knows the rules.
-        writes: sends.
-        targets: knows the streams.
-    """
+    """Publishes many events in their order."""
 
     def __init__(self, publisher: Publisher, writes: Writes, targets: Targets) -> None:
         self._publisher = publisher

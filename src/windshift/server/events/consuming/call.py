@@ -70,11 +70,7 @@ def renewed_in_time(options: PullOptions, timeout: timedelta) -> PullOptions:
 class ConsumeCall:
     """One consume call: a client subscribes with its first message, and is attached to a consumer.
 
-    Args:
-        _shared: NATS, and what else the calls of this process share.
-        _client: the client.
-        _options: timers.
-        _authorizer: what the client may consume; None = everything.
+    Without an authorizer the client may consume everything.
     """
 
     _shared: Shared

@@ -88,9 +88,7 @@ def _ignore(seq: StreamSeq, held: InFlight) -> None:
 class Window:
     """The table of deliveries held, and the arithmetic of pull requests.
 
-    Args:
-        timeout: seconds in which the broker wants each delivery settled or prolonged.
-        _on_expired: called with each delivery that is let go because its time is over.
+    `timeout` are the seconds in which the broker wants each delivery settled or prolonged.
 
     Attributes:
         size: how many deliveries may be unsettled at once, and are pulled for.
@@ -105,6 +103,7 @@ class Window:
     size: int
     timeout: InitVar[float]
     _on_expired: OnExpired = _ignore
+    """Called with each delivery that is let go because its time is over."""
     largest: int = 0
     held: dict[StreamSeq, InFlight] = field(default_factory=dict)
     requested: int = 0
@@ -303,13 +302,6 @@ class PullPacer:
     a request to the last byte, nats-server (2.15) ends it without a word, and takes the rest of it as
     delivered. Such a request, like one that got lost, is made anew when nothing comes though there is more.
 
-    Args:
-        _window: how many deliveries there is room for.
-        _silence: seconds without a word of the broker after which its requests count as lost, and the
-            consumer as possibly gone.
-        room: what all calls together may ask for.
-        _largest: bytes that a request may bring at most.
-
     Attributes:
         wants_room: whether the call waits for room for an event that is asked for alone.
         last_heard: when the broker showed a sign of life last, or was first asked to; infinite = never.
@@ -317,8 +309,11 @@ class PullPacer:
 
     _window: Window
     _silence: float
+    """Seconds without a word of the broker after which its requests count as lost, and the consumer as
+    possibly gone."""
     room: InitVar[PullRoom | None] = None
     _largest: int = LARGEST_LIMIT
+    """Bytes that a request may bring at most."""
     wants_room: bool = False
     last_heard: float = inf
     _part: Part = field(init=False)

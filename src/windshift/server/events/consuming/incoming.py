@@ -46,10 +46,6 @@ class _Waiting(NamedTuple):
 class Incoming:
     """Deliveries that have arrived and that the client does not have yet.
 
-    Args:
-        _state: what is known in the call.
-        _pacer: is told what arrives and what the client takes.
-
     Attributes:
         unsent: what is held for the client, which has to read before it is handed more.
         max_message_size: how many bytes a response to the client may have; 0 = any number.

@@ -48,13 +48,7 @@ _Note: TypeAlias = Callable[[ConsumerKey, str, Mapping[StreamSeq, int], float], 
 
 
 class Peers:
-    """The servers beside this one.
-
-    Args:
-        notes: carries what they say.
-        settled: what is remembered here.
-        calls: the calls here.
-    """
+    """The servers beside this one, and what is remembered and done here of what they say."""
 
     def __init__(self, notes: Notes, settled: SettledByConsumer, calls: Calls) -> None:
         self._notes = notes

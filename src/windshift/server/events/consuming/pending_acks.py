@@ -214,12 +214,7 @@ def grouped(sends: Iterable[PendingAck], doubts: int) -> Iterator[Group]:
 
 
 class Settlements:
-    """The commands of one consume call.
-
-    Args:
-        window: the deliveries that the call holds.
-        confirm_timeout: seconds in which the broker must answer.
-    """
+    """The commands of one consume call. The broker must answer within `confirm_timeout` seconds."""
 
     __slots__ = ("_confirm_timeout", "_due", "_load", "_pending", "_settling", "_unconfirmed", "window")
 

@@ -66,12 +66,7 @@ _NOT: Final = timedelta()
 
 
 class ConsumeProtocol:
-    """A client attached to a consumer.
-
-    Args:
-        state: what is known in the call.
-        options: timers.
-        room: what all calls together may ask for; None = this one has it for itself.
+    """A client attached to a consumer. Without a `room` that calls share, this one has it for itself.
 
     Attributes:
         state: what is known in the call, and what is to be done.

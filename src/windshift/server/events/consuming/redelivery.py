@@ -324,13 +324,7 @@ class FailedAttempts:
 
 @dataclass(slots=True, eq=False)
 class Failures:
-    """Builds `Failure` records of one consumer's events.
-
-    Args:
-        _attempts: the earlier attempts.
-        _run: the consumer, and the name of its run.
-        _unix_ns: the wall clock, in nanoseconds since 1970.
-    """
+    """Builds `Failure` records of one consumer's events."""
 
     _attempts: FailedAttempts
     _run: RunKey

@@ -32,11 +32,8 @@ _PAUSE: Final = 1.0
 class ReplayFeed:
     """Brings replayed events to a call, and settles them.
 
-    Args:
-        _shared: what the calls of this process share.
-        _protocol: the call; `make_room` is called when the client may hold one more event.
-        _confirm_timeout: seconds that the broker may take to answer.
-        _wake: set when the call has something to do.
+    The broker may take `_confirm_timeout` seconds to answer. `make_room` is called when the client may hold
+    one more event.
 
     Attributes:
         is_running: whether there were replays, so that they are brought.

@@ -92,11 +92,6 @@ _NOTHING: Final = TakeOver()
 class Resuming:
     """The deliveries that go from call to call.
 
-    Args:
-        state: what is known in the call.
-        settlements: pings what is taken over.
-        incoming: what else may reach the client.
-
     Attributes:
         tokens: writes tokens of what is delivered; None if the client wants none.
         taken_over: deliveries of earlier calls.

@@ -44,11 +44,7 @@ CHECK_INTERVAL: Final = 4 * 60.0
 
 
 class Settling:
-    """What the client says of its deliveries, and what the broker answers.
-
-    Args:
-        state: what is known in the call.
-        confirm_timeout: seconds in which the broker must answer.
+    """What the client says of its deliveries, and what the broker answers within `confirm_timeout` seconds.
 
     Attributes:
         settlements: the commands, and the messages to the broker.

@@ -20,13 +20,7 @@ _SETTLEMENTS: Final = {CommandKind.ACK: c.ACK, CommandKind.REJECT: c.REJECT}
 
 
 class ConsumeSpans:
-    """The spans of one subscription.
-
-    Args:
-        tracer: starts spans.
-        stream: the stream's name.
-        consumer: the consumer's name.
-    """
+    """The spans of one subscription."""
 
     __slots__ = ("_attributes", "_delivery_name", "_stream", "_tracer")
 

@@ -44,12 +44,7 @@ class Signal:
 
 
 class DeadlineTimer:
-    """Fires once at the earliest time that was set; then it must be set again.
-
-    Args:
-        loop: the event loop whose time counts.
-        ring: called then.
-    """
+    """Calls `ring` once at the earliest time that was set; then it must be set again."""
 
     __slots__ = ("_due", "_loop", "_ring", "_timer")
 

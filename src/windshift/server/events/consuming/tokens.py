@@ -51,12 +51,8 @@ def check_token(field: str, token: bytes) -> None:
 class Tokens:
     """Writes and reads the tokens of one principal for one consumer.
 
-    Args:
-        consumer: what names the consumer.
-        key: the consumer's, not empty.
-        principal: who calls; empty where there are no rules.
-        broker: names the nats-server process that this server is connected to.
-        unix_ns: the wall clock, in nanoseconds since 1970.
+    The consumer's key is not empty; `principal` is, where there are no rules. `broker` names the nats-server
+    process that this server is connected to.
     """
 
     __slots__ = ("_broker", "_key", "_prefix", "_principal", "_unix_ns")

@@ -52,14 +52,7 @@ _stale, _undecided = LogThrottle(10.0), LogThrottle(10.0)
 class WorkRunner:
     """The tasks of one call.
 
-    Args:
-        _shared: NATS, and what else the calls of this process share.
-        _client: the client.
-        _protocol: asks for work.
-        _options: timers.
-        _feed: brings and settles replays.
-        _tell: sends an acknowledgement of a delivery, by its reply subject.
-        _wake: set whenever a task is over.
+    `_tell` sends an acknowledgement of a delivery, by its reply subject; `_wake` is set when a task is over.
     """
 
     _shared: Shared

@@ -510,13 +510,10 @@ def _keep_progress(result: _AnyResult) -> Iterator[None]:
 
 
 class RateLimit:
-    """Limits a rate. Idle time is not made up for.
+    """Limits a rate, in things per second. Idle time is not made up for.
 
     Attributes:
         batch_size: how many may be done at once.
-
-    Args:
-        rate: how many per second.
     """
 
     __slots__ = ("_free_at", "_rate", "batch_size")

@@ -278,14 +278,11 @@ class Group:
 
 
 class Summary:
-    """Groups of dead letters, and how many were added.
+    """Groups of dead letters with `by` in common, and how many were added.
 
     Attributes:
         total: dead letters in all groups.
         is_truncated: whether there are more than were added; whoever adds them says so.
-
-    Args:
-        by: what dead letters of one group have in common.
     """
 
     def __init__(self, by: Sequence[By]) -> None:

@@ -176,10 +176,6 @@ class Lease:
     may be called at the same time, and are carried out one after the other. Each raises `BrokerUnavailable`
     or `OutcomeUnknown`, and may be repeated then. Deadlines are in the loop's time.
 
-    Args:
-        stream: where the pointer lies.
-        pointer: the pointer, as it was read.
-
     Attributes:
         id: the dead letter.
         number: which replay of it this is.

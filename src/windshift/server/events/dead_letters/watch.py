@@ -85,16 +85,7 @@ _OPTIONS: Final = WatchOptions()
 
 
 class Watch:
-    """One watch. Create it in a running event loop.
-
-    Args:
-        store: the dead letters.
-        notes: notifications between servers.
-        which: what to watch.
-        client: where to send it.
-        options: timers.
-        with_data: whether to read the events' data.
-    """
+    """One watch, which reads events' data if it is `with_data`. Create it in a running event loop."""
 
     def __init__(
         self,
