@@ -6,6 +6,7 @@ one holds more than can be read at once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from windshift.nats.jetstream.api import Batch, StoredMessage
@@ -14,26 +15,21 @@ _STEP: Final = 4
 """By how much a window grows and shrinks."""
 
 
+@dataclass(slots=True)
 class BackwardScan:
-    """The windows of one scan.
-
-    Args:
-        first: the first sequence of interest.
-        newest: the last one.
-        window: sequences of the first window, 1 or more.
-        most: messages that can be read at once.
+    """The windows of one scan, which begins with the newest sequence of interest.
 
     Attributes:
         newest: the last sequence that was not looked at yet.
     """
 
-    __slots__ = ("_first", "_most", "_window", "newest")
-
-    def __init__(self, first: int, newest: int, window: int, most: int) -> None:
-        self._first = first
-        self.newest = newest
-        self._window = window
-        self._most = most
+    _first: int
+    """The first sequence of interest."""
+    newest: int
+    _window: int
+    """Sequences of the next window, 1 or more."""
+    _most: int
+    """Messages that can be read at once."""
 
     @property
     def is_over(self) -> bool:

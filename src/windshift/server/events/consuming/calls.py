@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from typing import Final, NamedTuple, Protocol
@@ -70,14 +70,12 @@ class Call(Protocol):
         ...
 
 
+@dataclass(slots=True)
 class _Attached:
     """The calls of one consumer, and the consumer as it was seen last."""
 
-    __slots__ = ("calls", "found")
-
-    def __init__(self, found: ConsumerSnapshot) -> None:
-        self.calls: set[Call] = set()
-        self.found = found
+    found: ConsumerSnapshot
+    calls: set[Call] = field(default_factory=set)
 
 
 class _Move(NamedTuple):

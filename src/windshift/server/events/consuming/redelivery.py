@@ -12,7 +12,7 @@ ends with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final, TypeAlias
 
@@ -44,6 +44,7 @@ ANY_TIME: Final = 0
 """In place of when an event was stored, where that is not known."""
 
 
+@dataclass(slots=True, eq=False)
 class Settled:
     """The recently settled events of one consumer.
 
@@ -56,17 +57,14 @@ class Settled:
         forgettable: what the broker had confirmed just before it was lost.
     """
 
-    __slots__ = ("_before", "_latest", "_lost", "_next", "_until", "doubted", "forgettable", "users")
-
-    def __init__(self) -> None:
-        self.users = 0
-        self._latest: dict[StreamSeq, int] = {}
-        self._before: dict[StreamSeq, int] = {}
-        self._next = -inf
-        self._lost: dict[StreamSeq, int] = {}
-        self._until = inf
-        self.doubted = False
-        self.forgettable: dict[StreamSeq, int] = {}
+    users: int = 0
+    doubted: bool = False
+    forgettable: dict[StreamSeq, int] = field(default_factory=dict)
+    _latest: dict[StreamSeq, int] = field(default_factory=dict)
+    _before: dict[StreamSeq, int] = field(default_factory=dict)
+    _lost: dict[StreamSeq, int] = field(default_factory=dict)
+    _next: float = -inf
+    _until: float = inf
 
     def add(self, seq: StreamSeq, stored_ns: int, now: float) -> None:
         """Note that the broker has confirmed a settlement."""

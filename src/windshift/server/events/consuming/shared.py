@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -42,6 +43,7 @@ RECALLED_FOR: Final = 5.0
 """Seconds for which an answer counts, while nothing happens to the broker."""
 
 
+@dataclass(eq=False)
 class Shared:
     """What the consume calls of one process share.
 
@@ -64,34 +66,26 @@ class Shared:
         peers: the servers beside this one.
     """
 
-    def __init__(
-        self,
-        requests: Requests,
-        api: JetStream,
-        store: DeadLetterStore,
-        replays: ReplayQueue,
-        notes: Notes,
-        room: PullRoom,
-        tracer: Tracer | None = None,
-    ) -> None:
-        self.requests = requests
-        self.connection = requests.connection
-        self.api = api
-        self.store = store
-        self.writer = DeadLetterWriter(self.connection, api, store, notes)
-        self.replays = replays
-        self.notes = notes
-        self.room = room
-        self.tracer = tracer
-        self.stats = DeadLetterStats()
-        self.counts = Counts()
-        self.attempts = FailedAttempts()
-        self.settled = SettledByConsumer()
-        self.pauses = PauseDetector()
-        self.calls = Calls()
-        self.peers = Peers(notes, self.settled, self.calls)
-        self._recalls: dict[RunKey, asyncio.Task[Letters]] = {}
-        self._until_lost: set[asyncio.Task[EndOutcome]] = set()
+    requests: Requests
+    api: JetStream
+    store: DeadLetterStore
+    replays: ReplayQueue
+    notes: Notes
+    room: PullRoom
+    tracer: Tracer | None = None
+    stats: DeadLetterStats = field(default_factory=DeadLetterStats)
+    counts: Counts = field(default_factory=Counts)
+    attempts: FailedAttempts = field(default_factory=FailedAttempts)
+    settled: SettledByConsumer = field(default_factory=SettledByConsumer)
+    pauses: PauseDetector = field(default_factory=PauseDetector)
+    calls: Calls = field(default_factory=Calls)
+    _recalls: dict[RunKey, asyncio.Task[Letters]] = field(default_factory=dict)
+    _until_lost: set[asyncio.Task[EndOutcome]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.connection = self.requests.connection
+        self.writer = DeadLetterWriter(self.connection, self.api, self.store, self.notes)
+        self.peers = Peers(self.notes, self.settled, self.calls)
 
     def follow(self) -> None:
         """Follow what happens to the connection, and hear what servers tell each other."""

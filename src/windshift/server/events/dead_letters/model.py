@@ -254,22 +254,21 @@ _VALUES: Final[Mapping[By, Callable[[DeadLetter], str]]] = {
 }
 
 
+@dataclass(slots=True)
 class Group:
     """Dead letters that are alike.
 
     Attributes:
-        count: how many.
+        sample: the one that was added first.
         first: when the first of them was written.
         last: when the last of them was.
-        sample: the one that was added first.
+        count: how many.
     """
 
-    __slots__ = ("count", "first", "last", "sample")
-
-    def __init__(self, sample: DeadLetter) -> None:
-        self.count = 0
-        self.first = self.last = sample.time
-        self.sample = sample.id
+    sample: DeadLetterId
+    first: Time
+    last: Time
+    count: int = 0
 
     def add(self, time: Time) -> None:
         """Count one."""
@@ -298,11 +297,11 @@ class Summary:
 
     def add(self, dead_letter: DeadLetter) -> None:
         """Count a dead letter."""
-        key = tuple([value(dead_letter) for value in self._values])
+        key, time = tuple([value(dead_letter) for value in self._values]), dead_letter.time
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(dead_letter)
-        group.add(dead_letter.time)
+            group = self._groups[key] = Group(dead_letter.id, time, time)
+        group.add(time)
         self.total += 1
 
     def largest(self, limit: int) -> list[tuple[tuple[str, ...], Group]]:
