@@ -245,12 +245,12 @@ class DeadLetterAdmin:
         summary.is_truncated = True
         return summary
 
-    async def get(self, id: DeadLetterId, deadline: float) -> tuple[DeadLetter, bool]:  # noqa: A002
+    async def get(self, letter_id: DeadLetterId, deadline: float) -> tuple[DeadLetter, bool]:
         """Read one, and whether it is being replayed; raise `DeadLetterNotFound`."""
-        dead_letter = await self._store.get(id, deadline)
+        dead_letter = await self._store.get(letter_id, deadline)
         if dead_letter is None:
-            raise DeadLetterNotFound(str(id))
-        return dead_letter, id in await self._queue.outstanding_among([id], deadline)
+            raise DeadLetterNotFound(str(letter_id))
+        return dead_letter, letter_id in await self._queue.outstanding_among([letter_id], deadline)
 
     async def replay(
         self, ids: Iterable[DeadLetterId], options: ReplayOptions, deadline: float
@@ -274,8 +274,8 @@ class DeadLetterAdmin:
                 raise
         return call.result
 
-    async def _failure(self, id: DeadLetterId, deadline: float) -> Failure | None:  # noqa: A002
-        dead_letter = await self._store.get(id, deadline)
+    async def _failure(self, letter_id: DeadLetterId, deadline: float) -> Failure | None:
+        dead_letter = await self._store.get(letter_id, deadline)
         return None if dead_letter is None else dead_letter.failure
 
     async def replay_matching(

@@ -146,24 +146,24 @@ class StoredDeadLetter:
         return overflow_subject(self.failure.id, self.writer)
 
 
-def entry_subject(id: DeadLetterId) -> str:  # noqa: A002 - as the field of the API is called
+def entry_subject(letter_id: DeadLetterId) -> str:
     """Return the subject of a dead letter."""
-    return f"{SUBJECTS}{id}"
+    return f"{SUBJECTS}{letter_id}"
 
 
-def claim_subject(id: DeadLetterId) -> str:  # noqa: A002
+def claim_subject(letter_id: DeadLetterId) -> str:
     """Return the subject of the claim that an event ended without a dead letter."""
-    return f"{CLAIM_SUBJECTS}{id}"
+    return f"{CLAIM_SUBJECTS}{letter_id}"
 
 
-def end_subjects(id: DeadLetterId) -> str:  # noqa: A002
+def end_subjects(letter_id: DeadLetterId) -> str:
     """Return the pattern of the two subjects on which an event ends."""
-    return f"{_END_SUBJECTS}{id}"
+    return f"{_END_SUBJECTS}{letter_id}"
 
 
-def overflow_subject(id: DeadLetterId, writer: str) -> str:  # noqa: A002
+def overflow_subject(letter_id: DeadLetterId, writer: str) -> str:
     """Return the subject of the overflow message that one call wrote."""
-    return f"{OVERFLOW_SUBJECTS}{id}.{writer}"
+    return f"{OVERFLOW_SUBJECTS}{letter_id}.{writer}"
 
 
 # --- Writing ------------------------------------------------------------------------------------------------

@@ -102,9 +102,9 @@ class Pointer(NamedTuple):
     is_leased: bool
 
 
-def pointer_subject(id: DeadLetterId) -> str:  # noqa: A002 - as the field of the API is called
+def pointer_subject(letter_id: DeadLetterId) -> str:
     """Return the subject of a pointer."""
-    return f"{SUBJECTS}{id}"
+    return f"{SUBJECTS}{letter_id}"
 
 
 def pointer_pattern(consumer: ConsumerKey) -> str:
@@ -297,15 +297,15 @@ class ReplayQueue:
 
     # --- What is outstanding ------------------------------------------------------------------------------
 
-    async def add(self, id: DeadLetterId, replay_count: int, deadline: float) -> bool:  # noqa: A002
+    async def add(self, letter_id: DeadLetterId, replay_count: int, deadline: float) -> bool:
         """Have an event redelivered; false when a replay is already outstanding. May raise `StreamFull`.
 
         Safe to call concurrently: there is one pointer, and one caller adds it.
         """
         try:
-            return await self._add(pointer_subject(id), b"%d" % replay_count, deadline)
+            return await self._add(pointer_subject(letter_id), b"%d" % replay_count, deadline)
         finally:  # even if nothing is new: the earlier notification may have been lost
-            self._notes.send(REPLAY, id.stream, id.consumer)
+            self._notes.send(REPLAY, letter_id.stream, letter_id.consumer)
 
     async def _add(self, subject: str, body: bytes, deadline: float) -> bool:
         writer, replaced = (WRITER, secrets.token_hex(8).encode()), 0
@@ -327,11 +327,7 @@ class ReplayQueue:
         raise BrokerUnavailable
 
     async def cancel(
-        self,
-        id: DeadLetterId,  # noqa: A002
-        clock: Clock,
-        deadline: float,
-        seen: Pointer | None = None,
+        self, letter_id: DeadLetterId, clock: Clock, deadline: float, seen: Pointer | None = None
     ) -> Cancelling:
         """End the replay of a dead letter, unless a subscriber has it. Safe to repeat.
 
@@ -339,7 +335,7 @@ class ReplayQueue:
         `seen` is its pointer, as some replica had it; it may be outdated.
         """
         async for _ in retry(deadline):
-            pointer, seen, was_seen = seen or await self.find(id, deadline), None, seen is not None
+            pointer, seen, was_seen = seen or await self.find(letter_id, deadline), None, seen is not None
             if pointer is None:
                 return Cancelling.NONE
             if pointer.is_leased and clock.seconds_until(pointer.free_at_ns, _now()) > 0:
@@ -373,9 +369,9 @@ class ReplayQueue:
             found.update(each.id for each in pointers if each.number != CANCELLED)
         return frozenset(found)
 
-    async def find(self, id: DeadLetterId, deadline: float) -> Pointer | None:  # noqa: A002
+    async def find(self, letter_id: DeadLetterId, deadline: float) -> Pointer | None:
         """Read the pointer of a dead letter, as the stream's leader has it; `None` if there is none."""
-        stored = await self._stream.last(pointer_subject(id), deadline)
+        stored = await self._stream.last(pointer_subject(letter_id), deadline)
         found = [] if stored is None else [each async for each in self._readable([stored], deadline)]
         return found[0] if found else None
 

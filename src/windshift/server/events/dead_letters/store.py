@@ -270,9 +270,9 @@ class DeadLetterStore:
 
     # --- One dead letter, as the stream's leader has it ----------------------------------------------------
 
-    async def entry(self, id: DeadLetterId, deadline: float) -> StoredDeadLetter | None:  # noqa: A002
+    async def entry(self, letter_id: DeadLetterId, deadline: float) -> StoredDeadLetter | None:
         """Read an entry; `None` if there is none. May also raise `UnreadableEntry`."""
-        stored = await self.stream.last(entry_subject(id), deadline)
+        stored = await self.stream.last(entry_subject(letter_id), deadline)
         if stored is None:
             return None
         try:
@@ -280,9 +280,9 @@ class DeadLetterStore:
         except ValueError as error:
             raise UnreadableEntry from error
 
-    async def end(self, id: DeadLetterId, deadline: float) -> RecordedEnd:  # noqa: A002
+    async def end(self, letter_id: DeadLetterId, deadline: float) -> RecordedEnd:
         """Read how an event ended, if it has. May also raise `UnreadableEntry`."""
-        stored = await self.stream.last(end_subjects(id), deadline)
+        stored = await self.stream.last(end_subjects(letter_id), deadline)
         if stored is None:
             return RecordedEnd()
         try:
@@ -296,7 +296,7 @@ class DeadLetterStore:
 
     async def claim(
         self,
-        id: DeadLetterId,  # noqa: A002
+        letter_id: DeadLetterId,
         claimant: bytes,
         kept_for: timedelta,
         run: Run,
@@ -310,10 +310,10 @@ class DeadLetterStore:
         """
         give_back = nothing_taken
         if charge is not None:
-            size = stored_size(claim_subject(id), ((CLAIMANT, claimant),), b"")
+            size = stored_size(claim_subject(letter_id), ((CLAIMANT, claimant),), b"")
             give_back = await self._charge_claim(size, kept_for, deadline, charge)
         try:
-            is_claimed = await self._claim_first(id, claimant, kept_for, run, deadline)
+            is_claimed = await self._claim_first(letter_id, claimant, kept_for, run, deadline)
         except (BrokerUnavailable, StreamFull):
             give_back()
             raise
@@ -323,7 +323,7 @@ class DeadLetterStore:
 
     async def _claim_first(
         self,
-        id: DeadLetterId,  # noqa: A002
+        letter_id: DeadLetterId,
         claimant: bytes,
         kept_for: timedelta,
         run: Run,
@@ -332,11 +332,11 @@ class DeadLetterStore:
         """Store a claim; false when the event had ended before, in this run."""
         end = RecordedEnd()
         async for _ in retry(deadline):
-            conflict = await self._claim(id, claimant, kept_for, end, deadline)
+            conflict = await self._claim(letter_id, claimant, kept_for, end, deadline)
             if conflict is None:
                 return True
             try:
-                end = await self.end(id, deadline)
+                end = await self.end(letter_id, deadline)
             except UnreadableEntry:
                 return False
             except BrokerUnavailable:  # an earlier attempt may be what was in the way
@@ -348,11 +348,7 @@ class DeadLetterStore:
         raise OutcomeUnknown
 
     async def claim_replay(
-        self,
-        id: DeadLetterId,  # noqa: A002
-        number: int,
-        kept_for: timedelta,
-        deadline: float,
+        self, letter_id: DeadLetterId, number: int, kept_for: timedelta, deadline: float
     ) -> bool:
         """Decide that a replayed event ended acknowledged, or dropped, and remove its dead letter.
 
@@ -361,21 +357,21 @@ class DeadLetterStore:
         """
         async for _ in retry(deadline):
             try:
-                end = await self.end(id, deadline)
+                end = await self.end(letter_id, deadline)
             except UnreadableEntry:
                 return False
             if end.entry is not None:
                 if end.entry.failure.replay_count >= number:
                     return False
-                if await self._claim(id, _REPLAY, kept_for, end, deadline) is not None:
+                if await self._claim(letter_id, _REPLAY, kept_for, end, deadline) is not None:
                     continue
-            await self.delete(id, deadline)
+            await self.delete(letter_id, deadline)
             return True
         raise BrokerUnavailable
 
     async def _claim(
         self,
-        id: DeadLetterId,  # noqa: A002
+        letter_id: DeadLetterId,
         claimant: bytes,
         kept_for: timedelta,
         known: RecordedEnd,
@@ -387,15 +383,17 @@ class DeadLetterStore:
         if claimant == _REPLAY:
             headers = (*headers, known.ended.header)
         try:
-            await self.stream.put(claim_subject(id), b"", headers, deadline, known.position, end_subjects(id))
+            await self.stream.put(
+                claim_subject(letter_id), b"", headers, deadline, known.position, end_subjects(letter_id)
+            )
         except Conflict as conflict:
             return conflict
         return None
 
-    async def find(self, id: DeadLetterId, deadline: float) -> DeadLetter | None:  # noqa: A002
+    async def find(self, letter_id: DeadLetterId, deadline: float) -> DeadLetter | None:
         """Read a dead letter without its data, nor what an overflow message has; `None` if there is none."""
         try:
-            entry = await self.entry(id, deadline)
+            entry = await self.entry(letter_id, deadline)
         except UnreadableEntry:
             return None
         return None if entry is None else dead_letter(entry, entry.event, with_data=False)
@@ -407,14 +405,14 @@ class DeadLetterStore:
         overflow = await self.stream.last(entry.overflow_subject, deadline)
         return None if overflow is None else join_overflow(entry.event, overflow.body)
 
-    async def get(self, id: DeadLetterId, deadline: float) -> DeadLetter | None:  # noqa: A002
+    async def get(self, letter_id: DeadLetterId, deadline: float) -> DeadLetter | None:
         """Read a dead letter; `None` if there is none."""
         before = None
         async for _ in retry(deadline):
             try:
-                entry = await self.entry(id, deadline)
+                entry = await self.entry(letter_id, deadline)
             except UnreadableEntry:
-                log.warning("the dead letter %s cannot be read", id)
+                log.warning("the dead letter %s cannot be read", letter_id)
                 return None
             if entry is None:
                 return None
@@ -422,15 +420,15 @@ class DeadLetterStore:
             if event is not None:
                 return dead_letter(entry, event, with_data=True)
             if entry == before:
-                log.error("the data of the dead letter %s is gone", id)
+                log.error("the data of the dead letter %s is gone", letter_id)
                 return None
             before = entry
         raise BrokerUnavailable
 
-    async def delete(self, id: DeadLetterId, deadline: float) -> bool:  # noqa: A002
+    async def delete(self, letter_id: DeadLetterId, deadline: float) -> bool:
         """Remove a dead letter; false when there was none. May also raise `OutcomeUnknown`."""
         async for _ in retry(deadline):
-            stored = await self.stream.last(entry_subject(id), deadline)
+            stored = await self.stream.last(entry_subject(letter_id), deadline)
             if stored is None:
                 return False
             removed = await self.stream.delete(stored.sequence, deadline)
