@@ -234,7 +234,7 @@ def _refuse_unfit(requests: Sequence[PublishRequest], write: Write, target: Targ
     """Raise why the stream of the first event cannot store all of them, or none."""
     first = requests[0].subject
     for place, request in enumerate(requests):
-        if not target.takes(request.subject):
+        if not target.subjects.takes(request.subject):
             other = UnsupportedCombination(
                 f"subject {request.subject!r} is not of the stream that takes {first!r}; events that are "
                 "stored all or none must be of one stream"

@@ -290,7 +290,7 @@ def _written(items: Sequence[Item], errors: Mapping[int, WindshiftError]) -> Seq
 
 
 def _takes(target: Target, subjects: Iterable[str]) -> bool:
-    return all(map(target.takes, subjects))
+    return all(map(target.subjects.takes, subjects))
 
 
 def _ingesting(items: Sequence[Item], target: Target | None) -> str:

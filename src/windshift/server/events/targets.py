@@ -40,10 +40,6 @@ class Target(NamedTuple):
     is_replicated: bool
     until: float
 
-    def takes(self, subject: str) -> bool:
-        """Tell whether the stream takes a subject."""
-        return self.subjects.takes(subject)
-
 
 class Targets:
     """Looks streams up."""
