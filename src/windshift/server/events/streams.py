@@ -327,9 +327,7 @@ def _limits(spec: StreamSpec) -> JsonObject:
         "max_msg_size": spec.max_event_size or UNLIMITED,
         "discard": retention.discard.value,
     }
-    if not isinstance(
-        spec.source, FromMirror
-    ):  # a mirror copies what its origin let through; it has no window
+    if not isinstance(spec.source, FromMirror):  # which copies what its origin let through, without a window
         limits["duplicate_window"] = nanoseconds(_window(spec))
     if retention.discard_new_per_subject:
         limits["discard_new_per_subject"] = True
