@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from windshift.nats import JetStreamError, NatsError, NoDirectGet, NoStream, retry
@@ -109,42 +109,33 @@ def sizes(max_bytes: int) -> Iterator[int]:
         yield _UNLIMITED
 
 
+@dataclass(eq=False)
 class ManagedStream:
     """A stream that Windshift keeps for itself. While it does not exist, it reads as empty.
 
     Deadlines are in the loop's time. Reads are answered by the stream's leader, so that they see every
     completed write; they raise `BrokerUnavailable`.
 
-    Args:
-        config: the configuration of a new stream. Of an existing one, only the keys in `needed` are set and
-            the number of replicas is raised; everything else is the operator's.
-        needed: keys without which the stream is useless.
-        default_replicas: replicas of a new stream, unless more are asked for.
-        limit: how many bytes it may have.
-
     Attributes:
         name: its name.
         messages: how many it held when it was looked at last.
     """
 
-    def __init__(
-        self,
-        api: JetStream,
-        writes: Writes,
-        config: JsonObject,
-        needed: Iterable[str],
-        default_replicas: int,
-        limit: SizeLimit | None = None,
-    ) -> None:
-        self._api = api
-        self._writes = writes
-        self._config = config
-        self._needed = tuple(needed)
-        self._replicas = default_replicas
-        self._asked: int | None = None
-        self._limit = limit or SizeLimit()
-        self.name: str = config["name"]
-        self.messages = 0
+    _api: JetStream
+    _writes: Writes
+    _config: JsonObject
+    """Of a new stream. Of an existing one, only the keys in `_needed` are set and the number of replicas is
+    raised; everything else is the operator's."""
+    _needed: Sequence[str]
+    """Keys without which the stream is useless."""
+    _replicas: int
+    """Replicas of a new stream, unless more are asked for."""
+    _limit: SizeLimit = field(default_factory=SizeLimit)
+    _asked: int | None = None
+    messages: int = 0
+
+    def __post_init__(self) -> None:
+        self.name: str = self._config["name"]
 
     async def ensure(self, replicas: int | None, deadline: float) -> None:
         """Create the stream, or give it what it needs and at least this many replicas.

@@ -168,21 +168,19 @@ _Read: TypeAlias = Callable[[int], Awaitable[tuple[Sequence[_AnItem], int]]]
 # --- The calls ----------------------------------------------------------------------------------------------
 
 
+@dataclass(eq=False)
 class DeadLetterAdmin:
     """Lists, summarizes, replays and purges dead letters. Deadlines are in the loop's time.
 
     Replaying or purging twice is harmless, so a call that failed may be repeated.
     """
 
-    def __init__(
-        self, store: DeadLetterStore, queue: ReplayQueue, api: JetStream, stats: DeadLetterStats
-    ) -> None:
-        self._store = store
-        self._queue = queue
-        self._api = api
-        self._stats = stats
-        self._loop = asyncio.get_running_loop()
-        self._draining = False
+    _store: DeadLetterStore
+    _queue: ReplayQueue
+    _api: JetStream
+    _stats: DeadLetterStats
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _draining: bool = False
 
     def drain(self) -> None:
         """End calls by filter soon."""

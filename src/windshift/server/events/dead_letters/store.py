@@ -194,7 +194,7 @@ class DeadLetterStore:
     def __init__(
         self, api: JetStream, writes: Writes, default_replicas: int, limit: SizeLimit | None = None
     ) -> None:
-        self.stream = ManagedStream(api, writes, _CONFIG, _NEEDED, default_replicas, limit)
+        self.stream = ManagedStream(api, writes, _CONFIG, _NEEDED, default_replicas, limit or SizeLimit())
         self.usage = Usage()
         self._under_way = 0  # bytes that are being written: the broker may not have them yet
         self._looking = asyncio.Lock()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
@@ -84,29 +84,22 @@ class WatchOptions:
 _OPTIONS: Final = WatchOptions()
 
 
+@dataclass(eq=False)
 class Watch:
     """One watch, which reads events' data if it is `with_data`. Create it in a running event loop."""
 
-    def __init__(
-        self,
-        store: DeadLetterStore,
-        notes: Notes,
-        which: DeadLetterFilter,
-        client: Watcher,
-        options: WatchOptions = _OPTIONS,
-        *,
-        with_data: bool,
-    ) -> None:
-        self._store = store
-        self._notes = notes
-        self._which = which
-        self._client = client
-        self._options = options
-        self._with_data = with_data
-        self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
+    _store: DeadLetterStore
+    _notes: Notes
+    _which: DeadLetterFilter
+    _client: Watcher
+    _options: WatchOptions = _OPTIONS
+    with_data: bool = field(kw_only=True)
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _mark: int = 0
+
+    def __post_init__(self) -> None:
         self._reached = WatchPosition(0, 0)
-        self._mark = 0
         self._marked_at = self._loop.time()
 
     async def run(self, begin: WatchPosition | None, *, existing: bool) -> None:
@@ -177,7 +170,7 @@ class Watch:
 
     async def _send_page(self) -> bool:
         """Send a page; return whether there are more."""
-        most = _PAGE_BYTES if self._with_data else None
+        most = _PAGE_BYTES if self.with_data else None
         page = await self._store.page(
             self._which, self._reached.after, _PAGE_SIZE, self._deadline(), max_data=most
         )
