@@ -377,7 +377,7 @@ class Events:
         """
         kinds = self._caller.payloads.filter(types)
         request = admin.TailEventsRequest(max_rate=max_rate, **self._which(start, subjects, kinds))
-        may_renew = self._caller.renewable
+        may_renew = self._caller.credentials.renewable
         while True:
             try:
                 async with self._caller.stream(admin.TailEventsRequest, admin.TailEventsResponse) as call:
