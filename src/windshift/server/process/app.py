@@ -152,6 +152,10 @@ class App:
 
     authorization: Authorization | None
     """Who may do what; None = everybody may do everything."""
+    principals: PrincipalsService
+    """What is to be asked of all workers: see `PrincipalsService.answer`."""
+    metrics: Metrics | None
+    """The metrics of this server, unless turned off."""
     port = 0
     """The port of the API, once it listens."""
     _server: Server | None = None
@@ -190,7 +194,6 @@ class App:
         self._demanded = asyncio.Event()
         self._failures = FailureLog(extractor(config.telemetry.propagators))
         self.principals = PrincipalsService(self.authorization, self._open_connections, siblings.ask)
-        """What is to be asked of all workers: see `PrincipalsService.answer`."""
         self._services = (*self._domain.services, Service(PRINCIPALS, self.principals))
         self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])
@@ -199,7 +202,6 @@ class App:
         nats.budget.is_shared = self._hinders_others
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, shared.counts)
         self.metrics = self._make_metrics(nats, shared, audit) if config.metrics else None
-        """The metrics of this server, unless turned off."""
         self._jetstream = Availability(nats.requests, nats.api)
         self._follow_connection()
 
