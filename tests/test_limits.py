@@ -157,7 +157,8 @@ VALUES: Final = {
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),
     "waiting publishes": amount(WriteOptions().max_waiting),
     "bytes of answers to reads in flight, of all clients; of one principal": (
-        f"{size(budget.ASKING)}; half of that, or one answer where the last had {size(budget.LARGE)} or more"
+        f"{size(budget.ASKING)}; half of that, or one answer where the last had {size(budget.LARGE)} or more, "
+        f"and then with {size(budget.RATE)} a second while somebody is about who uses little"
     ),
     "lists, `ReadEvents`, `ExplainEvent`, `History`, `GetHistory` and reads of one dead letter, at once, of "
     "one principal": amount(api_turns.LISTS_AT_ONCE),
@@ -172,7 +173,8 @@ VALUES: Final = {
     "time of a turn of the event loop that lists, reads, tails and watches get, together with other calls of "
     "who used much lately": (
         f"{pacing.SLICE * 1000:g} ms, or {pacing.SHORT_SLICE * 1000:g} ms while somebody is about who uses "
-        "little; a quarter of it, where that is more, and twice as much at most"
+        "little; a quarter of it, where that is more, and twice as much at most; then nothing for "
+        f"{pacing.REST * 1000:g} ms while he is"
     ),
     "bytes of deliveries above 80 KiB each, of all clients; of one principal": (
         f"{size(room.WHOLE)}; half of that"

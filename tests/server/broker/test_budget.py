@@ -78,7 +78,7 @@ async def test_who_gets_large_answers_rests_while_others_are_about(
     monkeypatch: pytest.MonkeyPatch, is_shared: bool
 ) -> None:
     """The next one waits; others do not, and it does not where it would wait for nobody."""
-    monkeypatch.setattr(budget_module, "_RATE", 1)
+    monkeypatch.setattr(budget_module, "RATE", 1)
     budget = Budget(100)
     budget.is_shared = lambda: is_shared
     first = await take(budget, "a", 20)

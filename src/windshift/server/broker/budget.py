@@ -32,7 +32,7 @@ _NOBODY: Final = "\0"
 LARGE: Final = 128 * 1024
 """Bytes from which on an answer is large."""
 
-_RATE: Final = 128 * MIB
+RATE: Final = 128 * MIB
 """Bytes of large answers that an asker gets in a second while somebody is about who uses little."""
 
 _MOST_REMEMBERED: Final = 1_000
@@ -114,7 +114,7 @@ class Budget:
         """Note how many bytes an answer had."""
         self._large.pop(share.asker, None)
         if share.asker and size >= LARGE:  # the server's own requests are for many
-            share.rest = size / _RATE
+            share.rest = size / RATE
             self._large[share.asker] = None
             if len(self._large) > _MOST_REMEMBERED:
                 self._large.popitem(last=False)
