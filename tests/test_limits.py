@@ -157,8 +157,8 @@ VALUES: Final = {
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),
     "waiting publishes": amount(WriteOptions().max_waiting),
     "bytes of answers to reads in flight, of all clients; of one principal": (
-        f"{size(budget.ASKING)}; half of that, or one answer where the last had {size(budget.LARGE)} or more, "
-        f"and then with {size(budget.RATE)} a second while somebody is about who uses little"
+        f"{size(budget.ASKING)}; half of that, or one answer where the last had {size(budget.LARGE)} or "
+        f"more, and then with {size(budget.RATE)} a second while somebody is about who uses little"
     ),
     "lists, `ReadEvents`, `ExplainEvent`, `History`, `GetHistory` and reads of one dead letter, at once, of "
     "one principal": amount(api_turns.LISTS_AT_ONCE),
