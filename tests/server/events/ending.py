@@ -236,7 +236,7 @@ class Server:
         if inbox == self._inbox:
             rest = (Time(0, 0), None, None, None, attempt, reply, stored_at(reply))
             delivery = Delivery(StreamSeq(seq), "s", "t", b"", *rest)
-            self.protocol.incoming.delivered(delivery)
+            self.protocol.incoming.arrived.append(delivery)
 
     def lose_acks(self) -> None:
         """Have a leader get acknowledgements without answers, and lose them with its leadership."""

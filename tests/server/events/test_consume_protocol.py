@@ -93,7 +93,7 @@ class Call:
         """Let a delivery arrive."""
         self.sequence += 1
         reply = b"$JS.ACK.S.c.%d.%d.%d.%d.0" % (attempt, seq, self.sequence, stored_ns)
-        self.protocol.incoming.delivered(
+        self.protocol.incoming.arrived.append(
             Delivery(StreamSeq(seq), "s", "t", b"", Time(0, 0), None, None, None, attempt, reply, stored_ns)
         )
 

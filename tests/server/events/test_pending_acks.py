@@ -41,7 +41,7 @@ class Call:
 
     def saturated(self) -> bool:
         """Say whether no more should be read now."""
-        return self.session.saturated
+        return self.session.load >= MOST_UNCONFIRMED
 
     def told(self) -> list[tuple[list[StreamSeq], ...]]:
         """Return the lists of each confirmation that may leave now, sorted."""

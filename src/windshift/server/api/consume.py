@@ -278,8 +278,10 @@ def confirmation_response(confirmation: Confirmation) -> EventsResponse:
     """Convert the confirmation of a command to a response."""
     response = EventsResponse()
     message = getattr(response, _CONFIRMED[confirmation.kind])
-    message.SetInParent()  # an empty confirmation must be there too
-    message.ids.extend(confirmation.ids)
+    if confirmation.ids:
+        message.ids.extend(confirmation.ids)
+    else:
+        message.SetInParent()  # an empty confirmation must be there too
     if confirmation.invalid_ids:
         message.invalid_ids.extend(confirmation.invalid_ids)
     if confirmation.temporary_failed_ids:

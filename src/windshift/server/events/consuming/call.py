@@ -491,7 +491,7 @@ class _Attachment:
 
     def _arrive(self, arrival: Arrival) -> None:
         if isinstance(arrival, Message):
-            self.protocol.incoming.delivered(read_delivery(arrival))
+            self.protocol.incoming.arrived.append(read_delivery(arrival))
         else:
             self.protocol.pull_status(arrival, self._loop.time())
             if arrival is Notice.ALIVE:

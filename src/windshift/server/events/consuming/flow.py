@@ -182,8 +182,10 @@ class Window:
             self._on_expired(seq, earlier)
         elif len(self.held) >= self.largest:
             return None
-        held = self.held[seq] = InFlight(reply, attempt, now + self.lifetime, now, now, replay)
-        self.due = min(self.due, held.deadline)
+        deadline = now + self.lifetime
+        held = self.held[seq] = InFlight(reply, attempt, deadline, now, now, replay)
+        if deadline < self.due:  # noqa: PLR1730 - calls cost on the hot path
+            self.due = deadline
         return held
 
     def remove(self, seq: StreamSeq, held: InFlight) -> None:
@@ -209,10 +211,6 @@ class Window:
         """Let everything go but replays, which are not the consumer's."""
         self.held = {seq: held for seq, held in self.held.items() if held.replay is not None}
         self._is_ordered = self._is_ordered or not self.held
-
-    def holds(self, seq: StreamSeq, held: InFlight, now: float) -> bool:
-        """Whether a delivery is still the client's to settle."""
-        return self.held.get(seq) is held and held.is_valid(now)
 
     def expire(self, now: float) -> None:
         """Let go what timed out. What waits for an answer of the broker stays: the answer decides."""

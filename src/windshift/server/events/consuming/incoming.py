@@ -47,6 +47,7 @@ class Incoming:
     """Deliveries that have arrived and that the client does not have yet.
 
     Attributes:
+        arrived: what came from the broker, to be looked at with the next `advance`.
         unsent: what is held for the client, which has to read before it is handed more.
         max_message_size: how many bytes a response to the client may have; 0 = any number.
     """
@@ -54,7 +55,7 @@ class Incoming:
     _state: CallState
     _pacer: PullPacer
     # In the order in which deliveries pass through them
-    _arrived: list[Delivery] = field(default_factory=list)
+    arrived: list[Delivery] = field(default_factory=list)
     _undecided: dict[bytes, tuple[Delivery, bool]] = field(default_factory=dict)
     """By reply subject; whether it is a replay."""
     _backlog: OrderedDict[bytes, _Waiting] = field(default_factory=OrderedDict)
@@ -67,12 +68,7 @@ class Incoming:
     @property
     def is_empty(self) -> bool:
         """Whether the client has everything that arrived."""
-        return not (self._arrived or self._undecided or self._backlog or self.unsent)
-
-    @property
-    def has_arrived(self) -> bool:
-        """Whether deliveries have come that were not looked at."""
-        return bool(self._arrived)
+        return not (self.arrived or self._undecided or self._backlog or self.unsent)
 
     @property
     def is_behind(self) -> bool:
@@ -90,10 +86,6 @@ class Incoming:
         return any(not is_replay for _, is_replay in self._undecided.values())
 
     # --- From the broker ----------------------------------------------------------------------------------
-
-    def delivered(self, delivery: Delivery) -> None:
-        """Take a delivery that arrived, to be looked at with the next `advance`."""
-        self._arrived.append(delivery)
 
     def replayed(self, delivery: Delivery, replay: Replay, now: float) -> None:
         """Take an event that is delivered again though the consumer had given up on it."""
@@ -113,10 +105,10 @@ class Incoming:
                     since = self._prolonged(waiting.delivery, since, now)
                 self._hold(waiting.delivery, waiting.replay, since, waiting.earliest)
         if state.still_until < inf:
-            self._arrived.clear()
+            self.arrived.clear()
         recency = state.doubts.recency
-        if self._arrived and not state.doubts.counts_anew(consumer_sequence(self._arrived[-1].reply)):
-            arrived, self._arrived = self._arrived, []
+        if self.arrived and not state.doubts.counts_anew(consumer_sequence(self.arrived[-1].reply)):
+            arrived, self.arrived = self.arrived, []
             since = state.pauses.arrived(now)
             earliest = recency.earliest(self._pacer.last_heard)
             is_late = now - earliest >= state.window.lifetime
@@ -278,7 +270,7 @@ class Incoming:
 
         `queued` bytes were sent, and the client has not read them. With `most` deliveries there may be more.
         """
-        state, settled = self._state, self._state.settled
+        state, settled, held_by = self._state, self._state.settled, self._state.window.held
         handed: list[Delivery] = []
         first: list[int] = []  # when those were stored that are delivered for the first time
         taken = 0
@@ -286,7 +278,7 @@ class Incoming:
             if queued > STALLED or state.is_ending or len(handed) == most:
                 break
             taken += 1
-            if not state.window.holds(delivery.id, held, now):
+            if held_by.get(delivery.id) is not held or not held.is_valid(now):
                 continue
             is_doubtful = (delivery.attempt > 1 or settled.doubted) and held.replay is None
             if is_doubtful and settled.lately(delivery.id, delivery.stored_ns):  # after this had come
@@ -349,7 +341,7 @@ class Incoming:
     def hold_still(self) -> None:
         """Forget everything but replays: the consumer is about to be moved."""
         self._forget()
-        self._arrived.clear()
+        self.arrived.clear()
 
     def begin_run(self, highest: int) -> bool:
         """Forget everything but replays, and what has come since the consumer counts its deliveries anew.
@@ -357,9 +349,9 @@ class Incoming:
         `highest` came before, by the old count. Return whether anything has come since.
         """
         self._forget()
-        self._arrived = _since_reset(self._arrived, highest)
+        self.arrived = _since_reset(self.arrived, highest)
         self._undecided = {reply: each for reply, each in self._undecided.items() if each[1]}
-        return bool(self._arrived)
+        return bool(self.arrived)
 
     def _forget(self) -> None:
         """Forget the deliveries that the client holds, and those that wait for it, but replays."""
@@ -373,14 +365,14 @@ class Incoming:
         began = now - self._state.timeout
         waiting = [reply for reply, each in self._backlog.items() if each.since > began]
         return [
-            *(delivery.reply for delivery in self._arrived),
+            *(delivery.reply for delivery in self.arrived),
             *(reply for reply in waiting if reply not in self._undecided),
             *self._undecided,
         ]
 
     def coming(self) -> dict[StreamSeq, int]:
         """Return the deliveries that may reach the client, with their attempts."""
-        replies = {*self._undecided, *self._backlog, *(delivery.reply for delivery in self._arrived)}
+        replies = {*self._undecided, *self._backlog, *(delivery.reply for delivery in self.arrived)}
         named = [name_of(reply) for reply in replies if reply.startswith(b"$JS.ACK.")]  # others are replays
         return {each.seq: each.attempt for each in named}
 

@@ -59,9 +59,10 @@ class Confirmation:
         temporary_failed_ids: not answered by the broker in time; the client may try again.
         expires: when the broker must have answered.
         weight: its share of `MOST_UNCONFIRMED`: 1, and 1 per id.
+        waiting: ids whose result is not known yet.
     """
 
-    __slots__ = ("_waiting", "expires", "ids", "invalid_ids", "kind", "temporary_failed_ids", "weight")
+    __slots__ = ("expires", "ids", "invalid_ids", "kind", "temporary_failed_ids", "waiting", "weight")
 
     def __init__(self, kind: CommandKind, expires: float) -> None:
         self.kind = kind
@@ -70,28 +71,19 @@ class Confirmation:
         self.temporary_failed_ids: list[StreamSeq] = []
         self.expires = expires
         self.weight = 1
-        self._waiting = 0
+        self.waiting = 0
 
     def __repr__(self) -> str:
-        return f"Confirmation({self.kind.value}: {self.lists()}, {self._waiting} waiting)"
-
-    @property
-    def complete(self) -> bool:
-        """Whether the result of every id is known."""
-        return not self._waiting
+        return f"Confirmation({self.kind.value}: {self.lists()}, {self.waiting} waiting)"
 
     def lists(self) -> tuple[list[StreamSeq], list[StreamSeq], list[StreamSeq]]:
         """Return the three lists: done, invalid, failed for now."""
         return self.ids, self.invalid_ids, self.temporary_failed_ids
 
-    def wait(self) -> None:
-        """Count an id whose result is not known yet."""
-        self._waiting += 1
-
     def place(self, seq: StreamSeq, ids: list[StreamSeq]) -> None:
         """Put an id that was waited for into one of the lists."""
         ids.append(seq)
-        self._waiting -= 1
+        self.waiting -= 1
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +101,7 @@ class PendingAck:
         alone: whether only its own answer counts, not that to a later one.
         dropped: the failure to report when the broker has stored this, if it drops the event.
         span: its span, if recorded.
+        followers: later commands that wait for it; None = there are none.
     """
 
     seq: StreamSeq
@@ -124,7 +117,7 @@ class PendingAck:
     alone: bool = False
     dropped: Failure | None = None
     span: Span | None = None
-    _followers: list[Confirmation] | None = None
+    followers: list[Confirmation] | None = None
 
     @property
     def reply(self) -> bytes:
@@ -149,22 +142,17 @@ class PendingAck:
 
     def follow(self, confirmation: Confirmation) -> None:
         """Let a later command about the same delivery wait for this settlement."""
-        confirmation.wait()
-        if self._followers is None:
-            self._followers = []
-        self._followers.append(confirmation)
-
-    @property
-    def has_followers(self) -> bool:
-        """Whether later commands wait for it."""
-        return self._followers is not None
+        confirmation.waiting += 1
+        if self.followers is None:
+            self.followers = []
+        self.followers.append(confirmation)
 
     def conclude(self, *, stored: bool) -> None:
         """Put the id into the confirmations of this command and of those that wait for it."""
         first = self.confirmation
         done = first.invalid_ids if self.void else first.ids
         first.place(self.seq, done if stored else first.temporary_failed_ids)
-        for later in self._followers or ():
+        for later in self.followers or ():
             later.place(self.seq, later.invalid_ids if stored else later.temporary_failed_ids)
 
 
@@ -214,9 +202,14 @@ def grouped(sends: Iterable[PendingAck], doubts: int) -> Iterator[Group]:
 
 
 class Settlements:
-    """The commands of one consume call. The broker must answer within `confirm_timeout` seconds."""
+    """The commands of one consume call. The broker must answer within `confirm_timeout` seconds.
 
-    __slots__ = ("_confirm_timeout", "_due", "_load", "_pending", "_settling", "_unconfirmed", "window")
+    Attributes:
+        window: the deliveries that the client holds.
+        load: how many commands and ids wait for the broker; from `MOST_UNCONFIRMED` on none should be read.
+    """
+
+    __slots__ = ("_confirm_timeout", "_due", "_pending", "_settling", "_unconfirmed", "load", "window")
 
     def __init__(self, window: Window, confirm_timeout: float) -> None:
         self.window = window
@@ -225,7 +218,7 @@ class Settlements:
         self._unconfirmed: list[Confirmation] = []
         self._pending: list[PendingAck] = []
         self._settling: dict[StreamSeq, PendingAck] = {}
-        self._load = 0
+        self.load = 0
         self._due = inf
 
     # --- State --------------------------------------------------------------------------------------------
@@ -243,12 +236,7 @@ class Settlements:
     @property
     def has_confirmation(self) -> bool:
         """Whether a confirmation can be sent now."""
-        return bool(self._unconfirmed) and self._unconfirmed[0].complete
-
-    @property
-    def saturated(self) -> bool:
-        """Whether so many commands wait for the broker that no more should be read."""
-        return self._load >= MOST_UNCONFIRMED
+        return bool(self._unconfirmed) and not self._unconfirmed[0].waiting
 
     @property
     def due(self) -> float:
@@ -263,38 +251,32 @@ class Settlements:
         self._unconfirmed.append(confirmation)
         distinct = dict.fromkeys(ids)
         confirmation.weight += len(distinct)
-        self._load += confirmation.weight
-        pending = [
-            each for seq in distinct if (each := self._take(confirmation, seq, payload, now)) is not None
-        ]
-        if pending:
-            self._pending.extend(pending)
+        self.load += confirmation.weight
+        settles, held_by, settling = kind is not CommandKind.PING, self.window.held, self._settling
+        sends: list[PendingAck] = []
+        for seq in distinct:
+            held = held_by.get(seq)
+            if held is None or not held.is_valid(now):
+                confirmation.invalid_ids.append(seq)
+            elif held.settling:
+                settling[seq].follow(confirmation)
+            else:
+                pending = PendingAck(seq, held, payload, confirmation, settles, now)
+                sends.append(pending)
+                held.unanswered += 1
+                if settles:
+                    held.settling = True
+                    settling[seq] = pending
+        if sends:
+            confirmation.waiting += len(sends)
+            self._pending += sends
             self._due = min(self._due, confirmation.expires)
-        return pending
-
-    def _take(
-        self, confirmation: Confirmation, seq: StreamSeq, payload: bytes, now: float
-    ) -> PendingAck | None:
-        held = self.window.get(seq)
-        if held is None or not held.is_valid(now):
-            confirmation.invalid_ids.append(seq)
-            return None
-        if held.settling:
-            self._settling[seq].follow(confirmation)
-            return None
-        settles = confirmation.kind is not CommandKind.PING
-        pending = PendingAck(seq, held, payload, confirmation, settles, now)
-        confirmation.wait()
-        held.unanswered += 1
-        if settles:
-            held.settling = True
-            self._settling[seq] = pending
-        return pending
+        return sends
 
     def prolong(self, seq: StreamSeq, held: InFlight, now: float) -> PendingAck:
         """Return a ping that no client has sent: until it is answered the delivery is held."""
         confirmation = Confirmation(CommandKind.PING, now + self._confirm_timeout)
-        confirmation.wait()
+        confirmation.waiting += 1
         pending = PendingAck(seq, held, PROGRESS, confirmation, settles=False, since=now)
         held.unanswered += 1
         self._pending.append(pending)
@@ -330,10 +312,11 @@ class Settlements:
                 del under_way[seq]
             if held_by.get(seq) is held:
                 del held_by[seq]
-            if pending.has_followers:
+            if pending.followers:
                 pending.conclude(stored=True)
             else:
-                confirmation.place(seq, confirmation.ids)
+                confirmation.ids.append(seq)
+                confirmation.waiting -= 1
         self._drop_answered()
 
     def _drop_answered(self) -> None:
@@ -358,9 +341,9 @@ class Settlements:
         """Return the confirmations to send now, in the order of their commands."""
         complete: list[Confirmation] = []
         for confirmation in self._unconfirmed:
-            if not confirmation.complete:
+            if confirmation.waiting:
                 break
-            self._load -= confirmation.weight
+            self.load -= confirmation.weight
             complete.append(confirmation)
         del self._unconfirmed[: len(complete)]
         return complete

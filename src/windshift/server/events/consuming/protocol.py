@@ -42,7 +42,7 @@ from windshift.server.events.consuming.doubt import Doubt, Question
 from windshift.server.events.consuming.flow import Pull, PullPacer
 from windshift.server.events.consuming.incoming import Incoming
 from windshift.server.events.consuming.interfaces import MOST_UNSENT, STALLED, ConsumeOptions
-from windshift.server.events.consuming.pending_acks import CommandKind
+from windshift.server.events.consuming.pending_acks import MOST_UNCONFIRMED, CommandKind
 from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.consuming.resuming import Resuming
 from windshift.server.events.consuming.settling import Settling
@@ -143,7 +143,8 @@ class ConsumeProtocol:
         what was on its way when that was made smaller.
         """
         is_limited = self._limited_until < inf
-        return self.settling.settlements.saturated or is_limited or bool(self.resuming.taken_over.pending)
+        is_saturated = self.settling.settlements.load >= MOST_UNCONFIRMED
+        return is_saturated or is_limited or bool(self.resuming.taken_over.pending)
 
     def read_so_far(self, unread: int, now: float) -> bool:
         """Note how much the client had left unread before; return whether it is to be handed more soon."""
@@ -218,7 +219,7 @@ class ConsumeProtocol:
         if self.settling.delayed.due <= now and self.settling.delayed.look(now):
             state.doubt()
         doubts = state.doubts
-        if self.incoming.has_arrived and state.pauses.has_missed(doubts.asked_at, now):
+        if self.incoming.arrived and state.pauses.has_missed(doubts.asked_at, now):
             doubts.add(doubt.MISSED, now)  # what has come may be of another run, in which nothing has ended
         if doubts.consumer is Question.OPEN:
             doubts.consumer, doubts.asked_at = Question.ASKED, now

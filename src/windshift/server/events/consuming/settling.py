@@ -64,12 +64,14 @@ class Settling:
 
     def acknowledge(self, kind: CommandKind, ids: Sequence[StreamSeq], now: float) -> None:
         """Carry out an ack, or a ping."""
+        sends: list[PendingAck] = []
         for pending in self.settlements.command(kind, ids, now):
             replay = pending.held.replay
             if replay is not None and kind is CommandKind.ACK:
                 self._prepare(pending, w.EndReplay(pending, replay))
             else:
-                self._send(pending, now)
+                sends.append(pending)
+        self._send(sends, now)
 
     def reject(self, reject: Reject, now: float) -> None:
         """Carry out a reject; raise what is wrong with it."""
@@ -87,7 +89,7 @@ class Settling:
                 why, delay_ns = (reject.reason, reject.error_type), decision.delay_ns
                 state.failures.failed(pending.seq, pending.held, now, *why, delay_ns=delay_ns)
                 self.delayed.add(decision.delay_ns, now)
-                self._send(pending, now)
+                self._send([pending], now)
             else:
                 self._give_up_rejected(pending, reject, decision, now)
 
@@ -113,7 +115,7 @@ class Settling:
         if held.replay is not None:
             self._prepare(pending, w.EndReplay(pending, held.replay))
         else:
-            self._send(pending, now)
+            self._send([pending], now)
 
     def _may_give_up(self, held: InFlight, now: float) -> bool:
         """Whether a claim of the event's end by another delivery would still be there."""
@@ -147,27 +149,32 @@ class Settling:
         match ending:
             case w.EndOutcome.DECIDED:
                 pending.ready = True
-                self._send(pending, now)
+                self._send([pending], now)
             case w.EndOutcome.OTHERWISE:
                 self._state.effects.tells.append((held.reply, ACK))
                 self._refuse(pending, now)
             case _:
                 self.settlements.answer(pending, stored=False, now=now)
 
-    def _send(self, pending: PendingAck, now: float) -> None:
-        if self._state.spans is not None and pending.held.span is not None:
-            self._state.spans.settle(pending, pending.held.span)
-        self._queue(pending, now)
+    def _send(self, sends: Sequence[PendingAck], now: float) -> None:
+        spans = self._state.spans
+        if spans is not None:
+            for pending in sends:
+                if pending.held.span is not None:
+                    spans.settle(pending, pending.held.span)
+        self._queue(sends, now)
 
-    def _queue(self, pending: PendingAck, now: float) -> None:
+    def _queue(self, sends: Sequence[PendingAck], now: float) -> None:
         state = self._state
         doubts = state.doubts
         if state.pauses.has_missed(doubts.asked_at, now):
             doubts.add(doubt.MISSED, now)
-        if doubts.moved and pending.held.replay is None:
-            doubts.withheld.append(pending)
-        else:
-            state.effects.sends.append(pending)
+        if not doubts.moved:
+            state.effects.sends += sends
+            return
+        for pending in sends:
+            where = doubts.withheld if pending.held.replay is None else state.effects.sends
+            where.append(pending)
 
     # --- Answers of the broker ----------------------------------------------------------------------------
 
@@ -249,7 +256,7 @@ class Settling:
     def _send_alone(self, pending: PendingAck, now: float) -> None:
         pending.alone = True
         if pending.may_repeat and not self.is_closed:
-            self._queue(pending, now)
+            self._queue([pending], now)
 
     def replay_settled(self, pending: PendingAck, now: float, *, is_ours: bool | None) -> None:
         """Take whether a replayed event still was this call's to settle; None: that cannot be told now."""
