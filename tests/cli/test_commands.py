@@ -31,6 +31,7 @@ from windshift.cli.payloads import Payloads
 from windshift.cli.session import Session
 from windshift.protos import payload as protos
 from windshift.protos import test
+from windshift.rpc import libnghttp2_version
 from windshift.sdk.events import Events
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -666,8 +667,11 @@ def test_wrong_usage(cli: Cli) -> None:
 
 def test_version_and_completion(orders: Cli) -> None:
     """The version of both sides; shells complete commands, and names that the server has."""
-    assert orders("version", "-o", "json").json["server"]
-    assert orders("version", "--client").out.startswith("windshift ")
+    told = orders("version", "-o", "json").json
+    assert told["server"]
+    assert told["libnghttp2"] == told["server_libnghttp2"] == libnghttp2_version()
+    assert orders("version").out.count(f", libnghttp2 {libnghttp2_version()}") == 2
+    assert orders("version", "--client").out.endswith(f", libnghttp2 {libnghttp2_version()}\n")
     for shell in ("bash", "zsh", "fish"):
         assert "_WINDSHIFT_COMPLETE" in orders("completion", shell).out
     line = "windshift consumers info orders acc"

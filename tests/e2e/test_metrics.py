@@ -31,6 +31,7 @@ from tests.wire.consuming import ensure_consumer, subscribed
 from tests.wire.management import ensure_stream
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
+from windshift.rpc import libnghttp2_version
 from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, InstrumentKind
 
 METHOD = "windshift.events.v1alpha1.EventsService"
@@ -106,6 +107,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_numbers(served: Served) -> None:
     """What clients did is counted where it belongs."""
     seen, stream = served.seen, served.stream
+    assert seen.value("windshift_build_info", libnghttp2=libnghttp2_version()) == 1
     assert seen.value("windshift_events_published_total") == 8
     assert seen.value("windshift_events_duplicates_total") == 1
     assert seen.value("windshift_publish_failures_total", reason="UNBOUND_SUBJECT") == 1

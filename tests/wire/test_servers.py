@@ -18,6 +18,7 @@ from tests.wire.consuming import ensure_consumer, subscribed
 from tests.wire.looking import ask, ask_all
 from tests.wire.management import ensure_stream
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
+from windshift.rpc import libnghttp2_version
 
 LIMITED: Final = """
 accounts {
@@ -37,6 +38,7 @@ def test_this_server(client: Client) -> None:
     """A server says what it is, what it serves, and what it is connected to."""
     server = ask(client, "GetServer").server
     assert server.version == windshift.__version__
+    assert server.libnghttp2 == libnghttp2_version() != ""
     assert 0 <= time.time() - server.started.ToNanoseconds() / 1e9 < 3600
     assert "/windshift.admin.v1alpha1.AdminService/GetServer" in server.methods
     assert {limit.name for limit in server.limits} >= {"GRPC_MAX_CONNECTIONS"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .channel import Channel, ChannelState
 from .client_call import ClientCall
+from .connection import libnghttp2_version
 from .metadata import Metadata
 from .options import ChannelOptions, ConnectionOptions
 from .status import ChannelClosed, NoRoom, RpcError, StatusCode
@@ -53,6 +54,7 @@ __all__ = [
     "hold_port",
     "in_thread",
     "includes",
+    "libnghttp2_version",
     "objection",
     "open_sockets",
     "reflection_services",

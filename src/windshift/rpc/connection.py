@@ -44,6 +44,9 @@ _log = logging.getLogger(__name__)
 CLIENT = ngh2.Role.CLIENT
 SERVER = ngh2.Role.SERVER
 
+_INSIDE = {"0.3.0": "1.70.0"}
+"""The libnghttp2 of a release of ngh2, known from the source of that."""
+
 NO_ERROR = 0x0
 CANCEL = 0x8
 REFUSED_STREAM = 0x7
@@ -128,6 +131,16 @@ class ConnectionHandler:
 
 
 _NOBODY = ConnectionHandler()
+
+
+def libnghttp2_version() -> str:
+    """Return the version of the libnghttp2 that is loaded, such as ``1.70.0``; empty if nobody knows it.
+
+    ngh2 has it inside, linked statically, and does not tell which. A wheel of ``make engine`` does: its
+    version is such as ``0.3.0+nghttp2.1.70.1``.
+    """
+    release, _, built_with = ngh2.__version__.partition("+nghttp2.")
+    return built_with or _INSIDE.get(release, "")
 
 
 def engine_configuration(options: ConnectionOptions) -> ngh2.Configuration:

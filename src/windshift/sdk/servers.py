@@ -40,6 +40,7 @@ class ServerInfo:
         limits: its limits by the names of their settings; 0 = none.
         worker: its number among the workers of one `windshift serve`, from 1; 0 = it is no worker.
         time: what its clock showed when it answered; None = it is too old to say that.
+        libnghttp2: version of the one that it has loaded, which speaks HTTP/2; empty = it does not say.
     """
 
     id: str
@@ -56,6 +57,7 @@ class ServerInfo:
     limits: Mapping[str, int]
     worker: int = 0
     time: datetime | None = None
+    libnghttp2: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ def _server(found: Any) -> ServerInfo:
         limits={limit.name: limit.value for limit in found.limits},
         worker=found.worker,
         time=moment_of(found, "time"),
+        libnghttp2=found.libnghttp2,
     )
 
 

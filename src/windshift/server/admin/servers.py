@@ -55,6 +55,7 @@ class ServerView:
         methods: paths of what it serves.
         limits: by the names of their settings.
         time_ns: what its clock showed when it said this, in nanoseconds since 1970; 0 = it did not say.
+        libnghttp2: version of the one that it has loaded; empty = not known.
     """
 
     id: str = ""
@@ -67,6 +68,7 @@ class ServerView:
     methods: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
     time_ns: int = 0
+    libnghttp2: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -474,6 +474,7 @@ def _server(entry: ServerEntry) -> pb.Server:
         id=view.id,
         name=view.name,
         version=view.version,
+        libnghttp2=view.libnghttp2,
         worker=view.worker,
         max_payload=view.max_payload,
         rules=view.rules,

@@ -29,6 +29,7 @@ from windshift.rpc import (
     ServerCall,
     ServerOptions,
     Service,
+    libnghttp2_version,
     reflection_services,
 )
 from windshift.rpc import ConnectionOptions as RpcConnectionOptions
@@ -313,6 +314,7 @@ class App:
         return ServerView(
             name=socket.gethostname(),
             version=windshift.__version__,
+            libnghttp2=libnghttp2_version(),
             started_ns=self._started_ns,
             max_payload=self.connection.max_payload,
             worker=self._worker,

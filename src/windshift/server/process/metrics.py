@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 from windshift.nats import Connection
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
-from windshift.rpc import Server
+from windshift.rpc import Server, libnghttp2_version
 from windshift.server.auth.access import ActivePolicy
 from windshift.server.background.pacing import paced
 from windshift.server.background.reloading import Watched
@@ -124,7 +124,7 @@ class Metrics:
         _add_nats(registry, connections)
         if cache is not None:
             _add_snapshots(registry, cache, dead_letters)
-        add_process(registry)
+        add_process(registry, libnghttp2_version())
         self.outlet = Outlet(registry.collect, telemetry)
         _add_exports(registry, self.outlet, telemetry.spans)
         self._lag = LoopLag(registry.add_histogram(i.LOOP_LAG))

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Final
 
 from windshift.nats import ServerAddress
-from windshift.rpc import close_sockets, hold_port
+from windshift.rpc import close_sockets, hold_port, libnghttp2_version
 from windshift.server.auth.ledger import Ledger
 from windshift.server.config import ServerConfig
 from windshift.server.process.channel import (
@@ -193,7 +193,7 @@ class WorkersMetrics:
     def __init__(self, ask: Callable[[], Awaitable[list[Readings]]], telemetry: Telemetry) -> None:
         self._ask = ask
         self.registry = Registry()
-        add_process(self.registry)
+        add_process(self.registry, libnghttp2_version())
         self.outlet = Outlet(self._collect, telemetry)
         self.registry.add_number(i.PUSH_FAILURES, lambda: self.outlet.failures)
 

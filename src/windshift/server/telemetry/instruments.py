@@ -447,7 +447,11 @@ GC_COLLECTIONS: Final = Instrument(
     ("cpython.gc.generation",),
 )
 BUILD_INFO: Final = Instrument(
-    "windshift.build.info", _G, "", "Always 1; the labels show the version", ("version", "python_version")
+    "windshift.build.info",
+    _G,
+    "",
+    "Always 1; the labels show the versions of Windshift, Python, and the libnghttp2 that is loaded",
+    ("version", "python_version", "libnghttp2"),
 )
 SPANS_EXPORTED: Final = Instrument(
     "windshift.spans.exported",

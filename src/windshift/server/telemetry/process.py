@@ -21,15 +21,21 @@ _DESCRIPTORS: Final = (Path("/proc/self/fd"), Path("/dev/fd"))
 _LAG_INTERVAL: Final = 0.5
 
 
-def add_process(registry: Registry) -> None:
-    """Add this process's instruments; those that the system does not support have no readings."""
+def add_process(registry: Registry, libnghttp2: str) -> None:
+    """Add this process's instruments; those that the system does not support have no readings.
+
+    Args:
+        registry: gets them.
+        libnghttp2: version of the one that is loaded.
+    """
     started = time.monotonic()
     registry.add(i.CPU_TIME, _cpu_time)
     registry.add_number(i.MEMORY, resident_bytes)
     registry.add_number(i.DESCRIPTORS, _descriptors)
     registry.add_number(i.UPTIME, lambda: time.monotonic() - started)
     registry.add(i.GC_COLLECTIONS, _collections)
-    registry.add(i.BUILD_INFO, lambda: (((windshift.__version__, platform.python_version()), 1),))
+    build = (windshift.__version__, platform.python_version(), libnghttp2)
+    registry.add(i.BUILD_INFO, lambda: ((build, 1),))
 
 
 def _cpu_time() -> Iterator[Point]:

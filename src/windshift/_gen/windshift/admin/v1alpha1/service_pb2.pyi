@@ -20,7 +20,7 @@ class GetServerResponse(_message.Message):
     def __init__(self, server: _Optional[_Union[Server, _Mapping]] = ...) -> None: ...
 
 class Server(_message.Message):
-    __slots__ = ("id", "name", "version", "started", "max_payload", "rules", "broker", "methods", "limits", "worker", "time")
+    __slots__ = ("id", "name", "version", "started", "max_payload", "rules", "broker", "methods", "limits", "worker", "time", "libnghttp2")
     class Broker(_message.Message):
         __slots__ = ("name", "version", "cluster", "url", "connected", "round_trip")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -54,6 +54,7 @@ class Server(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
+    LIBNGHTTP2_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     version: str
@@ -65,7 +66,8 @@ class Server(_message.Message):
     limits: _containers.RepeatedCompositeFieldContainer[Server.Limit]
     worker: int
     time: _timestamp_pb2.Timestamp
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., max_payload: _Optional[int] = ..., rules: bool = ..., broker: _Optional[_Union[Server.Broker, _Mapping]] = ..., methods: _Optional[_Iterable[str]] = ..., limits: _Optional[_Iterable[_Union[Server.Limit, _Mapping]]] = ..., worker: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    libnghttp2: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., max_payload: _Optional[int] = ..., rules: bool = ..., broker: _Optional[_Union[Server.Broker, _Mapping]] = ..., methods: _Optional[_Iterable[str]] = ..., limits: _Optional[_Iterable[_Union[Server.Limit, _Mapping]]] = ..., worker: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., libnghttp2: _Optional[str] = ...) -> None: ...
 
 class WhoAmIRequest(_message.Message):
     __slots__ = ("checks",)
