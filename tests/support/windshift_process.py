@@ -143,7 +143,7 @@ class WindshiftProcess:
     @property
     def workers(self) -> set[int]:
         """The process ids of its workers, if it has some."""
-        command = ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)]
+        command = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(self.process.pid)]  # lines of any length
         found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         return {int(line.split()[0]) for line in found.splitlines() if "process.worker" in line}
 
