@@ -22,6 +22,12 @@ RUN python -m venv /tools \
 RUN python -m venv --without-pip /opt/windshift \
  && /tools/bin/pip --python /opt/windshift/bin/python install --quiet --require-hashes --requirement requirements/server.lock
 
+# In an emergency: ngh2 with another libnghttp2, from wheels of `make engine` (docs/supply-chain.md).
+RUN if ls requirements/ngh2-*.whl > /dev/null 2>&1; then \
+      /tools/bin/pip --python /opt/windshift/bin/python install --quiet --no-deps --no-index --find-links requirements \
+        --force-reinstall ngh2; \
+    fi
+
 # The package itself.
 COPY pyproject.toml README.md LICENSE ./
 COPY proto ./proto

@@ -67,9 +67,9 @@ images: ## Pin the images that the Dockerfile and compose.yaml pull by the diges
 	$(PYTHON) scripts/images.py $(DOCKER)
 
 .PHONY: engine
-engine: .venv-engine/.installed ## Build ngh2 with the libnghttp2 of NGHTTP2=(directory or archive), and run all suites on it; or TESTS=some.
+engine: .venv-engine/.installed ## Build ngh2 with the libnghttp2 of NGHTTP2=(directory or archive), and run all suites on it; or TESTS=some; or BUILD_ONLY=1.
 	@test -n "$(NGHTTP2)" || { echo "Name a source of libnghttp2: make engine NGHTTP2=nghttp2-1.70.0.tar.xz"; exit 2; }
-	.venv-engine/bin/python scripts/engine.py "$(NGHTTP2)" $(TESTS)
+	@.venv-engine/bin/python scripts/engine.py $(if $(BUILD_ONLY),--build-only) "$(NGHTTP2)" $(TESTS)
 
 .PHONY: chart
 chart: .venv-chart/.installed ## Lint the Helm chart, and validate all its shapes against the schemas of Kubernetes.
@@ -142,6 +142,7 @@ release: check test ## Set the version from the commits since the last release (
 
 .PHONY: artifacts
 artifacts: install docs .venv-build/.installed .venv-chart/.installed .venv-release/.installed ## Build the packages of this commit into dist/release, try them on the lowest and the highest Python (or PYTHONS=…), and write chart, docs, image context, bill of materials, provenance and digests.
+	@$(PYTHON) scripts/images.py
 	rm -rf dist/release
 	.venv-build/bin/hatchling build --directory dist/release
 	$(BIN)/python scripts/pythons.py dist/release/*.whl $(PYTHONS)

@@ -4,6 +4,8 @@
 `windshift-VERSION-image.tar.gz` what an image is built from (`docker build - < FILE`).
 `windshift-VERSION.cdx.json` (CycloneDX 1.6) lists what a server is made of: the packages of
 requirements/server.lock and the libraries that are inside of two of them, which no package index knows.
+Wheels of `make engine` that lie in requirements/ take the place of the locked ngh2 there, as in the image,
+and are published too.
 `windshift-VERSION.intoto.json` (in-toto statement, SLSA provenance 1) says from which commit and which
 locks the files there were built. Neither is signed. `SHA256SUMS` has the digests of all.
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -25,6 +28,7 @@ import tomllib
 import uuid
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = ROOT / "dist" / "release"
@@ -48,12 +52,21 @@ INSIDE = {
 """What is inside of a package of this version: name, version and URL. Known from the package's sources."""
 
 
+def engine_wheels(folder: Path = SERVER.parent) -> list[Path]:
+    """Return the wheels of `make engine` in a folder: ngh2 with another libnghttp2, one for each platform."""
+    return sorted(folder.glob("ngh2-*+nghttp2.*.whl"))
+
+
 class Incomplete(Exception):
     """The bill of materials lacks something. The text says what to do."""
 
 
-def materials() -> dict[str, Any]:
-    """Return the bill of materials. Raises `Incomplete`."""
+def materials(wheels: list[Path]) -> dict[str, Any]:
+    """Return the bill of materials of a server that has these wheels of ngh2; none = the locked one.
+
+    Raises:
+        Incomplete: it lacks something, or the wheels do not fit.
+    """
     tool = Path(sys.executable).with_name("cyclonedx-py")
     command = [str(tool), "requirements", str(SERVER), "--pyproject", str(ROOT / "pyproject.toml")]
     command += ["--of", "JSON", "--sv", "1.6", "--output-reproducible", "-o", "-"]
@@ -74,10 +87,29 @@ def materials() -> dict[str, Any]:
             raise Incomplete(f"say in {Path(__file__).name} which {library} is in {name} {locked[name]}")
         inner = {"type": "library", "name": library, "version": its_version, "purl": url, "bom-ref": url}
         components[name]["components"] = [inner]
+    if wheels:
+        replace_engine(components["ngh2"], wheels)
     root = bill["metadata"]["component"]["bom-ref"]
     references = [each["bom-ref"] for each in bill["components"]]
     bill["dependencies"] = [{"ref": root, "dependsOn": references}]
     return bill
+
+
+def replace_engine(component: dict[str, Any], wheels: list[Path]) -> None:
+    """Make a component that says which ngh2 is locked one of these wheels. Raises `Incomplete`."""
+    versions = {each.name.split("-")[1] for each in wheels}
+    release, _, library = min(versions).partition("+nghttp2.")
+    if len(versions) > 1 or release != component["version"]:
+        raise Incomplete(
+            f"requirements has wheels of ngh2 {', '.join(sorted(versions))}, and the lock has "
+            f"{component['version']}: remove those that are not needed any more, or build them anew"
+        )
+    version = component["version"] = versions.pop()
+    component["bom-ref"] = component["purl"] = f"pkg:pypi/ngh2@{quote(version)}"
+    component["properties"] = [{"name": "windshift:sha256", "value": digest(each)} for each in wheels]
+    (inner,) = component["components"]
+    inner["version"] = library
+    inner["bom-ref"] = inner["purl"] = f"pkg:generic/nghttp2@{library}"
 
 
 def _digests(name: str) -> list[str]:
@@ -97,7 +129,8 @@ def add_archives(version: str) -> None:
 def provenance(subjects: dict[str, str], version: str) -> dict[str, Any]:
     """Return the statement of how files with these digests were built."""
     locks = [
-        {"name": str(each.relative_to(ROOT)), "digest": {"sha256": digest(each)}} for each in (BUILD, SERVER)
+        {"name": str(each.relative_to(ROOT)), "digest": {"sha256": digest(each)}}
+        for each in (BUILD, SERVER, *engine_wheels())
     ]
     commit = {"name": "source", "digest": {"gitCommit": _git("rev-parse", "HEAD")}}
     return {
@@ -137,7 +170,7 @@ def _write(file: Path, content: dict[str, Any]) -> None:
 def main(arguments: list[str]) -> int:
     """Write or check, and return the exit status."""
     try:
-        bill = materials()
+        bill = materials(engine_wheels())
     except Incomplete as error:
         print(f"the bill of materials is incomplete: {error}", file=sys.stderr)
         return 1
@@ -148,6 +181,8 @@ def main(arguments: list[str]) -> int:
         return 1
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     add_archives(version)
+    for wheel in engine_wheels():
+        shutil.copy(wheel, RELEASE)
     _write(RELEASE / f"windshift-{version}.cdx.json", bill)
     subjects = {each.name: digest(each) for each in sorted(RELEASE.iterdir())}
     _write(RELEASE / f"windshift-{version}.intoto.json", provenance(subjects, version))

@@ -5,6 +5,7 @@ Asks the registries, through Docker, which digest each tag has now, and writes i
 and a network.
 
     images.py DOCKER [ARGUMENT…]   the program that asks, such as docker
+    images.py                      name those that are not pinned, and change nothing
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-_DIGEST = r"(?:@sha256:[0-9a-f]{64})?"
+_DIGEST = r"(@sha256:[0-9a-f]{64})?"
 _BASE = re.compile(rf"(?m)^(ARG PYTHON=)([\w.-]+){_DIGEST}$")
 _IMAGE = re.compile(rf"(?m)^(\s+image: )([\w./-]+:[\w.-]+){_DIGEST}$")
 
@@ -34,8 +35,24 @@ def pinned_compose(text: str, ask: Ask) -> str:
     return _IMAGE.sub(lambda found: f"{found[1]}{found[2]}@{ask(found[2])}", text)
 
 
+def unpinned(dockerfile: str, compose: str) -> list[str]:
+    """Return the images that have no digest."""
+    found = [
+        *(("", f"python:{tag}", pin) for _, tag, pin in _BASE.findall(dockerfile)),
+        *_IMAGE.findall(compose),
+    ]
+    return [image for _, image, pin in found if not pin]
+
+
 def main(docker: list[str]) -> int:
-    """Pin all images, and return the exit status."""
+    """Pin all images, or name those that are not, and return the exit status."""
+    if not docker:
+        names = unpinned(*((ROOT / name).read_text() for name in ("Dockerfile", "compose.yaml")))
+        if names:
+            print(
+                f"not pinned by digest: {', '.join(names)}. Run `make images` where a registry is in reach."
+            )
+        return 0
 
     def ask(image: str) -> str:
         command = [*docker, "buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", image]

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FORBIDDEN = {
     "a path below a home": r"/(?:root|home|Users)/[\w.-]+",
     "the address of a package registry": r"(?:pypi|pythonhosted|npmjs|crates|goproxy)\.(?:org|com|io|cn)",
-    "an option that names a registry": r"--(?:extra-)?index-url|--find-links",
+    "an option that names a registry": r"--(?:extra-)?index-url|--find-links(?! requirements\b)",
     "a conflict marker": r"^(?:<{7}|>{7}) ",
 }
 

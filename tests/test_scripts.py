@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import re
 import subprocess
 from pathlib import Path
 
+import ngh2
 import pytest
 import yaml
 
 from scripts import artifacts, audit, images, lock, release
+from windshift.rpc import libnghttp2_version
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGEST = f"sha256:{'0' * 64}"
@@ -34,6 +37,9 @@ def test_images_are_pinned() -> None:
     assert [each.partition("@")[2] for each in pulled] == [DIGEST] * len(pulled)
     assert asked == [f"python:{tag}", *(each.partition("@")[0] for each in pulled)]
     assert images.pinned_compose(compose, ask) == compose.replace(DIGEST, OTHER)
+    assert images.unpinned(dockerfile, compose) == []
+    by_tag = (re.sub("@sha256:[0-9a-f]*", "", text) for text in (dockerfile, compose))
+    assert images.unpinned(*by_tag) == asked[: len(pulled) + 1]
 
 
 @pytest.mark.parametrize("name", sorted(each.file.name for each in lock.locks()))
@@ -83,6 +89,48 @@ def test_the_server_has_what_was_tried() -> None:
         for file in (lock.EVERYTHING, lock.SERVER)
     )
     assert {name: everything.get(name) for name in server} == server
+
+
+def test_materials_with_another_engine(tmp_path: Path) -> None:
+    """A wheel of `make engine` takes the place of the locked ngh2: its version, digest and libnghttp2."""
+    assert artifacts.engine_wheels(tmp_path) == []
+    for name, content in (("cp311-cp311", b"one"), ("cp313-cp313", b"two")):
+        (tmp_path / f"ngh2-0.3.0+nghttp2.1.70.1-{name}-linux_x86_64.whl").write_bytes(content)
+    component = {
+        "name": "ngh2",
+        "version": "0.3.0",
+        "components": [{"type": "library", "name": "nghttp2", "version": "1.70.0"}],
+    }
+    artifacts.replace_engine(component, artifacts.engine_wheels(tmp_path))
+    url, inner = "pkg:pypi/ngh2@0.3.0%2Bnghttp2.1.70.1", "pkg:generic/nghttp2@1.70.1"
+    digests = [hashlib.sha256(each).hexdigest() for each in (b"one", b"two")]
+    assert component == {
+        "name": "ngh2",
+        "version": "0.3.0+nghttp2.1.70.1",
+        "bom-ref": url,
+        "purl": url,
+        "properties": [{"name": "windshift:sha256", "value": each} for each in digests],
+        "components": [
+            {"type": "library", "name": "nghttp2", "version": "1.70.1", "bom-ref": inner, "purl": inner}
+        ],
+    }
+
+
+@pytest.mark.parametrize("others", [["0.3.0+nghttp2.1.70.2"], ["0.2.2+nghttp2.1.70.1"]])
+def test_no_materials_with_engines_that_do_not_fit(tmp_path: Path, others: list[str]) -> None:
+    """Neither with two libraries, nor with a wheel of an ngh2 that the lock has no more."""
+    fitting = ["0.3.0+nghttp2.1.70.1"] if others[0].startswith("0.3.0") else []
+    for version in (*fitting, *others):
+        (tmp_path / f"ngh2-{version}-cp313-cp313-linux_x86_64.whl").touch()
+    with pytest.raises(artifacts.Incomplete, match=re.escape(others[0])):
+        artifacts.replace_engine({"version": "0.3.0", "components": [{}]}, artifacts.engine_wheels(tmp_path))
+
+
+def test_materials_name_the_library_that_servers_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bill of materials and `windshift version` say the same of the locked ngh2."""
+    version, name, library, url = artifacts.INSIDE["ngh2"]
+    monkeypatch.setattr(ngh2, "__version__", version)
+    assert (name, library, url) == ("nghttp2", libnghttp2_version(), f"pkg:generic/nghttp2@{library}")
 
 
 GOOD = {"name": "good", "version": "1", "vulns": []}
