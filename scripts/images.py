@@ -10,6 +10,7 @@ and a network.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -35,6 +36,18 @@ def pinned_compose(text: str, ask: Ask) -> str:
     return _IMAGE.sub(lambda found: f"{found[1]}{found[2]}@{ask(found[2])}", text)
 
 
+def digest_in(answer: str) -> str:
+    """Return the digest in what buildx says of an image as JSON, that of all its platforms together.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    digest = json.loads(answer)["digest"]
+    if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        raise ValueError(f"{digest} is no digest")
+    return str(digest)
+
+
 def unpinned(dockerfile: str, compose: str) -> list[str]:
     """Return the images that have no digest."""
     found = [
@@ -55,8 +68,9 @@ def main(docker: list[str]) -> int:
         return 0
 
     def ask(image: str) -> str:
-        command = [*docker, "buildx", "imagetools", "inspect", "--format", "{{.Manifest.Digest}}", image]
-        digest = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
+        # As JSON: of a format that begins with `{{.Manifest`, buildx makes a table.
+        command = [*docker, "buildx", "imagetools", "inspect", "--format", "{{json .Manifest}}", image]
+        digest = digest_in(subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout)
         print(f"{image} is {digest}")
         return digest
 

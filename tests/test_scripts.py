@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -40,6 +41,16 @@ def test_images_are_pinned() -> None:
     assert images.unpinned(dockerfile, compose) == []
     by_tag = (re.sub("@sha256:[0-9a-f]*", "", text) for text in (dockerfile, compose))
     assert images.unpinned(*by_tag) == asked[: len(pulled) + 1]
+
+
+def test_the_digest_of_an_image() -> None:
+    """It is that of the list of platforms, as buildx writes it; what is no digest is written nowhere."""
+    manifest = {"schemaVersion": 2, "digest": DIGEST, "size": 517, "manifests": [{"digest": OTHER}]}
+    assert images.digest_in(json.dumps(manifest, indent=2)) == DIGEST
+    with pytest.raises(ValueError, match="no digest"):
+        images.digest_in('{"digest": "latest"}')
+    with pytest.raises(ValueError, match="Expecting value"):
+        images.digest_in(f"Name: python:3.13\nDigest: {DIGEST}\n")
 
 
 @pytest.mark.parametrize("name", sorted(each.file.name for each in lock.locks()))
