@@ -70,25 +70,13 @@ _HARMLESS: Final = frozenset(
 """Errors that do not end the connection."""
 
 
-class Owner(Protocol):
-    """Gets the events of a wire, in the event loop.
-
-    Attributes:
-        is_hurried: tells whether what is to be sent is to leave early.
-        is_shared: tells whether what came is to be handled in short pieces.
-    """
-
+class _Owner(Protocol):  # what a wire needs of its `Connection`
     is_hurried: Callable[[], bool]
     is_shared: Callable[[], bool]
 
-    def wire_informed(self, wire: Wire) -> None:
-        """Handle another ``INFO``: new servers, or lame-duck mode."""
-
-    def wire_failed(self, wire: Wire, error: ServerError) -> None:
-        """Handle an ``-ERR``."""
-
-    def wire_ended(self, wire: Wire) -> None:
-        """Handle the end of the connection; called once, unless this side closed it."""
+    def wire_informed(self, wire: Wire) -> None: ...
+    def wire_failed(self, wire: Wire, error: ServerError) -> None: ...
+    def wire_ended(self, wire: Wire) -> None: ...  # called once, unless this side closed it
 
 
 class Wire(asyncio.Protocol):
@@ -101,7 +89,7 @@ class Wire(asyncio.Protocol):
         open: whether messages can be sent now.
     """
 
-    def __init__(self, owner: Owner, server: ServerAddress) -> None:
+    def __init__(self, owner: _Owner, server: ServerAddress) -> None:
         self.server = server
         self.info = ServerInfo()
         self.reason = ""
@@ -131,7 +119,7 @@ class Wire(asyncio.Protocol):
     # --- Opening ------------------------------------------------------------------------------------------
 
     @classmethod
-    async def connect(cls, owner: Owner, options: ConnectionOptions, server: ServerAddress) -> Wire:
+    async def connect(cls, owner: _Owner, options: ConnectionOptions, server: ServerAddress) -> Wire:
         """Connect, and return when the server has accepted the user.
 
         Raises:

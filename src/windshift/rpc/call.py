@@ -55,36 +55,17 @@ _LARGE_ANSWER = 65_536
 """Bytes from which it matters whether the client reads its answer."""
 
 
-class CallOwner(Protocol):
-    """What a call needs of the server.
-
-    Attributes:
-        holding: what is held for all clients.
-        served: bytes of requests that were answered.
-        observer: called with each call that has ended, and its status; None = nobody wants to know.
-    """
-
+class _Owner(Protocol):  # what a call needs of its `ServerConnection`
     holding: Holding
     served: int
     observer: Callable[[ServerCall, StatusCode], None] | None
 
-    def answered(self, size: int) -> None:
-        """Take note of a large answer."""
-
-    def paced(self, call: ServerCall, work: Awaitable[Any]) -> Awaitable[Any]:
-        """Return what does the work of a call that takes a task."""
-
-    def translate(self, path: str, error: Exception) -> RpcError:
-        """Return what the client of a call to ``path`` sees of ``error``."""
-
-    def call_admitted(self) -> None:
-        """Take note that it is known now who makes a call."""
-
-    def call_malformed(self) -> None:
-        """Take note of a call with a malformed request."""
-
-    def call_failed(self, method: str, fields: Mapping[bytes, bytes], error: RpcError) -> None:
-        """Take note that a call ended with this error."""
+    def answered(self, size: int) -> None: ...
+    def paced(self, call: ServerCall, work: Awaitable[Any]) -> Awaitable[Any]: ...
+    def translate(self, path: str, error: Exception) -> RpcError: ...
+    def call_admitted(self) -> None: ...
+    def call_malformed(self) -> None: ...
+    def call_failed(self, method: str, fields: Mapping[bytes, bytes], error: RpcError) -> None: ...
 
 
 class ServerCall:
@@ -144,7 +125,7 @@ class ServerCall:
 
     def __init__(
         self,
-        owner: CallOwner,
+        owner: _Owner,
         connection: Connection,
         stream_id: int,
         method: Method,

@@ -30,27 +30,14 @@ _OK: Headers = ((b"grpc-status", b"0"),)
 _PLAIN = b"identity"
 
 
-class CallOwner(Protocol):
-    """What a call needs of its channel.
-
-    Attributes:
-        options: its limits.
-    """
-
+class _Owner(Protocol):  # what a call needs of its `Channel`
     options: ChannelOptions
 
-    def submit(self, call: Call) -> None:
-        """Give the call to a connection, now or as soon as there is one."""
-
-    def withdraw(self, call: Call) -> None:
-        """Forget a call that waits for a connection."""
-
     @property
-    def lack(self) -> str:
-        """Why a call that waits has no connection."""
-
-    def finished(self, call: Call) -> None:
-        """Note that a call with a ticket is done."""
+    def lack(self) -> str: ...
+    def submit(self, call: Call) -> None: ...
+    def withdraw(self, call: Call) -> None: ...
+    def finished(self, call: Call) -> None: ...
 
 
 class Call:
@@ -79,7 +66,7 @@ class Call:
 
     def __init__(
         self,
-        owner: CallOwner,
+        owner: _Owner,
         headers: HeaderList,
         timeout: float | None,
         loop: asyncio.AbstractEventLoop,
@@ -248,7 +235,7 @@ class UnaryCall(Call):
 
     def __init__(
         self,
-        owner: CallOwner,
+        owner: _Owner,
         headers: HeaderList,
         payload: bytes,
         timeout: float | None,
@@ -331,7 +318,7 @@ class ClientCall(Call, Generic[M]):
 
     def __init__(
         self,
-        owner: CallOwner,
+        owner: _Owner,
         headers: HeaderList,
         response_type: type[M],
         timeout: float | None,

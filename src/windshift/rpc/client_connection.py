@@ -14,22 +14,12 @@ from .status import Headers, RpcError, StatusCode
 _log = logging.getLogger(__name__)
 
 
-class ConnectionOwner(Protocol):
-    """What a connection needs of its channel.
-
-    Attributes:
-        target: its server.
-        options: its limits and timers.
-    """
-
+class _Owner(Protocol):  # what a connection needs of its `Channel`
     target: str
     options: ChannelOptions
 
-    def connection_free(self, connection: ClientConnection) -> None:
-        """Give waiting calls to the connection: it has room."""
-
-    def connection_leaving(self, connection: ClientConnection) -> None:
-        """Give no more calls to the connection."""
+    def connection_free(self, connection: ClientConnection) -> None: ...
+    def connection_leaving(self, connection: ClientConnection) -> None: ...
 
 
 class ClientConnection(ConnectionHandler):
@@ -43,7 +33,7 @@ class ClientConnection(ConnectionHandler):
         calls: calls with open streams, by stream id.
     """
 
-    def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: _Owner, loop: asyncio.AbstractEventLoop) -> None:
         self.http2 = Connection(CLIENT, owner.options.connection, self, loop)
         self._owner = owner
         self._loop = loop

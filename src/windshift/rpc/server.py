@@ -40,6 +40,14 @@ class Server:
         services: what it answers.
         options: limits and timers.
         interceptors: stand before every method; calls come to the first of them first.
+
+    Attributes:
+        methods: what it answers, by path.
+        connection_limiter: gives connections their places.
+        turns: when what connections received is parsed.
+        holding: what is held for all clients.
+        rejections: where connections are logged that were refused.
+        endings: where connections are logged that were ended.
     """
 
     def __init__(

@@ -41,19 +41,7 @@ _CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
 _ENCODINGS = frozenset({b"identity", b"gzip"})
 
 
-class ConnectionOwner(Protocol):
-    """What a connection needs of its server.
-
-    Attributes:
-        options: its limits and timers.
-        methods: what it answers, by path.
-        connection_limiter: gives connections their places.
-        turns: when what connections received is parsed.
-        holding: what is held for all clients.
-        rejections: where connections are logged that were refused.
-        endings: where connections are logged that were ended.
-    """
-
+class _Owner(Protocol):  # what a connection needs of its `Server`
     options: ServerOptions
     methods: dict[bytes, Method]
     connection_limiter: ConnectionLimiter
@@ -62,17 +50,10 @@ class ConnectionOwner(Protocol):
     rejections: RejectionLog
     endings: RejectionLog
 
-    def answered(self, size: int) -> None:
-        """Take note of a large answer."""
-
-    def connection_opened(self, connection: ServerConnection) -> None:
-        """Keep a new connection."""
-
-    def connection_lost(self, connection: ServerConnection) -> None:
-        """Forget a connection."""
-
-    def connection_gone(self, connection: ServerConnection) -> None:
-        """Forget the socket of a connection."""
+    def answered(self, size: int) -> None: ...
+    def connection_opened(self, connection: ServerConnection) -> None: ...
+    def connection_lost(self, connection: ServerConnection) -> None: ...
+    def connection_gone(self, connection: ServerConnection) -> None: ...
 
 
 class Opening(NamedTuple):
@@ -122,7 +103,7 @@ class ServerConnection(ConnectionHandler):
 
     def __init__(
         self,
-        owner: ConnectionOwner,
+        owner: _Owner,
         loop: asyncio.AbstractEventLoop,
         slot: Slot | None = None,
         client: ClientAddress | None = None,

@@ -88,14 +88,11 @@ class Account:
         return True
 
 
-class Waiting(Protocol):
-    """A connection with bytes that wait."""
-
+class _Waiting(Protocol):  # a `Connection` with bytes that wait
     stranger: bool
     account: Account
 
-    def take_turn(self, seconds: float) -> bool:
-        """Parse for about so many seconds; return whether bytes are left."""
+    def take_turn(self, seconds: float) -> bool: ...
 
 
 class Turns:
@@ -115,9 +112,9 @@ class Turns:
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter) -> None:
         self._loop = loop
         self._clock = clock
-        self._busy: OrderedDict[Account, deque[Waiting]] = OrderedDict()
-        self._others: deque[Waiting] = deque()
-        self._strangers: deque[Waiting] = deque()
+        self._busy: OrderedDict[Account, deque[_Waiting]] = OrderedDict()
+        self._others: deque[_Waiting] = deque()
+        self._strangers: deque[_Waiting] = deque()
         self._next_turn: asyncio.Handle | None = None
         self._pausing = False  # only strangers wait, and their time is used up
         self._spent = 0.0  # of the slice of this turn
@@ -170,7 +167,7 @@ class Turns:
         if self._spent > SLICE / 2:
             self._schedule()
 
-    def wait(self, connection: Waiting) -> None:
+    def wait(self, connection: _Waiting) -> None:
         """Have ``take_turn`` called until nothing is left."""
         self._stand_in_line(connection)
         if not (connection.stranger and self._pausing):
@@ -185,7 +182,7 @@ class Turns:
         if self._next_turn is None:
             self._next_turn = self._loop.call_soon(self._turn)
 
-    def _stand_in_line(self, connection: Waiting) -> None:
+    def _stand_in_line(self, connection: _Waiting) -> None:
         account = connection.account
         if connection.stranger:
             self._strangers.append(connection)
@@ -242,13 +239,13 @@ class Turns:
         self._serve(self._strangers.popleft(), STRANGERS_SLICE)
         self.charge_strangers(self._spent - before)
 
-    def _next_busy(self) -> Waiting:
+    def _next_busy(self) -> _Waiting:
         account, queue = self._busy.popitem(last=False)
         connection = queue.popleft()
         if queue:
             self._busy[account] = queue
         return connection
 
-    def _serve(self, connection: Waiting, seconds: float = SLICE) -> None:
+    def _serve(self, connection: _Waiting, seconds: float = SLICE) -> None:
         if connection.take_turn(seconds):  # it may have authenticated meanwhile
             self._stand_in_line(connection)
