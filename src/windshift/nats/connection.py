@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
@@ -75,6 +76,7 @@ class Violations:
             del self._hooks[subject]
 
 
+@dataclass(slots=True, eq=False)
 class Subscription:
     """Interest in a subject.
 
@@ -83,25 +85,13 @@ class Subscription:
         is_vital: whether a connection without this subscription is useless.
     """
 
-    __slots__ = ("_connection", "_wires", "is_vital", "receive", "receive_run", "sid", "subject")
-
-    def __init__(
-        self,
-        connection: Connection,
-        sid: int,
-        subject: bytes,
-        receive: Receive,
-        receive_run: ReceiveRun | None = None,
-        *,
-        is_vital: bool,
-    ) -> None:
-        self._connection = connection
-        self._wires: list[Wire] = []  # more than one while moving to another server
-        self.sid = sid
-        self.subject = subject
-        self.receive = receive
-        self.receive_run = receive_run
-        self.is_vital = is_vital
+    _connection: Connection
+    sid: int
+    subject: bytes
+    receive: Receive
+    receive_run: ReceiveRun | None = None
+    is_vital: bool = False
+    _wires: list[Wire] = field(default_factory=list)  # more than one while moving to another server
 
     def attach(self, wire: Wire) -> None:
         """Subscribe on this wire too; forget those that have ended."""
@@ -284,7 +274,7 @@ class Connection:
         messages at once, which costs less, see `Wire.subscribe`; it is for subscriptions that stay.
         """
         self._last_sid += 1
-        subscription = Subscription(self, self._last_sid, subject, receive, receive_run, is_vital=is_vital)
+        subscription = Subscription(self, self._last_sid, subject, receive, receive_run, is_vital)
         self._subscriptions[subscription.sid] = subscription
         if self._wire is not None:
             subscription.attach(self._wire)
@@ -295,7 +285,7 @@ class Connection:
         if self._wire is None:
             return None
         self._last_sid += 1
-        subscription = Subscription(self, self._last_sid, self.inbox(), receive, is_vital=False)
+        subscription = Subscription(self, self._last_sid, self.inbox(), receive)
         subscription.attach(self._wire)
         return subscription
 

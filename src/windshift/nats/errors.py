@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 
 class NatsError(Exception):
     """Base of all errors here. No text contains a credential, a path or text of another library.
@@ -13,6 +15,7 @@ class NatsError(Exception):
     err_code = 0
 
 
+@dataclass(eq=False, repr=False)
 class ConnectFailed(NatsError):
     """No connection to a server, or to any of them.
 
@@ -21,10 +24,8 @@ class ConnectFailed(NatsError):
         final: whether retrying is useless.
     """
 
-    def __init__(self, text: str, *, final: bool = False) -> None:
-        super().__init__(text)
-        self.text = text
-        self.final = final
+    text: str
+    final: bool = field(default=False, kw_only=True)
 
 
 class NotConnected(NatsError):
@@ -54,6 +55,7 @@ class Busy(Unavailable):
     """More is asked of the server already than may be on its way at once; nothing was asked."""
 
 
+@dataclass(eq=False, repr=False)
 class Forbidden(Unavailable):
     """This user lacks the permission; nothing was done.
 
@@ -61,11 +63,10 @@ class Forbidden(Unavailable):
         subject: what it may not publish to; empty = not known.
     """
 
-    def __init__(self, subject: str = "") -> None:
-        super().__init__(subject)
-        self.subject = subject
+    subject: str = ""
 
 
+@dataclass(eq=False, repr=False)
 class OutcomeUnknown(NatsError):
     """No reply in time: the request may have been carried out or not.
 
@@ -73,15 +74,14 @@ class OutcomeUnknown(NatsError):
         text: why, if known; otherwise empty.
     """
 
-    def __init__(self, text: str = "") -> None:
-        super().__init__(text)
-        self.text = text
+    text: str = ""
 
 
 class TooManyInFlight(NatsError):
     """A write did not get a slot in time; nothing was sent."""
 
 
+@dataclass(eq=False, repr=False)
 class StorageFull(NatsError):
     """What the server stores on takes nothing now; nothing was stored.
 
@@ -89,23 +89,19 @@ class StorageFull(NatsError):
         text: why, fit for anybody's eyes.
     """
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
+    text: str
 
 
+@dataclass(eq=False, repr=False)
 class NoStream(NatsError):
     """No stream has this subject; nothing was stored."""
 
-    def __init__(self, subject: str) -> None:
-        super().__init__(subject)
-        self.subject = subject
+    subject: str
 
 
+@dataclass(eq=False, repr=False)
 class _OfBucket(NatsError):
-    def __init__(self, bucket: str) -> None:
-        super().__init__(bucket)
-        self.bucket = bucket
+    bucket: str
 
 
 class NoBucket(_OfBucket):

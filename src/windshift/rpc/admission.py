@@ -129,6 +129,7 @@ class Address:
         )
 
 
+@dataclass(slots=True, eq=False)
 class Slot:
     """The place of one connection.
 
@@ -138,12 +139,9 @@ class Slot:
         released: whether another connection may have it.
     """
 
-    __slots__ = ("address", "drop", "released")
-
-    def __init__(self) -> None:
-        self.address: Address | None = None
-        self.drop: Callable[[], object] = lambda: None  # there is none yet
-        self.released = False
+    address: Address | None = None
+    drop: Callable[[], object] = lambda: None  # there is none yet
+    released: bool = False
 
 
 class ConnectionLimiter:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
 K = TypeVar("K")
@@ -43,18 +44,12 @@ class Holder(NamedTuple, Generic[K]):
     idle: float
 
 
+@dataclass(slots=True)
 class Turnover:
-    """Since when a client has not turned over what it holds.
+    """Since when a client has not turned over what it holds: at first, since it is there."""
 
-    Args:
-        now: the time.
-    """
-
-    __slots__ = ("_mark", "_since")
-
-    def __init__(self, now: float) -> None:
-        self._since = now
-        self._mark = 0
+    _since: float
+    _mark: int = 0
 
     def idle(self, stuck: int, done: int, now: float) -> float:
         """Return the seconds since then.

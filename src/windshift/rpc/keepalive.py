@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -17,6 +18,7 @@ class KeepaliveAction(Enum):
     CLOSE = 2
 
 
+@dataclass(slots=True)
 class Keepalive:
     """When to ping a peer, and when to close the connection.
 
@@ -28,14 +30,11 @@ class Keepalive:
         timeout: seconds after the PING within which something must arrive.
     """
 
-    __slots__ = ("_asked_at", "_heard_at", "_interval", "_seen", "_timeout")
-
-    def __init__(self, interval: float, timeout: float) -> None:
-        self._interval = interval
-        self._timeout = timeout
-        self._seen = -1
-        self._heard_at = 0.0
-        self._asked_at: float | None = None
+    interval: float
+    timeout: float
+    _seen: int = -1
+    _heard_at: float = 0.0
+    _asked_at: float | None = None
 
     def restart(self) -> None:
         """Count the peer as heard at the next `check`."""
@@ -53,9 +52,9 @@ class Keepalive:
             self._heard_at = now
             self._asked_at = None
         elif self._asked_at is not None:
-            if now - self._asked_at > self._timeout:
+            if now - self._asked_at > self.timeout:
                 return KeepaliveAction.CLOSE
-        elif self._interval and now - self._heard_at >= self._interval:
+        elif self.interval and now - self._heard_at >= self.interval:
             self._asked_at = now
             return KeepaliveAction.PING
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from typing import Final, NamedTuple, cast
@@ -20,6 +21,7 @@ class PubAck(NamedTuple):
     duplicate: bool = False
 
 
+@dataclass(frozen=True, slots=True)
 class Stored:
     """The acknowledgements of several messages that one stream stored, and had not stored before.
 
@@ -28,11 +30,8 @@ class Stored:
         sequences: those of the messages, in their order.
     """
 
-    __slots__ = ("sequences", "stream")
-
-    def __init__(self, stream: str, sequences: list[int]) -> None:
-        self.stream = stream
-        self.sequences = sequences
+    stream: str
+    sequences: list[int]
 
     def __len__(self) -> int:
         return len(self.sequences)
