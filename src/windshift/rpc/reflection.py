@@ -5,11 +5,13 @@ Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, FileDescriptor, ServiceDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 
 from ._gen.grpc.reflection.v1 import reflection_pb2 as v1
 from ._gen.grpc.reflection.v1alpha import reflection_pb2 as v1alpha
@@ -42,18 +44,20 @@ def reflection_services(
 class Catalog:
     """The files that declare some services, and those of payloads, with everything they import.
 
-    Anything else is looked up in the process-wide pool, which has the types that only travel inside
-    ``google.protobuf.Any``, such as error details.
+    They are looked up in the pools that these files are in, and in the process-wide one, which has the types
+    that only travel inside ``google.protobuf.Any``, such as error details.
     """
 
     def __init__(self, services: Sequence[ServiceDescriptor], payloads: Iterable[FileDescriptor]) -> None:
         self.names = sorted(service.full_name for service in services)
-        self._files: dict[str, FileDescriptor] = {}
-        for declaring in (*(service.file for service in services), *payloads):
-            for file in with_imports(declaring):
-                self._files.setdefault(file.name, file)
-        self._symbols = {symbol: file for file in self._files.values() for symbol in _symbols(file)}
-        self._pool = descriptor_pool.Default()
+        files = [*(service.file for service in services), *payloads]
+        self._pools = dict.fromkeys((*(file.pool for file in files), descriptor_pool.Default()))
+        self._methods = {  # which pools do not find
+            method.full_name: file
+            for file in files
+            for service in file.services_by_name.values()
+            for method in service.methods
+        }
 
     def file(self, name: str) -> FileDescriptor:
         """Return the file with this name.
@@ -61,7 +65,7 @@ class Catalog:
         Raises:
             KeyError: there is none.
         """
-        return self._files.get(name) or self._pool.FindFileByName(name)
+        return self._first(lambda pool: pool.FindFileByName(name))
 
     def file_of_symbol(self, symbol: str) -> FileDescriptor:
         """Return the file that declares the symbol with this full name.
@@ -69,7 +73,14 @@ class Catalog:
         Raises:
             KeyError: there is none.
         """
-        return self._symbols.get(symbol) or self._pool.FindFileContainingSymbol(symbol)
+        found = self._methods.get(symbol)
+        return found or self._first(lambda pool: pool.FindFileContainingSymbol(symbol))
+
+    def _first(self, find: Callable[[DescriptorPool], FileDescriptor]) -> FileDescriptor:
+        for pool in self._pools:
+            with suppress(KeyError):
+                return find(pool)
+        raise KeyError
 
     def file_of_extension(self, message: str, number: int) -> FileDescriptor:
         """Return the file that declares the extension ``number`` of a message.
@@ -166,36 +177,3 @@ def with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
             if imported.name not in seen:
                 seen.add(imported.name)
                 pending.append(imported)
-
-
-def _symbols(file: FileDescriptor) -> Iterator[str]:
-    """Yield the full names of all symbols that a file declares."""
-    for message in file.message_types_by_name.values():
-        yield from _message_symbols(message)
-    for enum in file.enum_types_by_name.values():
-        yield from _enum_symbols(enum)
-    for extension in file.extensions_by_name.values():
-        yield extension.full_name
-    for service in file.services_by_name.values():
-        yield service.full_name
-        for method in service.methods:
-            yield method.full_name
-
-
-def _message_symbols(message: Descriptor) -> Iterator[str]:
-    yield message.full_name
-    for field in (*message.fields, *message.extensions):
-        yield field.full_name
-    for oneof in message.oneofs:
-        yield oneof.full_name
-    for enum in message.enum_types:
-        yield from _enum_symbols(enum)
-    for nested in message.nested_types:
-        yield from _message_symbols(nested)
-
-
-def _enum_symbols(enum: EnumDescriptor) -> Iterator[str]:
-    yield enum.full_name
-    scope = enum.full_name.rpartition(".")[0]  # values are siblings of their enum
-    for name in enum.values_by_name:
-        yield f"{scope}.{name}" if scope else name
