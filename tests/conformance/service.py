@@ -73,10 +73,10 @@ class InteropService:
 
 
 def _echo_metadata(call: ServerCall) -> None:
-    initial = call.metadata.get(INITIAL_ECHO)
+    initial = dict(call.metadata).get(INITIAL_ECHO)
     if initial is not None:
         call.set_initial_metadata([(INITIAL_ECHO, initial)])
-    trailing = call.metadata.get(TRAILING_ECHO)
+    trailing = dict(call.metadata).get(TRAILING_ECHO)
     if trailing is not None:
         call.add_trailing_metadata(TRAILING_ECHO, trailing)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from .channel import Channel, ChannelState
 from .client_call import ClientCall
 from .connection import libnghttp2_version
-from .metadata import Metadata
 from .options import ChannelOptions, ConnectionOptions
 from .status import ChannelClosed, NoRoom, RpcError, StatusCode
 from .threads import Threads, in_thread
@@ -38,7 +37,6 @@ __all__ = [
     "Failure",
     "HealthService",
     "Interceptor",
-    "Metadata",
     "Method",
     "NoRoom",
     "ReplaceableTls",

@@ -27,7 +27,7 @@ from .connection import Connection
 from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
 from .holding import Holding
 from .message_stream import Direction, MessageStream
-from .metadata import Metadata, encode_metadata
+from .metadata import decode_metadata, encode_metadata
 from .service import UNLIMITED, Method
 from .status import (
     OK_TRAILERS,
@@ -97,7 +97,6 @@ class ServerCall:
         "_handled",
         "_headers",
         "_headers_sent",
-        "_metadata",
         "_method",
         "_owner",
         "_requests",
@@ -140,7 +139,6 @@ class ServerCall:
         self.peer = connection.peer
         self._headers = headers
         self.fields = fields
-        self._metadata: Metadata | None = None
         self._requests: MessageStream[Any] | None = None  # none as long as a single one may come whole
         self._admission: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -162,11 +160,9 @@ class ServerCall:
     # -- the request ---------------------------------------------------------------------------------
 
     @property
-    def metadata(self) -> Metadata:
-        """The metadata that the client sent."""
-        if self._metadata is None:
-            self._metadata = Metadata(self._headers)
-        return self._metadata
+    def metadata(self) -> tuple[tuple[str, MetadataValue], ...]:
+        """The metadata that the client sent, see ``decode_metadata``. It is read anew each time."""
+        return decode_metadata(self._headers)
 
     def header(self, name: bytes) -> str:
         """Return an ASCII header of the request, empty when absent; cheaper than all of ``metadata``.

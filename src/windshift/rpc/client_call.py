@@ -17,10 +17,10 @@ from google.protobuf.message import Message
 from .connection import CANCEL, NO_ERROR, REFUSED_STREAM, Connection
 from .framing import MessageDecoder, decode_single, encode_message
 from .message_stream import MANY, Direction, MessageStream
-from .metadata import Metadata, encode_timeout
+from .metadata import decode_metadata, encode_timeout
 from .options import ChannelOptions
 from .outcome import final_error, reset_error, response_error
-from .status import HeaderList, Headers, RpcError, StatusCode
+from .status import HeaderList, Headers, MetadataValue, RpcError, StatusCode
 
 M = TypeVar("M", bound=Message)
 
@@ -114,7 +114,7 @@ class Call:
         error = response_error(fields)
         encoding = fields.get(b"grpc-encoding", _PLAIN)
         if error is not None:
-            error.metadata = Metadata(headers).items()
+            error.metadata = decode_metadata(headers)
             self.abandon(error)
         elif encoding == b"gzip":
             self._use_gzip()
@@ -429,14 +429,14 @@ class ClientCall(Call, Generic[M]):
         """
         return self._responses.receive_many(limit)
 
-    async def initial_metadata(self) -> Metadata:
+    async def initial_metadata(self) -> tuple[tuple[str, MetadataValue], ...]:
         """Wait for the metadata that the server sends before its first message.
 
         Empty if the call ends without any.
         """
         while self._initial is None and not self.done:
             await self._changed.wait()
-        return Metadata(self._initial or ())
+        return decode_metadata(self._initial or ())
 
     async def begun(self) -> bool:
         """Wait for the server to begin its response; false when it ends the call with its only headers."""
@@ -444,9 +444,9 @@ class ClientCall(Call, Generic[M]):
         return self._initial is not None and self._initial is not self._trailing
 
     @property
-    def trailing_metadata(self) -> Metadata:
+    def trailing_metadata(self) -> tuple[tuple[str, MetadataValue], ...]:
         """The metadata sent with the status; empty until the end of the call."""
-        return Metadata(self._trailing)
+        return decode_metadata(self._trailing)
 
     async def __aiter__(self) -> AsyncIterator[M]:
         while (message := await self.receive()) is not None:

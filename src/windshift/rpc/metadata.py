@@ -26,35 +26,13 @@ MAX_TIMEOUT = 30 * 24 * 3600.0
 """Longest timeout, in seconds; longer ones are shortened to it, because they would overflow timers."""
 
 
-class Metadata:
-    """The metadata of one side of a call: ordered pairs, names in lower case, a name may repeat.
+def decode_metadata(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, MetadataValue], ...]:
+    """Return the metadata in header fields: pairs in their order, names in lower case, a name may repeat.
 
     Values of names that end in ``-bin`` are bytes, all others are text. Headers of HTTP/2 and of gRPC itself
-    are not included. Headers are decoded on first use, so that a call that never looks at its metadata pays
-    nothing.
+    are not included.
     """
-
-    __slots__ = ("_headers", "_pairs")
-
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        self._headers = headers
-        self._pairs: tuple[tuple[str, MetadataValue], ...] | None = None
-
-    def __iter__(self) -> Iterator[tuple[str, MetadataValue]]:
-        return iter(self.items())
-
-    def __len__(self) -> int:
-        return len(self.items())
-
-    def items(self) -> tuple[tuple[str, MetadataValue], ...]:
-        """Return all pairs in the order received."""
-        if self._pairs is None:
-            self._pairs = tuple(_pairs(self._headers))
-        return self._pairs
-
-    def get(self, name: str) -> MetadataValue | None:
-        """Return the first value of ``name``, or None."""
-        return next((value for key, value in self.items() if key == name), None)
+    return tuple(_pairs(headers))
 
 
 def _pairs(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, MetadataValue]]:

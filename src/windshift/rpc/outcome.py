@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
-from .metadata import Metadata
+from .metadata import decode_metadata
 from .status import RpcError, StatusCode, decode_binary, percent_decode
 
 _HTTP_CODES = {
@@ -70,7 +70,8 @@ def final_error(trailers: Sequence[tuple[bytes, bytes]]) -> RpcError | None:
     message = percent_decode(fields.get(b"grpc-message", b""))
     if b"grpc-status" not in fields:
         message = "the server ended the call without a status"
-    return RpcError(code, message, _details(fields.get(b"grpc-status-details-bin", b"")), Metadata(trailers))
+    details = _details(fields.get(b"grpc-status-details-bin", b""))
+    return RpcError(code, message, details, decode_metadata(trailers))
 
 
 def _code(value: bytes) -> StatusCode:
