@@ -11,6 +11,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -174,6 +175,7 @@ class Listener:
         close_sockets(self._sockets)
 
 
+@dataclass(slots=True)
 class RejectionLog:
     """Logs connections that had to go: one in a while, and how many others.
 
@@ -182,11 +184,10 @@ class RejectionLog:
         what: what happened to them.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, what: str = "a connection was refused") -> None:
-        self._loop = loop
-        self._what = what
-        self._next_at = 0.0
-        self._skipped = 0
+    _loop: asyncio.AbstractEventLoop
+    _what: str = "a connection was refused"
+    _next_at: float = 0.0
+    _skipped: int = 0
 
     def rejected(self, address: str, why: str) -> None:
         """Note one, of a client with this address."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -51,6 +52,7 @@ MANY = 1024
 """Messages after which it does."""
 
 
+@dataclass(slots=True, eq=False)
 class MessageStream(Generic[M]):
     """The messages that a peer sends in one call.
 
@@ -58,55 +60,27 @@ class MessageStream(Generic[M]):
     receive.
 
     Attributes:
-        handed: bytes of what was received last, which its reader has until it receives again.
-
-    Args:
         message_type: the class of the messages.
         decoder: splits the body into messages.
         direction: requests or responses.
         loop: the event loop of the connection.
+        handed: bytes of what was received last, which its reader has until it receives again.
     """
 
-    __slots__ = (
-        "_chunks",
-        "_connection",
-        "_direction",
-        "_ended",
-        "_error",
-        "_from_string",
-        "_loop",
-        "_message_type",
-        "_messages",
-        "_on_error",
-        "_stopped",
-        "_stream_id",
-        "_waiter",
-        "decoder",
-        "handed",
-    )
-
-    def __init__(
-        self,
-        message_type: type[M],
-        decoder: MessageDecoder,
-        direction: Direction,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self.decoder = decoder
-        self._message_type = message_type
-        self._direction = direction
-        self._from_string = message_type.FromString
-        self._on_error: Callable[[RpcError], None] | None = None
-        self._loop = loop
-        self._connection: Connection | None = None
-        self._stream_id = 0
-        self._ended = self._stopped = False
-        self._error: RpcError | None = None
-        # Most streams are idle, and an empty deque takes 0.75 KB
-        self._chunks: deque[bytes] | None = None
-        self._messages: list[bytes] = []  # of few chunks
-        self._waiter: asyncio.Future[None] | None = None
-        self.handed = 0
+    message_type: type[M]
+    decoder: MessageDecoder
+    direction: Direction
+    loop: asyncio.AbstractEventLoop
+    handed: int = 0
+    _connection: Connection | None = None
+    _stream_id: int = 0
+    _on_error: Callable[[RpcError], None] | None = None
+    _ended: bool = False
+    _stopped: bool = False
+    _error: RpcError | None = None
+    _chunks: deque[bytes] | None = None  # most streams are idle, and an empty deque takes 0.75 KB
+    _messages: list[bytes] = field(default_factory=list)  # of few chunks
+    _waiter: asyncio.Future[None] | None = None
 
     # -- for the call --------------------------------------------------------------------------------
 
@@ -173,11 +147,11 @@ class MessageStream(Generic[M]):
         while self._take_chunk():
             pass
         if len(self._messages) > 1:
-            raise self._direction.error("has more than one message")
+            raise self.direction.error("has more than one message")
         if not self._ended:
             return None
         if not self._messages or self.decoder.buffered:
-            raise self._direction.error("is not one complete message")
+            raise self.direction.error("is not one complete message")
         return self.decoder.unpack(self._messages.pop(0))
 
     # -- for the reader -------------------------------------------------------------------------------
@@ -213,7 +187,7 @@ class MessageStream(Generic[M]):
                 if not await self._more():
                     break
         except DecodeError as error:
-            raise self._failed(self._direction.invalid(self._message_type)) from error
+            raise self._failed(self.direction.invalid(self.message_type)) from error
         except RpcError as error:
             self._failed(error)
             raise
@@ -225,7 +199,7 @@ class MessageStream(Generic[M]):
         some = self._messages[:limit]
         del self._messages[:limit]
         self.handed = sum(map(len, some))
-        return [*map(self._from_string, some)]
+        return [*map(self.message_type.FromString, some)]
 
     def _inflated(self, limit: int, before_inflating: Callable[[], None] | None) -> list[M]:
         """Do the same with messages that may be compressed: inflated they need room, and time."""
@@ -235,7 +209,7 @@ class MessageStream(Generic[M]):
                 before_inflating()
             inflated = self.decoder.unpack(payload)
             self.handed += len(inflated)
-            batch.append(self._from_string(inflated))
+            batch.append(self.message_type.FromString(inflated))
             if self.handed >= ENOUGH:
                 break
         del self._messages[: len(batch)]
@@ -245,7 +219,7 @@ class MessageStream(Generic[M]):
         """End a client's call with an error found here, which is raised from now on."""
         if self._on_error is not None:
             self._on_error(error)
-        if self._direction is _RESPONSE:  # a server's call ends with its handler
+        if self.direction is _RESPONSE:  # a server's call ends with its handler
             self._error = error
             self._messages.clear()
             self.discard()
@@ -268,11 +242,11 @@ class MessageStream(Generic[M]):
             raise self._error
         if self._ended:
             if self.decoder.buffered:
-                raise self._direction.error("ended in the middle of a message")
+                raise self.direction.error("ended in the middle of a message")
             return False
         if self._waiter is not None:
             raise RuntimeError("another task receives from this call already")
-        self._waiter = self._loop.create_future()
+        self._waiter = self.loop.create_future()
         try:
             await self._waiter
         finally:

@@ -873,6 +873,7 @@ def message_of(answer: JsonObject) -> StoredMessage:
     )
 
 
+@dataclass(slots=True, eq=False)
 class Reading(ABC):
     """A request for one stored message that takes no task, as long as one answer settles it.
 
@@ -886,17 +887,14 @@ class Reading(ABC):
         asker: for whom it is made.
     """
 
-    __slots__ = ("_api", "_asker", "_deadline", "_query", "_share", "_stop_waiting", "_stream", "_token")
-
-    def __init__(self, api: JetStream, stream: str, query: Query, deadline: float, asker: str) -> None:
-        self._api = api
-        self._asker = asker
-        self._stream = stream
-        self._query = query
-        self._deadline = deadline
-        self._token = b""
-        self._share: Share | None = None
-        self._stop_waiting: Callable[[], None] | None = None
+    _api: JetStream
+    _stream: str
+    _query: Query
+    _deadline: float
+    _asker: str
+    _token: bytes = b""
+    _share: Share | None = None
+    _stop_waiting: Callable[[], None] | None = None
 
     @abstractmethod
     def take(self, message: StoredMessage) -> None:
