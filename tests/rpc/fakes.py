@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from windshift.rpc import Server
+from windshift.rpc.admission import Slot
+from windshift.rpc.server_connection import ServerConnection
+
 
 class FakeTransport(asyncio.Transport):
     """Keep what is written; behave as uvloop's transports do where that is stricter than asyncio's.
@@ -76,3 +80,12 @@ class FakeTransport(asyncio.Transport):
         """Hand received bytes to the protocol, unless it reads no more."""
         if not self._closing:
             self._protocol.data_received(data)
+
+
+def connected(server: Server) -> tuple[ServerConnection, FakeTransport]:
+    """Return a connection that a test drives. Useless work on it counts for no address."""
+    loop = asyncio.get_running_loop()
+    connection = ServerConnection(server, loop, Slot(released=True))
+    transport = FakeTransport(connection.http2, loop)
+    connection.http2.connection_made(transport)
+    return connection, transport

@@ -23,7 +23,7 @@ MB = 1_000_000
 
 def goes(held: int, *holders: Holder[str], limit: int = 100, refused: bool = False) -> str:
     """Return the names of those who go; what they do not hold is held for a client that can free nothing."""
-    holding = Holding(limit)
+    holding = Holding(limit, lambda: None)
     holding.refused = refused
     others = Holder("others", held - sum(each.held for each in holders), 0, 0.0)
     return "".join(each.who for each in holding.who_goes([others, *holders]))
@@ -55,16 +55,18 @@ def test_who_holds_for_nothing_makes_room_for_requests() -> None:
 
 def test_without_a_limit_nobody_goes() -> None:
     """However much is held."""
-    holding = Holding(None)
+    looks = list[bool]()
+    holding = Holding(None, lambda: looks.append(True))
     holding.requests = 10**12
     assert holding.has_room(10**9)
-    assert not holding.answered(10**12)
+    holding.answered(10**12)
+    assert not looks
     assert holding.who_goes([holder("a", 10**12, 1e6)]) == []
 
 
 def test_small_requests_have_more_room() -> None:
     """A client that publishes little is served while others fill what there is."""
-    holding = Holding(100_000_000)
+    holding = Holding(100_000_000, lambda: None)
     holding.requests = 40_000_001
     assert [holding.has_room(1000), holding.refused] == [True, False]
     assert [holding.has_room(100_000), holding.refused] == [False, True]
@@ -91,7 +93,7 @@ def test_what_is_left_is_within_the_limit(held: list[tuple[int, float]], limit: 
     """Whatever they hold; and with the last of those who go it would not be."""
     holders = [Holder(number, stuck, stuck, idle) for number, (stuck, idle) in enumerate(held)]
     total = sum(each.stuck for each in holders)
-    gone = Holding(limit).who_goes(holders)
+    gone = Holding(limit, lambda: None).who_goes(holders)
     left = total - sum(each.stuck for each in gone)
     assert left <= limit
     assert not gone or left + gone[-1].stuck > limit

@@ -11,11 +11,9 @@ from itertools import count, pairwise
 import pytest
 
 import windshift.rpc.connection as connection_module
-from windshift.rpc.connection import Connection
-from windshift.rpc.server_connection import ServerConnection
 from windshift.rpc.turns import SLICE
 
-from .fakes import FakeTransport
+from .fakes import connected
 from .floods import ENDING, HARMLESS, Flood, pieces
 from .frames import PREFACE, WAIT, Peer, data, headers, ping, request_fields, settings
 from .serving import UNARY, Serving, Steps, echo, eventually, server_options, serving, simple
@@ -28,15 +26,6 @@ async def flood(peer: Peer, what: Flood) -> None:
             if peer._writer.transport.is_closing():
                 return
             await peer.send_slowly(piece)
-
-
-def connected(running: Serving) -> tuple[Connection, FakeTransport]:
-    """Make a connection on a transport that a test drives."""
-    loop = asyncio.get_running_loop()
-    connection = ServerConnection(running.server, loop).http2
-    transport = FakeTransport(connection, loop)
-    connection.connection_made(transport)
-    return connection, transport
 
 
 async def healthy(running: Serving, until: asyncio.Task[None]) -> list[float]:
@@ -53,7 +42,8 @@ async def healthy(running: Serving, until: asyncio.Task[None]) -> list[float]:
 async def test_what_was_parsed_is_let_go_of() -> None:
     """Also where it was parsed in several turns: a read may have 256 KiB, and the connection may idle."""
     async with serving(unary_call=echo) as running:
-        connection, transport = connected(running)
+        served, transport = connected(running.server)
+        connection = served.http2
         transport.deliver(PREFACE + settings())
         many = b"".join(
             headers(n, request_fields(UNARY)) + data(n, simple(b"x"), end=True) for n in range(1, 401, 2)
@@ -150,7 +140,7 @@ async def test_a_flood_takes_turns_with_others() -> None:
     steps = Steps()
     options = server_options()
     async with serving(options, full_duplex_call=steps.handler) as running:
-        _, transport = connected(running)
+        _, transport = connected(running.server)
         transport.deliver(PREFACE + settings())
         resets = b"".join(pieces((ENDING["rapid reset of streams"][0], 5000)))
         seen = [0]
@@ -175,7 +165,8 @@ async def test_few_calls_may_take_longer(
     clock = count(step=0.0006)
     monkeypatch.setattr(connection_module, "thread_time", lambda: next(clock))
     async with serving(unary_call=echo) as running:
-        connection, transport = connected(running)
+        served, transport = connected(running.server)
+        connection = served.http2
         transport.deliver(PREFACE + settings())
         fields, message = request_fields(UNARY), simple(bytes(body or 0))
         frames = [
@@ -195,7 +186,8 @@ async def test_a_new_connection_begins_with_few_calls(monkeypatch: pytest.Monkey
     clock = count(step=0.01)
     monkeypatch.setattr(connection_module, "thread_time", lambda: next(clock))
     async with serving(unary_call=echo) as running:
-        connection, transport = connected(running)
+        served, transport = connected(running.server)
+        connection = served.http2
         calls = [
             headers(stream, request_fields(UNARY)) + data(stream, simple(b"x"), end=True)
             for stream in range(1, 101, 2)
@@ -211,7 +203,8 @@ async def test_time_of_other_processes_does_not_count(monkeypatch: pytest.Monkey
     clock = count(step=0.01)
     monkeypatch.setattr(connection_module, "perf_counter", lambda: next(clock))
     async with serving(unary_call=echo) as running:
-        connection, transport = connected(running)
+        served, transport = connected(running.server)
+        connection = served.http2
         transport.deliver(PREFACE + settings())
         piece = connection._piece = 4096
         for stream in (1, 3, 5, 7):
@@ -225,7 +218,8 @@ async def test_time_of_other_processes_does_not_count(monkeypatch: pytest.Monkey
 async def test_bytes_that_wait_for_their_turn_are_lost_with_the_connection() -> None:
     """Nothing of them is looked at afterwards, and nothing is raised."""
     async with serving(full_duplex_call=Steps().handler) as running:
-        connection, transport = connected(running)
+        served, transport = connected(running.server)
+        connection = served.http2
         transport.deliver(PREFACE + settings())
         transport.deliver(b"".join(pieces((ENDING["rapid reset of streams"][0], 5000))))
         assert connection._rest

@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 
 from tests._gen.grpc.testing import messages_pb2
 from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode
-from windshift.rpc.server_connection import ServerConnection
 
 from . import frames as f
-from .fakes import FakeTransport
+from .fakes import connected
 from .serving import DOWNLOAD, DUPLEX, SERVICE, UNARY, UPLOAD, ask, output, piece, server_options, simple
 
 EXAMPLES = int(os.environ.get("WINDSHIFT_TEST_FUZZ", "80"))
@@ -247,9 +246,7 @@ class Driver:
             on_call_finished=note,
         )
         self.server = Server([Service(SERVICE, watch)], options)
-        self.connection = ServerConnection(self.server, self._loop)
-        self.transport = FakeTransport(self.connection.http2, self._loop)
-        self.connection.http2.connection_made(self.transport)
+        self.connection, self.transport = connected(self.server)
 
     async def run(self, script: list[Step], *, begin: bool) -> None:
         """Do what the script says, then lose the connection."""

@@ -17,7 +17,7 @@ from windshift.rpc import ConnectionOptions, ServerCall, ServerOptions, StatusCo
 from windshift.rpc.connection import SEND_QUEUE_MARK
 from windshift.rpc.server_connection import ServerConnection
 
-from .fakes import FakeTransport
+from .fakes import connected
 from .frames import (
     PREFACE,
     Kind,
@@ -64,11 +64,10 @@ async def test_what_comes_of_a_call_leaves_at_once_where_others_wait() -> None:
     """Whoever sends it elsewhere is told so, when the caller uses little."""
     hurried = list[bool]()
     async with serving(unary_call=echo) as running:
-        loop, turns = asyncio.get_running_loop(), running.server.turns
+        turns = running.server.turns
         turns.on_hurry = lambda: hurried.append(True)
-        connection = ServerConnection(running.server, loop).http2
-        transport = FakeTransport(connection, loop)
-        connection.connection_made(transport)
+        served, transport = connected(running.server)
+        connection = served.http2
         call = data(1, simple(b"x"), end=True)
         transport.deliver(PREFACE + settings() + headers(1, request_fields(UNARY)) + call)
         assert not hurried
@@ -85,10 +84,8 @@ async def test_what_comes_of_a_call_leaves_at_once_where_others_wait() -> None:
 async def test_an_answer_leaves_at_once_beside_bulk_work(*, bulky: bool) -> None:
     """Also to somebody busy: it does not wait for what else the turn of the loop brings."""
     async with serving(unary_call=echo) as running:
-        loop = asyncio.get_running_loop()
-        connection = ServerConnection(running.server, loop).http2
-        transport = FakeTransport(connection, loop)
-        connection.connection_made(transport)
+        served, transport = connected(running.server)
+        connection = served.http2
         transport.deliver(PREFACE + settings())
         await eventually(lambda: len(transport.written) > 0)
         connection.account.charge(1.0, time.perf_counter())
@@ -109,10 +106,7 @@ async def test_a_large_answer_leaves_in_several_turns() -> None:
         call.send(output(1_000_000))
 
     async with serving(streaming_output_call=large) as running:
-        loop = asyncio.get_running_loop()
-        connection = ServerConnection(running.server, loop).http2
-        transport = FakeTransport(connection, loop)
-        connection.connection_made(transport)
+        _, transport = connected(running.server)
         transport.deliver(PREFACE + settings({0x4: 2**31 - 1}) + window_update(0, 2**30))
         transport.deliver(headers(1, request_fields(DOWNLOAD)) + data(1, ask(), end=True))
         written = [0]
@@ -130,10 +124,8 @@ async def test_a_large_answer_leaves_whole_at_the_end() -> None:
         call.send(output(1_000_000))
 
     async with serving(streaming_output_call=large) as running:
-        loop = asyncio.get_running_loop()
-        connection = ServerConnection(running.server, loop).http2
-        transport = FakeTransport(connection, loop)
-        connection.connection_made(transport)
+        served, transport = connected(running.server)
+        connection = served.http2
         transport.deliver(PREFACE + settings({0x4: 2**31 - 1}) + window_update(0, 2**30))
         transport.deliver(headers(1, request_fields(DOWNLOAD)) + data(1, ask(), end=True))
         await eventually(lambda: len(transport.written) > 100_000)

@@ -60,28 +60,22 @@ __all__ = [
 ]
 
 _LATE = {
-    "LOOPBACK": "admission",
-    "AdmissionOptions": "admission",
-    "Failure": "server_options",
-    "HealthService": "health",
-    "Interceptor": "service",
-    "Method": "service",
-    "Server": "server",
-    "ServerCall": "call",
-    "ServerOptions": "server_options",
-    "Service": "service",
-    "includes": "admission",
-    "close_sockets": "listening",
-    "hold_port": "listening",
-    "open_sockets": "listening",
-    "reflection_services": "reflection",
+    "admission": ("LOOPBACK", "AdmissionOptions", "includes"),
+    "call": ("ServerCall",),
+    "health": ("HealthService",),
+    "listening": ("close_sockets", "hold_port", "open_sockets"),
+    "reflection": ("reflection_services",),
+    "server": ("Server",),
+    "server_options": ("Failure", "ServerOptions"),
+    "service": ("Interceptor", "Method", "Service"),
 }
-"""Name: the module that has it."""
+"""Module: the names that it has."""
 
 
 def __getattr__(name: str) -> Any:
     """Load what servers need."""
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f".{_LATE[name]}", __name__), name)
-    return value
+    for module, names in _LATE.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

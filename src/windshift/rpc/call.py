@@ -59,9 +59,8 @@ class _Owner(Protocol):  # what a call needs of its `ServerConnection`
     holding: Holding
     served: int
     observer: Callable[[ServerCall, StatusCode], None] | None
+    pace: Callable[[ServerCall, Any], Awaitable[Any]]
 
-    def answered(self, size: int) -> None: ...
-    def paced(self, call: ServerCall, work: Awaitable[Any]) -> Awaitable[Any]: ...
     def translate(self, path: str, error: Exception) -> RpcError: ...
     def call_admitted(self) -> None: ...
     def call_malformed(self) -> None: ...
@@ -326,7 +325,7 @@ class ServerCall:
         """Send the only response, or the last one, with the status OK."""
         payload = encode_message(response.SerializeToString())
         if len(payload) > _LARGE_ANSWER:
-            self._owner.answered(len(payload))
+            self._owner.holding.answered(len(payload))
         if self._headers_sent:
             self.connection.send_data(self._stream_id, payload)
             self._send_status(OK_TRAILERS)
@@ -356,7 +355,7 @@ class ServerCall:
     def _admitted(self, admission: asyncio.Task[None]) -> None:
         self._admission = None
         if admission.cancelled():
-            self._fail_protocol(StatusCode.CANCELLED, "the call was cancelled")
+            self._fail(RpcError(StatusCode.CANCELLED, "the call was cancelled"))
         elif (error := admission.exception()) is not None:
             self._fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         else:
@@ -373,7 +372,7 @@ class ServerCall:
                 self._begin(requests)
         elif ended:
             self._owner.call_malformed()
-            self._fail_protocol(StatusCode.INTERNAL, "the request has no message")
+            self._fail(RpcError(StatusCode.INTERNAL, "the request has no message"))
 
     def set_timeout(self, seconds: float) -> None:
         """Let the client's deadline cancel the handler."""
@@ -530,7 +529,7 @@ class ServerCall:
 
     async def _work(self, work: Callable[[], Awaitable[Message | None]]) -> None:
         try:
-            response = await self._owner.paced(self, self._begun(work))
+            response = await self._owner.pace(self, self._begun(work))
         except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
             self._settle(error)
         else:
@@ -549,11 +548,11 @@ class ServerCall:
         method = self._method
         try:
             if payload is None:
-                response = await self._owner.paced(self, method.handler(self))
+                response = await self._owner.pace(self, method.handler(self))
             else:
                 request = _PARSE(kind, payload)
                 payload = None  # it would be held twice
-                response = await self._owner.paced(self, method.handler(request, self))
+                response = await self._owner.pace(self, method.handler(request, self))
             if self.done:
                 return
             if method.server_streaming:
@@ -570,9 +569,9 @@ class ServerCall:
         """Turn what a handler raised into the status of the call."""
         if isinstance(error, asyncio.CancelledError):
             if self._deadline_passed:
-                self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
+                self._fail(RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline passed"))
             else:
-                self._fail_protocol(StatusCode.CANCELLED, "the call was cancelled")
+                self._fail(RpcError(StatusCode.CANCELLED, "the call was cancelled"))
         elif isinstance(error, Exception):
             self._fail(error)
         else:
@@ -583,7 +582,7 @@ class ServerCall:
             return
         self._deadline_passed = True
         if self._task is None or not _has_begun(self._task):
-            self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
+            self._fail(RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline passed"))
         self._cancel()
 
     def _cancel(self) -> None:
@@ -610,12 +609,9 @@ class ServerCall:
         if self.done or self._handled or self._method.client_streaming:
             return
         if now - self.started > body_timeout:
-            self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the request did not arrive in time")
+            self._fail(RpcError(StatusCode.DEADLINE_EXCEEDED, "the request did not arrive in time"))
 
     # -- ending --------------------------------------------------------------------------------------
-
-    def _fail_protocol(self, code: StatusCode, message: str) -> None:
-        self._fail(RpcError(code, message))
 
     def _fail(self, error: Exception) -> None:
         status = self._owner.translate(self._method.path, error)

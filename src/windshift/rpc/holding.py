@@ -8,7 +8,7 @@ returns, whether or not its client opens the window for it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -75,10 +75,12 @@ class Holding:
 
     Args:
         limit: bytes; None = no bound.
+        look: called when it is time to look who reads what there is.
     """
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, look: Callable[[], object]) -> None:
         self.limit = limit
+        self._look = look
         self.requests = 0
         self.refused = False
         self.plenty = sys.maxsize if limit is None else int(limit * _FOR_REQUESTS)
@@ -92,12 +94,11 @@ class Holding:
         self.refused = True
         return False
 
-    def answered(self, size: int) -> bool:
-        """Take note of an answer; True = it is time to look who reads what there is."""
-        if self.limit is None:
-            return False
+    def answered(self, size: int) -> None:
+        """Take note of a large answer, which its client may leave unread."""
         self._new_answers += size
-        return self._new_answers > self.limit // _LOOK_AFTER
+        if self.limit is not None and self._new_answers > self.limit // _LOOK_AFTER:
+            self._look()
 
     def who_goes(self, holders: Sequence[Holder[K]]) -> list[Holder[K]]:
         """Return the clients to drop: who hold for nothing, by how much and how long, then the largest.

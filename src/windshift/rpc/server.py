@@ -70,7 +70,7 @@ class Server:
         self._too_many = RejectionLog(self._loop)
         self.connection_limiter = ConnectionLimiter(self.options.admission, self._loop.time)
         self.turns = Turns(self._loop)
-        self.holding = Holding(self.options.max_held)
+        self.holding = Holding(self.options.max_held, lambda: self._loop.call_soon(self._look_who_reads))
         self._beginning: dict[asyncio.Task[None], Callable[[], None]] = {}  # handshakes, and what ends them
         self._connections: set[ServerConnection] = set()
         self._sockets: set[ServerConnection] = set()  # and those that are over, but not yet closed
@@ -216,11 +216,6 @@ class Server:
         self._drop_holders(seen)
         self.connection_limiter.forget()
         self._ticker = self._loop.call_later(self.options.tick_interval, self._tick)
-
-    def answered(self, size: int) -> None:
-        """Take note of a large answer, which its client may leave unread; called by connections."""
-        if self.holding.answered(size):
-            self._loop.call_soon(self._look_who_reads)
 
     def _look_who_reads(self) -> None:
         now = self._loop.time()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from random import uniform
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from .admission import CANCELLED_CALL, FAILING_CALL, INVALID_CALL, USELESS_FRAME, ConnectionLimiter, Slot
 from .call import RESPONSE_HEADERS, ServerCall
@@ -50,7 +50,6 @@ class _Owner(Protocol):  # what a connection needs of its `Server`
     rejections: RejectionLog
     endings: RejectionLog
 
-    def answered(self, size: int) -> None: ...
     def connection_opened(self, connection: ServerConnection) -> None: ...
     def connection_lost(self, connection: ServerConnection) -> None: ...
     def connection_gone(self, connection: ServerConnection) -> None: ...
@@ -99,13 +98,14 @@ class ServerConnection(ConnectionHandler):
         holding: what is held for all clients.
         served: bytes of requests that were answered.
         observer: called with each call that has ended, and its status.
+        pace: says how the work of a call is run.
     """
 
     def __init__(
         self,
         owner: _Owner,
         loop: asyncio.AbstractEventLoop,
-        slot: Slot | None = None,
+        slot: Slot,
         client: ClientAddress | None = None,
     ) -> None:
         stranger = owner.options.authenticate_timeout is not None
@@ -124,6 +124,7 @@ class ServerConnection(ConnectionHandler):
         self.holding = owner.holding
         self.served = 0
         self.observer = owner.options.on_call_finished
+        self.pace = owner.options.pace
         self._had_request = False
         self._admitted = not stranger
         self._draining = self._going_away = False
@@ -139,8 +140,7 @@ class ServerConnection(ConnectionHandler):
 
     def on_ready(self) -> None:
         """Register with the server."""
-        if self._slot is not None:
-            self._slot.drop = self.http2.abort
+        self._slot.drop = self.http2.abort
         self._owner.connection_opened(self)
         if self.http2.stranger and self.http2.peer_certificate is not None:
             self.http2.stranger = False
@@ -211,7 +211,7 @@ class ServerConnection(ConnectionHandler):
     def on_ping_answered(self, payload: bytes) -> None:
         """Go on with a drain when the client has seen the first GOAWAY."""
         if payload == _DRAIN_PING:
-            self._go_away_when_read()
+            self._when_read(self._go_away)
 
     def on_useless(self, frames: int) -> None:
         """Count frames that carry nothing."""
@@ -224,7 +224,7 @@ class ServerConnection(ConnectionHandler):
     def _count_useless(self, units: int) -> None:
         """Have useless work counted, and end the connection when its address made too much of it."""
         slot = self._slot
-        if slot is None or slot.address is None or self.http2.over:
+        if slot.address is None or self.http2.over:
             return
         self._useless += units
         within = slot.address.spend(units, self._loop.time())
@@ -246,21 +246,14 @@ class ServerConnection(ConnectionHandler):
 
     def on_socket_closed(self) -> None:
         """Let the server forget the socket."""
-        if self._slot is not None:
-            self._owner.connection_limiter.release(self._slot)
+        self._owner.connection_limiter.release(self._slot)
         self._owner.connection_gone(self)
 
     # -- for calls -----------------------------------------------------------------------------------
 
-    def paced(self, call: ServerCall, work: Awaitable[Any]) -> Awaitable[Any]:
-        """Let the server's options say how the work of a call is run."""
-        pace = self._owner.options.pace
-        return work if pace is None else pace(call, work)
-
     def translate(self, path: str, error: Exception) -> RpcError:
         """Let the server's options say what the client sees; what nobody expected becomes a fault."""
-        translate = self._owner.options.translate
-        known = translate(path, error) if translate is not None else None
+        known = self._owner.options.translate(path, error)
         if known is not None:
             return known
         if isinstance(error, RpcError):
@@ -274,12 +267,7 @@ class ServerConnection(ConnectionHandler):
     def call_admitted(self) -> None:
         """Treat the connection as that of somebody who is known, from now on."""
         self._admitted, self.http2.stranger = True, False
-        if self._slot is not None:
-            self._owner.connection_limiter.authenticated(self._slot)
-
-    def answered(self, size: int) -> None:
-        """Have it looked at soon whether the client reads what it asks for."""
-        self._owner.answered(size)
+        self._owner.connection_limiter.authenticated(self._slot)
 
     def call_malformed(self) -> None:
         """Count a call with a malformed request."""
@@ -396,7 +384,7 @@ class ServerConnection(ConnectionHandler):
     def _has_to_go(self, now: float) -> bool:
         """End a connection on which nobody authenticated in time; not a proxy's, which may know no better."""
         timeout = self._owner.options.authenticate_timeout
-        if self._slot is None or self._slot.address is None or timeout is None or self._draining:
+        if self._slot.address is None or timeout is None or self._draining:
             return False
         if now - self.http2.made_at <= timeout:
             return False
@@ -434,12 +422,12 @@ class ServerConnection(ConnectionHandler):
         self.http2.send_shutdown_notice(_DRAIN_PING)
         self._loop.call_later(self._owner.options.drain_ping_timeout, self._go_away)
 
-    def _go_away_when_read(self) -> None:
-        """Take the calls that came right behind the answer, and no more."""
+    def _when_read(self, action: Callable[[], None]) -> None:
+        """Do something when what has come is parsed, so that calls right behind the last frame count."""
         if self.http2.unread:
-            self._loop.call_soon(self._go_away_when_read)
+            self._loop.call_soon(self._when_read, action)
         else:
-            self._go_away()
+            action()
 
     def _go_away(self) -> None:
         if self._going_away or self.http2.over:
@@ -452,13 +440,10 @@ class ServerConnection(ConnectionHandler):
             self._finish_drain()
 
     def _finish_drain(self) -> None:
-        self._loop.call_soon(self._close_when_idle)
+        self._loop.call_soon(self._when_read, self._close_when_idle)
 
     def _close_when_idle(self) -> None:
-        """Close, unless calls came right behind the frame that ended the wait: GOAWAY has let them in."""
-        if self.http2.unread:
-            self._finish_drain()
-        elif not self._calls:
+        if not self._calls:
             self.http2.close_gracefully()
 
     def give_up(self) -> None:

@@ -68,7 +68,7 @@ class ServerOptions:
         drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY, and for
             handshakes that have begun.
         pace: says how the work of calls that take a task is run, so that it can wait while others have their
-            turn. None = it is awaited.
+            turn; at first it is awaited.
         translate: says what a client sees of an error, raised by a handler, by an interceptor or by the gRPC
             layer itself.
         on_call_finished: called with each call and its status when it ends; must be quick and not raise.
@@ -93,8 +93,8 @@ class ServerOptions:
     max_held: int | None = None
     tick_interval: float = 1.0
     drain_ping_timeout: float = 1.0
-    pace: Pace | None = None
-    translate: ErrorTranslator | None = None
+    pace: Pace = lambda _call, work: work
+    translate: ErrorTranslator = lambda _path, _error: None
     on_call_finished: Callable[[ServerCall, StatusCode], None] | None = None
     on_call_refused: Callable[[str | None, StatusCode], None] | None = None
     on_call_failed: Callable[[Failure], None] | None = None
