@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from windshift.rpc import RpcError
 from windshift.rpc.metadata import (
     MAX_TIMEOUT,
     decode_metadata,
@@ -43,16 +44,16 @@ def test_a_timeout_is_its_amount_times_its_unit(amount: int, unit: str) -> None:
 )
 def test_a_malformed_timeout_is_refused(value: bytes) -> None:
     """One to eight ASCII digits and one unit, nothing else."""
-    with pytest.raises(ValueError, match="grpc-timeout"):
+    with pytest.raises(RpcError, match="INVALID_ARGUMENT: grpc-timeout"):
         parse_timeout(value)
 
 
 @given(st.binary(max_size=12))
-def test_any_bytes_are_a_timeout_or_a_value_error(value: bytes) -> None:
-    """No input gives anything but seconds within bounds or ValueError."""
+def test_any_bytes_are_a_timeout_or_an_error(value: bytes) -> None:
+    """No input gives anything but seconds within bounds or RpcError."""
     try:
         seconds = parse_timeout(value)
-    except ValueError:
+    except RpcError:
         return
     assert 0 <= seconds <= MAX_TIMEOUT
 

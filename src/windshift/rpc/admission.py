@@ -201,7 +201,8 @@ class ConnectionLimiter:
         options = self._options
         if options.proxies and includes(options.proxies, address):
             return
-        key, now = _network(address), self._clock()
+        parsed, now = _parsed(address), self._clock()
+        key = address if parsed is None else parsed.packed[:_IPV6_NETWORK]
         found = self._addresses.get(key)
         if found is None:
             limited = not includes(options.unlimited, address)
@@ -270,8 +271,3 @@ def _parsed(address: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     return getattr(found, "ipv4_mapped", None) or found
-
-
-def _network(address: str) -> bytes | str:
-    found = _parsed(address)
-    return address if found is None else found.packed[:_IPV6_NETWORK]

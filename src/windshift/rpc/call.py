@@ -179,11 +179,6 @@ class ServerCall:
         return b",".join(value for each, value in self._headers if each == name)
 
     @property
-    def encoding(self) -> str:
-        """What the client compresses messages with, ``identity`` or ``gzip``."""
-        return "gzip" if self.fields.get(b"grpc-encoding") == b"gzip" else "identity"
-
-    @property
     def peer_certificate(self) -> dict[str, object] | None:
         """The client's verified certificate, as ``ssl.SSLSocket.getpeercert`` gives it."""
         return self.connection.peer_certificate
@@ -419,7 +414,8 @@ class ServerCall:
 
     def _new_requests(self) -> MessageStream[Any]:
         method = self._method
-        decoder = MessageDecoder(method.max_message_size, gzip=self.encoding == "gzip")
+        may_be_gzip = self.fields.get(b"grpc-encoding") == b"gzip"
+        decoder = MessageDecoder(method.max_message_size, gzip=may_be_gzip)
         self._requests = MessageStream(method.request_type, decoder, Direction.REQUEST, self.connection.loop)
         self._requests.attach(self.connection, self._stream_id)
         return self._requests

@@ -256,7 +256,7 @@ class Channel:
                 return
         if self._closing:
             call.abandon(ChannelClosed())
-        elif self._backing_off:
+        elif not (self._usable or self._attempting) and self._loop.time() < self._next_attempt_at:
             call.abandon(self._unreachable())
         else:
             self._waiting.append(call)
@@ -303,10 +303,6 @@ class Channel:
             raise self._unreachable() from None
         finally:
             self._ready_waiters.discard(waiter)
-
-    @property
-    def _backing_off(self) -> bool:
-        return not self._usable and not self._attempting and self._loop.time() < self._next_attempt_at
 
     @property
     def is_unreachable(self) -> bool:

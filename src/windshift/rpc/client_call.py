@@ -137,9 +137,7 @@ class Call:
         self._conclude(error, trailers)
 
     def closed(self, error_code: int) -> None:
-        """Note that the stream is closed."""
-        if self.done:
-            return
+        """Note that the stream is closed, before the call was done."""
         if error_code == REFUSED_STREAM and self._retriable:
             self.retry()
         elif error_code == CANCEL and self.deadline is not None and self._loop.time() >= self.deadline:
@@ -215,13 +213,16 @@ class Call:
     def _take_headers(self, headers: Headers) -> None:
         pass
 
-    def _conclude(self, error: RpcError | None, trailers: Headers) -> None:
+    def _tell(self, error: RpcError | None, trailers: Headers) -> None:
         raise NotImplementedError
 
-    def _mark_done(self) -> None:
+    def _conclude(self, error: RpcError | None, trailers: Headers) -> None:
+        if self.done:
+            return
         self.done = True
         if self.ticket is not None:
             self._owner.finished(self)
+        self._tell(error, trailers)
 
 
 class UnaryCall(Call):
@@ -279,10 +280,7 @@ class UnaryCall(Call):
                 raise Direction.RESPONSE.error("has more than one message")
             self._payload = self._decoder.unpack(payload)
 
-    def _conclude(self, error: RpcError | None, trailers: Headers) -> None:
-        if self.done:
-            return
-        self._mark_done()
+    def _tell(self, error: RpcError | None, trailers: Headers) -> None:
         if self.future.done():
             return
         if error is not None:
@@ -486,10 +484,7 @@ class ClientCall(Call, Generic[M]):
         """Received bytes not yet returned to the server's flow-control window."""
         return self._responses.unread
 
-    def _conclude(self, error: RpcError | None, trailers: Headers) -> None:
-        if self.done:
-            return
-        self._mark_done()
+    def _tell(self, error: RpcError | None, trailers: Headers) -> None:
         self._trailing = trailers
         self._outbox = None
         self._connection = None

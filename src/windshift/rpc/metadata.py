@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from .status import HeaderList, MetadataValue, decode_binary, encode_binary
+from .status import HeaderList, MetadataValue, RpcError, StatusCode, decode_binary, encode_binary
 
 _KEY = re.compile(r"[0-9a-z_.\-]+")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
@@ -75,11 +75,11 @@ def parse_timeout(value: bytes) -> float:
     """Read ``grpc-timeout`` and return seconds, at most ``MAX_TIMEOUT``.
 
     Raises:
-        ValueError: not one to eight digits and a unit of ``H M S m u n``.
+        RpcError: INVALID_ARGUMENT: not one to eight digits and a unit of ``H M S m u n``.
     """
     match = _TIMEOUT.fullmatch(value)
     if match is None:
-        raise ValueError("grpc-timeout is malformed")
+        raise RpcError(StatusCode.INVALID_ARGUMENT, "grpc-timeout is malformed")
     return min(int(match[1]) * _SECONDS[match[2]], MAX_TIMEOUT)
 
 

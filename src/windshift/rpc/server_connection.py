@@ -488,11 +488,4 @@ def _read_options(fields: Mapping[bytes, bytes]) -> float | None:
     if fields.get(b"grpc-encoding", b"identity") not in _ENCODINGS:
         raise RpcError(StatusCode.UNIMPLEMENTED, "grpc-encoding is not supported; send identity or gzip")
     timeout = fields.get(b"grpc-timeout")
-    return None if timeout is None else _read_timeout(timeout)
-
-
-def _read_timeout(value: bytes) -> float:
-    try:
-        return parse_timeout(value)
-    except ValueError as error:
-        raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
+    return None if timeout is None else parse_timeout(timeout)
