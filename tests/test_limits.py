@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from windshift.nats import budget
 from windshift.nats.jetstream.writes import WriteOptions
 from windshift.rpc import (
     ConnectionOptions,
@@ -29,7 +30,7 @@ from windshift.server.api.errors import CODES
 from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
 from windshift.server.background import pacing
-from windshift.server.broker import budget, room
+from windshift.server.broker import room
 from windshift.server.config import SETTINGS, LimitsConfig, Setting
 from windshift.server.domain import names
 from windshift.server.events import consumers

@@ -19,6 +19,7 @@ from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer, running_nats
 from windshift.nats import JetStreamError, Message, OutcomeUnknown, Unanswered, Unavailable
 from windshift.nats import headers as h
+from windshift.nats.budget import Budget, Share
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import (
     JetStream,
@@ -512,40 +513,37 @@ async def test_data_of_any_length(size: int) -> None:
     assert data_of(answer) == data
 
 
-class OneShare:
-    """A budget for one answer."""
+class Watched(Budget):
+    """A budget that tells what becomes of its shares."""
 
     def __init__(self) -> None:
+        super().__init__(100_000_000)
         self.given_back = asyncio.Event()
         self.left = asyncio.Event()
         self.sizes: list[int] = []
         self.asked: list[int] = []
 
-    async def take(self, size: int, deadline: float) -> OneShare:
+    async def take(self, size: int, deadline: float) -> Share:
         self.asked.append(size)
-        return self
+        return await super().take(size, deadline)
 
-    def take_now(self, size: int, asker: str) -> OneShare:
-        self.asked.append(size)
-        return self
-
-    def wait(self, size: int, deadline: float, asker: str, handler: object) -> Callable[[], None]:
-        raise AssertionError
-
-    def arrived(self, size: int) -> None:
+    def arrived(self, share: Share, size: int) -> None:
         self.sizes.append(size)
+        super().arrived(share, size)
 
-    def give_back(self) -> None:
+    def give_back(self, share: Share) -> None:
+        super().give_back(share)
         self.given_back.set()
 
-    def leave(self) -> None:
+    def leave(self, share: Share) -> None:
+        super().leave(share)
         self.left.set()
 
 
 async def test_a_change_that_takes_long_leaves_its_share(tmp_path: Path) -> None:
     """So that the reads of its caller go on, one at a time or not; its answer counts all the same."""
     async with answering(tmp_path, b"STREAM.PURGE.S", {}) as (api, asked):
-        api.budget = share = OneShare()
+        api.budget = share = Watched()
         purging = asyncio.create_task(api.purge_stream("S", {}, in_seconds(60)))
         await share.left.wait()
         await eventually(lambda: bool(asked))
@@ -558,7 +556,7 @@ async def test_a_change_that_takes_long_leaves_its_share(tmp_path: Path) -> None
 
 async def test_long_data_counts_until_it_is_decoded(broker: Broker, unique: Unique) -> None:
     """Else any number of answers could wait for their turn to be read, however few may be asked for."""
-    stream, share = await broker.stream(unique()), OneShare()
+    stream, share = await broker.stream(unique()), Watched()
     await store(broker, f"{stream}.a", bytes(1_000_000))
     api = JetStream(broker.requests, budget=share)
     reading = asyncio.ensure_future(api.message(stream, {"seq": 1}, in_seconds(20)))
@@ -573,7 +571,7 @@ async def test_long_data_counts_until_it_is_decoded(broker: Broker, unique: Uniq
 
 async def test_a_batch_tells_the_budget_its_size(broker: Broker, unique: Unique) -> None:
     """Whoever reads much by batches has one of them under way at a time, as with single messages."""
-    stream, share = await broker.stream(unique(), allow_direct=True), OneShare()
+    stream, share = await broker.stream(unique(), allow_direct=True), Watched()
     for _ in range(3):
         await store(broker, f"{stream}.a", bytes(400_000))
     api = JetStream(broker.requests, budget=share)
@@ -585,7 +583,7 @@ async def test_a_batch_tells_the_budget_its_size(broker: Broker, unique: Unique)
 
 async def test_a_list_of_short_subjects_takes_little_of_the_budget(broker: Broker, unique: Unique) -> None:
     """Else a list of 100,000 dead letters, each as long as can be, would leave nothing for other reads."""
-    stream, share = await broker.stream(unique()), OneShare()
+    stream, share = await broker.stream(unique()), Watched()
     for number in range(3):
         await store(broker, f"{stream}.{number}", bytes(10_000))
     api = JetStream(broker.requests, budget=share)

@@ -50,6 +50,7 @@ from windshift.nats import (
     parse_servers,
 )
 from windshift.nats import wire as wire_module
+from windshift.nats.budget import Budget, Share
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.writes import Write, Writes
 from windshift.nats.protocol import ServerError
@@ -867,10 +868,11 @@ def reply_to(operation: Operation) -> bytes:
     return operation.arguments[1]
 
 
-class OneShare:
+class OneShare(Share):
     """What is noted of a reply under way."""
 
     def __init__(self) -> None:
+        super().__init__(Budget(), "", 1)
         self.notes: list[str] = []
 
     def arrived(self, size: int) -> None:

@@ -15,10 +15,11 @@ from enum import Enum
 from heapq import heappop, heappush
 from math import inf
 from time import perf_counter
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
+from windshift.nats.budget import Share
 from windshift.nats.connection import Connection
-from windshift.nats.errors import NotConnected, Unavailable
+from windshift.nats.errors import NotConnected
 from windshift.nats.headers import NO_RESPONDERS
 from windshift.nats.protocol import Message
 
@@ -40,43 +41,6 @@ Outcome: TypeAlias = bytes | NoReply
 Handler: TypeAlias = Callable[[Outcome], None]
 Token: TypeAlias = bytes
 """The last token of a reply subject."""
-
-
-class Share(Protocol):
-    """The part of a budget that a reply takes up while it is under way."""
-
-    def arrived(self, size: int) -> None:
-        """Note that it has arrived, with so many bytes; `give_back` follows when it is read."""
-
-    def give_back(self) -> None:
-        """Note that it is read, or never will be. After the first time this does nothing."""
-
-    def leave(self) -> None:
-        """Note that nobody waits for it any more, or that it takes long; `give_back` follows.
-
-        After the first time this does nothing.
-        """
-
-
-TakeShare: TypeAlias = Callable[["Share | Unavailable"], None]
-"""Takes a share, or why there is none."""
-
-
-class Budget(Protocol):
-    """Bounds the bytes of replies under way: a server ends a connection that leaves too many unread."""
-
-    async def take(self, size: int, deadline: float) -> Share:
-        """Wait until a reply may have so many bytes; raise `Busy` at `deadline` (loop time)."""
-
-    def take_now(self, size: int, asker: str) -> Share | None:
-        """Do what `take` does on behalf of somebody, if there is no need to wait."""
-
-    def wait(self, size: int, deadline: float, asker: str, handler: TakeShare) -> Callable[[], None]:
-        """Wait as `take` does, without a task, after `take_now` took nothing; return what ends that.
-
-        Raise `Busy` at once if too many wait.
-        """
-
 
 _SLOTS_PER_SECOND: Final = 50
 _LATE: Final = 10.0

@@ -14,11 +14,11 @@ import pytest
 from tests.nats.waiting import eventually, moved
 from tests.support.broker import QUICK, Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats.budget import Share
 from windshift.nats.jetstream.api import StoredMessage, following_config
 from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.broker import following
 from windshift.server.broker.asking import asking
-from windshift.server.broker.budget import Share
 from windshift.server.broker.following import Follower
 from windshift.server.broker.room import MOST, WHOLE, PullRoom
 

@@ -7,9 +7,9 @@ from contextvars import copy_context
 
 import pytest
 
+from windshift.nats.budget import MIB
 from windshift.nats.jetstream.pulling import PullEnded
 from windshift.server.broker.asking import asking
-from windshift.server.broker.budget import MIB
 from windshift.server.broker.room import LEAST, MOST, SHARED, WHOLE, Part, PullRoom
 from windshift.server.events.consuming.flow import LARGEST_LIMIT, SLACK, SMALLEST_LIMIT, PullPacer, Window
 

@@ -15,11 +15,11 @@ from tests.server.events.keeping import Keeper, failure, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats.budget import ASKING, Budget
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.writes import Writes
 from windshift.server.auth.quotas import GiveBack, nothing_taken
 from windshift.server.broker.asking import asking
-from windshift.server.broker.budget import ASKING, Budget
 from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown, QuotaExceeded, StreamFull
 from windshift.server.events.dead_letters.codec import entry_subject
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId
@@ -431,7 +431,7 @@ async def test_what_may_be_stored_stays_charged(
 
 async def test_a_look_at_the_room_is_nobodys(broker: Broker) -> None:
     """It does not wait behind what whoever is charged asked the broker before: others wait for it."""
-    budget = Budget()
+    budget = Budget(asker=asking.get)
     api = JetStream(broker.requests, budget=budget)
     store = DeadLetterStore(api, Writes(broker.requests, api), 1)
     share = budget.take_now(ASKING // 2, "floods")

@@ -14,10 +14,11 @@ from nats.js import JetStreamContext
 
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats.budget import Budget
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.kv import Buckets, Record
 from windshift.nats.jetstream.writes import Writes
-from windshift.server.broker.budget import Budget
+from windshift.server.broker.asking import asking
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     EventTooLarge,
@@ -514,7 +515,7 @@ class Quick:
 
 async def test_without_a_task(broker: Broker, store: Store) -> None:
     """What one answer settles needs none; all else goes on in one, and comes to what it would have."""
-    budget = Budget()
+    budget = Budget(asker=asking.get)
     quick = Quick(broker, budget)
     begun = quick.set(store.name, "a", b"one")
     assert (await begun.outcome(), begun.rest) == (1, [])
@@ -542,7 +543,7 @@ async def test_without_a_task(broker: Broker, store: Store) -> None:
 
 async def test_a_read_without_a_task_waits_for_its_share(broker: Broker, store: Store) -> None:
     """As one in a task does: until there are bytes, or its deadline; then it is told why there are none."""
-    budget = Budget(3_000_000)
+    budget = Budget(3_000_000, asker=asking.get)
     quick = Quick(broker, budget)
     await store.set("a", b"one")
     taken = budget.take_now(1_400_000, "a")
@@ -566,7 +567,7 @@ async def test_a_read_without_a_task_that_is_abandoned(
     own_nats_server: NatsServer, own_broker: Broker
 ) -> None:
     """Its answer may still come, and has its share until then; one without an answer is asked for again."""
-    budget = Budget()
+    budget = Budget(asker=asking.get)
     quick = Quick(own_broker, budget, attempt=0.05)
     await quick.stores.ensure("s", in_seconds(30))
     assert await quick.set("s", "a", b"one").outcome() == 1

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import re
+import sys
 from abc import ABC, abstractmethod
 from binascii import a2b_base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from math import inf
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
+from windshift.nats.budget import Budget, Share
 from windshift.nats.connection import Connection
 from windshift.nats.errors import (
     Busy,
@@ -36,7 +38,7 @@ from windshift.nats.errors import (
 )
 from windshift.nats.jetstream import codes
 from windshift.nats.protocol import Message
-from windshift.nats.requests import Budget, NoReply, Outcome, Requests, Share, TakeShare
+from windshift.nats.requests import NoReply, Outcome, Requests
 from windshift.nats.retry import retry
 from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
 
@@ -349,28 +351,6 @@ def _name_of(element: JsonObject) -> str:
     return str(element["name"] if "name" in element else element["config"]["name"])
 
 
-class _Unbounded:
-    """No budget."""
-
-    async def take(self, size: int, deadline: float) -> Share:
-        return self
-
-    def take_now(self, size: int, asker: str) -> Share:
-        return self
-
-    def wait(self, size: int, deadline: float, asker: str, handler: TakeShare) -> Callable[[], None]:
-        raise Busy  # nobody has to
-
-    def arrived(self, size: int) -> None:
-        pass
-
-    def give_back(self) -> None:
-        pass
-
-    def leave(self) -> None:
-        pass
-
-
 class _Attempts:
     """Requests for the same change, of which only some may be answered.
 
@@ -426,7 +406,7 @@ class JetStream:
         budget: Budget | None = None,
     ) -> None:
         self.connection = requests.connection
-        self.budget = budget or _Unbounded()
+        self.budget = budget or Budget(sys.maxsize)
         self.requests = requests
         self.attempt_timeout = attempt_timeout.total_seconds()
         self.changes = 0

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from windshift.nats.budget import MIB, Budget, Share
 from windshift.server.broker.asking import asking
-from windshift.server.broker.budget import MIB, Budget, Share
 
 FREE: Final = 10 * MIB
 """Bytes that are asked for without looking at who asks."""
@@ -50,7 +50,7 @@ class PullRoom:
         self._calls: dict[str, int] = {}
         self._used: dict[str, int] = {}
         self.used = 0
-        self.whole = Budget(WHOLE // part)
+        self.whole = Budget(WHOLE // part, asker=asking.get)
 
     @property
     def largest(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import windshift
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
+from windshift.nats.budget import Budget
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.kv import Buckets
 from windshift.nats.jetstream.writes import WriteOptions, Writes
@@ -68,7 +69,6 @@ from windshift.server.auth.ledger import Ledger
 from windshift.server.background.pacing import Pacing
 from windshift.server.broker.asking import asking
 from windshift.server.broker.availability import Availability
-from windshift.server.broker.budget import Budget
 from windshift.server.broker.room import PullRoom
 from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
 from windshift.server.events.consumers import Consumers
@@ -469,7 +469,7 @@ def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
     connection, reads = Connection(options), Connection(replace(options, name=f"{options.name} (reads)"))
     for each in (connection, reads):
         each.violations.on_any.append(log.log)
-    budget, room = Budget(), PullRoom(lambda: connection.max_payload)
+    budget, room = Budget(asker=asking.get), PullRoom(lambda: connection.max_payload)
     requests, on_reads = Requests(connection), Requests(reads)
     api = JetStream(on_reads, budget=budget)
     writes = Writes(requests, api, WriteOptions(max_in_flight=config.max_pending_publishes), on_reads)

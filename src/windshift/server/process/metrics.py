@@ -9,6 +9,7 @@ from math import inf
 from typing import Any, Final, TypeAlias
 
 from windshift.nats import Connection
+from windshift.nats.budget import Budget
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server, libnghttp2_version
@@ -16,7 +17,6 @@ from windshift.server.auth.access import ActivePolicy
 from windshift.server.background.pacing import paced
 from windshift.server.background.reloading import Watched
 from windshift.server.background.threads import in_thread
-from windshift.server.broker.budget import Budget
 from windshift.server.broker.room import PullRoom
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS

@@ -12,8 +12,8 @@ from dataclasses import InitVar, dataclass, field
 from math import inf
 from typing import NamedTuple, TypeAlias
 
+from windshift.nats.budget import Share
 from windshift.nats.jetstream.pulling import PullEnded
-from windshift.server.broker.budget import Share
 from windshift.server.broker.room import Part, PullRoom
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.deliveries import Delivery, pending_after

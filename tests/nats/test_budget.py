@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
 
 from tests.support.broker import in_seconds
 from windshift.nats import Busy, Unanswered, Unavailable
-from windshift.server.broker import budget as budget_module
-from windshift.server.broker.asking import asking
-from windshift.server.broker.budget import Budget, Share
+from windshift.nats import budget as budget_module
+from windshift.nats.budget import Budget, Share
+
+asking: ContextVar[str] = ContextVar("asking", default="")
 
 
 def take(budget: Budget, asker: str, size: int, seconds: float = 20) -> asyncio.Task[Share]:
@@ -30,7 +31,7 @@ async def turns(count: int = 3) -> None:
 
 async def test_what_is_there_is_taken_at_once() -> None:
     """Without waiting, as long as it is not used up; and given back."""
-    budget = Budget(100)
+    budget = Budget(100, asker=asking.get)
     first, second = budget.take_now(30), budget.take_now(20)
     assert first is not None
     assert second is not None
@@ -41,7 +42,7 @@ async def test_what_is_there_is_taken_at_once() -> None:
 
 async def test_one_asker_has_half_at_most() -> None:
     """So that others find something at once."""
-    budget = Budget(100)
+    budget = Budget(100, asker=asking.get)
     tasks = [take(budget, "a", 20) for _ in range(4)]
     await turns()
     assert [task.done() for task in tasks] == [True, True, False, False]
@@ -56,7 +57,7 @@ async def test_one_asker_has_half_at_most() -> None:
 
 async def test_large_answers_come_one_at_a_time() -> None:
     """Until the asker gets a small one. The server's own requests are for many, and go on."""
-    budget = Budget(100)
+    budget = Budget(100, asker=asking.get)
     for asker, limit in (("a", 1), ("b", 2), ("", 2)):
         first = await take(budget, asker, 20)
         first.arrived(100_000 if asker == "b" else 1_000_000)
@@ -79,7 +80,7 @@ async def test_who_gets_large_answers_rests_while_others_are_about(
 ) -> None:
     """The next one waits; others do not, and it does not where it would wait for nobody."""
     monkeypatch.setattr(budget_module, "RATE", 1)
-    budget = Budget(100)
+    budget = Budget(100, asker=asking.get)
     budget.is_shared = lambda: is_shared
     first = await take(budget, "a", 20)
     first.arrived(1_000_000)
@@ -93,7 +94,7 @@ async def test_who_gets_large_answers_rests_while_others_are_about(
 
 async def test_those_who_wait_take_turns() -> None:
     """One of each, however many wait before it; each asker's in the order in which they were asked for."""
-    budget = Budget(100)
+    budget = Budget(100, asker=asking.get)
     held = [await take(budget, who, 50) for who in ("x", "y")]
     order: list[str] = []
     tasks = []
@@ -114,7 +115,7 @@ async def test_those_who_wait_take_turns() -> None:
 
 async def test_more_than_everything_is_for_one_alone() -> None:
     """It comes when nothing else is on its way, and nobody overtakes it meanwhile."""
-    budget = Budget(100)
+    budget = Budget(100, asker=asking.get)
     small = await take(budget, "a", 10)
     large = take(budget, "b", 1000)
     late = take(budget, "c", 10)
@@ -130,7 +131,7 @@ async def test_more_than_everything_is_for_one_alone() -> None:
 
 async def test_too_much_is_asked_where_others_are_answered() -> None:
     """Who waited in vain is told so; and that nobody was answered, where that is why."""
-    budget = Budget(100)
+    budget = Budget(100, asker=asking.get)
     held = [await take(budget, "a", 50), await take(budget, "b", 50)]
     waiting, other = take(budget, "a", 50, seconds=0.5), take(budget, "b", 50, seconds=0.5)
     await turns()
@@ -145,7 +146,7 @@ async def test_too_much_is_asked_where_others_are_answered() -> None:
 
 async def test_nobody_waits_for_ever() -> None:
     """There is an end to the wait, and to how many of one asker wait; who leaves holds up nobody."""
-    budget = Budget(100, max_waiting=2)
+    budget = Budget(100, max_waiting=2, asker=asking.get)
     held = [await take(budget, "a", 50), await take(budget, "b", 50)]
     with pytest.raises(Unanswered):
         await take(budget, "a", 50, seconds=0.01)
@@ -164,7 +165,7 @@ async def test_nobody_waits_for_ever() -> None:
 
 async def test_what_came_in_the_moment_of_a_cancellation_is_given_back() -> None:
     """Nothing is lost of a budget, whatever happens to those who wait."""
-    budget = Budget(100)
+    budget = Budget(100, asker=asking.get)
     held = [await take(budget, "x", 50), await take(budget, "y", 50)]
     task = take(budget, "a", 50)
     await turns()
@@ -177,7 +178,7 @@ async def test_what_came_in_the_moment_of_a_cancellation_is_given_back() -> None
 
 async def test_what_nobody_waits_for_any_more() -> None:
     """It counts until it comes, as nobody's; and leaves half to others, for it may never come."""
-    budget = Budget(100)
+    budget = Budget(100, asker=asking.get)
     lates = [await take(budget, "a", 20) for _ in range(2)]
     for late in lates:
         late.leave()
@@ -197,7 +198,7 @@ async def test_what_nobody_waits_for_any_more() -> None:
 
 async def test_what_takes_long_is_left_once() -> None:
     """Whoever asks for it may have something else meanwhile; that it is given up later changes nothing."""
-    budget = Budget(100)
+    budget = Budget(100, asker=asking.get)
     value, change = await take(budget, "a", 10), await take(budget, "a", 30)
     value.arrived(1_000_000)
     value.give_back()
@@ -225,7 +226,7 @@ async def _cancel(*tasks: asyncio.Task[Share]) -> None:
 
 async def test_waiting_without_a_task() -> None:
     """Who waits is handed a share in his turn, or why there is none; who waits no longer gets none."""
-    budget, told = Budget(100, max_waiting=3), list[Any]()
+    budget, told = Budget(100, max_waiting=3, asker=asking.get), list[Any]()
     first = budget.take_now(50, "a")
     assert first is not None
     assert budget.take_now(10, "a") is None
@@ -246,7 +247,7 @@ async def test_waiting_without_a_task() -> None:
 
 async def test_all_that_wait_without_a_task_are_abandoned() -> None:
     """One by one, as when their connection ends: what one gives back is not handed to the next one."""
-    budget, told = Budget(100), list[Any]()
+    budget, told = Budget(100, asker=asking.get), list[Any]()
     first = budget.take_now(50, "a")
     assert first is not None
     waiting = [budget.wait(50, in_seconds(30), "a", told.append) for _ in range(3)]
@@ -260,7 +261,7 @@ async def test_all_that_wait_without_a_task_are_abandoned() -> None:
 @pytest.mark.parametrize(("answers", "why"), [(False, Unanswered), (True, Busy)])
 async def test_waiting_without_a_task_until_the_deadline(answers: bool, why: type[Unavailable]) -> None:
     """Whether others were answered meanwhile says why there is nothing."""
-    budget, told = Budget(100), list[Any]()
+    budget, told = Budget(100, asker=asking.get), list[Any]()
     held, other = budget.take_now(50, "a"), budget.take_now(10, "b")
     assert held is not None
     assert other is not None

@@ -11,12 +11,10 @@ from asyncio import get_running_loop
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 from windshift.nats.errors import Busy, Unanswered, Unavailable
-from windshift.nats.requests import TakeShare
 from windshift.nats.semaphore import FairSemaphore
-from windshift.server.broker.asking import asking
 
 MIB: Final = 1024 * 1024
 
@@ -39,6 +37,10 @@ _MOST_REMEMBERED: Final = 1_000
 """Askers of large answers."""
 
 
+TakeShare: TypeAlias = Callable[["Share | Unavailable"], None]
+"""Takes a share, or why there is none."""
+
+
 class Budget:
     """Bytes, of which each asker has at most half. A larger request is served if the asker has nothing else.
 
@@ -52,9 +54,13 @@ class Budget:
     Args:
         size: how many bytes.
         max_waiting: the most waiting requests of one asker.
+        asker: tells on whose behalf the running task asks; empty = for nobody in particular.
     """
 
-    def __init__(self, size: int = ASKING, max_waiting: int = MOST_WAITING) -> None:
+    def __init__(
+        self, size: int = ASKING, max_waiting: int = MOST_WAITING, asker: Callable[[], str] = lambda: ""
+    ) -> None:
+        self._asker = asker
         self._bytes = FairSemaphore(
             size, lambda asker: 0 if asker in self._large else size // 2, max_waiting_each=max_waiting
         )
@@ -77,7 +83,7 @@ class Budget:
 
     def take_now(self, size: int, asker: str | None = None) -> Share | None:
         """Take bytes if available now; otherwise None. Without an `asker` it is for whom the task asks."""
-        asker = asking.get() if asker is None else asker
+        asker = self._asker() if asker is None else asker
         return Share(self, asker, size) if self._bytes.take_now(asker, size) else None
 
     async def take(self, size: int, deadline: float) -> Share:
@@ -88,7 +94,7 @@ class Budget:
         """
         share = self.take_now(size)
         if share is None:
-            asker, answered = asking.get(), self._answered
+            asker, answered = self._asker(), self._answered
             try:
                 await self._bytes.take(asker, deadline, size)
             except Busy as error:
@@ -213,7 +219,7 @@ class _Turn:
 
 
 class Share:
-    """Bytes of a budget that somebody has; a share for `windshift.nats.requests`."""
+    """Bytes of a budget that somebody has for an answer."""
 
     __slots__ = ("_budget", "asker", "rest", "size")
 
