@@ -2,7 +2,7 @@
 
 From below: `protocol` turns bytes into events and back, without I/O; `wire` runs it on one socket;
 `connection` reconnects; `requests` awaits replies in one inbox; `jetstream` is built on these. `retry` is the
-one rule for trying again, `semaphore` the one for who is next, `budget` the one for how much may be asked for.
+one rule for trying again, `semaphore` the one for who is next, `budget` the one for how much may be asked.
 """
 
 from .connection import Connection

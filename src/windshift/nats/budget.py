@@ -10,6 +10,7 @@ from __future__ import annotations
 from asyncio import get_running_loop
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
@@ -166,6 +167,7 @@ class _Phase(Enum):
     OVER = 2
 
 
+@dataclass(slots=True, eq=False)
 class _Turn:
     """A request that waits for bytes of a budget without a task; a turn of its semaphore.
 
@@ -173,26 +175,14 @@ class _Turn:
     one, and what one gives back must not have the next one sent.
     """
 
-    __slots__ = ("_answered", "_asker", "_budget", "_bytes", "_deadline", "_handler", "_phase", "_size")
-
-    def __init__(
-        self,
-        budget: Budget,
-        semaphore: FairSemaphore,
-        asker: str,
-        size: int,
-        answered: int,
-        deadline: float,
-        handler: TakeShare,
-    ) -> None:
-        self._budget = budget
-        self._bytes = semaphore
-        self._asker = asker
-        self._size = size
-        self._answered = answered
-        self._deadline = deadline
-        self._handler = handler
-        self._phase = _Phase.WAITING
+    _budget: Budget
+    _bytes: FairSemaphore
+    _asker: str
+    _size: int
+    _answered: int
+    _deadline: float
+    _handler: TakeShare
+    _phase: _Phase = _Phase.WAITING
 
     def done(self) -> bool:
         return self._phase is not _Phase.WAITING
@@ -218,16 +208,14 @@ class _Turn:
             self._bytes.give_back(self._asker, self._size)
 
 
+@dataclass(slots=True, eq=False)
 class Share:
     """Bytes of a budget that somebody has for an answer."""
 
-    __slots__ = ("_budget", "asker", "rest", "size")
-
-    def __init__(self, budget: Budget, asker: str, size: int) -> None:
-        self._budget = budget
-        self.asker = asker
-        self.size = size
-        self.rest = 0.0  # seconds until the next one may have them
+    _budget: Budget
+    asker: str
+    size: int
+    rest: float = 0.0  # seconds until the next one may have them
 
     def arrived(self, size: int) -> None:
         """Note that the answer has come, with so many bytes, and is about to be read."""

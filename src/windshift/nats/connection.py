@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -391,11 +392,9 @@ class Connection:
         task.add_done_callback(self._left.discard)
 
     async def _linger(self, wire: Wire) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(self.linger):
                 await self._closed.wait()
-        except TimeoutError:
-            pass
         await wire.close(self._options.close_timeout.total_seconds())
 
     async def _open(self, server: ServerAddress, *, first: bool = False) -> Wire | None:

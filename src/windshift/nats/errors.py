@@ -10,9 +10,11 @@ class NatsError(Exception):
 
     Attributes:
         err_code: JetStream's error code, see `windshift.nats.jetstream.codes`; 0 = none.
+        description: the server's text. It may name subjects and streams: not for clients.
     """
 
     err_code = 0
+    description = ""
 
 
 @dataclass(eq=False, repr=False)
@@ -129,7 +131,6 @@ class JetStreamError(NatsError):
 
     Attributes:
         code: like an HTTP status.
-        description: the server's text. It may name subjects and streams: not for clients.
         stream: which stream refused a message; empty elsewhere.
         in_doubt: whether an earlier attempt of the same write may be stored nevertheless.
     """

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
 from windshift.nats.errors import Busy
@@ -31,6 +32,7 @@ _SWEEP: Final = 0.05
 """Seconds between two looks for those whose time is over. A timer for each would cost as much as the rest."""
 
 
+@dataclass(eq=False)
 class FairSemaphore:
     """Hands out units: at once while there are some, then to waiting askers in turn.
 
@@ -48,34 +50,27 @@ class FairSemaphore:
         waiting: how many requests wait.
     """
 
-    def __init__(
-        self,
-        size: int,
-        most: Callable[[str], int] | None = None,
-        *,
-        max_waiting: int = sys.maxsize,
-        max_waiting_each: int = sys.maxsize,
-    ) -> None:
-        self._size = size
-        self._most = most
-        self._max_waiting = max_waiting
-        self._max_waiting_each = max_waiting_each
-        self._of: dict[str, int] = {}  # what each asker has, if that is bounded
-        self._queues: dict[str, _Queue] = {}
-        # Those of them who take turns; the others wait for units that they have themselves. The first in line
-        # waits for units that others have.
-        self._line: OrderedDict[str, None] = OrderedDict()
-        self._timer: asyncio.TimerHandle | None = None
-        self.used = self.waiting = 0
+    size: int
+    most: Callable[[str], int] | None = None
+    max_waiting: int = field(default=sys.maxsize, kw_only=True)
+    max_waiting_each: int = field(default=sys.maxsize, kw_only=True)
+    used: int = 0
+    waiting: int = 0
+    _of: dict[str, int] = field(default_factory=dict)  # what each asker has, if that is bounded
+    _queues: dict[str, _Queue] = field(default_factory=dict)
+    # Those of them who take turns; the others wait for units that they have themselves. The first in line
+    # waits for units that others have.
+    _line: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _timer: asyncio.TimerHandle | None = None
 
     def take_now(self, asker: str, count: int = 1) -> bool:
         """Take units if they can be had without waiting."""
         if self._queues and (self._line or asker in self._queues):
             return False
         used = self.used
-        if used and used + count > self._size:
+        if used and used + count > self.size:
             return False
-        if self._most is None:  # calls cost on the hot path
+        if self.most is None:  # calls cost on the hot path
             self.used = used + count
             return True
         if not self._may_have(asker, count):
@@ -107,7 +102,7 @@ class FairSemaphore:
         Raise `Busy` at once if too many requests wait.
         """
         queue = self._queues.get(asker)
-        if self.waiting >= self._max_waiting or (queue and len(queue) >= self._max_waiting_each):
+        if self.waiting >= self.max_waiting or (queue and len(queue) >= self.max_waiting_each):
             raise Busy
         if queue is None:
             queue = self._queues[asker] = OrderedDict()
@@ -126,7 +121,7 @@ class FairSemaphore:
 
     def give_back(self, asker: str, count: int = 1) -> None:
         """Give units back, to those who wait."""
-        if self._most is None:
+        if self.most is None:
             self.used -= count
         else:
             self._add(asker, -count)
@@ -142,11 +137,11 @@ class FairSemaphore:
 
     def _may_have(self, asker: str, count: int) -> bool:
         has = self._of.get(asker, 0)
-        return self._most is None or not has or has + count <= self._most(asker)
+        return self.most is None or not has or has + count <= self.most(asker)
 
     def _add(self, asker: str, count: int) -> None:
         self.used += count
-        if self._most is not None:
+        if self.most is not None:
             self._of[asker] = has = self._of.get(asker, 0) + count
             if not has:
                 del self._of[asker]
@@ -173,7 +168,7 @@ class FairSemaphore:
                 if not self._may_have(asker, count):
                     del self._line[asker]
                     continue
-                if self.used and self.used + count > self._size:
+                if self.used and self.used + count > self.size:
                     return
                 self._add(asker, count)
                 self._line.move_to_end(asker)

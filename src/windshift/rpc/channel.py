@@ -22,6 +22,7 @@ import ssl as tls
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from enum import Enum, auto
 from types import TracebackType
 from typing import Self, TypeVar
@@ -264,10 +265,8 @@ class Channel:
 
     def withdraw(self, call: Call) -> None:
         """Forget a waiting call; called by the call."""
-        try:
+        with suppress(ValueError):
             self._waiting.remove(call)
-        except ValueError:
-            pass
 
     def connection_free(self, connection: ClientConnection) -> None:
         """Give waiting calls to a connection with room; called by the connection."""

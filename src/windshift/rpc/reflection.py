@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 from google.protobuf import descriptor_pool
@@ -107,12 +108,12 @@ class Catalog:
         return self.file_of_symbol(name).pool.FindMessageTypeByName(name)
 
 
+@dataclass(frozen=True)
 class _Reflection:
     """One version of the service; the versions differ only in the names of their messages."""
 
-    def __init__(self, pb: Any, catalog: Catalog) -> None:
-        self._pb = pb
-        self._catalog = catalog
+    _pb: Any
+    _catalog: Catalog
 
     async def server_reflection_info(self, call: ServerCall) -> None:
         """Answer requests in order."""

@@ -690,29 +690,32 @@ class JetStream:
 
     # --- Messages -----------------------------------------------------------------------------------------
 
-    async def message(self, stream: str, query: Query, deadline: float) -> StoredMessage | None:
-        """Read one stored message from the stream's leader, which has the latest writes; `None` = none."""
-        answer = await _unless(codes.MESSAGE_NOT_FOUND, self._message(stream, query, deadline))
+    async def message(
+        self, stream: str, query: Query, deadline: float, *, first: int = 1
+    ) -> StoredMessage | None:
+        """Read one stored message from the stream's leader, which has the latest writes; `None` = none.
+
+        `first` is the number of the first attempt, see `call`.
+        """
+        operation, size = f"{_MESSAGE}.{stream}", self.message_size
+        asking = self.call(operation, query, deadline, size=size, read=read_message, first=first)
+        answer = await _unless(codes.MESSAGE_NOT_FOUND, asking)
         return None if answer is None else message_of(answer)
 
     async def finish_message(
         self, stream: str, query: Query, deadline: float, share: Share, outcome: Outcome
     ) -> StoredMessage | None:
         """Do what `message` does after its first request, which had a share, had this outcome."""
-        reading = self._finish_message(stream, query, deadline, share, outcome)
-        answer = await _unless(codes.MESSAGE_NOT_FOUND, reading)
-        return None if answer is None else message_of(answer)
-
-    async def _finish_message(
-        self, stream: str, query: Query, deadline: float, share: Share, outcome: Outcome
-    ) -> JsonObject:
         subject = message_subject(stream)
-        answer = await self._answer(share, subject, outcome, read_message, repeatable=True)
-        return await self._message(stream, query, deadline, first=2) if answer is None else answer
-
-    async def _message(self, stream: str, query: Query, deadline: float, *, first: int = 1) -> JsonObject:
-        operation, size = f"{_MESSAGE}.{stream}", self.message_size
-        return await self.call(operation, query, deadline, size=size, read=read_message, first=first)
+        try:
+            answer = await self._answer(share, subject, outcome, read_message, repeatable=True)
+        except JetStreamError as error:
+            if error.err_code == codes.MESSAGE_NOT_FOUND:
+                return None
+            raise
+        if answer is None:
+            return await self.message(stream, query, deadline, first=2)
+        return message_of(answer)
 
     async def batch(self, stream: str, query: Mapping[str, Any], deadline: float) -> Batch:
         """Read many stored messages with one request (ADR-31).
@@ -1010,7 +1013,7 @@ class _BatchRequest:
         if inbox is None:
             share.give_back()
             return None
-        self._connection.on_lost.append(self._on_lost)
+        self._connection.on_lost.append(self._over.set)
         stop_watching = self._connection.violations.watch(subject, self._on_forbidden)
         try:
             self._connection.publish(subject, body, reply=inbox.subject)
@@ -1019,7 +1022,7 @@ class _BatchRequest:
             return None
         finally:
             stop_watching()
-            self._connection.on_lost.remove(self._on_lost)
+            self._connection.on_lost.remove(self._over.set)
             inbox.unsubscribe()
             if self._end is not None:
                 share.arrived(sum([len(message.body) for message in self._messages]))
@@ -1061,9 +1064,6 @@ class _BatchRequest:
 
     def _on_forbidden(self) -> None:
         self._forbidden = True
-        self._over.set()
-
-    def _on_lost(self) -> None:
         self._over.set()
 
     def _on_message(self, message: Message) -> None:

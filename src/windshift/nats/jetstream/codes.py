@@ -144,22 +144,20 @@ _CREATE_FAILED: Final = frozenset({CONSUMER_CREATE_FAILED, STREAM_CREATE_FAILED,
 def is_full(error: NatsError) -> bool:
     """Whether a stream has no room for a message."""
     if error.err_code == STORE_FAILED:  # of a limit that is reached, or of a broken disk
-        return isinstance(error, JetStreamError) and _LIMIT_REACHED.search(error.description) is not None
+        return _LIMIT_REACHED.search(error.description) is not None
     return error.err_code == SEALED
 
 
 def forbids_removal(error: NatsError) -> bool:
     """Whether a stream lets nothing be removed: it is sealed, or denies that, which only its text says."""
     if error.err_code in (MESSAGE_DELETE_FAILED, PURGE_FAILED):
-        return isinstance(error, JetStreamError) and "not permitted" in error.description
+        return "not permitted" in error.description
     return error.err_code == SEALED
 
 
 def is_broken_disk(error: NatsError) -> bool:
     """Whether the server could not make the files of a stream or a consumer. Only its text says that."""
-    if error.err_code not in _CREATE_FAILED or not isinstance(error, JetStreamError):
-        return False
-    return "creating store" in error.description
+    return error.err_code in _CREATE_FAILED and "creating store" in error.description
 
 
 _ACTUAL: Final = re.compile(r"wrong last sequence: (\d+)")

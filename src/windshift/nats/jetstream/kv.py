@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -117,6 +118,7 @@ class BucketInfo(NamedTuple):
     last_sequence: int
 
 
+@dataclass(eq=False)
 class Buckets:
     """All key-value buckets of one account. Deadlines are in the loop's time.
 
@@ -126,17 +128,10 @@ class Buckets:
     `Writes.write`.
     """
 
-    def __init__(
-        self,
-        api: JetStream,
-        writes: Writes,
-        default_replicas: int = 1,
-        asker: Callable[[], str] = lambda: "",
-    ) -> None:
-        self.api = api
-        self._asker = asker
-        self.writes = writes
-        self._default_replicas = default_replicas
+    api: JetStream
+    writes: Writes
+    _default_replicas: int = 1
+    _asker: Callable[[], str] = lambda: ""
 
     async def ensure(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from windshift.nats.connection import Connection
@@ -44,9 +45,7 @@ async def take_snapshot(api: JetStream, stream: str, write: Callable[[bytes], ob
     if subscription is None:
         raise Unavailable
 
-    def on_lost() -> None:
-        pieces.put_nowait(None)
-
+    on_lost = partial(pieces.put_nowait, None)
     hooks = connection.on_lost, connection.on_replaced
     for some in hooks:
         some.append(on_lost)
