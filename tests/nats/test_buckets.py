@@ -23,7 +23,7 @@ from windshift.nats import (
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JsonObject
-from windshift.nats.jetstream.kv import NEVER_WRITTEN, Buckets
+from windshift.nats.jetstream.kv import NEVER_WRITTEN, Buckets, Put
 from windshift.nats.jetstream.writes import WriteOptions, Writes
 
 Unique = Callable[[], str]
@@ -56,7 +56,7 @@ async def test_values(broker: Broker, unique: Unique) -> None:
     for number, (key, value) in enumerate(
         (("a", b"1"), ("a", b""), ("b/c.d=_-E", b"\x00\xff" * 1000), ("b", bytes(500_000))), 1
     ):
-        assert await buckets.put(bucket, key, value, in_seconds(20)) == number
+        assert await buckets.put(bucket, Put(key, value), in_seconds(20)) == number
         record = await buckets.read(bucket, key, in_seconds(20))
         assert (record.sequence, record.value) == (number, value)
         assert begun - 1 <= record.time.seconds <= time.time() + 1
@@ -66,17 +66,17 @@ async def test_conditions(broker: Broker, unique: Unique) -> None:
     """A write with a condition is made if the key's last message is that one, and superseded otherwise."""
     bucket = unique()
     buckets = await made(broker, bucket)
-    first = await buckets.put(bucket, "a", b"1", in_seconds(20), 0)
+    first = await buckets.put(bucket, Put("a", b"1", 0), in_seconds(20))
     with pytest.raises(Superseded):
-        await buckets.put(bucket, "a", b"2", in_seconds(20), 0)
-    await buckets.put(bucket, "b", b"", in_seconds(20))
-    second = await buckets.put(bucket, "a", b"2", in_seconds(20), first)
+        await buckets.put(bucket, Put("a", b"2", 0), in_seconds(20))
+    await buckets.put(bucket, Put("b", b""), in_seconds(20))
+    second = await buckets.put(bucket, Put("a", b"2", first), in_seconds(20))
     with pytest.raises(Superseded):
-        await buckets.put(bucket, "a", b"3", in_seconds(20), first)
+        await buckets.put(bucket, Put("a", b"3", first), in_seconds(20))
     with pytest.raises(Superseded):
-        await buckets.mark_deleted(bucket, "a", in_seconds(20), first)
+        await buckets.put(bucket, Put("a", None, first), in_seconds(20))
     assert (await buckets.read(bucket, "a", in_seconds(20))).value == b"2"
-    await buckets.mark_deleted(bucket, "a", in_seconds(20), second)
+    await buckets.put(bucket, Put("a", None, second), in_seconds(20))
     assert (await buckets.read(bucket, "a", in_seconds(20))).value is None
 
 
@@ -84,15 +84,15 @@ async def test_deleted_keys(broker: Broker, unique: Unique) -> None:
     """A deleted key is a marker with a sequence, which a write that creates it anew must expect."""
     bucket = unique()
     buckets = await made(broker, bucket)
-    await buckets.put(bucket, "a", b"1", in_seconds(20))
-    await buckets.mark_deleted(bucket, "a", in_seconds(20))
-    await buckets.mark_deleted(bucket, "never", in_seconds(20))
+    await buckets.put(bucket, Put("a", b"1"), in_seconds(20))
+    await buckets.put(bucket, Put("a", None), in_seconds(20))
+    await buckets.put(bucket, Put("never", None), in_seconds(20))
     marker = await buckets.read(bucket, "a", in_seconds(20))
     assert (marker.sequence, marker.value) == (2, None)
     assert (await buckets.read(bucket, "never", in_seconds(20))).value is None
     with pytest.raises(Superseded):
-        await buckets.put(bucket, "a", b"2", in_seconds(20), 0)
-    await buckets.put(bucket, "a", b"2", in_seconds(20), marker.sequence)
+        await buckets.put(bucket, Put("a", b"2", 0), in_seconds(20))
+    await buckets.put(bucket, Put("a", b"2", marker.sequence), in_seconds(20))
     assert (await buckets.read(bucket, "a", in_seconds(20))).value == b"2"
 
 
@@ -147,7 +147,7 @@ async def test_a_value_that_expires(broker: Broker, unique: Unique) -> None:
     second = 1_000_000_000
     times = {"max_age": second, "duplicate_window": second, "subject_delete_marker_ttl": 60 * second}
     await update(broker, bucket, **times)
-    await buckets.put(bucket, "a", b"1", in_seconds(20))
+    await buckets.put(bucket, Put("a", b"1"), in_seconds(20))
     async with asyncio.timeout(30):
         while (record := await buckets.read(bucket, "a", in_seconds(20))).value is not None:  # noqa: ASYNC110 - only the server knows
             await asyncio.sleep(0.05)
@@ -158,7 +158,7 @@ async def test_a_bucket_that_is_there(broker: Broker, unique: Unique) -> None:
     """It is left as it is, with another configuration too."""
     bucket = unique()
     buckets = await made(broker, bucket)
-    await buckets.put(bucket, "a", b"1", in_seconds(20))
+    await buckets.put(bucket, Put("a", b"1"), in_seconds(20))
     await update(broker, bucket, description="ours", max_bytes=1_000_000)
     await buckets.ensure(bucket, in_seconds(20))
     info = await broker.api.stream_info(f"KV_{bucket}", in_seconds(20))
@@ -219,9 +219,9 @@ async def test_no_bucket(broker: Broker, unique: Unique) -> None:
     bucket, buckets, begun = unique(), buckets_on(broker), time.monotonic()
     for attempt in (
         buckets.read(bucket, "a", in_seconds(60)),
-        buckets.put(bucket, "a", b"", in_seconds(60)),
-        buckets.put(bucket, "a", b"", in_seconds(60), 0),
-        buckets.mark_deleted(bucket, "a", in_seconds(60)),
+        buckets.put(bucket, Put("a", b""), in_seconds(60)),
+        buckets.put(bucket, Put("a", b"", 0), in_seconds(60)),
+        buckets.put(bucket, Put("a", None), in_seconds(60)),
     ):
         with pytest.raises(NoBucket) as caught:
             await attempt
@@ -234,13 +234,13 @@ async def test_too_large_a_value(broker: Broker, unique: Unique) -> None:
     bucket = unique()
     buckets = await made(broker, bucket)
     with pytest.raises(MessageTooLarge) as caught:
-        await buckets.put(bucket, "a", bytes(broker.connection.max_payload + 1), in_seconds(20))
+        await buckets.put(bucket, Put("a", bytes(broker.connection.max_payload + 1)), in_seconds(20))
     assert caught.value.limit == broker.connection.max_payload
     await update(broker, bucket, max_msg_size=100)
     with pytest.raises(MessageTooLarge) as caught:
-        await buckets.put(bucket, "a", bytes(101), in_seconds(20))
+        await buckets.put(bucket, Put("a", bytes(101)), in_seconds(20))
     assert caught.value.limit == 100
-    await buckets.put(bucket, "a", bytes(100), in_seconds(20))
+    await buckets.put(bucket, Put("a", bytes(100)), in_seconds(20))
 
 
 async def test_a_full_bucket(broker: Broker, unique: Unique) -> None:
@@ -248,9 +248,9 @@ async def test_a_full_bucket(broker: Broker, unique: Unique) -> None:
     bucket = unique()
     buckets = await made(broker, bucket)
     await update(broker, bucket, max_msgs=1)
-    await buckets.put(bucket, "a", b"1", in_seconds(20))
+    await buckets.put(bucket, Put("a", b"1"), in_seconds(20))
     with pytest.raises(JetStreamError) as caught:
-        await buckets.put(bucket, "b", b"1", in_seconds(20))
+        await buckets.put(bucket, Put("b", b"1"), in_seconds(20))
     assert codes.is_full(caught.value)
 
 
@@ -261,33 +261,33 @@ async def test_a_bucket_that_does_not_answer(broker: Broker, unique: Unique) -> 
     await update(broker, bucket, no_ack=True)
     begun = time.monotonic()
     with pytest.raises(OutcomeUnknown, match="no_ack"):
-        await buckets.put(bucket, "a", b"", in_seconds(60))
+        await buckets.put(bucket, Put("a", b""), in_seconds(60))
     assert time.monotonic() - begun < 20
 
 
 async def test_the_server_is_away(own_broker: Broker, own_nats_server: NatsServer) -> None:
     """What was not done and what may have been is told apart; a value that was written stays."""
     buckets = await made(own_broker, "b")
-    await buckets.put("b", "a", b"1", in_seconds(20))
+    await buckets.put("b", Put("a", b"1"), in_seconds(20))
     own_nats_server.freeze()
     attempts = (
         buckets.read("b", "a", in_seconds(0.5)),
         buckets.ensure("c", in_seconds(0.5)),
-        buckets.put("b", "a", b"2", in_seconds(0.5)),
-        buckets.mark_deleted("b", "a", in_seconds(0.5)),
+        buckets.put("b", Put("a", b"2"), in_seconds(0.5)),
+        buckets.put("b", Put("a", None), in_seconds(0.5)),
     )
     outcomes = await asyncio.gather(*attempts, return_exceptions=True)
     assert all(isinstance(each, Unavailable) for each in outcomes[:2])
     assert [type(each) for each in outcomes[2:]] == [OutcomeUnknown] * 2
     own_nats_server.thaw()
     assert (await buckets.read("b", "a", in_seconds(20))).sequence >= 1
-    last = await buckets.put("b", "a", b"3", in_seconds(20))
+    last = await buckets.put("b", Put("a", b"3"), in_seconds(20))
     own_nats_server.kill()
     await own_broker.lost()
     for attempt in (
         buckets.read("b", "a", in_seconds(0.1)),
-        buckets.put("b", "a", b"4", in_seconds(0.1)),
-        buckets.mark_deleted("b", "a", in_seconds(0.1)),
+        buckets.put("b", Put("a", b"4"), in_seconds(0.1)),
+        buckets.put("b", Put("a", None), in_seconds(0.1)),
         buckets.ensure("c", in_seconds(0.1)),
     ):
         with pytest.raises(Unavailable):

@@ -19,7 +19,7 @@ from windshift.nats import JetStreamError, Superseded
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.acks import PubAck
-from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.kv import Buckets, Put
 from windshift.nats.jetstream.writes import Write, Writes
 
 Unique = Callable[[], str]
@@ -114,7 +114,7 @@ async def test_counting_together(members: list[Member], unique: Unique) -> None:
     """Writers of all servers that count by compare-and-swap lose nothing; each read sees the last write."""
     bucket = unique()
     await members[0].buckets.ensure(bucket, in_seconds(30))
-    await members[0].buckets.put(bucket, "n", b"0", in_seconds(30))
+    await members[0].buckets.put(bucket, Put("n", b"0"), in_seconds(30))
 
     async def increment(buckets: Buckets) -> None:
         while True:
@@ -122,7 +122,7 @@ async def test_counting_together(members: list[Member], unique: Unique) -> None:
             assert record.value is not None
             value = b"%d" % (int(record.value) + 1)
             try:
-                written = await buckets.put(bucket, "n", value, in_seconds(30), record.sequence)
+                written = await buckets.put(bucket, Put("n", value, record.sequence), in_seconds(30))
             except Superseded:
                 continue
             assert (await buckets.read(bucket, "n", in_seconds(30))).sequence >= written
@@ -140,13 +140,13 @@ async def test_one_creator_wins(members: list[Member], unique: Unique) -> None:
         last = (await members[0].buckets.read(bucket, "k", in_seconds(30))).sequence
         outcomes = await asyncio.gather(
             *(
-                members[number % 3].buckets.put(bucket, "k", b"", in_seconds(30), last)
+                members[number % 3].buckets.put(bucket, Put("k", b"", last), in_seconds(30))
                 for number in range(12)
             ),
             return_exceptions=True,
         )
         assert sum(isinstance(outcome, Superseded) for outcome in outcomes) == 11
-        await members[0].buckets.mark_deleted(bucket, "k", in_seconds(30))
+        await members[0].buckets.put(bucket, Put("k", None), in_seconds(30))
 
 
 async def test_a_connection_moves_on(cluster: list[NatsServer], unique: Unique) -> None:

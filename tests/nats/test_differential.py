@@ -23,7 +23,7 @@ from tests.support.broker import QUICK, Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import JetStreamError, Message, NoReply, NoStream, Superseded
 from windshift.nats import headers as h
-from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.kv import Buckets, Put
 from windshift.nats.jetstream.pulling import ACK, Arrival, Puller, PullOptions, nak, split_ack_subject
 from windshift.nats.jetstream.writes import Write, Writes
 
@@ -240,7 +240,7 @@ class Ours:
 
     async def put(self, bucket: str, key: str, value: bytes, expected: int | None) -> int | None:
         try:
-            return await self.buckets.put(bucket, key, value, in_seconds(20), expected)
+            return await self.buckets.put(bucket, Put(key, value, expected), in_seconds(20))
         except Superseded:
             return None
 
@@ -249,7 +249,7 @@ class Ours:
         return None if record.value is None else (record.value, record.sequence)
 
     async def delete(self, bucket: str, key: str) -> None:
-        await self.buckets.mark_deleted(bucket, key, in_seconds(20))
+        await self.buckets.put(bucket, Put(key, None), in_seconds(20))
 
 
 def _block(headers: Headers) -> bytes:

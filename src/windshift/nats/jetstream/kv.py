@@ -244,20 +244,9 @@ class Buckets:
         with _existing(bucket):
             return await self.api.create_hidden_consumer(stream_of(bucket), config, deadline)
 
-    async def put(
-        self,
-        bucket: str,
-        key: str,
-        value: bytes,
-        deadline: float,
-        expected: int | None = None,
-        ttl: int | None = None,
-    ) -> int:
-        """Write a value, if `expected` is the sequence of the key's last message or `None`.
-
-        `ttl` has it expire after so many seconds. Return the value's sequence. May also raise `NoTtl`.
-        """
-        return await self._store(bucket, [Put(key, value, expected, ttl)], deadline)
+    async def put(self, bucket: str, put: Put, deadline: float) -> int:
+        """Write a key, and return the sequence of its message. May also raise `NoTtl`."""
+        return await self._store(bucket, [put], deadline)
 
     async def put_all(self, bucket: str, puts: Sequence[Put], deadline: float, largest: int) -> list[int]:
         """Make all writes or none, one after the other, each of another key; return their sequences.
@@ -267,10 +256,6 @@ class Buckets:
         """
         last = await self._store(bucket, puts, deadline, largest)
         return list(range(last - len(puts) + 1, last + 1))
-
-    async def mark_deleted(self, bucket: str, key: str, deadline: float, expected: int | None = None) -> None:
-        """Delete a key; otherwise like `put`."""
-        await self._store(bucket, [Put(key, None, expected)], deadline)
 
     async def _store(self, bucket: str, puts: Sequence[Put], deadline: float, largest: int = 0) -> int:
         asker = self._asker()

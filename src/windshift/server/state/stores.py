@@ -164,14 +164,14 @@ class Stores:
             ttl = await self._possible_ttl(store, ttl, deadline)
         if not create_only and last_revision is None:
             with broker_errors():
-                return Revision(await self._buckets.put(store, key, value, deadline, ttl=ttl))
+                return Revision(await self._buckets.put(store, Put(key, value, ttl=ttl), deadline))
 
         async def attempt() -> int:
             record = await self._buckets.read(store, key, deadline)
             if create_only and record.value is not None:
                 raise KeyExists(key, record.sequence)
             _require_revision(last_revision, record)
-            return await self._buckets.put(store, key, value, deadline, record.sequence, ttl)
+            return await self._buckets.put(store, Put(key, value, record.sequence, ttl), deadline)
 
         return Revision(await _until_undisturbed(attempt, deadline))
 
@@ -205,7 +205,7 @@ class Stores:
             _require_revision(last_revision, record)
             if record.value is not None:
                 expected = None if last_revision is None else record.sequence
-                await self._buckets.mark_deleted(store, key, deadline, expected)
+                await self._buckets.put(store, Put(key, None, expected), deadline)
 
         await _until_undisturbed(attempt, deadline)
 
@@ -221,7 +221,7 @@ class Stores:
             record = await self._buckets.read(store, key, deadline)
             if record.value is None:
                 raise KeyNotFound(key)
-            return await self._buckets.put(store, key, record.value, deadline, record.sequence, expiry)
+            return await self._buckets.put(store, Put(key, record.value, record.sequence, expiry), deadline)
 
         return Revision(await _until_undisturbed(attempt, deadline))
 
