@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from google.protobuf.message import Message
@@ -303,17 +302,6 @@ class ClientCall(Call, Generic[M]):
         entered: whether ``async with`` takes care of its end.
     """
 
-    __slots__ = (
-        "_changed",
-        "_closing",
-        "_initial",
-        "_outbox",
-        "_outbox_size",
-        "_responses",
-        "_trailing",
-        "entered",
-    )
-
     def __init__(
         self,
         owner: _Owner,
@@ -454,9 +442,7 @@ class ClientCall(Call, Generic[M]):
         self.entered = True
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.cancel()
 
     def _wake(self) -> None:

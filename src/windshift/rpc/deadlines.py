@@ -22,9 +22,6 @@ class Deadlines(Generic[T]):
         self._count = 0
         self._discarded = 0
 
-    def __len__(self) -> int:
-        return len(self._heap)
-
     @property
     def next(self) -> float | None:
         """The earliest deadline, which may be a discarded one; None = none."""

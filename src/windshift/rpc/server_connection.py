@@ -194,9 +194,7 @@ class ServerConnection(ConnectionHandler):
 
     def on_trailers(self, stream_id: int, headers: Headers) -> None:
         """End the client's side: its trailers mean nothing else."""
-        call = self._calls.get(stream_id)
-        if call is not None:
-            call.data(b"", True)
+        self.on_data(stream_id, b"", True)
 
     def on_stream_closed(self, stream_id: int, error_code: int) -> None:
         """Release the call; cancel its handler when it still runs."""
@@ -310,9 +308,10 @@ class ServerConnection(ConnectionHandler):
     def _refuse(self, stream_id: int, fields: Mapping[bytes, bytes], ended: bool) -> None:
         """Answer a request that no method takes."""
         if fields.get(b":method") != b"POST":
-            self._answer_http(stream_id, b"405", (b"allow", b"POST"), fields, ended)
+            self._answer_http(stream_id, [(b":status", b"405"), (b"allow", b"POST")], fields, ended)
         elif not _is_grpc(fields):
-            self._answer_http(stream_id, b"415", (b"accept-post", b"application/grpc"), fields, ended)
+            accepted = (b"accept-post", b"application/grpc")
+            self._answer_http(stream_id, [(b":status", b"415"), accepted], fields, ended)
         else:
             text = _path_text(fields)
             error = RpcError(StatusCode.UNIMPLEMENTED, f"the server has no method {text}")
@@ -331,18 +330,12 @@ class ServerConnection(ConnectionHandler):
         self.call_failed(text, fields, seen)
 
     def _answer_http(
-        self,
-        stream_id: int,
-        status: bytes,
-        header: tuple[bytes, bytes],
-        fields: Mapping[bytes, bytes],
-        ended: bool,
+        self, stream_id: int, headers: HeaderList, fields: Mapping[bytes, bytes], ended: bool
     ) -> None:
         """Answer a client that speaks HTTP but not gRPC."""
         self._count_useless(FAILING_CALL)
         body = b"" if fields.get(b":method") == b"HEAD" else _NOT_GRPC
-        headers = [(b":status", status), header, (b"content-type", b"text/plain")]
-        self._answer(stream_id, headers, body, ended)
+        self._answer(stream_id, [*headers, (b"content-type", b"text/plain")], body, ended)
 
     def _answer(self, stream_id: int, headers: HeaderList, body: bytes, ended: bool) -> None:
         """Send a whole response; what the client still sends is read and dropped, never reset."""

@@ -33,13 +33,6 @@ class Failure:
         return self.fields.get(name, b"").decode("latin-1")
 
 
-ErrorTranslator = Callable[[str, Exception], RpcError | None]
-"""Says what a client sees of an error, given the call's path. None = what the gRPC layer would send."""
-
-Pace = Callable[[ServerCall, Any], Awaitable[Any]]
-"""Takes a call and the coroutine that does its work, and returns what runs that, step by step."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """Limits and timers of a server.
@@ -67,10 +60,10 @@ class ServerOptions:
         tick_interval: seconds between two looks at the timers above, and at what is held.
         drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY, and for
             handshakes that have begun.
-        pace: says how the work of calls that take a task is run, so that it can wait while others have their
-            turn; at first it is awaited.
-        translate: says what a client sees of an error, raised by a handler, by an interceptor or by the gRPC
-            layer itself.
+        pace: takes a call and the coroutine that does its work, where that takes a task, and returns what
+            runs it step by step, so that it can wait while others have their turn; at first it is awaited.
+        translate: says what a client sees of an error, given the call's path, raised by a handler, by an
+            interceptor or by the gRPC layer itself. None = what the gRPC layer would send.
         on_call_finished: called with each call and its status when it ends; must be quick and not raise.
         on_call_refused: the same for a request that was answered before it became a call, with the path of
             its method; None = there is no such method.
@@ -93,8 +86,8 @@ class ServerOptions:
     max_held: int | None = None
     tick_interval: float = 1.0
     drain_ping_timeout: float = 1.0
-    pace: Pace = lambda _call, work: work
-    translate: ErrorTranslator = lambda _path, _error: None
+    pace: Callable[[ServerCall, Any], Awaitable[Any]] = lambda _call, work: work
+    translate: Callable[[str, Exception], RpcError | None] = lambda _path, _error: None
     on_call_finished: Callable[[ServerCall, StatusCode], None] | None = None
     on_call_refused: Callable[[str | None, StatusCode], None] | None = None
     on_call_failed: Callable[[Failure], None] | None = None
