@@ -150,26 +150,23 @@ async def test_nobody_overtakes_who_wants_several() -> None:
     assert (semaphore.used, semaphore.waiting) == (3, 0)
 
 
-class Turn:
+class Turn(asyncio.Future[None]):
     """Stands in line without a task, and gives back at once what it gets."""
 
     def __init__(self, semaphore: FairSemaphore, name: str, order: list[str]) -> None:
+        super().__init__()
         self._semaphore = semaphore
         self._name = name
         self._order = order
-        self.is_done = False
 
-    def done(self) -> bool:
-        return self.is_done
-
-    def set_result(self, _: None) -> None:
-        self.is_done = True
+    def set_result(self, result: None, /) -> None:
+        super().set_result(result)
         self._order.append(self._name)
         self._semaphore.give_back(self._name)
 
-    def set_exception(self, error: Busy) -> None:
-        self.is_done = True
-        self._order.append(f"{self._name} {type(error).__name__}")
+    def set_exception(self, error: type | BaseException, /) -> None:
+        super().set_exception(error)
+        self._order.append(f"{self._name} {type(self.exception()).__name__}")
 
 
 async def test_without_a_task() -> None:
@@ -179,7 +176,7 @@ async def test_without_a_task() -> None:
     turns = [Turn(semaphore, asker, order) for asker in "aabca"]
     for turn, asker in zip(turns, "aabca", strict=True):
         semaphore.wait(turn, asker, in_seconds(30))
-    turns[1].is_done = True
+    turns[1].cancel()
     semaphore.withdraw("a", turns[1])
     assert (semaphore.waiting, order) == (4, [])
     semaphore.give_back("z")
@@ -195,7 +192,7 @@ async def test_without_a_task_by_the_deadline() -> None:
     turn = Turn(semaphore, "a", order)
     semaphore.wait(turn, "a", in_seconds(0.01))
     async with asyncio.timeout(20):
-        while not turn.is_done:  # noqa: ASYNC110 - only the clock knows
+        while not turn.done():  # noqa: ASYNC110 - only the clock knows
             await asyncio.sleep(0.002)
     assert order == ["a Busy"]
     semaphore.give_back("z")
@@ -279,7 +276,7 @@ async def test_many_who_wait_for_their_own_units_cost_nothing() -> None:
         semaphore.wait(turn, "a", in_seconds(60))
     looks = 0
     for turn in mine:
-        turn.is_done = True
+        turn.cancel()
         semaphore.withdraw("a", turn)
     semaphore.give_back("a")
     semaphore.give_back("7")
@@ -294,9 +291,9 @@ async def test_a_late_turn_that_ends_others() -> None:
     other = Turn(semaphore, "b", order)
 
     class Ending(Turn):
-        def set_exception(self, error: Busy) -> None:
+        def set_exception(self, error: type | BaseException, /) -> None:
             super().set_exception(error)
-            other.is_done = True
+            other.cancel()
             semaphore.withdraw("b", other)
 
     semaphore.wait(Ending(semaphore, "a", order), "a", in_seconds(0))

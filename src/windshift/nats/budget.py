@@ -7,11 +7,10 @@ budget as its answer may have, before it is sent, and gives it back when the ans
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
+from asyncio import Future, get_running_loop
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final, TypeAlias
 
 from windshift.nats.errors import Busy, Unanswered, Unavailable
@@ -99,20 +98,45 @@ class Budget:
             try:
                 await self._bytes.take(asker, deadline, size)
             except Busy as error:
-                raise self.refusal(error, answered, deadline) from None
+                raise self._refusal(error, answered, deadline) from None
             share = Share(self, asker, size)
         return share
 
     def wait(self, size: int, deadline: float, asker: str, handler: TakeShare) -> Callable[[], None]:
         """Wait as `take` does, without a task, after `take_now` took nothing; return what ends that.
 
-        Raise `Busy` at once if too many wait.
+        Raise `Busy` at once if too many wait. The share comes in the turn of the loop after the one in which
+        it is there: when a connection ends, its requests are abandoned one by one, and what one gives back
+        must not have the next one sent.
         """
-        turn = _Turn(self, self._bytes, asker, size, self._answered, deadline, handler)
-        self._bytes.wait(turn, asker, deadline, size)
-        return turn.abandon
+        turn: Future[None] = get_running_loop().create_future()
+        answered, is_over = self._answered, False
 
-    def refusal(self, error: Busy, answered: int, deadline: float) -> Unavailable:
+        def tell(_: Future[None]) -> None:
+            nonlocal is_over
+            if not is_over:
+                is_over = True
+                error = turn.exception()
+                if isinstance(error, Busy):
+                    handler(self._refusal(error, answered, deadline))
+                else:
+                    handler(Share(self, asker, size))
+
+        def abandon() -> None:
+            nonlocal is_over
+            if is_over:
+                return
+            is_over = True
+            if turn.cancel():
+                self._bytes.withdraw(asker, turn)
+            elif turn.exception() is None:  # the bytes are there, and nobody was told
+                self._bytes.give_back(asker, size)
+
+        turn.add_done_callback(tell)
+        self._bytes.wait(turn, asker, deadline, size)
+        return abandon
+
+    def _refusal(self, error: Busy, answered: int, deadline: float) -> Unavailable:
         """Say why a request got nothing which began to wait when so many had been answered."""
         is_over = get_running_loop().time() >= deadline
         return Unanswered() if self._answered == answered and is_over else error
@@ -151,61 +175,6 @@ class Budget:
         self._late_size += share.size
         while self._late_size > self._most_late:
             self.give_back(next(iter(self._late)))
-
-
-class _Phase(Enum):
-    """How far a request is that waits.
-
-    Attributes:
-        WAITING: it stands in line.
-        GIVEN: its bytes are there, and it will be told.
-        OVER: it was told, or waits no longer.
-    """
-
-    WAITING = 0
-    GIVEN = 1
-    OVER = 2
-
-
-@dataclass(slots=True, eq=False)
-class _Turn:
-    """A request that waits for bytes of a budget without a task; a turn of its semaphore.
-
-    It gets its share in the next turn of the loop: when a connection ends, its requests are abandoned one by
-    one, and what one gives back must not have the next one sent.
-    """
-
-    _budget: Budget
-    _bytes: FairSemaphore
-    _asker: str
-    _size: int
-    _answered: int
-    _deadline: float
-    _handler: TakeShare
-    _phase: _Phase = _Phase.WAITING
-
-    def done(self) -> bool:
-        return self._phase is not _Phase.WAITING
-
-    def set_result(self, _: None) -> None:
-        self._phase = _Phase.GIVEN
-        get_running_loop().call_soon(self._take)
-
-    def _take(self) -> None:
-        if self._phase is _Phase.GIVEN:
-            self._phase = _Phase.OVER
-            self._handler(Share(self._budget, self._asker, self._size))
-
-    def set_exception(self, error: Busy) -> None:
-        self._phase = _Phase.OVER
-        self._handler(self._budget.refusal(error, self._answered, self._deadline))
-
-    def abandon(self) -> None:
-        phase, self._phase = self._phase, _Phase.OVER
-        if phase is _Phase.WAITING:
-            self._bytes.withdraw(self._asker, self)
-        elif phase is _Phase.GIVEN:
-            self._bytes.give_back(self._asker, self._size)
 
 
 @dataclass(slots=True, eq=False)

@@ -7,25 +7,11 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from windshift.nats.errors import Busy
 
-
-class Turn(Protocol):
-    """What waits for units: a future, or something else that does at once what is to be done with them."""
-
-    def done(self) -> bool:
-        """Tell whether it waits no longer."""
-
-    def set_result(self, result: None, /) -> None:
-        """Take the units, which are there now."""
-
-    def set_exception(self, error: Busy, /) -> None:
-        """Do without them."""
-
-
-_Queue: TypeAlias = OrderedDict[Turn, tuple[int, float]]
+_Queue: TypeAlias = OrderedDict[asyncio.Future[None], tuple[int, float]]
 """Each completes when its units are there; how many; by when."""
 
 _SWEEP: Final = 0.05
@@ -96,7 +82,7 @@ class FairSemaphore:
                 self.give_back(asker, count)
             raise
 
-    def wait(self, turn: Turn, asker: str, deadline: float, count: int = 1) -> None:
+    def wait(self, turn: asyncio.Future[None], asker: str, deadline: float, count: int = 1) -> None:
         """Put something in line after `take_now` took nothing. It has `Busy` at `deadline`.
 
         Raise `Busy` at once if too many requests wait.
@@ -114,7 +100,7 @@ class FairSemaphore:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(_SWEEP, self._sweep, loop)
 
-    def withdraw(self, asker: str, turn: Turn) -> None:
+    def withdraw(self, asker: str, turn: asyncio.Future[None]) -> None:
         """Note that something in line became done by itself: it waits no longer."""
         self._remove(asker, turn)
         self._hand_out(asker)  # others may want less
@@ -146,7 +132,7 @@ class FairSemaphore:
             if not has:
                 del self._of[asker]
 
-    def _remove(self, asker: str, turn: Turn) -> None:
+    def _remove(self, asker: str, turn: asyncio.Future[None]) -> None:
         queue = self._queues.get(asker)
         if queue is None or queue.pop(turn, None) is None:
             return
