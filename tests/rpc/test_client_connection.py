@@ -648,8 +648,8 @@ async def test_mutual_tls(authority: Authority) -> None:
     names: list[object] = []
 
     async def handler(request: Any, call: ServerCall) -> messages_pb2.SimpleResponse:
-        assert call.peer_certificate is not None
-        names.append(call.peer_certificate["subject"])
+        assert call.connection.peer_certificate is not None
+        names.append(call.connection.peer_certificate["subject"])
         return messages_pb2.SimpleResponse()
 
     async with serving(ssl=context, unary_call=handler) as server:

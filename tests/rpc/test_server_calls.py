@@ -415,7 +415,9 @@ async def test_metadata_reaches_the_handler() -> None:
     seen: list[object] = []
 
     async def handler(request: Message, call: ServerCall) -> Message:
-        seen.extend((call.method, list(call.metadata), call.peer.rsplit(":", 1)[0], call.peer_certificate))
+        seen.extend(
+            (call.method, list(call.metadata), call.peer.rsplit(":", 1)[0], call.connection.peer_certificate)
+        )
         seen.extend(map(call.header, (b"x", b"user-agent", b"absent")))
         return messages_pb2.SimpleResponse()
 

@@ -82,7 +82,7 @@ async def test_the_clients_certificate_reaches_the_handler(contexts: Contexts) -
     seen: list[object] = []
 
     async def handler(request: Message, call: ServerCall) -> Message:
-        seen.append(call.peer_certificate)
+        seen.append(call.connection.peer_certificate)
         return messages_pb2.SimpleResponse()
 
     async with serving(ssl=contexts.mutual_server, unary_call=handler) as running:

@@ -384,7 +384,6 @@ class Connection:
         return False
 
     def _leave(self, wire: Wire) -> None:
-        """Close a wire after `linger`."""
         task = asyncio.get_running_loop().create_task(
             self._linger(wire), name="nats connection that was left"
         )

@@ -204,7 +204,6 @@ class Requests:
         self._timer = self.loop.call_at(self._due[0] / _SLOTS_PER_SECOND, self._sweep)
 
     def _sweep(self) -> None:
-        """Fail the requests in overdue slots."""
         self._timer = None
         self._slot_deadline = -inf
         now = self.loop.time() * _SLOTS_PER_SECOND

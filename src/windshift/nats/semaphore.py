@@ -163,7 +163,6 @@ class FairSemaphore:
                 turn.set_result(None)  # last: it may give back at once what it got
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell those whose time is over."""
         now = loop.time()
         late = [
             (asker, turn)

@@ -178,11 +178,6 @@ class ServerCall:
             return value
         return b",".join(value for each, value in self._headers if each == name)
 
-    @property
-    def peer_certificate(self) -> dict[str, object] | None:
-        """The client's verified certificate, as ``ssl.SSLSocket.getpeercert`` gives it."""
-        return self.connection.peer_certificate
-
     def receive(self) -> Coroutine[Any, Any, Any]:
         """Return the next request message, or None after the client's last, or after ``stop_receiving``.
 
@@ -562,7 +557,6 @@ class ServerCall:
             self._settle(error)
 
     def _settle(self, error: BaseException) -> None:
-        """Turn what a handler raised into the status of the call."""
         if isinstance(error, asyncio.CancelledError):
             if self._deadline_passed:
                 self._fail(RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline passed"))
@@ -620,7 +614,6 @@ class ServerCall:
         self._owner.call_failed(self._method.path, self.fields, error)
 
     def _finish_with(self, error: RpcError) -> None:
-        """Send the status; headers that were not sent go with it."""
         try:
             trailers = status_trailers(error) + encode_metadata(error.metadata)
         except Exception as unsendable:  # noqa: BLE001 -- the client must not wait because of our mistake

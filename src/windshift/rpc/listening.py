@@ -152,7 +152,6 @@ class Listener:
             self._wait(seconds)
 
     def _wait(self, seconds: float) -> None:
-        """Stop accepting for a moment."""
         self._stop()
         self._pause = self._loop.call_later(seconds, self._listen)
 

@@ -34,20 +34,13 @@ class ClientAddress(NamedTuple):
     port: int
 
 
-class Header(NamedTuple):
-    """A whole header.
-
-    Attributes:
-        size: its bytes.
-        client: the client; None = the proxy itself is it, as when it looks whether we are there.
-    """
-
-    size: int
-    client: ClientAddress | None
+_Header = tuple[int, ClientAddress | None]
 
 
-def parse(data: bytes) -> Header | None:
-    """Return the header that ``data`` begins with, None when there is more to come.
+def parse(data: bytes) -> _Header | None:
+    """Return the size of the header that ``data`` begins with, and the client that it tells of.
+
+    No client = the proxy itself is it, as when it looks whether we are there. None = there is more to come.
 
     Raises:
         ValueError: it begins with none.
@@ -59,7 +52,7 @@ def parse(data: bytes) -> Header | None:
     raise ValueError("it does not begin with a PROXY header")
 
 
-def _parse_v1(data: bytes) -> Header | None:
+def _parse_v1(data: bytes) -> _Header | None:
     line, end, _ = data[:_LONGEST_V1].partition(b"\n")
     if not end:
         if len(data) >= _LONGEST_V1:
@@ -67,7 +60,7 @@ def _parse_v1(data: bytes) -> Header | None:
         return None
     line += end
     if _UNKNOWN.fullmatch(line):
-        return Header(len(line), None)
+        return len(line), None
     found = _V1.fullmatch(line)
     if found is None:
         raise ValueError("its PROXY header is malformed")
@@ -75,10 +68,10 @@ def _parse_v1(data: bytes) -> Header | None:
     client = ip_address(source.decode("ascii", "replace"))
     if client.version != _VERSIONS[family] or int(port) > 65_535:
         raise ValueError("its PROXY header is malformed")
-    return Header(len(line), ClientAddress(str(client), int(port)))
+    return len(line), ClientAddress(str(client), int(port))
 
 
-def _parse_v2(data: bytes) -> Header | None:
+def _parse_v2(data: bytes) -> _Header | None:
     if len(data) < _FIXED:
         return None
     command, family = data[12], data[13]
@@ -88,13 +81,13 @@ def _parse_v2(data: bytes) -> Header | None:
     if len(data) < size:
         return None
     if command == 0x20 or family not in _ADDRESSES:  # the proxy itself; a socket of no internet
-        return Header(size, None)
+        return size, None
     kind, length = _ADDRESSES[family]
     if size < _FIXED + 2 * length + 4:
         raise ValueError("its PROXY header is too short for its addresses")
     ports = _FIXED + 2 * length
     host = kind(data[_FIXED : _FIXED + length])
-    return Header(size, ClientAddress(str(host), int.from_bytes(data[ports : ports + 2], "big")))
+    return size, ClientAddress(str(host), int.from_bytes(data[ports : ports + 2], "big"))
 
 
 async def receive(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> ClientAddress | None:
@@ -114,10 +107,10 @@ async def receive(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> Clien
         if not more:
             raise ConnectionResetError("the connection was closed before its PROXY header")
         header = parse(data + more)
-        taken = len(more) if header is None else header.size - len(data)
+        taken = len(more) if header is None else header[0] - len(data)
         data += sock.recv(taken)
         if header is not None:
-            return header.client
+            return header[1]
 
 
 async def _readable(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:

@@ -116,7 +116,6 @@ class _Reflection:
     _catalog: Catalog
 
     async def server_reflection_info(self, call: ServerCall) -> None:
-        """Answer requests in order."""
         sent: set[str] = set()
         call.overhead = _CALL_SIZE
         while (request := await call.receive()) is not None:

@@ -201,7 +201,6 @@ class Server:
             raise
 
     def _tick(self) -> None:
-        """Look at all connections, and at what they hold."""
         self._look_at(iter(list(self._connections)), [])
 
     def _look_at(self, connections: Iterator[ServerConnection], seen: list[Holder[ServerConnection]]) -> None:

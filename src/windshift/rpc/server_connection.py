@@ -170,7 +170,6 @@ class ServerConnection(ConnectionHandler):
             call.begin(ended)
 
     def _prepare(self, call: ServerCall, stream_id: int, method: Method) -> None:
-        """Do what is to be done before the message of a call."""
         seconds = _read_options(call.fields)
         admission = None
         if method.on_headers is not None:

@@ -102,7 +102,6 @@ class Threads:
 
 
 def _outcome_of(function: Callable[[], R]) -> tuple[R | None, BaseException | None]:
-    """Return the result of a function, or what it raised."""
     try:
         return function(), None
     except StopIteration as raised:  # a future cannot carry it

@@ -291,7 +291,6 @@ def write_of(bucket: str, put: Put, deadline: float, asker: str) -> Write:
 
 
 def _part(bucket: str, put: Put) -> Part:
-    """Return the message of a write."""
     headers = []
     if put.value is None:
         headers.append((_OPERATION, b"DEL"))
@@ -306,7 +305,6 @@ def _part(bucket: str, put: Put) -> Part:
 
 
 def _refusal(error: JetStreamError, bucket: str) -> Exception:
-    """Say what it means that a write was refused."""
     match error.err_code:
         case codes.WRONG_LAST_SEQUENCE | codes.WRONG_LAST_SEQUENCE_UNTOLD:
             return Superseded()

@@ -142,8 +142,6 @@ class Sent(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What was found of the stream of a subject."""
-
     until: float
     """When this expires, in loop time."""
     problem: NoReply | None = None

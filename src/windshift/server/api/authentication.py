@@ -380,7 +380,7 @@ def _certificate(call: ServerCall) -> CertificateNames:
     """Return the names in the client's certificate, which are read once for each connection."""
     peer = peer_of(call.connection)
     if peer.certificate is None:
-        peer.certificate = certificate_names(call.peer_certificate)
+        peer.certificate = certificate_names(call.connection.peer_certificate)
     return peer.certificate
 
 
