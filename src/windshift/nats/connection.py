@@ -118,10 +118,8 @@ class Subscription:
         self._connection.forget(self)
         received = [wire.drain(self.sid) for wire in self._wires]
         try:
-            async with asyncio.timeout(timeout):
-                await asyncio.gather(*received, return_exceptions=True)
-        except TimeoutError:
-            pass
+            if received:
+                await asyncio.wait(received, timeout=timeout)
         finally:
             for wire in self._wires:
                 wire.forget(self.sid)

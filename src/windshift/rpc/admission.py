@@ -86,34 +86,32 @@ class AdmissionOptions:
     proxies: tuple[Network, ...] = ()
 
 
+@dataclass(slots=True)
 class Address:
     """What is known of one address.
 
     Attributes:
+        rate: units of useless work that it may make in each second; 0 = any number.
+        limited: whether it may have no more connections than the limit, and has to wait.
         connections: that it has now.
-        limited: whether it may have no more than the limit, and has to wait.
         barred_until: the time until which it gets none.
     """
 
-    __slots__ = ("_credit", "_credited_at", "_rate", "_strikes", "barred_until", "connections", "limited")
-
-    def __init__(self, rate: int, now: float, *, limited: bool) -> None:
-        self.connections = 0
-        self.limited = limited
-        self.barred_until = 0.0
-        self._strikes = 0
-        self._rate = rate
-        self._credit = float(rate * BURST)
-        self._credited_at = now
+    rate: int
+    limited: bool
+    connections: int = 0
+    barred_until: float = 0.0
+    _strikes: int = 0
+    _spent: float = 0.0  # units, less those that time has made good since
+    _spent_at: float = 0.0
 
     def spend(self, units: int, now: float) -> bool:
         """Take note of useless work; False = it was too much."""
-        if not self._rate:
+        if not self.rate:
             return True
-        earned = (now - self._credited_at) * self._rate
-        self._credit = min(self._credit + earned, self._rate * BURST) - units
-        self._credited_at = now
-        return self._credit >= 0
+        self._spent = max(0.0, self._spent - (now - self._spent_at) * self.rate) + units
+        self._spent_at = now
+        return self._spent <= self.rate * BURST
 
     def strike(self, now: float, longest: float) -> None:
         """Take note of a connection that was ended; the address waits twice as long as the last time."""
@@ -123,7 +121,7 @@ class Address:
 
     def forgettable(self, now: float) -> bool:
         """Tell whether a new address would be treated just so."""
-        rested = self._credit + (now - self._credited_at) * self._rate >= self._rate * BURST
+        rested = self._spent <= (now - self._spent_at) * self.rate
         return (
             not self.connections and rested and (not self._strikes or now > self.barred_until + _FORGET_AFTER)
         )
@@ -206,7 +204,7 @@ class ConnectionLimiter:
         found = self._addresses.get(key)
         if found is None:
             limited = not includes(options.unlimited, address)
-            found = self._addresses[key] = Address(options.failing_calls * FAILING_CALL, now, limited=limited)
+            found = self._addresses[key] = Address(options.failing_calls * FAILING_CALL, limited)
         if found.limited:
             if now < found.barred_until:
                 raise self._refuse("waiting", "its address has to wait, for connections that only made work")

@@ -590,12 +590,7 @@ class ServerCall:
                 self._task = None  # it will keep the error, whose traceback keeps this call: a cycle
 
     def check(self, now: float, body_timeout: float) -> None:
-        """Check the timer that needs no precision.
-
-        Args:
-            now: ``loop.time()``.
-            body_timeout: seconds in which the message of a call with a single request must be whole.
-        """
+        """Check the timer that needs no precision: a single request must be whole in so many seconds."""
         if self.done or self._handled or self._method.client_streaming:
             return
         if now - self.started > body_timeout:

@@ -52,13 +52,7 @@ class Turnover:
     _mark: int = 0
 
     def idle(self, stuck: int, done: int, now: float) -> float:
-        """Return the seconds since then.
-
-        Args:
-            stuck: bytes that it holds.
-            done: bytes that it ever turned over.
-            now: the time.
-        """
+        """Return the seconds since then, where it holds some bytes, and ever turned over others (`done`)."""
         if done - self._mark >= stuck:
             self._since, self._mark = now, done
         return now - self._since

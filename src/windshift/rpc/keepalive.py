@@ -41,12 +41,7 @@ class Keepalive:
         self._seen = -1
 
     def check(self, received: int, now: float) -> KeepaliveAction | None:
-        """Return what to do now; None = nothing.
-
-        Args:
-            received: total bytes received from the peer.
-            now: seconds of a monotonic clock.
-        """
+        """Return what to do now, with so many bytes received from the peer in all; None = nothing."""
         if received != self._seen:
             self._seen = received
             self._heard_at = now

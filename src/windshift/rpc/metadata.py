@@ -87,9 +87,6 @@ def encode_timeout(seconds: float) -> bytes:
     """Write ``seconds`` as ``grpc-timeout``, in the finest unit that eight digits can hold."""
     if 0.1 <= seconds < 100.0:  # what nearly all calls have
         return b"%du" % int(seconds * 1_000_000)
-    longest = 99_999_999 * _SECONDS[b"H"]
-    for unit in (b"n", b"u", b"m", b"S", b"M"):
-        amount = int(min(max(seconds, 0.0), longest) / _SECONDS[unit])
-        if amount < 100_000_000:
-            return b"%d%s" % (amount, unit)
-    return b"%dH" % int(min(seconds, longest) / _SECONDS[b"H"])
+    seconds = min(max(seconds, 0.0), 99_999_999 * _SECONDS[b"H"])
+    unit = next(unit for unit in reversed(_SECONDS) if seconds / _SECONDS[unit] < 100_000_000)
+    return b"%d%s" % (int(seconds / _SECONDS[unit]), unit)
