@@ -281,7 +281,7 @@ async def test_the_next_server_is_used_when_one_does_not_answer(
     async with ws.connect(f"{closed_port()},{closed_port()}", timeout=0.01) as client:
         caller = caller_of(client)
         channel = caller.channels().for_calls()
-        for name, value in (("unary", unary), ("_failure", failure), ("_usable", usable)):
+        for name, value in (("unary", unary), ("last_failure", failure), ("_usable", usable)):
             monkeypatch.setattr(channel, name, value)
         with pytest.raises(ws.Unreachable):
             await client.streams.get("a")

@@ -74,6 +74,9 @@ class Channel:
         options: limits and timers.
         on_state: called when something happens to the connection; it must not raise.
 
+    Attributes:
+        last_failure: why the last attempt to connect failed; empty once one worked.
+
     Raises:
         ValueError: the target is not ``host:port``.
     """
@@ -86,7 +89,7 @@ class Channel:
         *,
         ssl: tls.SSLContext | None = None,
         options: ChannelOptions | None = None,
-        on_state: Callable[[ChannelState], None] | None = None,
+        on_state: Callable[[ChannelState], None] = lambda _state: None,
     ) -> None:
         self.target = target
         self.options = options or ChannelOptions()
@@ -100,12 +103,13 @@ class Channel:
         self._usable: list[ClientConnection] = []  # those that take calls
         self._connections: set[ClientConnection] = set()
         self._waiting: deque[Call] = deque()
-        self._ready_waiters: set[asyncio.Future[None]] = set()
+        self._ready_waiters = 0
+        self._changed = asyncio.Event()  # connected, or closed
         self._connector: asyncio.Task[None] | None = None
         self._attempting = False
         self._backoff = Backoff(self.options.backoff_initial, self.options.backoff_maximum)
         self._next_attempt_at = 0.0
-        self._failure = ""
+        self.last_failure = ""
         self._deadlines: Deadlines[Call] = Deadlines()
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._ticker: asyncio.TimerHandle | None = None
@@ -115,11 +119,6 @@ class Channel:
     def connections(self) -> int:
         """Open connections, including those that take no more calls."""
         return len(self._connections)
-
-    @property
-    def last_failure(self) -> str:
-        """Why the last attempt to connect failed; empty once one worked."""
-        return self._failure
 
     def _bound(self) -> asyncio.AbstractEventLoop:
         """Return the loop of the first call.
@@ -136,10 +135,6 @@ class Channel:
         elif loop is not self._loop:
             raise RuntimeError(_ELSEWHERE)
         return loop
-
-    def _note(self, state: ChannelState) -> None:
-        if self._on_state is not None:
-            self._on_state(state)
 
     # -- calls ---------------------------------------------------------------------------------------
 
@@ -287,32 +282,30 @@ class Channel:
             RpcError: UNAVAILABLE after the timeout, CANCELLED when the channel is closed.
         """
         self._bound()
-        if self._usable:
-            return
-        if self._closing:
-            raise ChannelClosed
-        waiter = self._loop.create_future()
-        self._ready_waiters.add(waiter)
-        self._connect_if_needed()
+        self._ready_waiters += 1
         try:
             async with asyncio.timeout(timeout):
-                await waiter
+                while not self._usable:
+                    if self._closing:
+                        raise ChannelClosed
+                    self._connect_if_needed()
+                    await self._changed.wait()
         except TimeoutError:
             raise self._unreachable() from None
         finally:
-            self._ready_waiters.discard(waiter)
+            self._ready_waiters -= 1
 
     @property
     def is_unreachable(self) -> bool:
         """Whether there is no connection, and the last attempt to make one failed."""
-        return bool(self._failure) and not self._usable
+        return bool(self.last_failure) and not self._usable
 
     @property
     def lack(self) -> str:
         """Why a call that waits has no connection."""
         if self._usable:
             return f"the server {self.target} takes no more calls at once from here"
-        return f"the server {self.target} cannot be reached: {self._failure or 'it does not answer'}"
+        return f"the server {self.target} cannot be reached: {self.last_failure or 'it does not answer'}"
 
     def _unreachable(self) -> RpcError:
         return RpcError(StatusCode.UNAVAILABLE, self.lack)
@@ -320,8 +313,9 @@ class Channel:
     @property
     def _wanted(self) -> bool:
         """Whether somebody waits for a connection that may be made."""
-        room = len(self._usable) < self.options.max_connections
-        return bool(self._ready_waiters or self._waiting) and room
+        if self._waiting:
+            return len(self._usable) < self.options.max_connections
+        return self._ready_waiters > 0 and not self._usable
 
     def _connect_if_needed(self) -> None:
         if self._wanted and self._connector is None and not self._closing:
@@ -339,7 +333,7 @@ class Channel:
     async def _attempt_once(self) -> None:
         self._next_attempt_at = self._loop.time() + self._backoff.next()
         self._attempting = True
-        self._note(ChannelState.CONNECTING)
+        self._on_state(ChannelState.CONNECTING)
         try:
             connection = await dial(self._host, self._port, self._ssl, self.options, self._new_connection)
         except Exception as error:  # noqa: BLE001 -- whatever it is, callers wait for the outcome
@@ -358,21 +352,22 @@ class Channel:
     def _connected(self, connection: ClientConnection) -> None:
         self._backoff.reset()
         self._next_attempt_at = 0.0
-        self._failure = ""
+        self.last_failure = ""
         self._usable.append(connection)
         if self._ticker is None:
             self._tick()
-        for waiter in self._ready_waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._ready_waiters.clear()
-        self._note(ChannelState.READY)
+        self._wake()
+        self._on_state(ChannelState.READY)
         self.connection_free(connection)
 
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed.clear()
+
     def _failed(self, error: Exception) -> None:
-        self._failure = describe(error)
-        _log.debug("cannot connect to %s: %s", self.target, self._failure)
-        self._note(ChannelState.FAILED)
+        self.last_failure = describe(error)
+        _log.debug("cannot connect to %s: %s", self.target, self.last_failure)
+        self._on_state(ChannelState.FAILED)
         if self._usable:
             return  # calls wait for room
         for call in list(self._waiting):
@@ -390,7 +385,7 @@ class Channel:
         """Give no more calls to a connection; called by the connection."""
         if connection in self._usable:
             self._usable.remove(connection)
-            self._note(ChannelState.LEAVING)
+            self._on_state(ChannelState.LEAVING)
             self._connect_if_needed()
 
     # -- the end -------------------------------------------------------------------------------------
@@ -438,9 +433,7 @@ class Channel:
     async def _stop_connecting(self) -> None:
         for call in list(self._waiting):
             call.abandon(ChannelClosed())
-        for waiter in self._ready_waiters:
-            if not waiter.done():
-                waiter.set_exception(ChannelClosed())
+        self._wake()
         connector = self._connector
         if connector is not None:
             connector.cancel()
