@@ -79,18 +79,14 @@ def parse_rfc3339(text: str) -> Time | None:
         tail = _TAIL.fullmatch(text, _TO_THE_SECOND)
         if tail is None:
             return None
-        offset = _offset(tail)
+        offset = int(tail[3]) * 3600 + int(tail[4]) * 60  # seconds ahead of UTC
+        if tail[2] == "-":
+            offset = -offset
     seconds = _seconds(text[:_TO_THE_SECOND])
     if seconds is None or not _EARLIEST <= seconds - offset <= _LATEST:
         return None
     fraction = tail[1]
     return _new(Time, (seconds - offset, int(fraction.ljust(9, "0")) if fraction else 0))
-
-
-def _offset(tail: re.Match[str]) -> int:
-    """Return how many seconds a local time is ahead of UTC."""
-    seconds = int(tail[3]) * 3600 + int(tail[4]) * 60
-    return -seconds if tail[2] == "-" else seconds
 
 
 @lru_cache(maxsize=64)

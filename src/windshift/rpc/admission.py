@@ -148,10 +148,6 @@ class ConnectionLimiter:
     Attributes:
         refused: how many connections got none, or lost theirs, by reason.
         taken: places in use.
-
-    Args:
-        options: the limits.
-        clock: gives the time in seconds.
     """
 
     def __init__(self, options: AdmissionOptions, clock: Callable[[], float]) -> None:

@@ -111,10 +111,7 @@ def close_sockets(sockets: Iterable[socket.socket]) -> None:
 class Listener:
     """Accept connections for as long as it is open.
 
-    Args:
-        sockets: that listen.
-        accepted: takes each connection, non-blocking; must not raise.
-        loop: the event loop that waits for them.
+    ``accepted`` takes each, non-blocking, and must not raise.
     """
 
     def __init__(
@@ -176,12 +173,7 @@ class Listener:
 
 @dataclass(slots=True)
 class RejectionLog:
-    """Logs connections that had to go: one in a while, and how many others.
-
-    Args:
-        loop: gives the time.
-        what: what happened to them.
-    """
+    """Logs connections that had to go, and what happened to them: one in a while, and how many others."""
 
     _loop: asyncio.AbstractEventLoop
     _what: str = "a connection was refused"

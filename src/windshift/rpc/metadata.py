@@ -6,7 +6,8 @@ Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md (Timeout,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 
 from .status import HeaderList, MetadataValue, RpcError, StatusCode, decode_binary, encode_binary
 
@@ -32,22 +33,18 @@ def decode_metadata(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, 
     Values of names that end in ``-bin`` are bytes, all others are text. Headers of HTTP/2 and of gRPC itself
     are not included.
     """
-    return tuple(_pairs(headers))
-
-
-def _pairs(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, MetadataValue]]:
+    pairs: list[tuple[str, MetadataValue]] = []
     for key, value in headers:
         if key.startswith((b":", b"grpc-")) or key in _RESERVED:
             continue
         name = key.decode("latin-1")
         if not name.endswith("-bin"):
-            yield name, value.decode("latin-1")
+            pairs.append((name, value.decode("latin-1")))
             continue
         for part in value.split(b","):  # binary headers may arrive joined
-            try:
-                yield name, decode_binary(part.strip())
-            except ValueError:
-                continue
+            with suppress(ValueError):
+                pairs.append((name, decode_binary(part.strip())))
+    return tuple(pairs)
 
 
 def encode_metadata(pairs: Iterable[tuple[str, MetadataValue]]) -> HeaderList:

@@ -21,6 +21,7 @@ from .listening import Listener, RejectionLog, open_sockets
 from .server_connection import ServerConnection
 from .server_options import ServerOptions
 from .service import Interceptor, Method, Service, taking_shortcut
+from .status import RpcError, StatusCode
 from .tls import handshake_failure
 from .turns import CONNECTION_COST, MOST_OF_REFUSAL, Turns
 
@@ -57,10 +58,9 @@ class Server:
         interceptors: Sequence[Interceptor] = (),
     ) -> None:
         self.options = options or ServerOptions()
-        self.services = tuple(services)
         self.methods: dict[bytes, Method] = {
             path.encode(): self._intercepted(method, interceptors)
-            for service in self.services
+            for service in services
             for path, method in service.methods.items()
         }
         self._loop = asyncio.get_running_loop()
@@ -285,7 +285,7 @@ class Server:
             ended = False
             self._drop_handshakes()
             for connection in list(self._connections):
-                connection.give_up()
+                connection.end(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
         finally:
             self._stop_ticker()
         await self._closed.wait()

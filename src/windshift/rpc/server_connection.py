@@ -438,10 +438,6 @@ class ServerConnection(ConnectionHandler):
         if not self._calls:
             self.http2.close_gracefully()
 
-    def give_up(self) -> None:
-        """End the calls that did not finish within the drain, and the connection."""
-        self.end(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
-
     def end(self, error: Exception, but: ServerCall | None = None) -> None:
         """End all calls with an error, and the connection once the client has ended their streams, too.
 

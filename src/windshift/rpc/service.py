@@ -82,11 +82,8 @@ class Service:
 
     The object has a method for each rpc it implements, named in snake case (``PublishEvent`` →
     ``publish_event``): a coroutine, or for a unary one a function. An rpc without one is answered with
-    UNIMPLEMENTED. A method of that name behind ``begin_`` is its shortcut, see `Method`.
-
-    Args:
-        descriptor: the service's descriptor, from generated code.
-        implementation: the object.
+    UNIMPLEMENTED. A method of that name behind ``begin_`` is its shortcut, see `Method`. The descriptor is
+    from generated code.
     """
 
     def __init__(self, descriptor: ServiceDescriptor, implementation: object) -> None:

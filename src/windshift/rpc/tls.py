@@ -28,18 +28,13 @@ def server_tls(
     context = kind(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
-    context.load_cert_chain(certificate, key, password=_no_password)
+    context.load_cert_chain(certificate, key, password="")  # else OpenSSL would ask the terminal
     if client_ca is not None:
         context.load_verify_locations(client_ca)
         context.verify_mode = ssl.CERT_REQUIRED if client_required else ssl.CERT_OPTIONAL
         context.num_tickets = 0  # useless here
         context.options |= ssl.OP_NO_TICKET
     return context
-
-
-def _no_password() -> str:
-    """Answer OpenSSL's prompt, which would block on the terminal."""
-    return ""
 
 
 def objection(context: ssl.SSLContext, certificate: Path) -> str | None:
@@ -143,5 +138,5 @@ def client_tls(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     if certificate is not None:
-        context.load_cert_chain(certificate, key, password=_no_password)
+        context.load_cert_chain(certificate, key, password="")  # else OpenSSL would ask the terminal
     return context

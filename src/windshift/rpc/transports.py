@@ -16,12 +16,7 @@ def speaks_http2(transport: asyncio.Transport) -> bool:
 
 
 def prepare(transport: asyncio.Transport, write_size: int) -> None:
-    """Keep little of what is sent below HTTP/2, where nothing can overtake it.
-
-    Args:
-        transport: of a connection that begins.
-        write_size: bytes of the largest write.
-    """
+    """Keep little of what is sent below HTTP/2, where nothing can overtake it: one of the largest writes."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         # Otherwise a PING waits behind everything in a slow reader's kernel buffer.

@@ -103,10 +103,6 @@ class Turns:
         is_bulky: tells whether there is bulk work: small calls go ahead of it, whoever makes them. To be set.
         on_hurry: is called when bytes of somebody who uses little were parsed while others wait: what the
             server sends elsewhere because of them should leave at once, too. To be set.
-
-    Args:
-        loop: the event loop.
-        clock: gives the time in seconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter) -> None:

@@ -15,7 +15,7 @@ import sys
 from abc import ABC, abstractmethod
 from binascii import a2b_base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from math import inf
@@ -351,6 +351,7 @@ def _name_of(element: JsonObject) -> str:
     return str(element["name"] if "name" in element else element["config"]["name"])
 
 
+@dataclass(slots=True)
 class _Attempts:
     """Requests for the same change, of which only some may be answered.
 
@@ -359,9 +360,8 @@ class _Attempts:
         in_doubt: whether one that is over may have been carried out.
     """
 
-    def __init__(self) -> None:
-        self.open: list[asyncio.Task[JsonObject]] = []
-        self.in_doubt = False
+    open: list[asyncio.Task[JsonObject]] = field(default_factory=list)
+    in_doubt: bool = False
 
     async def answer(self, timeout: float | None) -> JsonObject | None:
         """Wait for one of them to be over, or without a timeout for all; return an answer, None = none yet.

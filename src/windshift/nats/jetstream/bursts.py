@@ -46,12 +46,8 @@ def _places(count: int) -> Sequence[bytes]:
 class Burst:
     """Messages that were sent together.
 
-    Args:
-        token: what the subjects of its replies have in common.
-        subjects: where each message went.
-        loop: the event loop that `done` belongs to.
-
     Attributes:
+        token: what the subjects of its replies have in common.
         subjects: where each of them went.
         answers: the answer to each; None = not yet.
         done: is done when every message has its answer, or none is waited for any more.
@@ -129,8 +125,6 @@ class FastBatch(Burst):
 
     Args:
         token: what the subjects of its replies have in common, and the name of the batch.
-        subjects: where each message goes.
-        loop: the event loop that `done` belongs to.
         stream: the stream that stores them.
     """
 

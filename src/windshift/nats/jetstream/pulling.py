@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
@@ -174,7 +175,8 @@ class Puller:
         self._inbox = self._connection.subscribe_once(self._on_message)
         if self._inbox is None:
             return False
-        self._stop_watching = self._connection.violations.watch(self._subject, self._on_forbidden)
+        on_forbidden = partial(self._receive, Notice.FORBIDDEN)
+        self._stop_watching = self._connection.violations.watch(self._subject, on_forbidden)
         return True
 
     def pull(self, batch: int, max_bytes: int = 0, no_wait: bool = False) -> bool:  # noqa: FBT001, FBT002 - see Pull
@@ -227,9 +229,6 @@ class Puller:
             self._stop_watching()
             self._stop_watching = None
         return inbox
-
-    def _on_forbidden(self) -> None:
-        self._receive(Notice.FORBIDDEN)
 
     def _on_message(self, message: Message) -> None:
         self._receive(message if message.reply else read_status(message.headers))
