@@ -13,10 +13,11 @@ import pytest
 
 from tests.nats.waiting import eventually, moved
 from tests.support.broker import QUICK, Broker, connect, in_seconds
+from tests.support.freed import alive, without_collector
 from tests.support.nats_server import NatsServer
 from windshift.nats.budget import Share
 from windshift.nats.jetstream.api import StoredMessage, following_config
-from windshift.nats.jetstream.pulling import PullOptions
+from windshift.nats.jetstream.pulling import Puller, PullOptions
 from windshift.server.broker import following
 from windshift.server.broker.asking import asking
 from windshift.server.broker.following import Follower
@@ -82,6 +83,17 @@ async def test_room_that_is_long_in_coming(
         await asyncio.sleep(0.2)
         share.give_back()
         assert await got.get() == bytes(5_000)
+
+
+async def test_who_follows_no_more_is_freed_at_once(broker: Broker, unique: Unique) -> None:
+    """With what it pulled by, without the garbage collector."""
+    stream = await broker.stream(unique())
+    with without_collector():
+        async with bodies_of(broker, stream, PullRoom()) as got:
+            await broker.publish(f"{stream}.a", b"small")
+            assert await got.get() == b"small"
+            assert alive(Puller, FromTheFirst) == ["FromTheFirst", "Puller"]
+        await eventually(lambda: not alive(Puller, FromTheFirst))
 
 
 async def test_room_for_a_message_that_is_gone(broker: Broker, unique: Unique) -> None:

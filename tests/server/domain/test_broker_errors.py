@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.freed import alive, without_collector
 from windshift import nats
 from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import read_answer
 from windshift.server.domain import errors
 from windshift.server.domain.broker_errors import _BY_CODE, broker_errors, domain_error, is_invalid
 
@@ -199,6 +201,17 @@ def test_errors_that_leave_a_block() -> None:
     assert caught.value.__cause__ is cause
     with pytest.raises(errors.ConsumerNotFound, match="billing"), broker_errors(consumer="billing"):
         raise refused(codes.CONSUMER_NOT_FOUND)
+
+
+def test_errors_are_freed_at_once() -> None:
+    """Nothing holds itself by them: they would hold the frames of the whole call."""
+    with without_collector():
+        try:
+            with broker_errors(stream="ORDERS"):
+                read_answer(b'{"error": {"err_code": 10059, "code": 404}, "stream": "ORDERS"}')
+        except errors.StreamNotFound:
+            assert alive(errors.StreamNotFound, nats.JetStreamError) == ["JetStreamError", "StreamNotFound"]
+        assert alive(errors.StreamNotFound, nats.JetStreamError) == []
 
 
 @pytest.mark.parametrize("error", [nats.Superseded(), refused(10025), ValueError(), errors.StreamFull()])

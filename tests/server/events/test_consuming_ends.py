@@ -12,16 +12,21 @@ from typing import Any
 
 import pytest
 
-from tests.server.events.consuming import AT_ONCE, Consuming, Worker
+from tests.nats.waiting import eventually
+from tests.server.events.consuming import AT_ONCE, Consuming, Worker, prepare
 from tests.server.events.keeping import Keeper, keep
 from tests.server.events.test_giving_up import TWICE, failing, reject
 from tests.support.broker import Broker, in_seconds
+from tests.support.freed import alive, without_collector
 from windshift.nats import NotConnected
 from windshift.nats.connection import Subscription
-from windshift.nats.jetstream.pulling import ACK, TERMINATE
+from windshift.nats.jetstream.pulling import ACK, TERMINATE, Puller
 from windshift.server.domain.errors import PermissionDenied, ShuttingDown
 from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.commands import Action, Command, Limit
+from windshift.server.events.consuming.flow import Window
+from windshift.server.events.consuming.protocol import ConsumeProtocol
+from windshift.server.events.consuming.state import CallState
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.dead_letters.replay_queue import Lease
 from windshift.server.events.model import ConsumerKey
@@ -70,6 +75,20 @@ async def test_a_reject_whose_dead_letter_is_not_written_yet(keeper: Keeper, uni
     async with consuming.worker() as second:
         await second.event(within=20)
     assert time.monotonic() - left < 15
+
+
+async def test_a_call_that_is_over_is_freed_at_once(broker: Broker, unique: Unique) -> None:
+    """With all that it knew, without the garbage collector."""
+    consuming = await prepare(broker, unique())
+    await consuming.publish(3)
+    parts = CallState, ConsumeProtocol, Puller, Window
+    with without_collector():
+        async with consuming.worker(10) as worker:
+            worker.ack(*(each.id for each in await worker.events(2)))
+            await worker.told()
+            assert alive(*parts) == ["CallState", "ConsumeProtocol", "Puller", "Window"]
+        vars(worker).clear()  # it and its call hold each other, which a real client does not
+        await eventually(lambda: not alive(*parts))
 
 
 async def test_a_client_that_leaves_while_its_call_ends(keeper: Keeper, unique: Unique) -> None:

@@ -116,7 +116,7 @@ def read_answer(body: bytes) -> JsonObject:
         error = answer.get("error")
         if error is None:
             return answer
-        refusal = JetStreamError(
+        raise JetStreamError(
             int(error.get("err_code", 0)),
             int(error.get("code", 0)),
             str(error.get("description", "")),
@@ -124,7 +124,6 @@ def read_answer(body: bytes) -> JsonObject:
         )
     except (AttributeError, TypeError, OverflowError, RecursionError):
         raise ValueError("not an answer of JetStream") from None
-    raise refusal
 
 
 _LARGE: Final = 64 * 1024

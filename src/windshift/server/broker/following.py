@@ -265,8 +265,9 @@ class _Pulls:
         self._add(Notice.LOST)
 
     def close(self) -> None:
-        """Ask no more."""
+        """Ask no more, ever."""
         self._puller.forget()
+        del self._puller  # it holds this: a cycle, which would be left to the collector
         self._part.leave()
 
 

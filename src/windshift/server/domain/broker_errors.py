@@ -89,9 +89,13 @@ class broker_errors:  # noqa: N801 - used like a function, of which this costs a
         """Raise the domain's error for one of the library's."""
         if isinstance(error, nats.NatsError):
             translated = domain_error(error, stream=self._stream, consumer=self._consumer)
-            # As its own cause it would wait for the garbage collector, with all that it holds.
-            if translated is not error:
-                raise translated from error
+            # As its own cause, or held by this frame, it would wait for the garbage collector, with all that
+            # it holds.
+            try:
+                if translated is not error:
+                    raise translated from error
+            finally:
+                del translated
 
 
 @contextmanager

@@ -272,6 +272,8 @@ class _Attachment:
                 await self._runner.stop()
             finally:  # also when the client goes away meanwhile
                 await _to_its_end(self._release())
+                # They hold this: cycles, which would be left to the collector, and that holds up everybody
+                del self._puller, self._runner, self._timer
         if self._state.failure is not None:
             raise self._state.failure
 

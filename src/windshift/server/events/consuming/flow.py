@@ -229,8 +229,9 @@ class Window:
         self._is_ordered = self._is_ordered or not self.held
 
     def clear(self) -> list[tuple[StreamSeq, InFlight]]:
-        """Empty the table and return what was in it."""
+        """Empty the table for good, and return what was in it. Nobody is told of anything any more."""
         released = list(self.held.items())
+        self._on_expired = _ignore  # whoever is told of it holds this: a cycle
         self.held.clear()
         self.requested = 0
         self.due = inf
