@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from inspect import signature
 
 import pytest
 from hypothesis import given
@@ -252,7 +252,7 @@ def test_every_action_has_a_rule() -> None:
     """Every action is decided by lists that exist, one for each of its attributes."""
     assert {action.verb for action in NEEDS} == {action.verb for action in Action.__subclasses__()}
     for action, needs in NEEDS.items():
-        assert list(needs) == [each.name for each in fields(action)]
+        assert list(needs) == list(signature(action).parameters)
         assert set(needs.values()) <= set(LISTS)
     assert {key for needs in NEEDS.values() for key in needs.values()} == set(LISTS)
 

@@ -7,16 +7,16 @@ action on dead letters means all.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
-from typing import ClassVar, Final
+from dataclasses import dataclass
+from typing import ClassVar, Final, dataclass_transform
 
 _SHOWN: Final = 300
 """Characters shown of a name."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass_transform(frozen_default=True)
 class Action:
-    """What a caller can ask for: each kind is a class of its own.
+    """What a caller can ask for: each kind is a frozen dataclass of its own.
 
     Attributes:
         verb: the name of the action in documents and commands: that of the class, with dashes.
@@ -24,110 +24,97 @@ class Action:
 
     verb: ClassVar[str]
     _template: ClassVar[str]
-    """The template of `phrase`, with fields in braces."""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, phrase: str) -> None:
+        """Make a kind. `phrase` is the template of its `phrase`, with fields in braces."""
+        dataclass(frozen=True)(cls)
         cls.verb = re.sub("(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+        cls._template = phrase
 
     @property
     def resource(self) -> str:
         """The names and subjects that it concerns."""
-        return " ".join(_short(getattr(self, field.name)) for field in fields(self))
+        return " ".join(map(_short, vars(self).values()))
 
     @property
     def phrase(self) -> str:
         """The action for people, to follow "may not"."""
-        values = {field.name: _quoted(getattr(self, field.name)) for field in fields(self)}
+        values = {name: _quoted(value) for name, value in vars(self).items()}
         return self._template.format(**values)
 
 
-@dataclass(frozen=True, slots=True)
-class Publish(Action):
+class Publish(Action, phrase="publish to {subject}"):
     """Store an event under a subject."""
 
     subject: str
-    _template = "publish to {subject}"
 
 
-@dataclass(frozen=True, slots=True)
-class ManageStream(Action):
+class ManageStream(Action, phrase="manage stream {stream}"):
     """Create or change a stream."""
 
     stream: str
-    _template = "manage stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class ViewStream(Action):
+class ViewStream(Action, phrase="view stream {stream}"):
     """See what a stream is and how much it holds, but no event of it."""
 
     stream: str
-    _template = "view stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeStream(Action):
+class PurgeStream(Action, phrase="remove events of {subject} from stream {stream}"):
     """Remove a subject's events from a stream."""
 
     stream: str
     subject: str
-    _template = "remove events of {subject} from stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteStream(Action):
+class DeleteStream(Action, phrase="delete stream {stream}"):
     """Delete a stream with all that is in it."""
 
     stream: str
-    _template = "delete stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class Bind(Action):
+class Bind(Action, phrase="bind {subject} to a stream"):
     """Have a stream take the events of a subject."""
 
     subject: str
-    _template = "bind {subject} to a stream"
 
 
-@dataclass(frozen=True, slots=True)
-class Copy(Action):
+class Copy(Action, phrase="copy {subject} from stream {stream}"):
     """Have a stream copy a subject's events from another stream."""
 
     stream: str
     subject: str
-    _template = "copy {subject} from stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class Consume(Action):
+class Consume(Action, phrase="consume {subject} of stream {stream} through consumer {consumer}"):
     """Read a subject's events of a stream through a consumer; None = its own ephemeral one."""
 
     stream: str
     subject: str
     consumer: str | None
-    _template = "consume {subject} of stream {stream} through consumer {consumer}"
 
 
-@dataclass(frozen=True, slots=True)
-class UseConsumer(Action):
+class UseConsumer(Action, phrase="use consumer {consumer} of stream {stream}"):
     """Look at a consumer, or attach to it, whatever its filters; None = its own ephemeral one."""
 
     stream: str
     consumer: str | None
-    _template = "use consumer {consumer} of stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class MakeEphemeral(Action):
+class MakeEphemeral(Action, phrase="make an ephemeral consumer of stream {stream} (streams.ephemeral)"):
     """Make a consumer without a name of its own."""
 
     stream: str
-    _template = "make an ephemeral consumer of stream {stream} (streams.ephemeral)"
 
 
-@dataclass(frozen=True, slots=True)
-class RejectForGood(Action):
+class RejectForGood(
+    Action,
+    phrase=(
+        "reject events of consumer {consumer} of stream {stream} for good, which somebody else made "
+        "(consumers.reject)"
+    ),
+):
     """Have events of a consumer that somebody else made kept as dead letters at once, or dropped.
 
     A consumer without a name of its own is named by its id.
@@ -135,105 +122,79 @@ class RejectForGood(Action):
 
     stream: str
     consumer: str
-    _template = (
-        "reject events of consumer {consumer} of stream {stream} for good, which somebody else made "
-        "(consumers.reject)"
-    )
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteConsumer(Action):
+class DeleteConsumer(Action, phrase="delete consumer {consumer} of stream {stream}"):
     """Delete a consumer; None = its own ephemeral one."""
 
     stream: str
     consumer: str | None
-    _template = "delete consumer {consumer} of stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class ControlConsumer(Action):
+class ControlConsumer(Action, phrase="control consumer {consumer} of stream {stream}"):
     """Pause, resume or move a consumer; None = its own ephemeral one."""
 
     stream: str
     consumer: str | None
-    _template = "control consumer {consumer} of stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class ManageStore(Action):
+class ManageStore(Action, phrase="manage store {store}"):
     """Create a store."""
 
     store: str
-    _template = "manage store {store}"
 
 
-@dataclass(frozen=True, slots=True)
-class ViewStore(Action):
+class ViewStore(Action, phrase="view store {store}"):
     """See that a store is there and how much it holds."""
 
     store: str
-    _template = "view store {store}"
 
 
-@dataclass(frozen=True, slots=True)
-class ReadKey(Action):
+class ReadKey(Action, phrase="read key {key} of store {store}"):
     """Read the value of a key."""
 
     store: str
     key: str
-    _template = "read key {key} of store {store}"
 
 
-@dataclass(frozen=True, slots=True)
-class WriteKey(Action):
+class WriteKey(Action, phrase="write key {key} of store {store}"):
     """Set or delete a key."""
 
     store: str
     key: str
-    _template = "write key {key} of store {store}"
 
 
-@dataclass(frozen=True, slots=True)
-class ReadDeadLetters(Action):
+class ReadDeadLetters(Action, phrase="read dead letters of consumer {consumer} of stream {stream}"):
     """Look at dead letters, the events in them included."""
 
     stream: str
     consumer: str
-    _template = "read dead letters of consumer {consumer} of stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayDeadLetters(Action):
+class ReplayDeadLetters(Action, phrase="replay dead letters of consumer {consumer} of stream {stream}"):
     """Have dead letters delivered again."""
 
     stream: str
     consumer: str
-    _template = "replay dead letters of consumer {consumer} of stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeDeadLetters(Action):
+class PurgeDeadLetters(Action, phrase="purge dead letters of consumer {consumer} of stream {stream}"):
     """Remove dead letters for good."""
 
     stream: str
     consumer: str
-    _template = "purge dead letters of consumer {consumer} of stream {stream}"
 
 
-@dataclass(frozen=True, slots=True)
-class ObserveServer(Action):
+class ObserveServer(Action, phrase="observe principal {principal} on the server"):
     """See who calls a server, and what they use of it; all of them when no principal is named."""
 
     principal: str = ""
-    _template = "observe principal {principal} on the server"
 
 
-@dataclass(frozen=True, slots=True)
-class EndConnections(Action):
+class EndConnections(Action, phrase="end connections of principal {principal}"):
     """End a principal's connections."""
 
     principal: str
-    _template = "end connections of principal {principal}"
 
 
 def _quoted(name: str | None) -> str:
