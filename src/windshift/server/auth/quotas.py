@@ -230,19 +230,6 @@ class Usage:
         ledger: where the workers of this server count together; None = this process is alone.
     """
 
-    __slots__ = (
-        "_buckets",
-        "_calls",
-        "_ledger",
-        "_principal",
-        "_rooms",
-        "calls",
-        "connections",
-        "delivered",
-        "streams",
-        "weight",
-    )
-
     def __init__(self, now: float, principal: str = "", ledger: Ledger | None = None) -> None:
         self.connections = Tally(ledger, principal, "connections")
         self.streams = Tally(ledger, principal, "streams")
