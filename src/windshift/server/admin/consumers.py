@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -74,19 +75,17 @@ class ConsumerPage(NamedTuple):
     after: Key | None
 
 
+@dataclass(frozen=True, slots=True)
 class ConsumerAdmin:
     """Looks at consumers. Deadlines are in the loop's time.
 
     All methods raise `BrokerUnavailable`, `StreamNotFound` and `ConsumerNotFound`.
     """
 
-    def __init__(
-        self, api: JetStream, look: Look, dead_letters: DeadLetterStore, replays: ReplayQueue
-    ) -> None:
-        self._api = api
-        self._look = look
-        self._dead_letters = dead_letters
-        self._replays = replays
+    _api: JetStream
+    _look: Look
+    _dead_letters: DeadLetterStore
+    _replays: ReplayQueue
 
     async def page(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from time import time_ns
 from typing import Any, Final, NamedTuple
@@ -161,23 +162,18 @@ class Explanation(NamedTuple):
     missing: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
 class EventExplainer:
-    """Explains events. Must be created in a running event loop."""
+    """Explains events."""
 
-    def __init__(
-        self,
-        api: JetStream,
-        look: Look,
-        gathering: Gathering,
-        subscriptions: Subscriptions,
-        shared: Shared,
-    ) -> None:
-        self._api = api
-        self._look = look
-        self._gathering = gathering
-        self._subscriptions = subscriptions
-        self._shared = shared
-        gathering.answer("event", self._own)
+    _api: JetStream
+    _look: Look
+    _gathering: Gathering
+    _subscriptions: Subscriptions
+    _shared: Shared
+
+    def __post_init__(self) -> None:
+        self._gathering.answer("event", self._own)
 
     async def explain(self, stream: str, seq: StreamSeq, consumer: str, deadline: float) -> Explanation:
         """Say how an event stands at one consumer, or at each when `consumer` is empty.

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from time import time_ns
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
@@ -85,29 +86,23 @@ class Sought(NamedTuple):
     pending: int
 
 
+@dataclass
 class ConsumerSeek:
     """Moves consumers. Deadlines are in the loop's time."""
 
-    def __init__(
-        self,
-        api: JetStream,
-        pauses: ConsumerPause,
-        gathering: Gathering,
-        dead_letters: DeadLetterStore,
-        notes: Notes,
-        calls: Calls,
-    ) -> None:
-        self._api = api
-        self._pauses = pauses
-        self._gathering = gathering
-        self._dead_letters = dead_letters
-        self._notes = notes
-        self._calls = calls
+    _api: JetStream
+    _pauses: ConsumerPause
+    _gathering: Gathering
+    _dead_letters: DeadLetterStore
+    _notes: Notes
+    _calls: Calls
+
+    def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._turns: WeakValueDictionary[ConsumerKey, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[Sought]] = set()
         self._moving: dict[ConsumerKey, int] = {}  # by the number of the next run
-        gathering.answer("seek", self._hold_still)
+        self._gathering.answer("seek", self._hold_still)
 
     async def seek(
         self,

@@ -128,6 +128,7 @@ def _removal_errors(stream: str) -> Iterator[None]:
             ) from error
 
 
+@dataclass(frozen=True, slots=True)
 class StreamAdmin:
     """Looks at streams, empties and deletes them. Deadlines are in the loop's time.
 
@@ -135,13 +136,10 @@ class StreamAdmin:
     something `OutcomeUnknown`.
     """
 
-    def __init__(
-        self, api: JetStream, look: Look, letters: DeadLetterCounts, ownership: Ownership | None = None
-    ) -> None:
-        self._api = api
-        self._look = look
-        self._letters = letters
-        self._ownership = ownership
+    _api: JetStream
+    _look: Look
+    _letters: DeadLetterCounts
+    _ownership: Ownership | None = None
 
     # --- Looking ------------------------------------------------------------------------------------------
 

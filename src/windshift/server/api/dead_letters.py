@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
@@ -54,13 +55,13 @@ _CAUSES: Final[dict[int, Cause | None]] = {0: None, **members(Cause, pb.Cause)}
 _BY: Final = members(By, pb.SummarizeRequest.By)
 
 
+@dataclass(frozen=True, slots=True)
 class DeadLettersService:
     """Lists, gets, summarizes, replays, purges and watches dead letters, and cancels replays."""
 
-    def __init__(self, admin: DeadLetterAdmin, store: DeadLetterStore, notes: Notes) -> None:
-        self._admin = admin
-        self._store = store
-        self._notes = notes
+    _admin: DeadLetterAdmin
+    _store: DeadLetterStore
+    _notes: Notes
 
     def drain(self) -> None:
         """End long calls soon."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -36,28 +37,18 @@ PAYLOADS = (payload_pb2.DESCRIPTOR, test_pb2.DESCRIPTOR)
 """The files of our own messages that events and values hold, for tools that ask what they look like."""
 
 
+@dataclass(frozen=True, slots=True)
 class EventsService:
     """Streams, consumers, publishing and consuming."""
 
-    def __init__(
-        self,
-        streams: Streams,
-        consumers: Consumers,
-        publishing: Publishing,
-        shared: Shared,
-        consume_options: ConsumeOptions,
-        subscriptions: Subscriptions,
-        extract: Extract,
-    ) -> None:
-        self._streams = streams
-        self._consumers = consumers
-        self._publisher = publishing.one
-        self._publishing = publishing
-        self._shared = shared
-        self._consume_options = consume_options
-        self._subscriptions = subscriptions
-        self._extract = extract
-        self._stored = pb.PublishEventResponse()
+    _streams: Streams
+    _consumers: Consumers
+    _publishing: Publishing
+    _shared: Shared
+    _consume_options: ConsumeOptions
+    _subscriptions: Subscriptions
+    _extract: Extract
+    _stored: pb.PublishEventResponse = field(default_factory=pb.PublishEventResponse, init=False)
 
     async def ensure_stream(
         self, request: pb.EnsureStreamRequest, call: ServerCall
@@ -98,10 +89,10 @@ class EventsService:
             asker = call.peer if caller is None else caller.name
             event = read_publish(request, self._extract(call), caller, asker)
         except InvalidField as error:
-            self._publisher.failed(error)
+            self._publishing.one.failed(error)
             raise
         now = headers.at(call.connection.received_ns)
-        call.on_cancel = self._publisher.begin(event, now, answer_by(call), call, self._published)
+        call.on_cancel = self._publishing.one.begin(event, now, answer_by(call), call, self._published)
 
     def _published(self, receipt: PublishReceipt) -> pb.PublishEventResponse:
         """Return the response, which is to be sent at once: most are the same object, which is cheaper."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from math import inf
 from typing import TypeAlias
 
@@ -36,6 +37,7 @@ AskOthers: TypeAlias = Callable[[str, bytes], Awaitable[list[bytes | None]]]
 each gave; None of one that did not answer."""
 
 
+@dataclass(frozen=True, slots=True)
 class PrincipalsService:
     """Lists principals, and ends their connections.
 
@@ -45,15 +47,9 @@ class PrincipalsService:
         ask_others: asks the other workers; None = there are none.
     """
 
-    def __init__(
-        self,
-        authorization: Authorization | None,
-        connections: Callable[[], Iterable[ServerConnection]],
-        ask_others: AskOthers | None = None,
-    ) -> None:
-        self._authorization = authorization
-        self._connections = connections
-        self._ask_others = ask_others
+    _authorization: Authorization | None
+    _connections: Callable[[], Iterable[ServerConnection]]
+    _ask_others: AskOthers | None
 
     def answer(self, method: str, request: bytes, now: float) -> bytes:
         """Answer another worker, for this one alone. `now` is the loop's time."""

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, Self, TypeAlias
 
@@ -60,6 +61,7 @@ def require_of(principal: Principal, action: Action, phrase: str = "") -> None:
         )
 
 
+@dataclass(slots=True, eq=False)
 class AuthorizedStream:
     """An open stream of a caller, or another call that lasts. The caller may lose what let him in.
 
@@ -70,50 +72,24 @@ class AuthorizedStream:
         identify: says it anew.
         tell_denied: has the audit log told of what is denied without an end of the call: events that it
             publishes, and what goes beyond a quota of the caller's consumer.
-
-    Args:
         counts: whether it is one of the open streams of the caller.
     """
 
-    __slots__ = (
-        "_check",
-        "_chosen",
-        "_consumer",
-        "_counts",
-        "_end",
-        "_name",
-        "_policy",
-        "_usage",
-        "identify",
-        "identity",
-        "tell_denied",
-    )
-
-    def __init__(
-        self,
-        policy: ActivePolicy,
-        identity: Identity,
-        identify: Identify,
-        usage: Usage,
-        tell_denied: Callable[[PermissionDenied | QuotaExceeded], None],
-        *,
-        counts: bool,
-    ) -> None:
-        self.identity = identity
-        self.identify = identify
-        self.tell_denied = tell_denied
-        self._policy = policy
-        self._usage = usage
-        self._counts = counts
-        self._consumer = ""  # which counts; empty = one without a name
-        self._name: str | None = None  # of the consumer, in rules
-        self._chosen = SubjectPatterns()
-        self._check: Callable[[], None] | None = None
-        self._end: Callable[[WindshiftError], None] | None = None
+    _policy: ActivePolicy
+    identity: Identity
+    identify: Identify
+    _usage: Usage
+    tell_denied: Callable[[PermissionDenied | QuotaExceeded], None]
+    counts: bool = field(kw_only=True)
+    _consumer: str = field(default="", init=False)  # which counts; empty = one without a name
+    _name: str | None = field(default=None, init=False)  # of the consumer, in rules
+    _chosen: SubjectPatterns = field(default_factory=SubjectPatterns, init=False)
+    _check: Callable[[], None] | None = field(default=None, init=False)
+    _end: Callable[[WindshiftError], None] | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
         """Count the stream as open. Raise `QuotaExceeded`."""
-        if self._counts:
+        if self.counts:
             self._usage.open_stream(self.identity.principal)
         self._policy.open.add(self)
         return self
@@ -121,7 +97,7 @@ class AuthorizedStream:
     def __exit__(self, *_: object) -> None:
         """Count it no more."""
         self._policy.open.remove(self)
-        if self._counts:
+        if self.counts:
             self._usage.close_stream()
 
     @property
