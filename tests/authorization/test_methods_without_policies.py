@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -13,10 +14,10 @@ from tests.authorization.policies import ALL, principal
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import Interceptor, Server, Service
 from windshift.rpc.service import UNLIMITED
-from windshift.server.api.auditing import AuditInterceptor
+from windshift.server.api.auditing import audit_calls
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.policies import NoPolicy
-from windshift.server.api.sizes import SizeInterceptor
+from windshift.server.api.sizes import limit_requests
 from windshift.server.auth.access import ActivePolicy
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
@@ -66,7 +67,7 @@ def interceptors() -> list[Interceptor]:
     """List those that a server has."""
     access = ActivePolicy(Authenticator(parse_policy(ALL + principal("all"))))
     judge = AuthInterceptor(access, Audit(), Counts())
-    return [SizeInterceptor(UNLIMITED), judge, AuditInterceptor(Audit())]
+    return [partial(limit_requests, UNLIMITED), judge.intercept, partial(audit_calls, Audit())]
 
 
 @pytest.mark.parametrize("name", ["publish", "publish_event", "get", "check", "events"])

@@ -21,7 +21,7 @@ class Before:
     def __init__(self, on_headers: OnHeaders) -> None:
         self._on_headers = on_headers
 
-    def intercept(self, method: Method) -> Method:
+    def __call__(self, method: Method) -> Method:
         return replace(method, on_headers=self._on_headers)
 
 
@@ -39,7 +39,7 @@ class Around:
         self._name = name
         self._notes = notes
 
-    def intercept(self, method: Method) -> Method:
+    def __call__(self, method: Method) -> Method:
         handler = method.handler
 
         async def noted(*arguments: Any) -> Any:
@@ -70,7 +70,7 @@ async def test_an_interceptor_may_limit_requests() -> None:
     """One that is larger is refused; what the server takes in all stays a limit."""
 
     class Small:
-        def intercept(self, method: Method) -> Method:
+        def __call__(self, method: Method) -> Method:
             return replace(method, max_message_size=100)
 
     async with (
@@ -148,7 +148,7 @@ class Doorman:
         self.calls: list[ServerCall] = []
         self.waiting = 0
 
-    def intercept(self, method: Method) -> Method:
+    def __call__(self, method: Method) -> Method:
         return replace(method, on_headers=self._on_headers)
 
     def _on_headers(self, call: ServerCall) -> Coroutine[Any, Any, None]:

@@ -28,7 +28,7 @@ class WithShortcut:
         self.calls: list[ServerCall] = []
         self.ends = 0
 
-    def intercept(self, method: Method) -> Method:
+    def __call__(self, method: Method) -> Method:
         return replace(method, shortcut=self._begin)
 
     def _begin(self, _: object, call: ServerCall) -> bool:

@@ -70,7 +70,7 @@ class Authenticate:
     def __init__(self, *, slowly: bool = False) -> None:
         self._slowly = slowly
 
-    def intercept(self, method: Method) -> Method:
+    def __call__(self, method: Method) -> Method:
         """Ask for the token."""
         return replace(method, on_headers=self.on_headers) if method.path == UNARY else method
 

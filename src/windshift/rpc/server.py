@@ -83,7 +83,7 @@ class Server:
 
     def _intercepted(self, method: Method, interceptors: Sequence[Interceptor]) -> Method:
         for interceptor in reversed(interceptors):
-            method = interceptor.intercept(method)
+            method = interceptor(method)
         method = taking_shortcut(method)
         return replace(method, max_message_size=min(method.max_message_size, self.options.max_message_size))
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import iscoroutinefunction
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -67,14 +67,11 @@ class Method:
         object.__setattr__(self, "plain", not (streaming or iscoroutinefunction(self.handler)))
 
 
-class Interceptor(Protocol):
-    """Wraps methods.
+Interceptor = Callable[[Method], Method]
+"""Wraps a method: returns the one that calls are to use.
 
-    It is called once per method, when the server is made, so that a call costs only what it added.
-    """
-
-    def intercept(self, method: Method) -> Method:
-        """Return the method that calls are to use."""
+It is called once per method, when the server is made, so that a call costs only what it added.
+"""
 
 
 class Service:

@@ -15,7 +15,7 @@ from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_le
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import Service
 from windshift.rpc.service import snake_case
-from windshift.server.api.auditing import AuditInterceptor
+from windshift.server.api.auditing import audit_calls
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.callers import admission_of
 from windshift.server.api.dead_letters import DEAD_LETTERS
@@ -253,7 +253,7 @@ async def managed(caplog: pytest.LogCaptureFixture, method: str, request: Any) -
     descriptor = DEAD_LETTERS if "deadletters" in method else EVENTS
     handlers = dict.fromkeys(map(snake_case, descriptor.methods_by_name), handle)
     service = Service(descriptor, SimpleNamespace(**handlers))
-    intercepted = AuditInterceptor(Audit()).intercept(service.methods[method])
+    intercepted = audit_calls(Audit(), service.methods[method])
     caplog.set_level("INFO")
     await intercepted.handler(request, Call(method))
     return str(caplog.records[-1].__dict__["resource"])

@@ -29,7 +29,7 @@ from windshift.server.api.policies import (
     policy_of,
 )
 from windshift.server.api.principals import PRINCIPALS
-from windshift.server.api.sizes import SizeInterceptor
+from windshift.server.api.sizes import limit_requests
 from windshift.server.api.state import STATE
 from windshift.server.domain.errors import InvalidField
 
@@ -57,7 +57,7 @@ def service(descriptor: ServiceDescriptor) -> Service:
 def limits(of: Service) -> dict[str, int]:
     """Return the bytes that the requests of each method may have."""
     return {
-        path.rpartition("/")[2]: SizeInterceptor(UNLIMITED).intercept(method).max_message_size
+        path.rpartition("/")[2]: limit_requests(UNLIMITED, method).max_message_size
         for path, method in of.methods.items()
     }
 

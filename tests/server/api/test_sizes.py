@@ -13,7 +13,7 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import PublishBatchReq
 from windshift._gen.windshift.state.v1alpha1.service_pb2 import SetRequest, TransactRequest
 from windshift.rpc import Method
 from windshift.server.api.policies import MOST_EVENTS
-from windshift.server.api.sizes import SizeInterceptor
+from windshift.server.api.sizes import limit_requests
 from windshift.server.domain.errors import InvalidField
 
 
@@ -23,7 +23,7 @@ async def _handler(*_: object) -> None:
 
 def _parse(method: Method) -> Callable[[bytes], Message]:
     """Return what parses the large requests of a method."""
-    limited = SizeInterceptor(1).intercept(method)
+    limited = limit_requests(1, method)
     return (limited.large_type or limited.request_type).FromString
 
 

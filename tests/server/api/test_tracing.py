@@ -11,7 +11,7 @@ import pytest
 
 from windshift._gen.windshift.state.v1alpha1.service_pb2 import GetRequest, ListKeysRequest
 from windshift.rpc import Method
-from windshift.server.api.tracing import TracingInterceptor
+from windshift.server.api.tracing import trace_calls
 from windshift.server.config import SamplerConfig
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -47,7 +47,7 @@ async def span_of(store: str, failure: BaseException | None) -> Span:
     spans: list[Span] = []
     tracer = Tracer(Sampler(SamplerConfig()), spans.append)
     plain = Method(LIST, handle, ListKeysRequest, False, False)
-    traced = TracingInterceptor(tracer, extractor(("none",))).intercept(plain)
+    traced = trace_calls(tracer, extractor(("none",)), plain)
     with suppress(WindshiftError, CancelledError):
         await traced.handler(ListKeysRequest(store=store), a_call())
     (span,) = spans
@@ -96,7 +96,7 @@ async def test_each_call_is_decided_about_once(*, applies: bool) -> None:
 
     plain = Method(GET, handle, GetRequest, False, False, shortcut=shortcut)
     tracer = Tracer(Sampler(SamplerConfig(ratio=0.5)), spans.append)
-    traced = TracingInterceptor(tracer, extractor(("none",))).intercept(plain)
+    traced = trace_calls(tracer, extractor(("none",)), plain)
     assert traced.shortcut is not None
     calls = [a_call() for _ in range(200)]
     for call in calls:
@@ -116,6 +116,6 @@ async def test_a_call_whose_shortcut_is_not_tried() -> None:
     spans: list[Span] = []
     plain = Method(GET, handle, GetRequest, False, False, shortcut=lambda *_: True)
     tracer = Tracer(Sampler(SamplerConfig()), spans.append)
-    traced = TracingInterceptor(tracer, extractor(("none",))).intercept(plain)
+    traced = trace_calls(tracer, extractor(("none",)), plain)
     await traced.handler(GetRequest(store="s"), a_call())
     assert [span.name for span in spans] == ["Get s"]

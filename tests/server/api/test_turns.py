@@ -10,7 +10,7 @@ import pytest
 from windshift._gen.windshift.admin.v1alpha1.service_pb2 import ListStreamsRequest
 from windshift.rpc import Method
 from windshift.server.api.policies import POLICIES
-from windshift.server.api.turns import LISTS_AT_ONCE, TurnsInterceptor
+from windshift.server.api.turns import LISTS_AT_ONCE, list_turns, take_turns
 from windshift.server.domain.errors import BrokerUnavailable
 
 ADMIN = "/windshift.admin.v1alpha1.AdminService/"
@@ -33,7 +33,7 @@ class Lists:
         self.at_work: list[Call] = []
         self._done: dict[Call, asyncio.Future[str]] = {}
         plain = Method(ADMIN + "ListStreams", self._handle, ListStreamsRequest, False, False)
-        self._handler = TurnsInterceptor().intercept(plain).handler
+        self._handler = take_turns(list_turns(), plain).handler
 
     async def _handle(self, _: ListStreamsRequest, call: Call) -> str:
         self.at_work.append(call)
@@ -121,7 +121,7 @@ async def test_whose_time_is_over_is_told_to_ask_for_less() -> None:
 def test_which_are_lists() -> None:
     """Neither publishes nor what lasts, such as replays and streams, waits for lists of the same caller."""
     methods = [Method(path, Lists.settle, ListStreamsRequest, False, False) for path in POLICIES]
-    lists = {each.path for each in methods if TurnsInterceptor().intercept(each) is not each}
+    lists = {each.path for each in methods if take_turns(list_turns(), each) is not each}
     assert lists == {
         ADMIN + "ExplainEvent",
         ADMIN + "GetHistory",

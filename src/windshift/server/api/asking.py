@@ -10,18 +10,15 @@ from windshift.server.api.policies import policy_of
 from windshift.server.broker.asking import asking
 
 
-class AskingInterceptor:
-    """Has what is asked of the broker shared between connections, without authorization."""
+def ask_for_connections(method: Method) -> Method:
+    """Have the calls of a method ask for their connection. A publish asks nothing, or next to nothing."""
+    policy = policy_of(method.path)
+    if policy.publishes or not policy.identified:
+        return method
+    handler = method.handler
 
-    def intercept(self, method: Method) -> Method:
-        """Have the calls of a method ask for their connection. A publish asks nothing, or next to nothing."""
-        policy = policy_of(method.path)
-        if policy.publishes or not policy.identified:
-            return method
-        handler = method.handler
+    async def ask(*arguments: Any) -> Any:
+        asking.set(arguments[-1].peer)
+        return await handler(*arguments)
 
-        async def ask(*arguments: Any) -> Any:
-            asking.set(arguments[-1].peer)
-            return await handler(*arguments)
-
-        return replace(method, handler=ask)
+    return replace(method, handler=ask)

@@ -24,22 +24,16 @@ _COUNTED: Final = 1000
 """The most that are counted: a request may ask for thousands of things that are refused."""
 
 
-class AuditInterceptor:
-    """Records calls."""
-
-    def __init__(self, audit: Audit) -> None:
-        self._audit = audit
-
-    def intercept(self, method: Method) -> Method:
-        """Record the calls of a method, if they manage something or read events."""
-        policy = policy_of(method.path)
-        if policy.rule is None:
-            return method
-        if policy.managed:
-            return replace(method, handler=_managing(method, policy.rule, self._audit))
-        if policy.reads:
-            return replace(method, handler=_reading(method, policy.rule, self._audit))
+def audit_calls(audit: Audit, method: Method) -> Method:
+    """Record the calls of a method, if they manage something or read events."""
+    policy = policy_of(method.path)
+    if policy.rule is None:
         return method
+    if policy.managed:
+        return replace(method, handler=_managing(method, policy.rule, audit))
+    if policy.reads:
+        return replace(method, handler=_reading(method, policy.rule, audit))
+    return method
 
 
 def _managing(method: Method, rule: Rule, audit: Audit) -> Handler:

@@ -27,27 +27,17 @@ _LOOKS_EACH: Final = 8
 """Fields that are looked at to find the long ones, and as many more for each element that is allowed."""
 
 
-class SizeInterceptor:
-    """Limits requests by what they may hold.
-
-    Args:
-        largest: bytes of a request with one payload, which the broker limits.
-    """
-
-    def __init__(self, largest: int) -> None:
-        self._largest = largest
-
-    def intercept(self, method: Method) -> Method:
-        """Limit the requests of a method."""
-        policy = policy_of(method.path)
-        size = self._largest if policy.max_size == UNLIMITED else policy.max_size
-        method = replace(method, max_message_size=size)
-        if not policy.stores:
-            return method
-        counted = cast("type[Message]", _Counted(method.request_type, policy.most_elements))
-        if policy.most_elements:
-            return replace(method, request_type=counted)
-        return replace(method, large_type=counted)  # small ones cost no call more
+def limit_requests(largest: int, method: Method) -> Method:
+    """Limit what requests may hold: one with one payload, which the broker limits, `largest` bytes."""
+    policy = policy_of(method.path)
+    size = largest if policy.max_size == UNLIMITED else policy.max_size
+    method = replace(method, max_message_size=size)
+    if not policy.stores:
+        return method
+    counted = cast("type[Message]", _Counted(method.request_type, policy.most_elements))
+    if policy.most_elements:
+        return replace(method, request_type=counted)
+    return replace(method, large_type=counted)  # small ones cost no call more
 
 
 class _Counted:

@@ -24,23 +24,14 @@ _OF_STORED: Final = (KeyExists, KeyNotFound, RevisionMismatch, ValueNotAny)
 """Failures that show that the store is there."""
 
 
-class TracingInterceptor:
-    """Has calls recorded."""
+def trace_calls(tracer: Tracer, extract: Extract, method: Method) -> Method:
+    """Have the calls of a method recorded where the tracer says so; the others may take the shortcut.
 
-    def __init__(self, tracer: Tracer, extract: Extract) -> None:
-        self._tracer = tracer
-        self._extract = extract
-
-    def intercept(self, method: Method) -> Method:
-        """Have the calls of a method recorded, unless the domain does it, or nobody."""
-        trace = policy_of(method.path).trace
-        if trace is Trace.NONE:
-            return method
-        return _traced(method, trace, self._tracer, self._extract)
-
-
-def _traced(method: Method, trace: Trace, tracer: Tracer, extract: Extract) -> Method:
-    """Have calls recorded where the tracer says so; the others may take the shortcut."""
+    None are where the domain does it, or nobody.
+    """
+    trace = policy_of(method.path).trace
+    if trace is Trace.NONE:
+        return method
     handler, shortcut, path = method.handler, method.shortcut, method.path
     of_store = trace is Trace.STORE
     kind = c.SpanKind.CLIENT if of_store else c.SpanKind.SERVER

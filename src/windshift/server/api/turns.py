@@ -22,26 +22,25 @@ LISTS_AT_ONCE: Final = 4
 """Lists of one caller that are put together at the same time: enough to keep the broker busy."""
 
 
-class TurnsInterceptor:
-    """Has the lists that a principal, or without rules a connection, asks for take turns."""
+def list_turns() -> FairSemaphore:
+    """Return the turns of the lists that each principal, or without rules each connection, asks for."""
+    return FairSemaphore(sys.maxsize, lambda _: LISTS_AT_ONCE)
 
-    def __init__(self) -> None:
-        self._turns = FairSemaphore(sys.maxsize, lambda _: LISTS_AT_ONCE)
 
-    def intercept(self, method: Method) -> Method:
-        """Have the calls of a method wait for their turn if they are lists."""
-        if not policy_of(method.path).takes_turns:
-            return method
-        handler, turns = method.handler, self._turns
+def take_turns(turns: FairSemaphore, method: Method) -> Method:
+    """Have the calls of a method wait for their turn if they are lists."""
+    if not policy_of(method.path).takes_turns:
+        return method
+    handler = method.handler
 
-        async def in_turn(*arguments: Any) -> Any:
-            call = arguments[-1]
-            asker = asker_of(call)
-            with broker_errors():
-                await turns.take(asker, answer_by(call))
-            try:
-                return await handler(*arguments)
-            finally:
-                turns.give_back(asker)
+    async def in_turn(*arguments: Any) -> Any:
+        call = arguments[-1]
+        asker = asker_of(call)
+        with broker_errors():
+            await turns.take(asker, answer_by(call))
+        try:
+            return await handler(*arguments)
+        finally:
+            turns.give_back(asker)
 
-        return replace(method, handler=in_turn)
+    return replace(method, handler=in_turn)

@@ -50,8 +50,8 @@ from windshift.server.admin.streams import StreamAdmin
 from windshift.server.admin.subscriptions import Subscriptions
 from windshift.server.admin.tail import Tail
 from windshift.server.api.admin import ADMIN, AdminService
-from windshift.server.api.asking import AskingInterceptor
-from windshift.server.api.auditing import AuditInterceptor
+from windshift.server.api.asking import ask_for_connections
+from windshift.server.api.auditing import audit_calls
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
 from windshift.server.api.errors import translate
@@ -59,10 +59,10 @@ from windshift.server.api.events import EVENTS, PAYLOADS, EventsService
 from windshift.server.api.failures import FailureLog
 from windshift.server.api.policies import LARGEST_OF_EVENTS, policy_of
 from windshift.server.api.principals import PRINCIPALS, AskOthers, PrincipalsService
-from windshift.server.api.sizes import SizeInterceptor
+from windshift.server.api.sizes import limit_requests
 from windshift.server.api.state import STATE, StateService
-from windshift.server.api.tracing import TracingInterceptor
-from windshift.server.api.turns import TurnsInterceptor
+from windshift.server.api.tracing import trace_calls
+from windshift.server.api.turns import list_turns, take_turns
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authorization import Authorization
 from windshift.server.auth.ledger import Ledger
@@ -373,7 +373,7 @@ class App:
             on_call_refused=None if calls is None else calls.refused,
             on_call_failed=self._failed,
         )
-        server = Server(self._answered, options, [SizeInterceptor(largest), *self._interceptors])
+        server = Server(self._answered, options, [partial(limit_requests, largest), *self._interceptors])
         server.turns.others_wait, server.turns.is_bulky = self._pacing.is_at_work, self._pacing.is_bulky
         server.turns.on_hurry = self.connection.flush
         self._pacing.is_shared = lambda: server.turns.is_shared
@@ -604,12 +604,12 @@ def _interceptors(
     """
     interceptors: list[Interceptor] = []
     if authorization is None:
-        interceptors.append(AskingInterceptor())
+        interceptors.append(ask_for_connections)
     else:
-        interceptors.append(AuthInterceptor(authorization.access, audit, counts))
+        interceptors.append(AuthInterceptor(authorization.access, audit, counts).intercept)
     if tracer is not None:
-        interceptors.append(TracingInterceptor(tracer, extractor(config.telemetry.propagators)))
-    return [*interceptors, AuditInterceptor(audit), TurnsInterceptor()]
+        interceptors.append(partial(trace_calls, tracer, extractor(config.telemetry.propagators)))
+    return [*interceptors, partial(audit_calls, audit), partial(take_turns, list_turns())]
 
 
 def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> ConnectionOptions:
