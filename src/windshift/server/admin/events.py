@@ -99,14 +99,9 @@ class EventReader:
     async def read(
         self, which: Selection, begin: StartPosition | int, limit: int, deadline: float, *, backwards: bool
     ) -> EventPage:
-        """Read a page.
+        """Read a page of at most `limit` events, with `backwards` towards older ones.
 
-        Args:
-            which: the events.
-            begin: where, or the id that a page before said to go on with.
-            limit: most events.
-            deadline: when to give up.
-            backwards: whether to read towards older events.
+        `begin` is where, or the id that a page before said to go on with.
         """
         page = _Page(self._loop.time() + _LOOK, limit)
         if backwards:

@@ -113,7 +113,6 @@ class AtConsumer(NamedTuple):
     """How an event stands at a consumer.
 
     Attributes:
-        name: the consumer's.
         hindrances: what is in the way of a delivery, where one is to come.
         facts: what that was told by.
     """
@@ -327,11 +326,7 @@ def standing_of(  # noqa: PLR0911 - each return is a standing, the most certain 
 ) -> tuple[Standing, tuple[Hindrance, ...]]:
     """Say how an event stands at a consumer, and what is in the way of a delivery that is to come.
 
-    Args:
-        seq: its id.
-        message: the event; None = the stream does not hold it any more.
-        facts: what is known.
-        now_ns: the time, in nanoseconds since 1970.
+    Without a message the stream does not hold it any more. `now_ns` is in nanoseconds since 1970.
     """
     state = facts.state
     if facts.holders:
@@ -385,9 +380,7 @@ def _hindrances(facts: Facts) -> tuple[Hindrance, ...]:
 def removals(config: JsonObject, *, is_oldest: bool) -> tuple[Removal, ...]:
     """Say what may have removed an event from a stream.
 
-    Args:
-        config: the stream's.
-        is_oldest: whether all events before it are gone too: limits on all of a stream take the oldest first.
+    `is_oldest`: all events before it are gone too. Limits on all of a stream take the oldest first.
     """
     limits = {key for key in _LIMITS if int(config.get(key) or 0) > 0}
     if not is_oldest:

@@ -73,7 +73,6 @@ class Series(NamedTuple):
 
     Attributes:
         name: the stream, or the stream and the consumer with a slash between.
-        kind: what is counted.
         start_ns: when the first step begins, in nanoseconds since 1970.
         step_ns: how long a step is.
         values: of each step; NaN = nobody looked.
@@ -114,11 +113,8 @@ class History:
     ) -> tuple[list[Series], list[str]]:
         """Return what servers remember, and the ids of those that did not answer.
 
-        Args:
-            streams: names.
-            consumers: names, each as the stream's, a slash and the consumer's.
-            since_ns: from when on, in nanoseconds since 1970.
-            points: most values of a series, from 1 on.
+        Consumers are named by the stream's name, a slash and their own. `since_ns` is in nanoseconds since
+        1970; `points` are the most values of a series, from 1 on.
         """
         now, step_ns = self._now(), int(self._step * NANOSECONDS)
         since = max(since_ns // step_ns, now - LENGTH + 1)

@@ -88,8 +88,7 @@ class StreamsSeen(NamedTuple):
 
     Attributes:
         at: when they were looked at, in the loop's time.
-        rows: the streams.
-        named: the same by name.
+        named: the rows by name.
         mirrored: the names of those that others are mirrors of, also mirrors that have no leader now.
     """
 
@@ -135,8 +134,7 @@ class SharedLook(Generic[T]):
     async def get(self, deadline: float | None) -> T:
         """Return what is known, or look. `deadline` (loop time; None = none) ends waiting, not the look.
 
-        Raises:
-            BrokerUnavailable: the broker has not told it by then.
+        Raise `BrokerUnavailable` when the broker has not told it by then.
         """
         if self._task is None or self._is_old(self._task):
             self._changes = self._count_changes()

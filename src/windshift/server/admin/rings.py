@@ -70,12 +70,7 @@ class Ring:
 
 
 class Rings:
-    """As many rings as there may be, by name.
-
-    Args:
-        most: how many.
-        width: numbers that each holds.
-    """
+    """Rings by name: at most so many, of `width` numbers each."""
 
     def __init__(self, most: int, width: int) -> None:
         self._most = most

@@ -64,8 +64,6 @@ class Tail(Follower):
     Args:
         api: makes consumers; events come by its connection, and delay nothing but other reads.
         room: what may be asked for on that connection.
-        which: the events.
-        client: where to send them.
         max_rate: most events per second; 0 = any number.
         ownership: knows who has what, where there are rules.
     """

@@ -31,7 +31,6 @@ class SourceView(NamedTuple):
     """A stream that another one copies from.
 
     Attributes:
-        name: its name.
         lag: events that are not copied yet.
         heard: how long ago it was last heard from; None = never.
         error: what hinders the copying; empty = nothing.
@@ -56,7 +55,6 @@ class StreamView(NamedTuple):
 
     Attributes:
         spec: what would make it.
-        created: when it was created.
         events: how many it holds.
         size: bytes it holds, headers counted.
         first_id: of the first event held; without events the next id that will be given.
@@ -180,7 +178,6 @@ class ConsumerDetails(NamedTuple):
     """How far a consumer has come, beside what `Consumers` tells of it.
 
     Attributes:
-        created: when it was created.
         delivered_to: no event after this id was delivered.
         redelivered: unsettled events that were delivered more than once.
         last_delivery: when; None = none since the broker started.

@@ -165,11 +165,7 @@ class CallClient(CallStream):
 
 
 def read_command(request: EventsRequest) -> Command:
-    """Convert a request to a command.
-
-    Raises:
-        InvalidField: it has no command, or a malformed one.
-    """
+    """Convert a request to a command; raise `InvalidField` when it has none, or a malformed one."""
     match request.WhichOneof("request"):
         case "ack":
             return Ack(_ids("ack.ids", request.ack.ids))

@@ -24,12 +24,7 @@ _EXPECTED: Final = frozenset({"SHUTTING_DOWN", "CONNECTION_ENDED"})
 
 
 class FailureLog:
-    """Keeps the records.
-
-    Args:
-        extract: finds the trace context of a call.
-        interval: seconds between two warnings about a broker that is away.
-    """
+    """Keeps the records. `interval` is seconds between two warnings about a broker that is away."""
 
     def __init__(self, extract: Extract, interval: float = 10.0) -> None:
         self._extract = extract

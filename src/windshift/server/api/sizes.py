@@ -47,7 +47,6 @@ class _Counted:
     fields take time when they come again and again: a large message must have long ones.
 
     Args:
-        kind: the class.
         most: elements of each list, by the number of its field. Messages in it have none.
     """
 

@@ -108,9 +108,8 @@ class AuthorizedStream:
     def follow(self, check: Callable[[], None], end: Callable[[WindshiftError], None]) -> None:
         """Have the stream judged again whenever the rules change.
 
-        Args:
-            check: raises `PermissionDenied` when the caller may no longer do what he does.
-            end: ends the stream with an error, soon; also when the credentials have expired.
+        `check` raises `PermissionDenied` when the caller may no longer do what he does; `end` ends the stream
+        with an error, soon, also when the credentials have expired.
         """
         self._check = check
         self._end = end
@@ -175,17 +174,10 @@ class AuthorizedStream:
     def weigh(self, stream: str, size: int, left: int | None, now: float) -> GiveBack:
         """Count the bytes of a dead letter that is about to be written; 0 only asks.
 
+        `left` are those that are left for all principals, when that is little; `now` is the loop's time.
         Return what gives back the room, where nothing is written after all. The minute's bytes stay counted:
-        to try took the broker's time.
-
-        Args:
-            stream: of the consumer that leaves it.
-            size: how many.
-            left: how many are left for those of all principals, when that is little.
-            now: the loop's time.
-
-        Raises:
-            QuotaExceeded: there were too many already; these were not counted.
+        to try took the broker's time. Raise `QuotaExceeded` when there were too many already; these were not
+        counted.
         """
         with self._telling():
             self._require("dead_letter_bytes", stream, now)
@@ -194,17 +186,9 @@ class AuthorizedStream:
         return give_back
 
     def claim(self, size: int, left: int | None, now: float) -> GiveBack:
-        """Count the bytes of a claim that is about to be written where dead letters are.
+        """Count the bytes of a claim that is about to be written where dead letters are, as `weigh` does.
 
-        Return what gives them back, where it is not written after all.
-
-        Args:
-            size: how many; what is kept for longer than `CLAIMS` counts as many times more.
-            left: how many are left for those of all principals, when that is little.
-            now: the loop's time.
-
-        Raises:
-            QuotaExceeded: there were too many already; these were not counted.
+        What is kept for longer than `CLAIMS` counts as many times more.
         """
         with self._telling():
             return self._take_room(size, left, now, CLAIMS)
@@ -259,7 +243,6 @@ class ActivePolicy:
     """Who may call now.
 
     Attributes:
-        authenticator: the rules.
         replaced_at: loop time at which they were put in force.
         on_replaced: called whenever others were put in force.
         full: streams that take nothing more; None when there are none.

@@ -66,7 +66,6 @@ class Authenticator:
     """Knows callers by one policy; what was verified stays known.
 
     Args:
-        policy: who there is.
         keys: the keys of its issuers, as `KeySets.for_policy` gives them. Without them they are fetched when
             first needed, and anew for each authenticator.
         clock: gives the Unix time in seconds.
@@ -102,8 +101,7 @@ class Authenticator:
     def unverified(self, identity: Identity) -> Identity:
         """Return who somebody known by a JWT is by this policy, whatever keys his issuer has now.
 
-        Raises:
-            Unauthenticated: it knows nobody of that name with this subject.
+        Raise `Unauthenticated` when it knows nobody of that name with this subject.
         """
         name = identity.principal.name
         principal = self._policy.principals.get(name)

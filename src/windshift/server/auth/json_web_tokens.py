@@ -37,7 +37,6 @@ class ReadToken:
     """A well-formed token, not yet verified.
 
     Attributes:
-        text: the token.
         issuer: its claimed issuer.
         algorithm: its signature's, one of the issuer's.
         key_id: the id of its key; None = none.
@@ -56,13 +55,8 @@ class ReadToken:
 def read_token(text: bytes, issuers: Mapping[str, Issuer], now: float) -> ReadToken:
     """Parse a token and check everything but its signature.
 
-    Args:
-        text: the token.
-        issuers: the trusted issuers, by the `iss` of their tokens.
-        now: Unix time in seconds.
-
-    Raises:
-        Unauthenticated: it is malformed, of another issuer, for another audience, or not valid now.
+    The trusted issuers are by the `iss` of their tokens; `now` is a Unix time in seconds. Raise
+    `Unauthenticated` when it is malformed, of another issuer, for another audience, or not valid now.
     """
     if len(text) > MAX_LENGTH:
         raise Unauthenticated(f"the JWT has more than {MAX_LENGTH} characters")
@@ -85,11 +79,7 @@ def read_token(text: bytes, issuers: Mapping[str, Issuer], now: float) -> ReadTo
 
 
 def verify(token: ReadToken, key: Any) -> None:
-    """Verify the signature of a token with a public key for its algorithm.
-
-    Raises:
-        Unauthenticated: the issuer did not sign it.
-    """
+    """Verify the signature of a token with a public key for its algorithm; raise `Unauthenticated`."""
     try:
         _library().decode_complete(token.text, key, algorithms=[token.algorithm])
     except Exception as error:  # noqa: BLE001 - whatever it is, the signature is not verified

@@ -44,7 +44,6 @@ class Keys:
     """The usable keys of a key set.
 
     Attributes:
-        key_ids: the ids of its keys.
         by_use: public keys by id (None: for tokens without one) and algorithm; None if ambiguous.
         ignored: what is wrong with unusable keys, each reason once.
     """
@@ -61,8 +60,7 @@ class _Unusable(Exception):
 def read_keys(document: bytes, algorithms: Iterable[str]) -> Keys:
     """Return the keys of a set for these algorithms.
 
-    Raises:
-        NotFetched: it is not a key set, or has more than 100 keys.
+    Raise `NotFetched` when it is not a key set, or has more than 100 keys.
     """
     try:
         entries = read_object(document).get("keys")
@@ -127,10 +125,7 @@ def _public_key(entry: dict[str, Any], algorithm: str) -> Any:
 class KeySet:
     """The keys of one issuer, for use in one event loop.
 
-    Args:
-        issuer: the issuer.
-        clock: returns monotonic seconds.
-        time_limit: seconds that a fetch may take.
+    `clock` returns monotonic seconds; `time_limit` is seconds that a fetch may take.
     """
 
     def __init__(

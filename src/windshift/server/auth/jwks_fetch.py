@@ -34,11 +34,8 @@ def fetch(source: str, time_limit: float = TIME_LIMIT) -> bytes:
     """Return the contents of a path or an https URL; http URLs are only for loopback.
 
     No redirects, no caches. Certificates are verified against the system's authorities, or those of
-    SSL_CERT_FILE and SSL_CERT_DIR.
-
-    Raises:
-        NotFetched: it could not be read, is too large, or took longer than `time_limit` seconds, or others
-            may change the file.
+    SSL_CERT_FILE and SSL_CERT_DIR. Raise `NotFetched` when it could not be read, is too large, or took longer
+    than `time_limit` seconds, or others may change the file.
     """
     try:
         if not source.startswith(("https://", "http://")):

@@ -22,13 +22,10 @@ class LastUse:
 
 
 class LastUses:
-    """When all credentials were used, across changes of the rules.
+    """When all credentials were used, across changes of the rules. `clock` gives the Unix time in seconds.
 
     Attributes:
         since: the Unix time in seconds from which on they are known.
-
-    Args:
-        clock: gives the Unix time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -127,12 +127,7 @@ def _size(workers: int) -> int:
 
 
 class Tally:
-    """A number of things that there are, at all workers.
-
-    Args:
-        ledger: where the workers count together; None = this process is alone.
-        key: what is counted.
-    """
+    """A number of things that there are, at all workers. Without a ledger this process is alone."""
 
     __slots__ = ("_own", "_row")
 

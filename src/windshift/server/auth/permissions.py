@@ -117,7 +117,6 @@ class Role:
     """What the file gives a name to.
 
     Attributes:
-        name: how the file calls it.
         allow: what it allows, by keys of `LISTS`; a list that is missing is empty.
         deny: what it denies, the same.
         quotas: how much of what whoever has it may have; None = any number.

@@ -158,8 +158,6 @@ class Principal:
     """Somebody who calls.
 
     Attributes:
-        name: what logs call it.
-        permissions: what it may do.
         tokens: its static tokens.
         jwt: its subjects in JSON web tokens.
         mtls: its names in client certificates: ``CN=edge,O=Acme`` for a whole subject, or ``DNS:…``,
@@ -221,14 +219,12 @@ class Principal:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """All that the file says.
+    """All that the file says. Principals, issuers and roles are by name.
 
     Attributes:
-        principals: by name.
-        issuers: by name.
         by_subject: principals by subject in JSON web tokens.
         by_certificate: principals by name in a certificate.
-        roles: by name, those that nobody has included.
+        roles: all of them, also those that nobody has.
         shared_keys: subjects of events whose idempotency keys all principals share.
     """
 

@@ -76,14 +76,9 @@ _NO_QUOTAS: Final[Mapping[str, int]] = {}
 
 
 def parse_policy(text: str, quotas: Mapping[str, int] = _NO_QUOTAS) -> Policy:
-    """Return what an authorization file says.
+    """Return what an authorization file says. `quotas` are defaults in place of those of `Quotas`.
 
-    Args:
-        text: the file's.
-        quotas: defaults in place of those of `Quotas`.
-
-    Raises:
-        PolicyError: it has problems; all of them are named, or its syntax error alone.
+    Raise `PolicyError` when it has problems; all of them are named, or its syntax error alone.
     """
     if len(text) > LARGEST or len(text.encode(errors="replace")) > LARGEST:
         raise PolicyError((f"line 1: the file is larger than {LARGEST} bytes",))
@@ -107,11 +102,9 @@ def parse_policy(text: str, quotas: Mapping[str, int] = _NO_QUOTAS) -> Policy:
 
 
 def read_policy(file: Path, quotas: Mapping[str, int] = _NO_QUOTAS) -> Policy:
-    """Return what the authorization file at a path says. `quotas` as for `parse_policy`.
+    """Return what the authorization file at a path says, as `parse_policy` does.
 
-    Raises:
-        PolicyError: it has problems.
-        OSError: it cannot be read.
+    Raise `PolicyError` when it has problems, and `OSError` when it cannot be read.
     """
     with file.open("rb") as opened:
         if others := other_writers(file, os.fstat(opened.fileno()).st_mode):

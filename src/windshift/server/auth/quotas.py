@@ -54,12 +54,8 @@ def exceeded(
 ) -> QuotaExceeded:
     """Say that a principal has reached a quota, and what to do.
 
-    Args:
-        principal: whose quota it is.
-        quota: its name in the file.
-        limit: how high it is.
-        used: what is counted already, where that is more than the limit tells.
-        phrase: what it is about, where that is not what the quota says.
+    `used` is what is counted already, where that is more than the limit tells; `phrase` is what it is about,
+    where that is not what the quota says.
     """
     number = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
     has = "" if used is None else f" and has {used:,}"
@@ -226,7 +222,6 @@ class Usage:
 
     Args:
         now: a time in seconds.
-        principal: its name.
         ledger: where the workers of this server count together; None = this process is alone.
     """
 
@@ -242,10 +237,9 @@ class Usage:
         self.calls = self.delivered = 0
 
     def begin_call(self, principal: Principal, now: float) -> None:
-        """Count a call that began at a time in seconds. It may have begun before others that were counted.
+        """Count a call that began at a time in seconds; raise `QuotaExceeded` if it is one too many.
 
-        Raises:
-            QuotaExceeded: it is one too many.
+        It may have begun before others that were counted.
         """
         rate = principal.max_rps
         if rate is not None:
@@ -305,10 +299,7 @@ class Usage:
         A principal may take one part in `PARTS` of these per period of so many seconds, at once if it took
         nothing for as long. It is a part of what is left, so whoever takes all it may leaves something to the
         others. Who may leave any number of bytes takes what it wants. `now` is in seconds. Return what gives
-        them back.
-
-        Raises:
-            QuotaExceeded: it has taken that much already; this was not counted.
+        them back. Raise `QuotaExceeded` when it has taken that much already; this was not counted.
         """
         if principal.quotas.dead_letter_bytes is None:
             return nothing_taken
@@ -331,8 +322,7 @@ class Usage:
     def begin_work(self, principal: Principal, weight: int) -> None:
         """Count the weight of a call; `end_work` must follow. A call that is the only one is never too heavy.
 
-        Raises:
-            QuotaExceeded: it is too much, and was not counted.
+        Raise `QuotaExceeded` when it is too much, and was not counted.
         """
         limit = principal.quotas.calls
         if limit is not None and weight:
@@ -348,8 +338,7 @@ class Usage:
     def open_connection(self, principal: Principal) -> None:
         """Count a connection as its; `close_connection` must follow.
 
-        Raises:
-            QuotaExceeded: it is one too many, and was not counted.
+        Raise `QuotaExceeded` when it is one too many, and was not counted.
         """
         limit = principal.quotas.connections
         if limit is not None and self.connections.total >= limit:
@@ -363,8 +352,7 @@ class Usage:
     def open_stream(self, principal: Principal) -> None:
         """Count a stream as open; `close_stream` must follow.
 
-        Raises:
-            QuotaExceeded: it is one too many, and was not counted.
+        Raise `QuotaExceeded` when it is one too many, and was not counted.
         """
         limit = principal.max_streams
         if limit is not None and self.streams.total >= limit:

@@ -9,9 +9,8 @@ from typing import Any, NoReturn
 def read_object(text: bytes) -> dict[str, Any]:
     """Parse a JSON object in UTF-8.
 
-    Raises:
-        ValueError: it is malformed, has a duplicate name at any depth, NaN or Infinity, a number with too
-            many digits, or is nested too deeply. The message may quote the text.
+    Raise `ValueError` when it is malformed, has a duplicate name at any depth, NaN or Infinity, a number with
+    too many digits, or is nested too deeply. The message may quote the text.
     """
     try:
         value = json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_refuse)

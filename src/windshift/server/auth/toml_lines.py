@@ -27,10 +27,8 @@ _TOKEN: Final = re.compile(
 def line_numbers(text: str) -> Mapping[Path, int]:
     """Return the line, from 1, of each key and element of a document that `tomllib` has accepted.
 
-    The line of a key is its first mention, that of a table its header.
-
-    Raises:
-        RecursionError: the document is nested too deeply.
+    The line of a key is its first mention, that of a table its header. Raise `RecursionError` when the
+    document is nested too deeply.
     """
     scanner = _Scanner(text)
     scanner.document()
