@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from windshift.nats.jetstream.api import ConsumerState, JetStream, consumer_state
 from windshift.nats.times import NANOSECONDS, Time
-from windshift.server.admin.look import SLICE, ConsumerRow, Look
+from windshift.server.admin.look import SLICE, ConsumerRow, Look, Page
 from windshift.server.admin.views import ConsumerDetails, consumer_details
 from windshift.server.auth.policy import Principal
 from windshift.server.background.batches import batches, for_each
@@ -62,19 +62,6 @@ class ConsumerEntry(NamedTuple):
     waiting_replays: int
 
 
-class ConsumerPage(NamedTuple):
-    """A page of consumers.
-
-    Attributes:
-        total: how many there are on all pages.
-        after: the key of the last one; None = there is no other page.
-    """
-
-    entries: list[ConsumerEntry]
-    total: int
-    after: Key | None
-
-
 @dataclass(frozen=True, slots=True)
 class ConsumerAdmin:
     """Looks at consumers. Deadlines are in the loop's time.
@@ -95,7 +82,7 @@ class ConsumerAdmin:
         size: int,
         after: Key | None,
         deadline: float,
-    ) -> ConsumerPage:
+    ) -> Page[ConsumerEntry, Key]:
         """List the consumers that the caller may see, of a stream, or of all when `stream` is empty."""
         rows = await (self._look.rows_of(stream, deadline) if stream else self._look.consumers(deadline))
         if caller is not None:
@@ -107,7 +94,7 @@ class ConsumerAdmin:
             await pause()
         keys, after = cut.page()
         found = await self._entries([ConsumerKey(*key[1:]) for key in keys], deadline)
-        return ConsumerPage([entry for entry in found if entry is not None], len(rows), after)
+        return Page([entry for entry in found if entry is not None], len(rows), after)
 
     async def seen_by(
         self, caller: Principal, keys: Sequence[ConsumerKey], deadline: float

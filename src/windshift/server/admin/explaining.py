@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from time import time_ns
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StoredMessage, consumer_state
 from windshift.nats.times import Time, parse_rfc3339
@@ -24,7 +24,6 @@ from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.background.batches import for_each
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import ConsumerNotFound
-from windshift.server.domain.pages import LARGEST
 from windshift.server.events.consumers import chosen_subjects
 from windshift.server.events.consuming.shared import Shared
 from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter, DeadLetterId
@@ -273,23 +272,17 @@ class EventExplainer:
                 yield {"consumer": name, **Failed(known.attempt, known.next_ns, known.reason)._asdict()}
 
 
-def _read(entry: JsonObject, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what a server says; what is odd is left out."""
-    known = read_fields(entry, defaults)
-    return {name: value for name, value in known.items() if isinstance(value, str) or 0 <= value <= LARGEST}
-
-
 def known_holders(reports: Sequence[tuple[str, JsonObject]], name: str) -> Iterator[Holder]:
     """Yield the calls that hold the event, of what servers say."""
     for server, entry in reports:
         if entry.get("consumer") == name and "until_ns" in entry:
-            yield Holder(**_read(entry, Holder._field_defaults))._replace(server=server)
+            yield Holder(**read_fields(entry, Holder._field_defaults))._replace(server=server)
 
 
 def known_failure(reports: Sequence[tuple[str, JsonObject]], name: str) -> Failed | None:
     """Return the latest failed attempt that a server knows of."""
     known = [
-        Failed(**_read(entry, Failed._field_defaults))
+        Failed(**read_fields(entry, Failed._field_defaults))
         for _, entry in reports
         if entry.get("consumer") == name and "next_ns" in entry
     ]

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from windshift.nats import Connection, Message, NotConnected
 from windshift.nats.headers import NO_RESPONDERS
 from windshift.nats.jetstream.api import JsonObject
+from windshift.server.domain.pages import LARGEST
 
 log = logging.getLogger(__name__)
 
@@ -257,8 +258,9 @@ async def _all(entries: Iterable[T | None]) -> list[T]:
 
 
 def read_fields(entry: JsonObject, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what a server says; what is odd, or of another version, is left out."""
-    return {name: entry[name] for name, value in defaults.items() if type(entry.get(name)) is type(value)}
+    """Read the texts and numbers that a server says; what is odd, or of another version, is left out."""
+    known = {name: entry[name] for name, value in defaults.items() if type(entry.get(name)) is type(value)}
+    return {name: value for name, value in known.items() if isinstance(value, str) or 0 <= value <= LARGEST}
 
 
 def _write(entry: JsonObject | None) -> str | None:

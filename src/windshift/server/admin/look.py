@@ -25,6 +25,7 @@ from windshift.server.events.model import ConsumerKey
 from windshift.server.ownership.amounts import owner_of
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 _LONGEST: Final = 5.0
 """Seconds that a look is good for at most."""
@@ -40,6 +41,19 @@ _AT_ONCE: Final = 16
 """Streams whose consumers are asked for at once."""
 _LATELY: Final = 60.0
 """Seconds for which consumers that had no leader are why lists of others take too long."""
+
+
+class Page(NamedTuple, Generic[T, K]):
+    """A page of a list.
+
+    Attributes:
+        total: how many entries there are on all pages.
+        after: where the next page begins: what the last entry is sorted by; None = there is none.
+    """
+
+    entries: list[T]
+    total: int
+    after: K | None
 
 
 class StreamRow(NamedTuple):

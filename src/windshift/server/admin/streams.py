@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -13,9 +13,10 @@ from windshift.nats import JetStreamError
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, leave_subjects, subject_pages
 from windshift.server.admin.dead_letter_counts import DeadLetterCounts
-from windshift.server.admin.look import SLICE, Look, StreamRow
+from windshift.server.admin.look import SLICE, Look, Page, StreamRow
 from windshift.server.admin.probing import count_from
 from windshift.server.admin.views import StreamView, stream_view
+from windshift.server.auth.policy import Principal
 from windshift.server.background.batches import batches, for_each
 from windshift.server.background.pacing import pause
 from windshift.server.domain.broker_errors import broker_errors
@@ -28,9 +29,6 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.domain.pages import PageCut
 from windshift.server.ownership.ownership import Ownership
-
-MayView = Callable[[str], bool]
-"""Whether the caller may see a stream of this name."""
 
 MOST_SUBJECTS: Final = 100_000
 _MOST_EVENTS: Final = 2**64
@@ -75,19 +73,6 @@ class StreamEntry(NamedTuple):
     rate: float
 
 
-class StreamPage(NamedTuple):
-    """A page of streams.
-
-    Attributes:
-        total: how many there are on all pages.
-        after: where the next page begins: the sort key and the name of the last one; None = there is none.
-    """
-
-    entries: list[StreamEntry]
-    total: int
-    after: tuple[float, str] | None
-
-
 @dataclass(frozen=True, slots=True)
 class StreamQuery:
     """Which streams to list, and how.
@@ -103,13 +88,13 @@ class StreamQuery:
     descending: bool = False
 
 
-async def _chosen(
-    query: StreamQuery, may_view: MayView, rows: Sequence[StreamRow]
-) -> AsyncIterator[list[StreamRow]]:
-    """Yield the rows to list, some at a time, and let others run in between."""
+async def _chosen(find: str, caller: Principal | None, rows: Sequence[StreamRow]) -> list[StreamRow]:
+    """Return the rows to list, and let others run in between."""
+    chosen: list[StreamRow] = []
     for some in batches(rows, SLICE):
-        yield [row for row in some if row.contains(query.find) and may_view(row.name)]
+        chosen += (row for row in some if row.contains(find) and (caller is None or caller.sees(row.name)))
         await asyncio.sleep(0)
+    return chosen
 
 
 @contextmanager
@@ -146,21 +131,22 @@ class StreamAdmin:
     async def page(
         self,
         query: StreamQuery,
-        may_view: MayView,
+        caller: Principal | None,
         size: int,
         after: tuple[float, str] | None,
         deadline: float,
-    ) -> StreamPage:
+    ) -> Page[StreamEntry, tuple[float, str]]:
         """List the streams that the caller may see. `after` is where the page before ended."""
         seen = await self._look.seen(deadline)
-        value = await self._value(query, may_view, seen.rows, deadline)
-        cut, total = PageCut[tuple[float, str]](size, after, descending=query.descending), 0
-        async for some in _chosen(query, may_view, seen.rows):
+        rows = await _chosen(query.find, caller, seen.rows)
+        value = await self._value(query.order, rows, deadline)
+        cut = PageCut[tuple[float, str]](size, after, descending=query.descending)
+        for some in batches(rows, SLICE):
             cut.add((float(value(row)), row.name) for row in some)
-            total += len(some)
+            await asyncio.sleep(0)
         keys, after = cut.page()
         entries = await self._entries([seen.named[name] for _, name in keys], deadline)
-        return StreamPage(entries, total, after)
+        return Page(entries, len(rows), after)
 
     async def get(self, name: str, deadline: float) -> StreamEntry:
         """Describe one stream as its leader has it now."""
@@ -172,17 +158,16 @@ class StreamAdmin:
         return entry
 
     async def _value(
-        self, query: StreamQuery, may_view: MayView, rows: Sequence[StreamRow], deadline: float
+        self, order: StreamOrder, rows: Sequence[StreamRow], deadline: float
     ) -> Callable[[StreamRow], float]:
         """Return what says of a stream what the list is sorted by."""
-        if query.order is StreamOrder.LAG:
+        if order is StreamOrder.LAG:
             lags = await self._lags(deadline)
             return lambda row: lags.get(row.name, 0)
-        if query.order is StreamOrder.DEAD_LETTERS:
-            names = [row.name async for some in _chosen(query, may_view, rows) for row in some]
-            letters = await self._dead_letters_of(names, deadline)
+        if order is StreamOrder.DEAD_LETTERS:
+            letters = await self._dead_letters_of([row.name for row in rows], deadline)
             return lambda row: letters[row.name]
-        return _VALUES.get(query.order, lambda _: 0)
+        return _VALUES.get(order, lambda _: 0)
 
     async def _lags(self, deadline: float) -> dict[str, int]:
         worst: dict[str, int] = {}

@@ -128,8 +128,8 @@ class AdminService:
         order = known("order_by", request.order_by, _STREAM_ORDERS)
         query = StreamQuery(request.find.lower(), order, request.descending)
         after = read_token("page_token", request.page_token, (float, str), query)
-        size = page_size(request.page_size)
-        page = await self.streams.page(query, _may_view(call), size, after, answer_by(call))
+        size, caller = page_size(request.page_size), caller_of(call)
+        page = await self.streams.page(query, caller, size, after, answer_by(call))
         token = write_token(page.after, query)
         response = pb.ListStreamsResponse(total=page.total, next_page_token=token)
         await spread(lambda entry: response.streams.append(_stream_info(entry)), page.entries)
@@ -371,12 +371,6 @@ class CallTail(CallStream):
 
 
 # --- Requests ---------------------------------------------------------------------------------------------
-
-
-def _may_view(call: ServerCall) -> Callable[[str], bool]:
-    """Return what tells whether the caller may see a stream."""
-    caller = caller_of(call)
-    return (lambda _: True) if caller is None else caller.sees
 
 
 def read_selection(request: pb.ReadEventsRequest | pb.TailEventsRequest) -> Selection:
@@ -637,11 +631,11 @@ def _subscription(view: SubscriptionView) -> pb.Subscription:
         peer=view.peer,
         principal=view.principal,
         user_agent=view.user_agent,
-        max_processing_events=max(0, view.size),
-        unsettled=max(0, view.unsettled),
-        delivered=max(0, view.delivered),
-        acked=max(0, view.acked),
-        rejected=max(0, view.rejected),
+        max_processing_events=view.size,
+        unsettled=view.unsettled,
+        delivered=view.delivered,
+        acked=view.acked,
+        rejected=view.rejected,
     )
     subscription.since.FromNanoseconds(view.since_ns)
     return subscription
