@@ -31,7 +31,7 @@ from windshift.server.api.callers import caller_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
-from windshift.server.api.fields import few, known, members, number, page_size, unix_ns, wire_time
+from windshift.server.api.fields import elements, known, members, number, page_size, unix_ns, wire_time
 from windshift.server.api.policies import MOST_FILTERS
 from windshift.server.api.streams import read_consumer_key, read_pointer, write_stream
 from windshift.server.auth.actions import Action
@@ -101,8 +101,7 @@ class AdminService:
 
     async def who_am_i(self, request: pb.WhoAmIRequest, call: ServerCall) -> pb.WhoAmIResponse:
         """Say who calls, and what it may do."""
-        checks = few("checks", request.checks, _MOST_CHECKS)
-        actions = [_check(f"checks[{position}]", check) for position, check in enumerate(checks)]
+        actions = elements("checks", request.checks, _MOST_CHECKS, _check)
         identity = call.state
         if not isinstance(identity, Identity):
             return pb.WhoAmIResponse(checks=[pb.WhoAmIResponse.Decision(allowed=True)] * len(actions))
@@ -376,38 +375,33 @@ class CallTail(CallStream):
 def read_selection(request: pb.ReadEventsRequest | pb.TailEventsRequest) -> Selection:
     """Read which events of which stream are meant; raise `InvalidField`."""
     names.stream_name("stream", request.stream)
-    few("subjects", request.subjects, MOST_FILTERS)
-    few("types", request.types, MOST_FILTERS)
-    for position, subject in enumerate(request.subjects):
-        names.filter_subject(f"subjects[{position}]", subject)
-    for position, name in enumerate(request.types):
-        if names.type_name(f"types[{position}]", name) != name:
-            raise InvalidField(
-                f"types[{position}]", "must be the name alone, without what a type URL has before it"
-            )
-    types = frozenset(name.encode() for name in request.types)
-    return Selection(request.stream, tuple(dict.fromkeys(request.subjects)), types)
+    elements("subjects", request.subjects, MOST_FILTERS, names.filter_subject)
+    types = elements("types", request.types, MOST_FILTERS, _type_name)
+    return Selection(request.stream, tuple(dict.fromkeys(request.subjects)), frozenset(types))
+
+
+def _type_name(field: str, name: str) -> bytes:
+    if names.type_name(field, name) != name:
+        raise InvalidField(field, "must be the name alone, without what a type URL has before it")
+    return name.encode()
 
 
 def read_names(request: pb.GetHistoryRequest) -> tuple[list[str], list[ConsumerKey]]:
     """Read which streams and consumers are meant, each once; raise `InvalidField`."""
     if not (request.streams or request.consumers):
         raise InvalidField("streams", "name streams or consumers")
-    few("streams", request.streams, MOST_NAMES)
-    few("consumers", request.consumers, MOST_NAMES)
-    for position, name in enumerate(request.streams):
-        names.stream_name(f"streams[{position}]", name)
-    consumers: list[ConsumerKey] = []
-    for position, text in enumerate(request.consumers):
-        stream, slash, name = text.partition("/")
-        if not slash:
-            raise InvalidField(
-                f"consumers[{position}]", "must be the stream's name, a slash and its own name"
-            )
-        names.stream_name(f"consumers[{position}]", stream)
-        names.consumer_name(f"consumers[{position}]", name)
-        consumers.append(ConsumerKey(stream, name))
+    elements("streams", request.streams, MOST_NAMES, names.stream_name)
+    consumers = elements("consumers", request.consumers, MOST_NAMES, _consumer_key)
     return list(dict.fromkeys(request.streams)), list(dict.fromkeys(consumers))
+
+
+def _consumer_key(field: str, text: str) -> ConsumerKey:
+    stream, slash, name = text.partition("/")
+    if not slash:
+        raise InvalidField(field, "must be the stream's name, a slash and its own name")
+    names.stream_name(field, stream)
+    names.consumer_name(field, name)
+    return ConsumerKey(stream, name)
 
 
 def _event_id(value: int) -> StreamSeq:

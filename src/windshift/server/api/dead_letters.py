@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
@@ -12,7 +13,7 @@ from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
-from windshift.server.api.fields import few, known, members, number, page_size, unix_ns, wire_time
+from windshift.server.api.fields import elements, few, known, members, number, page_size, unix_ns, wire_time
 from windshift.server.background.batches import spread
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
@@ -301,16 +302,18 @@ def read_filter(filter_: pb.Filter) -> DeadLetterFilter:
             )
     if filter_.type and names.type_name("filter.type", filter_.type) != filter_.type:
         raise InvalidField("filter.type", "must be the type name alone, without the prefix of a type URL")
+    causes = elements("filter.causes", filter_.causes, _MOST_VALUES, partial(known, values=_CAUSES))
+    elements("filter.subjects", filter_.subjects, _MOST_VALUES, names.filter_subject)
     return DeadLetterFilter(
         filter_.stream,
         filter_.consumer,
-        _causes(filter_),
+        frozenset(filter(None, causes)),
         filter_.type,
         unix_ns("filter.since", filter_.since) if filter_.HasField("since") else None,
         unix_ns("filter.until", filter_.until) if filter_.HasField("until") else None,
         frozenset(few("filter.error_types", filter_.error_types, _MOST_VALUES)),
         _text(filter_.text),
-        _subjects(filter_),
+        tuple(sorted(set(filter_.subjects))),
         frozenset(few("filter.event_ids", filter_.event_ids, MOST_IDS)),
     )
 
@@ -321,23 +324,8 @@ def _text(text: str) -> str:
     return text.lower()
 
 
-def _subjects(filter_: pb.Filter) -> tuple[str, ...]:
-    for position, subject in enumerate(few("filter.subjects", filter_.subjects, _MOST_VALUES)):
-        names.filter_subject(f"filter.subjects[{position}]", subject)
-    return tuple(sorted(set(filter_.subjects)))
-
-
-def _causes(filter_: pb.Filter) -> frozenset[Cause]:
-    causes = [
-        known(f"filter.causes[{position}]", cause, _CAUSES)
-        for position, cause in enumerate(few("filter.causes", filter_.causes, _MOST_VALUES))
-    ]
-    return frozenset(filter(None, causes))
-
-
 def _by(request: pb.SummarizeRequest) -> list[By]:
-    values = few("by", request.by, _MOST_VALUES)
-    by = [known(f"by[{position}]", each, _BY) for position, each in enumerate(values)]
+    by = elements("by", request.by, _MOST_VALUES, partial(known, values=_BY))
     if not by:
         raise InvalidField("by", "must not be empty")
     if len(set(by)) < len(by):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
 from typing import Final, TypeVar, overload
@@ -16,6 +16,7 @@ from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.pages import LARGEST
 
 T = TypeVar("T")
+R = TypeVar("R")
 E = TypeVar("E", bound=Enum)
 
 _DURATION_SECONDS: Final = 315_576_000_000
@@ -47,6 +48,11 @@ def few(field: str, values: Sequence[T], most: int) -> Sequence[T]:
     if len(values) > most:
         raise InvalidField(field, f"must have at most {most} elements")
     return values
+
+
+def elements(field: str, values: Sequence[T], most: int, read: Callable[[str, T], R]) -> list[R]:
+    """Read the elements of a list that is not longer than it may be; `read` takes the path of each too."""
+    return [read(f"{field}[{position}]", value) for position, value in enumerate(few(field, values, most))]
 
 
 def known(field: str, value: int, values: Mapping[int, T]) -> T:

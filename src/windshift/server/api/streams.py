@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Final, TypeVar
 
 from windshift._gen.windshift.admin.v1alpha1.service_pb2 import PauseConsumerRequest, SeekConsumerRequest
-from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
-    DeleteConsumerRequest,
-    EnsureConsumerRequest,
-    EnsureStreamRequest,
-    GetConsumerRequest,
-    StreamPointer,
-)
-from windshift._gen.windshift.events.v1alpha1.service_pb2 import RetryPolicy as PolicyMessage
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.nats.times import nanoseconds
-from windshift.server.api.fields import duration, duration_ns, few, known, number, real, unix_ns
+from windshift.server.api.fields import duration, duration_ns, elements, known, number, real, unix_ns
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.model import ConsumerKey
@@ -62,12 +55,12 @@ LARGEST_EVENT_SIZE: Final = 2**31 - 1
 _DISCARD: Final = {0: DiscardPolicy.OLD, 1: DiscardPolicy.OLD, 2: DiscardPolicy.NEW}
 _STORAGE: Final = {0: StorageType.FILE, 1: StorageType.FILE, 2: StorageType.MEMORY}
 _STORAGE_NUMBERS: Final = {
-    StorageType.FILE: EnsureStreamRequest.STORAGE_TYPE_FILE,
-    StorageType.MEMORY: EnsureStreamRequest.STORAGE_TYPE_MEMORY,
+    StorageType.FILE: pb.EnsureStreamRequest.STORAGE_TYPE_FILE,
+    StorageType.MEMORY: pb.EnsureStreamRequest.STORAGE_TYPE_MEMORY,
 }
 
 
-def read_stream(request: EnsureStreamRequest) -> StreamSpec:
+def read_stream(request: pb.EnsureStreamRequest) -> StreamSpec:
     """Read what a stream is to be; raise `InvalidField`."""
     names.stream_name("name", request.name)
     storage = request.storage
@@ -85,18 +78,18 @@ def read_stream(request: EnsureStreamRequest) -> StreamSpec:
     )
 
 
-def read_consumer(request: EnsureConsumerRequest) -> ConsumerSpec:
+def read_consumer(request: pb.EnsureConsumerRequest) -> ConsumerSpec:
     """Read what a consumer is to be; raise `InvalidField`."""
     names.stream_name("stream", request.stream)
     name = request.name if request.HasField("name") else None
     if name is not None:
         names.consumer_name("name", name)
-    subjects = _each("subjects", request.subjects, names.filter_subject)
+    elements("subjects", request.subjects, MOST_IN_A_LIST, names.filter_subject)
     timeout = duration("processing_timeout", request.processing_timeout, SMALLEST_WINDOW)
     return ConsumerSpec(
         request.stream,
         name,
-        subjects,
+        tuple(request.subjects),
         read_pointer("from", getattr(request, "from"), AtEnd()),
         timeout or DEFAULT_PROCESSING_TIMEOUT,
         _retry_policy(request.retry_policy) if request.HasField("retry_policy") else None,
@@ -110,47 +103,39 @@ def read_consumer_key(request: PauseConsumerRequest | SeekConsumerRequest) -> Co
     return ConsumerKey(request.stream, request.consumer)
 
 
-def read_which_consumer(request: DeleteConsumerRequest | GetConsumerRequest) -> tuple[str, str]:
+def read_which_consumer(request: pb.DeleteConsumerRequest | pb.GetConsumerRequest) -> tuple[str, str]:
     """Read which consumer of which stream is meant; raise `InvalidField`."""
     names.stream_name("stream", request.stream)
     names.consumer_name("id", request.id)
     return request.stream, request.id
 
 
-def _input(request: EnsureStreamRequest) -> StreamInput:
+def _input(request: pb.EnsureStreamRequest) -> StreamInput:
     match request.WhichOneof("source"):
         case "subjects":
-            subjects = _each("subjects.subjects", request.subjects.subjects, names.stream_subject)
+            subjects = tuple(request.subjects.subjects)
+            elements("subjects.subjects", subjects, MOST_IN_A_LIST, names.stream_subject)
             return FromSubjects(_some("subjects.subjects", subjects))
         case "mirror":
-            return FromMirror(_source("mirror", request.mirror, request.name))
+            return FromMirror(_source(request.name, "mirror", request.mirror))
         case "aggregate":
-            sources = few("aggregate.sources", request.aggregate.sources, MOST_IN_A_LIST)
-            return FromAggregate(
-                _some(
-                    "aggregate.sources",
-                    tuple(
-                        _source(f"aggregate.sources[{position}]", source, request.name)
-                        for position, source in enumerate(sources)
-                    ),
-                )
-            )
+            field, read = "aggregate.sources", partial(_source, request.name)
+            sources = elements(field, request.aggregate.sources, MOST_IN_A_LIST, read)
+            return FromAggregate(_some(field, tuple(sources)))
         case _:
             raise InvalidField("source", "set one of subjects, mirror and aggregate")
 
 
-def _source(field: str, source: EnsureStreamRequest.StreamSource, stream: str) -> SourceSpec:
+def _source(stream: str, field: str, source: pb.EnsureStreamRequest.StreamSource) -> SourceSpec:
     names.stream_name(f"{field}.name", source.name)
     if source.name == stream:
         raise InvalidField(f"{field}.name", "must be another stream")
-    return SourceSpec(
-        source.name,
-        read_pointer(f"{field}.from", getattr(source, "from"), AtStart()),
-        _each(f"{field}.filter_subjects", source.filter_subjects, names.filter_subject),
-    )
+    begin = read_pointer(f"{field}.from", getattr(source, "from"), AtStart())
+    elements(f"{field}.filter_subjects", source.filter_subjects, MOST_IN_A_LIST, names.filter_subject)
+    return SourceSpec(source.name, begin, tuple(source.filter_subjects))
 
 
-def _retention(policy: EnsureStreamRequest.RetentionPolicy) -> RetentionSpec:
+def _retention(policy: pb.EnsureStreamRequest.RetentionPolicy) -> RetentionSpec:
     field = "retention_policy"
     return RetentionSpec(
         duration(f"{field}.max_age", policy.max_age, SMALLEST_WINDOW),
@@ -162,7 +147,7 @@ def _retention(policy: EnsureStreamRequest.RetentionPolicy) -> RetentionSpec:
     )
 
 
-def read_pointer(field: str, pointer: StreamPointer, absent: StartPosition) -> StartPosition:
+def read_pointer(field: str, pointer: pb.StreamPointer, absent: StartPosition) -> StartPosition:
     """Read where to start. `start` and `end` count by presence, whatever their value."""
     match pointer.WhichOneof("pointer"):
         case "start":
@@ -179,7 +164,7 @@ def read_pointer(field: str, pointer: StreamPointer, absent: StartPosition) -> S
             return absent
 
 
-def _retry_policy(policy: PolicyMessage) -> RetryPolicy:
+def _retry_policy(policy: pb.RetryPolicy) -> RetryPolicy:
     """Read a policy that is there: what it leaves out is a default, whatever is stored."""
     field = "retry_policy"
     initial = _backoff(policy, "initial_backoff", SHORTEST_BACKOFF) or DEFAULT_INITIAL_BACKOFF
@@ -199,7 +184,7 @@ def _retry_policy(policy: PolicyMessage) -> RetryPolicy:
     )
 
 
-def _backoff(policy: PolicyMessage, name: str, shortest: timedelta) -> timedelta | None:
+def _backoff(policy: pb.RetryPolicy, name: str, shortest: timedelta) -> timedelta | None:
     """Read a time between attempts, cut to microseconds; None if it is absent. Zero is none and refused."""
     if not policy.HasField(name):
         return None
@@ -219,12 +204,6 @@ def _replicas(value: int) -> int:
     return value
 
 
-def _each(field: str, values: Sequence[str], check: Callable[[str, str], None]) -> tuple[str, ...]:
-    for position, value in enumerate(few(field, values, MOST_IN_A_LIST)):
-        check(f"{field}[{position}]", value)
-    return tuple(values)
-
-
 def _some(field: str, values: tuple[T, ...]) -> tuple[T, ...]:
     if not values:
         raise InvalidField(field, "must not be empty")
@@ -234,11 +213,11 @@ def _some(field: str, values: tuple[T, ...]) -> tuple[T, ...]:
 # --- Writing ----------------------------------------------------------------------------------------------
 
 
-def write_stream(spec: StreamSpec) -> EnsureStreamRequest:
+def write_stream(spec: StreamSpec) -> pb.EnsureStreamRequest:
     """Write the request that would make a stream."""
-    request = EnsureStreamRequest(
+    request = pb.EnsureStreamRequest(
         name=spec.name,
-        storage=EnsureStreamRequest.Storage(type=_STORAGE_NUMBERS[spec.storage], replicas=spec.replicas),
+        storage=pb.EnsureStreamRequest.Storage(type=_STORAGE_NUMBERS[spec.storage], replicas=spec.replicas),
         max_event_size=spec.max_event_size,
     )
     if spec.atomic_batches is not None:
@@ -253,7 +232,7 @@ def write_stream(spec: StreamSpec) -> EnsureStreamRequest:
     return request
 
 
-def _write_input(request: EnsureStreamRequest, source: StreamInput) -> None:
+def _write_input(request: pb.EnsureStreamRequest, source: StreamInput) -> None:
     match source:
         case FromSubjects(subjects):
             request.subjects.subjects.extend(subjects)
@@ -264,10 +243,10 @@ def _write_input(request: EnsureStreamRequest, source: StreamInput) -> None:
                 _write_source(request.aggregate.sources.add(), each)
 
 
-def _write_source(message: EnsureStreamRequest.StreamSource, source: SourceSpec) -> None:
+def _write_source(message: pb.EnsureStreamRequest.StreamSource, source: SourceSpec) -> None:
     message.name = source.stream
     message.filter_subjects.extend(source.filters)
-    pointer: StreamPointer = getattr(message, "from")
+    pointer: pb.StreamPointer = getattr(message, "from")
     match source.start:
         case AtId(stream_seq):
             pointer.offset = stream_seq
@@ -279,7 +258,7 @@ def _write_source(message: EnsureStreamRequest.StreamSource, source: SourceSpec)
             pass
 
 
-def _write_retention(policy: EnsureStreamRequest.RetentionPolicy, spec: RetentionSpec) -> None:
+def _write_retention(policy: pb.EnsureStreamRequest.RetentionPolicy, spec: RetentionSpec) -> None:
     if spec.max_age is not None:
         policy.max_age.FromTimedelta(spec.max_age)
     for name in ("max_events", "max_events_per_subject", "max_bytes"):
@@ -287,6 +266,6 @@ def _write_retention(policy: EnsureStreamRequest.RetentionPolicy, spec: Retentio
         if value is not None:
             setattr(policy, name, value)
     if spec.discard is DiscardPolicy.NEW:
-        policy.discard_policy = EnsureStreamRequest.DISCARD_POLICY_NEW
+        policy.discard_policy = pb.EnsureStreamRequest.DISCARD_POLICY_NEW
     if spec.discard_new_per_subject:
         policy.discard_new_per_subject = True
