@@ -74,15 +74,12 @@ class OpenCall(Protocol):
     @property
     def consumer(self) -> ConsumerKey | None:
         """What it consumes from; None while it is not attached."""
-        ...
 
     def view(self) -> SubscriptionView | None:
         """Describe it; None while it is not attached."""
-        ...
 
     def holder(self, seq: StreamSeq) -> Holder | None:
         """Say how it holds an event; None if it does not."""
-        ...
 
 
 class Subscriptions:

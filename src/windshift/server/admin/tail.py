@@ -39,23 +39,18 @@ class TailClient(StreamClient, Protocol):
 
     def send(self, message: StoredMessage) -> None:
         """Send an event."""
-        ...
 
     def skipped(self, count: int, last_id: int) -> None:
         """Tell of events that are not sent because there are too many."""
-        ...
 
     def caught_up(self) -> None:
         """Tell that all events are new from here on."""
-        ...
 
     def position(self, last_id: int) -> None:
         """Tell how far a tail has come that lets nothing through."""
-        ...
 
     def flush(self) -> None:
         """Have what was sent leave."""
-        ...
 
 
 class Tail(Follower):

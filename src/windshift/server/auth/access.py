@@ -272,7 +272,7 @@ class ActivePolicy:
 
     def quotas_of(self, principal: str) -> Quotas | None:
         """Return how much a principal may have; None when the rules know nobody of that name."""
-        found = self.authenticator.principal(principal)
+        found = self.authenticator.principals.get(principal)
         return None if found is None else found.quotas
 
     def replace(self, authenticator: Authenticator, now: float) -> None:

@@ -89,10 +89,6 @@ class Authenticator:
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._waiting = 0
 
-    def principal(self, name: str) -> Principal | None:
-        """Return a principal of the policy; None when there is none of that name."""
-        return self._policy.principals.get(name)
-
     @property
     def principals(self) -> Mapping[str, Principal]:
         """The principals of the policy, by name."""

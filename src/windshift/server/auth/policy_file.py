@@ -86,7 +86,9 @@ def parse_policy(text: str, quotas: Mapping[str, int] = _NO_QUOTAS) -> Policy:
     document.only("issuers", "principals", "publishing", "quotas", "role")
     roles = _roles(document["role"].table())
     issuers = _issuers(document["issuers"])
-    shared_keys = _shared_keys(document["publishing"].table())
+    publishing = document["publishing"].table()
+    publishing.only("shared_keys")
+    shared_keys = _entries(publishing["shared_keys"], PatternKind.SUBJECT)
     patterns = SubjectPatterns(entry.pattern for entry in shared_keys) if shared_keys else None
     reader = _Principals(roles, issuers, {**quotas, **_quotas(document["quotas"])}, patterns)
     principals = [reader.read(*each) for each in _named_tables(document["principals"], *_PRINCIPAL_KEYS)]
@@ -245,14 +247,6 @@ def _quotas_of(
             most = of_roles.get(key, 0)
             of_roles[key] = None if limit is None or most is None else max(limit, most)
     return Quotas(**{**others, **of_roles, **own})
-
-
-# Publishing
-
-
-def _shared_keys(table: Value) -> tuple[ListEntry, ...]:
-    table.only("shared_keys")
-    return _entries(table["shared_keys"], PatternKind.SUBJECT)
 
 
 # Issuers

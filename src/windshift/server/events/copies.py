@@ -102,7 +102,7 @@ class Copies:
 
     def _denial(self, name: str, each: Copied) -> PermissionDenied | None:
         action = Copy(*each)
-        principal = self._access.authenticator.principal(name)
+        principal = self._access.authenticator.principals.get(name)
         if principal is None:
             rule = "the file has no principal of that name"
             return PermissionDenied(name, action.phrase, action.verb, action.resource, rule)
