@@ -25,7 +25,7 @@ from windshift.server.api.policies import (
     NoPolicy,
     Quota,
     Weight,
-    actions,
+    actions_of,
     policy_of,
 )
 from windshift.server.api.principals import PRINCIPALS
@@ -97,9 +97,9 @@ def test_too_many_ids_are_not_even_read(method: str) -> None:
     assert rule is not None
     ids = [f"S.c{number}.1.1" for number in range(MOST_IDS + 1)]
     request = getattr(dead_letters_pb, f"{method}Request")
-    assert len(actions(rule, request(ids=ids[1:]))) == MOST_IDS
+    assert len(actions_of(rule, request(ids=ids[1:]))) == MOST_IDS
     with pytest.raises(InvalidField, match="ids: must have at most 1000 elements"):
-        actions(rule, request(ids=ids))
+        actions_of(rule, request(ids=ids))
 
 
 def test_ids_of_dead_letters_ask_for_each_consumer_once() -> None:
@@ -117,7 +117,7 @@ def test_ids_of_dead_letters_ask_for_each_consumer_once() -> None:
     ]
     rule = policy_of(f"/{DEAD_LETTERS.full_name}/Purge").rule
     assert rule is not None
-    asked = actions(rule, dead_letters_pb.PurgeRequest(ids=ids))
+    asked = actions_of(rule, dead_letters_pb.PurgeRequest(ids=ids))
     assert [each.resource for each in asked] == ["S one", "S two", "T one"]
 
 

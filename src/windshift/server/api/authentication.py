@@ -17,7 +17,7 @@ from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
 from windshift.rpc.turns import Account
 from windshift.server.api.callers import peer_of
-from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions, in_parts, policy_of
+from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions_of, in_parts, policy_of
 from windshift.server.auth.access import ActivePolicy, AuthorizedStream, require_of
 from windshift.server.auth.actions import Action, Publish, WriteKey
 from windshift.server.auth.audit import Audit, Caller
@@ -206,7 +206,7 @@ class AuthInterceptor:
                 if not is_judged:
                     await self._require_in_turns(call, identity, rule, request)
                 if stores and access.full is not None:
-                    _require_room(access.full, actions(rule, request))
+                    _require_room(access.full, actions_of(rule, request))
                 return await handler(request, call)
             except (PermissionDenied, QuotaExceeded) as error:  # the handler's as well: it knows more
                 self._deny(call, identity, error)
@@ -231,7 +231,7 @@ class AuthInterceptor:
             with self._stream(call, identity, usage, counts=False) as admission:
                 call.state = admission
                 if is_followed:
-                    self._follow(call, admission, actions(rule, request))
+                    self._follow(call, admission, actions_of(rule, request))
                 return await handler(request, call)
 
         return lasting
@@ -244,7 +244,7 @@ class AuthInterceptor:
             identity = await self._identified(call)
             usage = self._begin(call, identity, weight)
             try:
-                asked = actions(rule, arguments[0])
+                asked = actions_of(rule, arguments[0])
                 _require(call, identity, asked, arguments[0])
                 with self._stream(call, identity, usage, counts=True) as admission:
                     call.state = admission

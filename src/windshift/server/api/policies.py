@@ -21,29 +21,8 @@ from windshift.server.api.dead_letters import MOST_IDS, check_ids_or_filter, rea
 from windshift.server.api.fields import few
 from windshift.server.api.principals import read_principal
 from windshift.server.api.streams import read_consumer, read_consumer_key, read_stream, read_which_consumer
-from windshift.server.auth.actions import (
-    Action,
-    Bind,
-    Consume,
-    ControlConsumer,
-    Copy,
-    DeleteConsumer,
-    DeleteStream,
-    EndConnections,
-    MakeEphemeral,
-    ManageStore,
-    ManageStream,
-    ObserveServer,
-    Publish,
-    PurgeDeadLetters,
-    PurgeStream,
-    ReadDeadLetters,
-    ReadKey,
-    ReplayDeadLetters,
-    UseConsumer,
-    ViewStream,
-    WriteKey,
-)
+from windshift.server.auth import actions
+from windshift.server.auth.actions import Action
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.names import EVERYTHING
@@ -189,7 +168,7 @@ class MethodPolicy:
         return self.is_bulk and self.weight is Weight.LIST and self.quota is Quota.CALLS
 
 
-def actions(rule: Rule, request: Any) -> list[Action]:
+def actions_of(rule: Rule, request: Any) -> list[Action]:
     """Return the actions that a request needs. Raise `InvalidField` if there are too many."""
     return [action for part in in_parts(rule, request, MOST_ACTIONS) for action in part]
 
@@ -208,67 +187,67 @@ def in_parts(rule: Rule, request: Any, size: int) -> Iterator[list[Action]]:
 
 
 def _publish(request: events_pb.PublishEventRequest) -> Iterator[Action]:
-    yield Publish(request.subject)
+    yield actions.Publish(request.subject)
 
 
 def _ensure_stream(request: events_pb.EnsureStreamRequest) -> Iterator[Action]:
-    yield ManageStream(request.name)
-    yield from map(Bind, request.subjects.subjects)
+    yield actions.ManageStream(request.name)
+    yield from map(actions.Bind, request.subjects.subjects)
     sources = [request.mirror] if request.HasField("mirror") else request.aggregate.sources
     for source in sources:
         for subject in source.filter_subjects or (EVERYTHING,):
-            yield Copy(source.name, subject)
+            yield actions.Copy(source.name, subject)
 
 
 def _ensure_consumer(request: events_pb.EnsureConsumerRequest) -> Iterator[Action]:
     name = request.name if request.HasField("name") else None
     for subject in request.subjects or (EVERYTHING,):
-        yield Consume(request.stream, subject, name)
+        yield actions.Consume(request.stream, subject, name)
     if name is None:
-        yield MakeEphemeral(request.stream)
+        yield actions.MakeEphemeral(request.stream)
 
 
 def _get_consumer(request: events_pb.GetConsumerRequest) -> Iterator[Action]:
-    yield UseConsumer(request.stream, names.given_name(request.id))
+    yield actions.UseConsumer(request.stream, names.given_name(request.id))
 
 
 def _delete_consumer(request: events_pb.DeleteConsumerRequest) -> Iterator[Action]:
-    yield DeleteConsumer(request.stream, names.given_name(request.id))
+    yield actions.DeleteConsumer(request.stream, names.given_name(request.id))
 
 
 # --- State ------------------------------------------------------------------------------------------------
 
 
 def _ensure_store(request: state_pb.EnsureStoreRequest) -> Iterator[Action]:
-    yield ManageStore(request.store)
+    yield actions.ManageStore(request.store)
 
 
 def _get(request: state_pb.GetRequest) -> Iterator[Action]:
-    yield ReadKey(request.store, request.key)
+    yield actions.ReadKey(request.store, request.key)
 
 
 def _write(
     request: state_pb.SetRequest | state_pb.DeleteRequest | state_pb.TouchRequest,
 ) -> Iterator[Action]:
-    yield WriteKey(request.store, request.key)
+    yield actions.WriteKey(request.store, request.key)
 
 
 def _delete_store(request: state_pb.DeleteStoreRequest) -> Iterator[Action]:
-    yield ManageStore(request.store)
-    yield WriteKey(request.store, EVERYTHING)
+    yield actions.ManageStore(request.store)
+    yield actions.WriteKey(request.store, EVERYTHING)
 
 
 def _read_keys(request: state_pb.ListKeysRequest | state_pb.WatchRequest) -> Iterator[Action]:
-    yield ReadKey(request.store, request.filter or EVERYTHING)
+    yield actions.ReadKey(request.store, request.filter or EVERYTHING)
 
 
 def _transact(request: state_pb.TransactRequest) -> Iterator[Action]:
     written = dict.fromkeys(write.key for write in request.writes)
     for key in written:
-        yield WriteKey(request.store, key)
+        yield actions.WriteKey(request.store, key)
     for check in request.checks:
         if check.key not in written:  # who may write a key may do so on a condition, as with Set
-            yield ReadKey(request.store, check.key)
+            yield actions.ReadKey(request.store, check.key)
 
 
 # --- Dead letters -----------------------------------------------------------------------------------------
@@ -280,31 +259,28 @@ _Reads: TypeAlias = (
 
 
 def _read_matching(request: _Reads) -> Iterator[Action]:
-    yield ReadDeadLetters(request.filter.stream, request.filter.consumer)
+    yield actions.ReadDeadLetters(request.filter.stream, request.filter.consumer)
 
 
 def _read_one(request: dead_letters_pb.GetRequest) -> Iterator[Action]:
-    yield from _of_ids(ReadDeadLetters, [request.id])
+    yield from _of_ids(actions.ReadDeadLetters, [request.id])
 
 
 def _replay(request: dead_letters_pb.ReplayRequest | dead_letters_pb.CancelReplayRequest) -> Iterator[Action]:
-    return _of_ids_or_filter(ReplayDeadLetters, request)
+    return _of_ids_or_filter(actions.ReplayDeadLetters, request)
 
 
 def _purge(request: dead_letters_pb.PurgeRequest) -> Iterator[Action]:
-    return _of_ids_or_filter(PurgeDeadLetters, request)
+    return _of_ids_or_filter(actions.PurgeDeadLetters, request)
 
 
-_OfDeadLetters: TypeAlias = Callable[[str, str], Action]
-
-
-def _of_ids_or_filter(action: _OfDeadLetters, request: Any) -> Iterator[Action]:
+def _of_ids_or_filter(action: Callable[[str, str], Action], request: Any) -> Iterator[Action]:
     if request.HasField("filter"):
         yield action(request.filter.stream, request.filter.consumer)
     yield from _of_ids(action, few("ids", request.ids, MOST_IDS))
 
 
-def _of_ids(action: _OfDeadLetters, ids: Any) -> Iterator[Action]:
+def _of_ids(action: Callable[[str, str], Action], ids: Any) -> Iterator[Action]:
     """Yield an action for each consumer whose dead letters are named. Malformed ids are rejected later."""
     seen = set[str]()
     for text in ids:
@@ -323,53 +299,53 @@ def _of_ids(action: _OfDeadLetters, ids: Any) -> Iterator[Action]:
 
 
 def _view(request: admin_pb.GetStreamRequest) -> Iterator[Action]:
-    yield ViewStream(request.name)
+    yield actions.ViewStream(request.name)
 
 
 def _view_of(request: admin_pb.ListSubjectsRequest | admin_pb.ListConsumersRequest) -> Iterator[Action]:
     if request.stream:  # a list of all leaves out what the caller may not see
-        yield ViewStream(request.stream)
+        yield actions.ViewStream(request.stream)
 
 
 def _purge_stream(request: admin_pb.PurgeStreamRequest) -> Iterator[Action]:
-    yield PurgeStream(request.stream, request.subject or EVERYTHING)
+    yield actions.PurgeStream(request.stream, request.subject or EVERYTHING)
 
 
 def _delete_stream(request: admin_pb.DeleteStreamRequest) -> Iterator[Action]:
-    yield DeleteStream(request.name)
+    yield actions.DeleteStream(request.name)
 
 
 def _delete_event(request: admin_pb.DeleteEventRequest) -> Iterator[Action]:
-    yield PurgeStream(request.stream, EVERYTHING)
+    yield actions.PurgeStream(request.stream, EVERYTHING)
 
 
 def _get_event(request: admin_pb.GetEventRequest) -> Iterator[Action]:
-    yield Consume(request.stream, request.last_of_subject or request.subject or EVERYTHING, None)
+    yield actions.Consume(request.stream, request.last_of_subject or request.subject or EVERYTHING, None)
 
 
 def _read_events(request: admin_pb.ReadEventsRequest | admin_pb.TailEventsRequest) -> Iterator[Action]:
     for subject in few("subjects", request.subjects, MOST_FILTERS) or (EVERYTHING,):
-        yield Consume(request.stream, subject, None)
+        yield actions.Consume(request.stream, subject, None)
 
 
 def _control(request: admin_pb.PauseConsumerRequest | admin_pb.SeekConsumerRequest) -> Iterator[Action]:
-    yield ControlConsumer(request.stream, names.given_name(request.consumer))
+    yield actions.ControlConsumer(request.stream, names.given_name(request.consumer))
 
 
 def _observe(_: object) -> Iterator[Action]:
-    yield ObserveServer()
+    yield actions.ObserveServer()
 
 
 def _explain_event(request: admin_pb.ExplainEventRequest) -> Iterator[Action]:
-    yield ObserveServer()
-    yield ViewStream(request.stream)
+    yield actions.ObserveServer()
+    yield actions.ViewStream(request.stream)
 
 
 # --- Principals -------------------------------------------------------------------------------------------
 
 
 def _end_connections(request: principals_pb.EndConnectionsRequest) -> Iterator[Action]:
-    yield EndConnections(request.principal)
+    yield actions.EndConnections(request.principal)
 
 
 # --- Malformed requests ----------------------------------------------------------------------------------
