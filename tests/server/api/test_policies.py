@@ -94,7 +94,6 @@ async def test_the_table_is_what_the_server_has() -> None:
 def test_too_many_ids_are_not_even_read(method: str) -> None:
     """A request may hold ten thousands of them, by whoever may not touch one."""
     rule = policy_of(f"/windshift.deadletters.v1alpha1.DeadLettersService/{method}").rule
-    assert rule is not None
     ids = [f"S.c{number}.1.1" for number in range(MOST_IDS + 1)]
     request = getattr(dead_letters_pb, f"{method}Request")
     assert len(actions_of(rule, request(ids=ids[1:]))) == MOST_IDS
@@ -116,7 +115,6 @@ def test_ids_of_dead_letters_ask_for_each_consumer_once() -> None:
         "S.two.2.x",
     ]
     rule = policy_of(f"/{DEAD_LETTERS.full_name}/Purge").rule
-    assert rule is not None
     asked = actions_of(rule, dead_letters_pb.PurgeRequest(ids=ids))
     assert [each.resource for each in asked] == ["S one", "S two", "T one"]
 

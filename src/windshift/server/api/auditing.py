@@ -27,8 +27,6 @@ _COUNTED: Final = 1000
 def audit_calls(audit: Audit, method: Method) -> Method:
     """Record the calls of a method, if they manage something or read events."""
     policy = policy_of(method.path)
-    if policy.rule is None:
-        return method
     if policy.managed:
         return replace(method, handler=_managing(method, policy.rule, audit))
     if policy.reads:

@@ -7,7 +7,7 @@ request is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -178,7 +178,7 @@ class AuthInterceptor:
 
         So what is denied takes none, as with publishes, nor does what has a shortcut.
         """
-        handler, rule, weight = method.handler, policy.rule or _nothing, int(policy.weight)
+        handler, rule, weight = method.handler, policy.rule, int(policy.weight)
         access, stores, shortcut = self._access, policy.stores, method.shortcut
         if policy.lasting or policy.each:
             handler = self._lasting(handler, rule, is_followed=policy.lasting)
@@ -228,16 +228,14 @@ class AuthInterceptor:
             if not isinstance(identity, Identity):
                 raise TypeError("a call that was not authenticated")
             usage = self._access.usage(identity.principal, call.started)
-            with self._stream(call, identity, usage, counts=False) as admission:
-                call.state = admission
-                if is_followed:
-                    self._follow(call, admission, actions_of(rule, request))
+            asked = actions_of(rule, request) if is_followed else None
+            with self._stream(call, identity, usage, asked, counts=False) as call.state:
                 return await handler(request, call)
 
         return lasting
 
     def _streaming(self, method: Method, policy: MethodPolicy) -> Handler:
-        handler, rule, weight = method.handler, policy.rule or _nothing, int(policy.weight)
+        handler, rule, weight = method.handler, policy.rule, int(policy.weight)
 
         async def guarded(*arguments: Any) -> Any:
             call: ServerCall = arguments[-1]
@@ -246,9 +244,7 @@ class AuthInterceptor:
             try:
                 asked = actions_of(rule, arguments[0])
                 _require(call, identity, asked, arguments[0])
-                with self._stream(call, identity, usage, counts=True) as admission:
-                    call.state = admission
-                    self._follow(call, admission, asked)
+                with self._stream(call, identity, usage, asked, counts=True) as call.state:
                     return await handler(*arguments)
             except _DENIALS as error:
                 self._deny(call, identity, error)
@@ -316,17 +312,15 @@ class AuthInterceptor:
                 identity = await self._identified(call)
 
     def _stream(
-        self, call: ServerCall, identity: Identity, usage: Usage, *, counts: bool
+        self, call: ServerCall, identity: Identity, usage: Usage, asked: list[Action] | None, *, counts: bool
     ) -> AuthorizedStream:
+        """Return what a call that lasts may do. Unless `asked` is None, it ends when that is not allowed."""
         tell_denied = partial(self._deny, call, identity)
         identify = partial(_identify, call)
-        return AuthorizedStream(self._access, identity, identify, usage, tell_denied, counts=counts)
-
-    def _follow(self, call: ServerCall, admission: AuthorizedStream, asked: list[Action]) -> None:
-        """End a call when the rules allow it no longer."""
-        admission.follow(
-            partial(_require_all, admission, asked), partial(self._cut_off, call, admission.identity)
-        )
+        admission = AuthorizedStream(self._access, identity, identify, usage, tell_denied, counts=counts)
+        if asked is not None:
+            admission.follow(partial(_require_all, admission, asked), partial(self._cut_off, call, identity))
+        return admission
 
     def _deny(
         self,
@@ -365,11 +359,6 @@ def _require_room(full: FullStreams, asked: list[Action]) -> None:
     for action in asked:
         if isinstance(action, WriteKey):
             full.check(f"$KV.{action.store}.{action.key}")
-
-
-def _nothing(_: object) -> Iterator[Action]:
-    """Ask for nothing: the rule of a method that has none."""
-    return iter(())
 
 
 def _identify(call: ServerCall, authenticator: Authenticator) -> Identity | Pending:

@@ -113,12 +113,16 @@ class Trace(Enum):
     STORE = 2
 
 
+def _nothing(_: object) -> Iterator[Action]:
+    return iter(())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodPolicy:
     """What applies to the calls of one method.
 
     Attributes:
-        rule: returns the actions that a request needs; None = the method needs no rights, or the domain
+        rule: returns the actions that a request needs: none where the method needs no rights, or the domain
             checks them when it knows more than the request.
         check: rejects malformed requests first, which would otherwise be denied: no rule covers a malformed
             name.
@@ -137,7 +141,7 @@ class MethodPolicy:
         each: whether the handler checks the rights to each thing in a request, and reports on it alone.
     """
 
-    rule: Rule | None
+    rule: Rule = _nothing
     check: Check | None = None
     identified: bool = True
     quota: Quota = Quota.CALLS
@@ -402,7 +406,6 @@ _PUBLISH: Final = MethodPolicy(
     stores=True,
 )
 _PUBLISH_MANY: Final = MethodPolicy(
-    rule=None,
     weight=Weight.LIST,
     max_size=LARGEST_OF_EVENTS,
     most_elements=_EVENTS_AT_ONCE,
@@ -410,16 +413,15 @@ _PUBLISH_MANY: Final = MethodPolicy(
     stores=True,
     each=True,
 )
-_CONSUME: Final = MethodPolicy(rule=None, quota=Quota.STREAMS, weight=Weight.NONE)
+_CONSUME: Final = MethodPolicy(quota=Quota.STREAMS, weight=Weight.NONE)
 _PROBE: Final = MethodPolicy(
-    rule=None,
     identified=False,
     quota=Quota.NONE,
     weight=Weight.NONE,
     trace=Trace.NONE,
     max_size=LARGEST_OF_HEALTH,
 )
-_REFLECTION: Final = MethodPolicy(rule=None, quota=Quota.STREAMS, weight=Weight.NONE, trace=Trace.NONE)
+_REFLECTION: Final = MethodPolicy(quota=Quota.STREAMS, weight=Weight.NONE, trace=Trace.NONE)
 
 
 def _changes(rule: Rule, check: Check) -> MethodPolicy:
@@ -474,7 +476,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _STATE + "Set": replace(_state(_write, _check_key), max_size=UNLIMITED, stores=True),
     _STATE + "Delete": _state(_write, _check_key),
     _STATE + "Touch": _state(_write, _check_key),
-    _STATE + "ListStores": MethodPolicy(rule=None, weight=Weight.LIST),
+    _STATE + "ListStores": MethodPolicy(weight=Weight.LIST),
     _STATE + "DeleteStore": _state(_delete_store, _check_store, managed=True),
     _STATE + "ListKeys": replace(_state(_read_keys, _check_keys, writes=False), weight=Weight.LIST),
     _STATE + "History": replace(_state(_get, _check_key, writes=False), weight=Weight.LIST),
@@ -500,10 +502,10 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     ),
     _DEAD_LETTERS + "Purge": _dead_letters(_purge, check_ids_or_filter, changes=True),
     _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, _check_filter, Quota.STREAMS),
-    _ADMIN + "GetServer": MethodPolicy(rule=None),
-    _ADMIN + "WhoAmI": MethodPolicy(rule=None),
+    _ADMIN + "GetServer": MethodPolicy(),
+    _ADMIN + "WhoAmI": MethodPolicy(),
     _ADMIN + "ListServers": MethodPolicy(rule=_observe, weight=Weight.LIST),
-    _ADMIN + "ListStreams": MethodPolicy(rule=None, weight=Weight.LIST),
+    _ADMIN + "ListStreams": MethodPolicy(weight=Weight.LIST),
     _ADMIN + "GetStream": MethodPolicy(rule=_view, check=_check_stream),
     _ADMIN + "ListSubjects": MethodPolicy(rule=_view_of, check=_check_of_stream, weight=Weight.LIST),
     _ADMIN + "PurgeStream": _changes(_purge_stream, _check_of_stream),
@@ -521,7 +523,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _ADMIN + "ListSubscriptions": MethodPolicy(rule=_observe, weight=Weight.LIST),
     _ADMIN + "PauseConsumer": _changes(_control, read_consumer_key),
     _ADMIN + "SeekConsumer": _changes(_control, read_consumer_key),
-    _ADMIN + "GetHistory": MethodPolicy(rule=None, weight=Weight.LIST),
+    _ADMIN + "GetHistory": MethodPolicy(weight=Weight.LIST),
     _PRINCIPALS + "ListPrincipals": MethodPolicy(rule=_observe, weight=Weight.LIST),
     _PRINCIPALS + "EndConnections": _changes(_end_connections, read_principal),
     _HEALTH + "Check": _PROBE,
