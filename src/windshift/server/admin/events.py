@@ -120,21 +120,17 @@ class EventReader:
     async def _forwards(
         self, which: Selection, query: dict[str, Any], page: _Page, deadline: float, *, direct: bool
     ) -> EventPage:
-        scanned = query.get("seq", 1) - 1
+        page.scanned_to = query.get("seq", 1) - 1
         while True:
             want = _BATCH if which.types else min(_BATCH, page.room)
             query |= {"batch": want, "max_bytes": PAGE_BYTES}
             batch = await self._batch(which, query, page.until, deadline, direct=direct)
-            for message in batch.messages:
-                if page.is_full:
-                    return EventPage(page.found, scanned, message.sequence)
-                scanned = message.sequence
-                page.look_at(message, taken=which.takes(message))
-            if not batch.left:
-                return EventPage(page.found, scanned, None)
+            beyond = page.take(batch.messages, which)
+            if beyond is not None or not batch.left:
+                return page.ended(beyond)
             if page.is_over(self._loop.time()):
-                return EventPage(page.found, scanned, scanned + 1)
-            query = {"seq": scanned + 1}
+                return page.ended(page.scanned_to + 1)
+            query = {"seq": page.scanned_to + 1}
 
     # --- Backwards ----------------------------------------------------------------------------------------
 
@@ -157,27 +153,25 @@ class EventReader:
     async def _backwards(
         self, which: Selection, held: _Held, newest: int, page: _Page, deadline: float
     ) -> EventPage:
-        scan, scanned = BackwardScan(held.first, newest, _WINDOW if held.direct else 1, _BATCH), 0
+        scan = BackwardScan(held.first, newest, _WINDOW if held.direct else 1, _BATCH)
         while not scan.is_over:
             oldest, end = scan.oldest, scan.newest
             query = {"seq": oldest, "batch": _BATCH, "max_bytes": PAGE_BYTES}
             batch = await self._batch(which, query, page.until, deadline, direct=held.direct, newest=end)
             inside = scan.take(batch)
             if inside is None:
-                if scanned and page.is_over(self._loop.time()):
-                    return EventPage(page.found, scanned, scan.newest)
+                if page.scanned_to and page.is_over(self._loop.time()):
+                    return page.ended(scan.newest)
                 continue
-            for message in inside:
-                if page.is_full:
-                    return EventPage(page.found, scanned, message.sequence)
-                scanned = message.sequence
-                page.look_at(message, taken=which.takes(message))
+            beyond = page.take(inside, which)
+            if beyond is not None:
+                return page.ended(beyond)
             page.scanned += end - oldest + 1 - len(inside)
-            scanned = oldest
+            page.scanned_to = oldest
             is_some = bool(page.found) or page.scanned >= _WINDOW  # a page that ends has got somewhere
             if is_some and page.is_over(self._loop.time()) and not scan.is_over:
-                return EventPage(page.found, scanned, scan.newest)
-        return EventPage(page.found, scanned, None)
+                return page.ended(scan.newest)
+        return page.ended(None)
 
     # --- Asking -------------------------------------------------------------------------------------------
 
@@ -297,12 +291,14 @@ class _Page:
     """What was found so far, and how much looking that took.
 
     Attributes:
+        scanned: how many ids were looked at.
+        scanned_to: the last of them; 0 = none.
         until: when it was looked for long enough, in the loop's time.
     """
 
     def __init__(self, until: float, limit: int) -> None:
         self.found: list[StoredMessage] = []
-        self.scanned = 0
+        self.scanned = self.scanned_to = 0
         self.until = until
         self._limit = limit
         self._size = 0
@@ -321,12 +317,21 @@ class _Page:
         """Whether it is full, or was looked for long enough."""
         return self.is_full or self.scanned >= MOST_SCANNED or now >= self.until
 
-    def look_at(self, message: StoredMessage, *, taken: bool) -> None:
-        """Count a message, and take it or not."""
-        self.scanned += 1
-        if taken:
-            self.found.append(message)
-            self._size += len(message.body)
+    def take(self, messages: Sequence[StoredMessage], which: Selection) -> int | None:
+        """Take those messages that are wanted; return the id of the first one that has no room."""
+        for message in messages:
+            if self.is_full:
+                return message.sequence
+            self.scanned += 1
+            self.scanned_to = message.sequence
+            if which.takes(message):
+                self.found.append(message)
+                self._size += len(message.body)
+        return None
+
+    def ended(self, after: int | None) -> EventPage:
+        """Return the page; `after` is the id to go on with."""
+        return EventPage(self.found, self.scanned_to, after)
 
 
 def merged(batches: Sequence[Batch], most: int) -> Batch:

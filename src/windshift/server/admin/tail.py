@@ -209,15 +209,12 @@ class Tail(Follower):
             return math.inf
         if self._loop.time() < self._reported_at + _NEWS:
             return self._reported_at + _NEWS
-        self._tell()
-        return math.inf
-
-    def _tell(self) -> None:
         self._reported_at = self._loop.time()
         self._tell_skipped()
         if self._passed:
             self._client.position(self._passed)
             self._passed = 0
+        return math.inf
 
     def _tell_skipped(self) -> None:
         if self._skipped:
