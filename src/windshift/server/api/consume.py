@@ -13,7 +13,7 @@ from windshift.rpc import ServerCall
 from windshift.server.admin.subscriptions import Holder, Subscriptions, SubscriptionView
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of, caller_of
-from windshift.server.api.fields import duration_ns
+from windshift.server.api.fields import duration_ns, known, members
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consuming.call import ConsumeCall
 from windshift.server.events.consuming.commands import (
@@ -43,12 +43,7 @@ TYPE_URL_PREFIX = "type.googleapis.com/"
 MOST_BATCH_BYTES = 1024 * 1024
 """Bytes of the events of a batch whose size has no other bound; clients take messages of 4 MiB by default."""
 
-_ACTIONS = {
-    EventsRequest.REJECT_ACTION_UNSPECIFIED: Action.UNSPECIFIED,
-    EventsRequest.REJECT_ACTION_RETRY: Action.RETRY,
-    EventsRequest.REJECT_ACTION_DEAD_LETTER: Action.DEAD_LETTER,
-    EventsRequest.REJECT_ACTION_DROP: Action.DROP,
-}
+_ACTIONS = members(Action, EventsRequest.RejectAction)
 _CONFIRMED = {kind: f"{kind.value}_confirmation" for kind in CommandKind}
 """The field of a response that confirms each kind of command."""
 
@@ -198,15 +193,13 @@ def _subscribe(subscribe: EventsRequest.Subscribe) -> Subscribe:
 
 def _reject(reject: EventsRequest.Reject) -> Reject:
     delay_ns = duration_ns("reject.delay", reject.delay) if reject.HasField("delay") else None
-    if reject.action not in _ACTIONS:
-        raise InvalidField("reject.action", f"{reject.action} is not a known value")
     return Reject(
         _ids("reject.ids", reject.ids),
         reject.permanently,
         delay_ns,
         reject.reason[:LONGEST_REASON],
         reject.error_type[:LONGEST_ERROR_TYPE],
-        _ACTIONS[reject.action],
+        known("reject.action", reject.action, _ACTIONS),
     )
 
 

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
-from windshift.nats.times import from_unix_ns
 from windshift.rpc import ServerCall
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of
@@ -215,9 +214,9 @@ def _message(dead_letter: DeadLetter, *, replaying: bool) -> pb.DeadLetter:
         other_headers=dead_letter.other_headers,
     )
     if failure.first_delivery_ns:
-        message.first_delivery.CopyFrom(wire_time(from_unix_ns(failure.first_delivery_ns)))
+        message.first_delivery.FromNanoseconds(failure.first_delivery_ns)
     if failure.last_delivery_ns:
-        message.last_delivery.CopyFrom(wire_time(from_unix_ns(failure.last_delivery_ns)))
+        message.last_delivery.FromNanoseconds(failure.last_delivery_ns)
     write_event(message.event, dead_letter.delivery(failure.attempts))
     return message
 

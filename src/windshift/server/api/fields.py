@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
-from typing import Final, TypeVar, overload
+from typing import Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift.nats.times import NANOSECONDS, Time
+from windshift.rpc.service import snake_case
 from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.pages import LARGEST
 
@@ -65,9 +66,10 @@ def known(field: str, value: int, values: Mapping[int, T]) -> T:
 def members(kind: type[E], numbers: EnumTypeWrapper) -> dict[int, E]:
     """Return the members of `kind` by the numbers that the values of a Protobuf enumeration have.
 
-    Their names are the same, but for the first word there, which is the enumeration's. Others are left out.
+    Their names are the same, but for the enumeration's before them there. Others are left out.
     """
-    names = ((number, name.partition("_")[2]) for name, number in numbers.items())
+    prefix = f"{snake_case(numbers.DESCRIPTOR.name).upper()}_"
+    names = ((number, name.removeprefix(prefix)) for name, number in numbers.items())
     return {number: kind[name] for number, name in names if name in kind.__members__}
 
 
@@ -82,14 +84,6 @@ def unix_ns(field: str, value: Timestamp) -> int:
     """Return a time as nanoseconds since 1970; refuse what a Protobuf Timestamp must not hold."""
     seconds, nanos = timestamp(field, value)
     return seconds * NANOSECONDS + nanos
-
-
-@overload
-def wire_time(value: Time) -> Timestamp: ...
-
-
-@overload
-def wire_time(value: Time | None) -> Timestamp | None: ...
 
 
 def wire_time(value: Time | None) -> Timestamp | None:

@@ -54,10 +54,6 @@ LARGEST_EVENT_SIZE: Final = 2**31 - 1
 
 _DISCARD: Final = {0: DiscardPolicy.OLD, 1: DiscardPolicy.OLD, 2: DiscardPolicy.NEW}
 _STORAGE: Final = {0: StorageType.FILE, 1: StorageType.FILE, 2: StorageType.MEMORY}
-_STORAGE_NUMBERS: Final = {
-    StorageType.FILE: pb.EnsureStreamRequest.STORAGE_TYPE_FILE,
-    StorageType.MEMORY: pb.EnsureStreamRequest.STORAGE_TYPE_MEMORY,
-}
 
 
 def read_stream(request: pb.EnsureStreamRequest) -> StreamSpec:
@@ -217,7 +213,7 @@ def write_stream(spec: StreamSpec) -> pb.EnsureStreamRequest:
     """Write the request that would make a stream."""
     request = pb.EnsureStreamRequest(
         name=spec.name,
-        storage=pb.EnsureStreamRequest.Storage(type=_STORAGE_NUMBERS[spec.storage], replicas=spec.replicas),
+        storage={"type": f"STORAGE_TYPE_{spec.storage.name}", "replicas": spec.replicas},
         max_event_size=spec.max_event_size,
     )
     if spec.atomic_batches is not None:
