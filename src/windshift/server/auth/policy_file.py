@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from ipaddress import ip_address
 from math import inf, nextafter
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 from urllib.parse import urlsplit
 
 from windshift.server.auth.certificates import read_name
@@ -119,10 +119,7 @@ def read_policy(file: Path, quotas: Mapping[str, int] = _NO_QUOTAS) -> Policy:
         raise PolicyError((f"line {line}: not UTF-8; save the file as such",)) from None
 
 
-_Key = TypeVar("_Key")
-
-
-def _once(seen: dict[_Key, int], key: _Key, place: Value, text: str) -> None:
+def _once(seen: dict[object, int], key: object, place: Value, text: str) -> None:
     """Note a key that may be in the file only once, or report that it is there already."""
     if key in seen:
         place.wrong(f"{text} is there already (line {seen[key]})")
@@ -131,7 +128,7 @@ def _once(seen: dict[_Key, int], key: _Key, place: Value, text: str) -> None:
 
 def _named_tables(array: Value, *known: str) -> Iterator[tuple[str, Value]]:
     """Yield the tables of an array, each with its name; a name that cannot be used is empty."""
-    seen: dict[str, int] = {}
+    seen: dict[object, int] = {}
     for table in array.elements(dict):
         name = _name(table.required("name"))
         if name:
@@ -254,7 +251,7 @@ def _quotas_of(
 
 def _issuers(array: Value) -> dict[str, Issuer]:
     issuers: dict[str, Issuer] = {}
-    seen: dict[str, int] = {}
+    seen: dict[object, int] = {}
     for name, table in _named_tables(array, *_ISSUER_KEYS):
         claim = _claim(table.required("issuer"))
         if claim:
@@ -343,9 +340,7 @@ class _Principals:
     issuers: Mapping[str, Issuer]
     quotas: Mapping[str, int | None]
     shared_keys: SubjectPatterns | None
-    digests: dict[bytes, int] = field(default_factory=dict)
-    subjects: dict[JwtSubject, int] = field(default_factory=dict)
-    certificates: dict[str, int] = field(default_factory=dict)
+    seen: dict[object, int] = field(default_factory=dict)
 
     def read(self, name: str, table: Value) -> Principal:
         if all(table[key].is_missing for key in ("token_sha256", "jwt", "mtls")):
@@ -387,7 +382,7 @@ class _Principals:
             return None
         if _DIGEST.fullmatch(text) is not None:
             digest = bytes.fromhex(text)
-            _once(self.digests, digest, value, "the same token")
+            _once(self.seen, digest, value, "the same token")
             return digest
         if _TOKEN.match(text) is not None:
             value.wrong(
@@ -410,7 +405,7 @@ class _Principals:
                 table["issuer"].wrong(f"unknown issuer {shown(issuer)}; known are {known}")
             subject = JwtSubject(issuer, sub)
             if sub:
-                _once(self.subjects, subject, table["sub"], "this subject")
+                _once(self.seen, subject, table["sub"], "this subject")
             yield subject
 
     def _mtls(self, value: Value) -> Iterator[str]:
@@ -420,7 +415,7 @@ class _Principals:
             except ValueError as error:
                 each.wrong(f"{shown(each.value)}: {error}")
             else:
-                _once(self.certificates, name, each, "this name")
+                _once(self.seen, name, each, "this name")
                 yield name
 
 
