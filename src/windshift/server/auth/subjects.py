@@ -55,11 +55,22 @@ class SubjectPatterns:
 
     They form a tree by token, so that a search takes time by the tokens of the subject, and by the number of
     patterns only as far as they have wildcards in the same places. It finds the pattern with the lowest
-    number.
+    number. Each branch of the tree is for what follows the same tokens.
+
+    Attributes:
+        branches: longer patterns, by their next token, except ``>``.
+        end: the lowest number of patterns that end here; None = none.
+        rest: the same of patterns that continue with ``>``.
+        beyond: the same of all longer patterns.
     """
 
+    __slots__ = ("beyond", "branches", "end", "rest")
+
     def __init__(self, patterns: Iterable[str] = ()) -> None:
-        self._root = _Branch()
+        self.branches: dict[str, SubjectPatterns] = {}
+        self.end: int | None = None
+        self.rest: int | None = None
+        self.beyond: int | None = None
         for number, pattern in enumerate(patterns):
             self.add(tokens(pattern), number)
 
@@ -71,67 +82,40 @@ class SubjectPatterns:
         """Add a pattern, as from `tokens`. A malformed one matches nothing."""
         if not pattern:
             return
-        branch = self._root
+        branch = self
         for word in pattern:
             branch.beyond = _lower(branch.beyond, number)
             if word == ">":
                 branch.rest = _lower(branch.rest, number)
                 return
-            branch = branch.branches.setdefault(word, _Branch())
+            branch = branch.branches.setdefault(word, SubjectPatterns())
         branch.end = _lower(branch.end, number)
 
-    def covering(self, wanted: Sequence[str]) -> int | None:
-        """Return the number of a pattern that covers a subject, as from `tokens`."""
-        return _covering(self._root, wanted, 0) if wanted else None
+    def covering(self, wanted: Sequence[str], position: int = 0) -> int | None:
+        """Return the number of a pattern that covers a subject, as from `tokens`, from a position on."""
+        if position == len(wanted):
+            return self.end  # None at the root: nothing covers what is malformed
+        found = self.rest
+        word = wanted[position]
+        if word != ">" and self.branches:
+            for each in (word, "*") if word != "*" else (word,):
+                if each in self.branches:
+                    found = _lower(found, self.branches[each].covering(wanted, position + 1))
+        return found
 
-    def overlapping(self, wanted: Sequence[str]) -> int | None:
+    def overlapping(self, wanted: Sequence[str], position: int = 0) -> int | None:
         """Return the number of a pattern that overlaps with it."""
-        return _overlapping(self._root, wanted, 0) if wanted else None
-
-
-class _Branch:
-    """Patterns that begin with the same tokens.
-
-    Attributes:
-        branches: longer patterns, by their next token, except ``>``.
-        end: the lowest number of patterns that end here; None = none.
-        rest: the same of patterns that continue with ``>``.
-        beyond: the same of all longer patterns.
-    """
-
-    __slots__ = ("beyond", "branches", "end", "rest")
-
-    def __init__(self) -> None:
-        self.branches: dict[str, _Branch] = {}
-        self.end: int | None = None
-        self.rest: int | None = None
-        self.beyond: int | None = None
-
-
-def _covering(branch: _Branch, wanted: Sequence[str], position: int) -> int | None:
-    if position == len(wanted):
-        return branch.end
-    found = branch.rest
-    word = wanted[position]
-    if word != ">" and branch.branches:
-        for each in (word, "*") if word != "*" else (word,):
-            if each in branch.branches:
-                found = _lower(found, _covering(branch.branches[each], wanted, position + 1))
-    return found
-
-
-def _overlapping(branch: _Branch, wanted: Sequence[str], position: int) -> int | None:
-    if position == len(wanted):
-        return branch.end
-    word = wanted[position]
-    if word == ">":
-        return branch.beyond
-    found = branch.rest
-    if branch.branches:
-        for each in branch.branches if word == "*" else (word, "*"):
-            if each in branch.branches:
-                found = _lower(found, _overlapping(branch.branches[each], wanted, position + 1))
-    return found
+        if position == len(wanted):
+            return self.end
+        word = wanted[position]
+        if word == ">":
+            return self.beyond
+        found = self.rest
+        if self.branches:
+            for each in self.branches if word == "*" else (word, "*"):
+                if each in self.branches:
+                    found = _lower(found, self.branches[each].overlapping(wanted, position + 1))
+        return found
 
 
 def _lower(one: int | None, other: int | None) -> int | None:
