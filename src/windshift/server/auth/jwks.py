@@ -48,7 +48,6 @@ class Keys:
         ignored: what is wrong with unusable keys, each reason once.
     """
 
-    key_ids: frozenset[str]
     by_use: Mapping[tuple[str | None, str], Any]
     ignored: tuple[str, ...] = ()
 
@@ -71,7 +70,6 @@ def read_keys(document: bytes, algorithms: Iterable[str]) -> Keys:
     if len(entries) > _MAX_KEYS:
         raise NotFetched(f"it has more than {_MAX_KEYS} keys")
     by_use: dict[tuple[str | None, str], Any] = {}
-    key_ids = set()
     ignored = set()
     for entry in entries:
         try:
@@ -80,11 +78,9 @@ def read_keys(document: bytes, algorithms: Iterable[str]) -> Keys:
         except _Unusable as unusable:
             ignored.add(str(unusable))
             continue
-        if key_id is not None:
-            key_ids.add(key_id)
         for use in {(name, algorithm) for name in (key_id, None) for algorithm in fitting}:
             by_use[use] = None if use in by_use else key
-    return Keys(frozenset(key_ids), by_use, tuple(sorted(ignored)))
+    return Keys(by_use, tuple(sorted(ignored)))
 
 
 def _describe(entry: Any, algorithms: Iterable[str]) -> tuple[str | None, list[str]]:
@@ -171,7 +167,7 @@ class KeySet:
         return key
 
     def _missing(self, key_id: str | None, keys: Keys, now: float, *, waited: bool) -> None:
-        if key_id is None or key_id in keys.key_ids:
+        if key_id is None or any(name == key_id for name, _ in keys.by_use):
             raise self._refusal("has no key for the token's algorithm")
         if not waited and self._refresh(now):
             return
