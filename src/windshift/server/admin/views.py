@@ -9,22 +9,8 @@ from typing import Any, NamedTuple
 
 from windshift.nats.times import Time, parse_rfc3339
 from windshift.server.domain.names import EVERYTHING
+from windshift.server.events import specs
 from windshift.server.events.losses import source_filters
-from windshift.server.events.specs import (
-    AtId,
-    AtStart,
-    AtTime,
-    DiscardPolicy,
-    FromAggregate,
-    FromMirror,
-    FromSubjects,
-    RetentionSpec,
-    SourceSpec,
-    StartPosition,
-    StorageType,
-    StreamInput,
-    StreamSpec,
-)
 
 
 class SourceView(NamedTuple):
@@ -68,7 +54,7 @@ class StreamView(NamedTuple):
         replicas: the copies that do not lead.
     """
 
-    spec: StreamSpec
+    spec: specs.StreamSpec
     created: Time
     events: int
     size: int
@@ -119,24 +105,24 @@ def _source_view(source: Mapping[str, Any]) -> SourceView:
 # --- A stored configuration as a spec ---------------------------------------------------------------------
 
 
-def stored_spec(config: Mapping[str, Any]) -> StreamSpec:
+def stored_spec(config: Mapping[str, Any]) -> specs.StreamSpec:
     """Return the spec that would make this stream: the inverse of `desired_config`."""
     size = config.get("max_msg_size", -1)
     window = config.get("duplicate_window", 0)
     source = _input(config)
-    is_published_to = isinstance(source, FromSubjects)  # of others batches cannot be asked for
-    return StreamSpec(
+    is_published_to = isinstance(source, specs.FromSubjects)  # of others batches cannot be asked for
+    return specs.StreamSpec(
         config["name"],
         source,
-        RetentionSpec(
+        specs.RetentionSpec(
             _duration(config.get("max_age", 0)),
             _limit(config, "max_msgs"),
             _limit(config, "max_msgs_per_subject"),
             _limit(config, "max_bytes"),
-            DiscardPolicy(config.get("discard", "old")),
+            specs.DiscardPolicy(config.get("discard", "old")),
             bool(config.get("discard_new_per_subject")),
         ),
-        StorageType(config.get("storage", "file")),
+        specs.StorageType(config.get("storage", "file")),
         config.get("num_replicas") or 1,
         _duration(window),
         size if size > 0 else None,
@@ -150,25 +136,25 @@ def _limit(config: Mapping[str, Any], key: str) -> int | None:
     return value if value > 0 else None
 
 
-def _input(config: Mapping[str, Any]) -> StreamInput:
+def _input(config: Mapping[str, Any]) -> specs.StreamInput:
     if config.get("mirror"):
-        return FromMirror(_source(config["mirror"]))
+        return specs.FromMirror(_source(config["mirror"]))
     if config.get("sources"):
-        return FromAggregate(tuple(map(_source, config["sources"])))
-    return FromSubjects(tuple(config.get("subjects") or ()))
+        return specs.FromAggregate(tuple(map(_source, config["sources"])))
+    return specs.FromSubjects(tuple(config.get("subjects") or ()))
 
 
-def _source(source: Mapping[str, Any]) -> SourceSpec:
+def _source(source: Mapping[str, Any]) -> specs.SourceSpec:
     filters = source_filters(source)
-    return SourceSpec(source["name"], _start(source), () if filters == [EVERYTHING] else tuple(filters))
+    return specs.SourceSpec(source["name"], _start(source), () if filters == [EVERYTHING] else tuple(filters))
 
 
-def _start(config: Mapping[str, Any]) -> StartPosition:
+def _start(config: Mapping[str, Any]) -> specs.StartPosition:
     time = _time(config.get("opt_start_time") or "")
     if time is not None:
-        return AtTime(time.unix_ns)
+        return specs.AtTime(time.unix_ns)
     sequence = config.get("opt_start_seq")
-    return AtId(sequence) if sequence else AtStart()
+    return specs.AtId(sequence) if sequence else specs.AtStart()
 
 
 # --- Consumers --------------------------------------------------------------------------------------------

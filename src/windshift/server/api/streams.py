@@ -12,38 +12,8 @@ from windshift.nats.times import nanoseconds
 from windshift.server.api.fields import duration, duration_ns, elements, known, number, real, unix_ns
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
+from windshift.server.events import retries, specs
 from windshift.server.events.model import ConsumerKey
-from windshift.server.events.retries import (
-    DEFAULT_INITIAL_BACKOFF,
-    DEFAULT_JITTER,
-    DEFAULT_MAX_BACKOFF,
-    DEFAULT_MULTIPLIER,
-    LARGEST_MULTIPLIER,
-    LONGEST_BACKOFF,
-    MOST_ATTEMPTS,
-    SHORTEST_BACKOFF,
-    RetryPolicy,
-)
-from windshift.server.events.specs import (
-    DEFAULT_PROCESSING_TIMEOUT,
-    MAX_REPLICAS,
-    SMALLEST_WINDOW,
-    AtEnd,
-    AtId,
-    AtStart,
-    AtTime,
-    ConsumerSpec,
-    DiscardPolicy,
-    FromAggregate,
-    FromMirror,
-    FromSubjects,
-    RetentionSpec,
-    SourceSpec,
-    StartPosition,
-    StorageType,
-    StreamInput,
-    StreamSpec,
-)
 
 T = TypeVar("T")
 
@@ -52,16 +22,16 @@ MOST_IN_A_LIST: Final = 4096
 
 LARGEST_EVENT_SIZE: Final = 2**31 - 1
 
-_DISCARD: Final = {0: DiscardPolicy.OLD, 1: DiscardPolicy.OLD, 2: DiscardPolicy.NEW}
-_STORAGE: Final = {0: StorageType.FILE, 1: StorageType.FILE, 2: StorageType.MEMORY}
+_DISCARD: Final = {0: specs.DiscardPolicy.OLD, 1: specs.DiscardPolicy.OLD, 2: specs.DiscardPolicy.NEW}
+_STORAGE: Final = {0: specs.StorageType.FILE, 1: specs.StorageType.FILE, 2: specs.StorageType.MEMORY}
 
 
-def read_stream(request: pb.EnsureStreamRequest) -> StreamSpec:
+def read_stream(request: pb.EnsureStreamRequest) -> specs.StreamSpec:
     """Read what a stream is to be; raise `InvalidField`."""
     names.stream_name("name", request.name)
     storage = request.storage
-    window = duration("deduplication_window", request.deduplication_window, SMALLEST_WINDOW)
-    return StreamSpec(
+    window = duration("deduplication_window", request.deduplication_window, specs.SMALLEST_WINDOW)
+    return specs.StreamSpec(
         request.name,
         _input(request),
         _retention(request.retention_policy),
@@ -74,20 +44,20 @@ def read_stream(request: pb.EnsureStreamRequest) -> StreamSpec:
     )
 
 
-def read_consumer(request: pb.EnsureConsumerRequest) -> ConsumerSpec:
+def read_consumer(request: pb.EnsureConsumerRequest) -> specs.ConsumerSpec:
     """Read what a consumer is to be; raise `InvalidField`."""
     names.stream_name("stream", request.stream)
     name = request.name if request.HasField("name") else None
     if name is not None:
         names.consumer_name("name", name)
     elements("subjects", request.subjects, MOST_IN_A_LIST, names.filter_subject)
-    timeout = duration("processing_timeout", request.processing_timeout, SMALLEST_WINDOW)
-    return ConsumerSpec(
+    timeout = duration("processing_timeout", request.processing_timeout, specs.SMALLEST_WINDOW)
+    return specs.ConsumerSpec(
         request.stream,
         name,
         tuple(request.subjects),
-        read_pointer("from", getattr(request, "from"), AtEnd()),
-        timeout or DEFAULT_PROCESSING_TIMEOUT,
+        read_pointer("from", getattr(request, "from"), specs.AtEnd()),
+        timeout or specs.DEFAULT_PROCESSING_TIMEOUT,
         _retry_policy(request.retry_policy) if request.HasField("retry_policy") else None,
     )
 
@@ -106,35 +76,35 @@ def read_which_consumer(request: pb.DeleteConsumerRequest | pb.GetConsumerReques
     return request.stream, request.id
 
 
-def _input(request: pb.EnsureStreamRequest) -> StreamInput:
+def _input(request: pb.EnsureStreamRequest) -> specs.StreamInput:
     match request.WhichOneof("source"):
         case "subjects":
             subjects = tuple(request.subjects.subjects)
             elements("subjects.subjects", subjects, MOST_IN_A_LIST, names.stream_subject)
-            return FromSubjects(_some("subjects.subjects", subjects))
+            return specs.FromSubjects(_some("subjects.subjects", subjects))
         case "mirror":
-            return FromMirror(_source(request.name, "mirror", request.mirror))
+            return specs.FromMirror(_source(request.name, "mirror", request.mirror))
         case "aggregate":
             field, read = "aggregate.sources", partial(_source, request.name)
             sources = elements(field, request.aggregate.sources, MOST_IN_A_LIST, read)
-            return FromAggregate(_some(field, tuple(sources)))
+            return specs.FromAggregate(_some(field, tuple(sources)))
         case _:
             raise InvalidField("source", "set one of subjects, mirror and aggregate")
 
 
-def _source(stream: str, field: str, source: pb.EnsureStreamRequest.StreamSource) -> SourceSpec:
+def _source(stream: str, field: str, source: pb.EnsureStreamRequest.StreamSource) -> specs.SourceSpec:
     names.stream_name(f"{field}.name", source.name)
     if source.name == stream:
         raise InvalidField(f"{field}.name", "must be another stream")
-    begin = read_pointer(f"{field}.from", getattr(source, "from"), AtStart())
+    begin = read_pointer(f"{field}.from", getattr(source, "from"), specs.AtStart())
     elements(f"{field}.filter_subjects", source.filter_subjects, MOST_IN_A_LIST, names.filter_subject)
-    return SourceSpec(source.name, begin, tuple(source.filter_subjects))
+    return specs.SourceSpec(source.name, begin, tuple(source.filter_subjects))
 
 
-def _retention(policy: pb.EnsureStreamRequest.RetentionPolicy) -> RetentionSpec:
+def _retention(policy: pb.EnsureStreamRequest.RetentionPolicy) -> specs.RetentionSpec:
     field = "retention_policy"
-    return RetentionSpec(
-        duration(f"{field}.max_age", policy.max_age, SMALLEST_WINDOW),
+    return specs.RetentionSpec(
+        duration(f"{field}.max_age", policy.max_age, specs.SMALLEST_WINDOW),
         number(f"{field}.max_events", policy.max_events) or None,
         number(f"{field}.max_events_per_subject", policy.max_events_per_subject) or None,
         number(f"{field}.max_bytes", policy.max_bytes) or None,
@@ -143,35 +113,37 @@ def _retention(policy: pb.EnsureStreamRequest.RetentionPolicy) -> RetentionSpec:
     )
 
 
-def read_pointer(field: str, pointer: pb.StreamPointer, absent: StartPosition) -> StartPosition:
+def read_pointer(field: str, pointer: pb.StreamPointer, absent: specs.StartPosition) -> specs.StartPosition:
     """Read where to start. `start` and `end` count by presence, whatever their value."""
     match pointer.WhichOneof("pointer"):
         case "start":
-            return AtStart()
+            return specs.AtStart()
         case "end":
-            return AtEnd()
+            return specs.AtEnd()
         case "time":
-            return AtTime(unix_ns(f"{field}.time", pointer.time))
+            return specs.AtTime(unix_ns(f"{field}.time", pointer.time))
         case "offset":
             if pointer.offset == 0:
                 raise InvalidField(f"{field}.offset", "ids begin at 1; leave it out or set start")
-            return AtId(number(f"{field}.offset", pointer.offset))
+            return specs.AtId(number(f"{field}.offset", pointer.offset))
         case _:
             return absent
 
 
-def _retry_policy(policy: pb.RetryPolicy) -> RetryPolicy:
+def _retry_policy(policy: pb.RetryPolicy) -> retries.RetryPolicy:
     """Read a policy that is there: what it leaves out is a default, whatever is stored."""
     field = "retry_policy"
-    initial = _backoff(policy, "initial_backoff", SHORTEST_BACKOFF) or DEFAULT_INITIAL_BACKOFF
-    longest = _backoff(policy, "max_backoff", initial) or max(initial, DEFAULT_MAX_BACKOFF)
-    multiplier, jitter = DEFAULT_MULTIPLIER, DEFAULT_JITTER
+    initial = _backoff(policy, "initial_backoff", retries.SHORTEST_BACKOFF) or retries.DEFAULT_INITIAL_BACKOFF
+    longest = _backoff(policy, "max_backoff", initial) or max(initial, retries.DEFAULT_MAX_BACKOFF)
+    multiplier, jitter = retries.DEFAULT_MULTIPLIER, retries.DEFAULT_JITTER
     if policy.HasField("backoff_multiplier"):
-        multiplier = real(f"{field}.backoff_multiplier", policy.backoff_multiplier, 1, LARGEST_MULTIPLIER)
+        multiplier = real(
+            f"{field}.backoff_multiplier", policy.backoff_multiplier, 1, retries.LARGEST_MULTIPLIER
+        )
     if policy.HasField("jitter"):
         jitter = real(f"{field}.jitter", policy.jitter, 0, 1)
-    return RetryPolicy(
-        number(f"{field}.max_attempts", policy.max_attempts, MOST_ATTEMPTS) or None,
+    return retries.RetryPolicy(
+        number(f"{field}.max_attempts", policy.max_attempts, retries.MOST_ATTEMPTS) or None,
         initial,
         longest,
         multiplier,
@@ -186,17 +158,18 @@ def _backoff(policy: pb.RetryPolicy, name: str, shortest: timedelta) -> timedelt
         return None
     path = f"retry_policy.{name}"
     value_ns = duration_ns(path, getattr(policy, name))
-    if not nanoseconds(shortest) <= value_ns <= nanoseconds(LONGEST_BACKOFF):
-        at_least = "1 ms" if shortest == SHORTEST_BACKOFF else f"initial_backoff ({shortest})"
+    if not nanoseconds(shortest) <= value_ns <= nanoseconds(retries.LONGEST_BACKOFF):
+        at_least = "1 ms" if shortest == retries.SHORTEST_BACKOFF else f"initial_backoff ({shortest})"
         raise InvalidField(
-            path, f"must be from {at_least} to {LONGEST_BACKOFF.days} days; leave it out for the default"
+            path,
+            f"must be from {at_least} to {retries.LONGEST_BACKOFF.days} days; leave it out for the default",
         )
     return timedelta(microseconds=value_ns // 1000)
 
 
 def _replicas(value: int) -> int:
-    if not 1 <= value <= MAX_REPLICAS:
-        raise InvalidField("storage.replicas", f"must be 1 to {MAX_REPLICAS}")
+    if not 1 <= value <= specs.MAX_REPLICAS:
+        raise InvalidField("storage.replicas", f"must be 1 to {specs.MAX_REPLICAS}")
     return value
 
 
@@ -209,7 +182,7 @@ def _some(field: str, values: tuple[T, ...]) -> tuple[T, ...]:
 # --- Writing ----------------------------------------------------------------------------------------------
 
 
-def write_stream(spec: StreamSpec) -> pb.EnsureStreamRequest:
+def write_stream(spec: specs.StreamSpec) -> pb.EnsureStreamRequest:
     """Write the request that would make a stream."""
     request = pb.EnsureStreamRequest(
         name=spec.name,
@@ -223,45 +196,45 @@ def write_stream(spec: StreamSpec) -> pb.EnsureStreamRequest:
     if spec.deduplication_window is not None:
         request.deduplication_window.FromTimedelta(spec.deduplication_window)
     _write_input(request, spec.source)
-    if spec.retention != RetentionSpec():
+    if spec.retention != specs.RetentionSpec():
         _write_retention(request.retention_policy, spec.retention)
     return request
 
 
-def _write_input(request: pb.EnsureStreamRequest, source: StreamInput) -> None:
+def _write_input(request: pb.EnsureStreamRequest, source: specs.StreamInput) -> None:
     match source:
-        case FromSubjects(subjects):
+        case specs.FromSubjects(subjects):
             request.subjects.subjects.extend(subjects)
-        case FromMirror(one):
+        case specs.FromMirror(one):
             _write_source(request.mirror, one)
-        case FromAggregate(sources):
+        case specs.FromAggregate(sources):
             for each in sources:
                 _write_source(request.aggregate.sources.add(), each)
 
 
-def _write_source(message: pb.EnsureStreamRequest.StreamSource, source: SourceSpec) -> None:
+def _write_source(message: pb.EnsureStreamRequest.StreamSource, source: specs.SourceSpec) -> None:
     message.name = source.stream
     message.filter_subjects.extend(source.filters)
     pointer: pb.StreamPointer = getattr(message, "from")
     match source.start:
-        case AtId(stream_seq):
+        case specs.AtId(stream_seq):
             pointer.offset = stream_seq
-        case AtTime(unix_ns):
+        case specs.AtTime(unix_ns):
             pointer.time.FromNanoseconds(unix_ns)
-        case AtEnd():
+        case specs.AtEnd():
             pointer.end = True
-        case AtStart():
+        case specs.AtStart():
             pass
 
 
-def _write_retention(policy: pb.EnsureStreamRequest.RetentionPolicy, spec: RetentionSpec) -> None:
+def _write_retention(policy: pb.EnsureStreamRequest.RetentionPolicy, spec: specs.RetentionSpec) -> None:
     if spec.max_age is not None:
         policy.max_age.FromTimedelta(spec.max_age)
     for name in ("max_events", "max_events_per_subject", "max_bytes"):
         value = getattr(spec, name)
         if value is not None:
             setattr(policy, name, value)
-    if spec.discard is DiscardPolicy.NEW:
+    if spec.discard is specs.DiscardPolicy.NEW:
         policy.discard_policy = pb.EnsureStreamRequest.DISCARD_POLICY_NEW
     if spec.discard_new_per_subject:
         policy.discard_new_per_subject = True
