@@ -153,7 +153,7 @@ class SharedLook(Generic[T]):
         if self._task is None or self._is_old(self._task):
             self._changes = self._count_changes()
             self._task = self._loop.create_task(paced(self._look()))
-            self._task.add_done_callback(_retrieve)
+            self._task.add_done_callback(retrieve)
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(self._task)
@@ -172,9 +172,10 @@ class SharedLook(Generic[T]):
         return found
 
 
-def _retrieve(look: asyncio.Task[Any]) -> None:
-    if not look.cancelled():
-        look.exception()  # whoever waited has it
+def retrieve(task: asyncio.Task[Any]) -> None:
+    """Have no log tell of the error of a task that has ended: whoever waited has it."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Look:

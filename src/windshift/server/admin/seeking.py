@@ -34,6 +34,7 @@ from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, consumer_state
 from windshift.nats.times import NANOSECONDS, parse_rfc3339
 from windshift.server.admin.gathering import Gathering
+from windshift.server.admin.look import retrieve
 from windshift.server.admin.pausing import ConsumerPause, pause_of, require_control
 from windshift.server.admin.probing import count_from
 from windshift.server.auth.access import require_of
@@ -138,17 +139,13 @@ class ConsumerSeek:
         number = max(now_ns, Run.of(state).number + 1)
         moving = self._loop.create_task(self._in_turn(consumer, target, number))
         self._running.add(moving)
-        moving.add_done_callback(self._done)
+        moving.add_done_callback(self._running.discard)
+        moving.add_done_callback(retrieve)
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(moving)
         except TimeoutError:
             raise OutcomeUnknown from None
-
-    def _done(self, moving: asyncio.Task[Sought]) -> None:
-        self._running.discard(moving)
-        if not moving.cancelled():
-            moving.exception()  # whoever waited has it
 
     # --- Whether it can be --------------------------------------------------------------------------------
 
