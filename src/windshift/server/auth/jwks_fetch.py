@@ -136,31 +136,26 @@ def _remaining(deadline: float) -> float:
     return remaining
 
 
-class _Timed:
-    """The part of a socket that `http.client` needs, with one deadline and a limit on received bytes."""
+class _Timed(io.RawIOBase):
+    """The part of a socket that `http.client` needs, with one deadline and a limit on received bytes.
+
+    It reads until the deadline, however slowly bytes arrive.
+    """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
         self._deadline = deadline
+        self._left = SIZE_LIMIT + _HEAD_LIMIT
 
     def sendall(self, data: bytes) -> None:
         self._sock.settimeout(_remaining(self._deadline))
         self._sock.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._sock, self._deadline))
+        return io.BufferedReader(self)
 
     def close(self) -> None:
-        """Do nothing: the opener of the socket closes it."""
-
-
-class _TimedReader(io.RawIOBase):
-    """Reads from a socket until the deadline, however slowly bytes arrive. Does not close the socket."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        self._deadline = deadline
-        self._left = SIZE_LIMIT + _HEAD_LIMIT
+        """Do nothing: the opener of the socket closes it, and `http.client` calls this before it reads."""
 
     def readable(self) -> bool:
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -30,14 +31,11 @@ class LastUses:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.since = clock()
-        self._uses: dict[tuple[str, str], LastUse] = {}
+        self._uses: defaultdict[tuple[str, str], LastUse] = defaultdict(LastUse)
 
     def of(self, principal: str, credential: str) -> LastUse:
         """Return the use of a principal's credential, to be read or set."""
-        use = self._uses.get((principal, credential))
-        if use is None:
-            use = self._uses[principal, credential] = LastUse()
-        return use
+        return self._uses[principal, credential]
 
     def keep(self, principals: Collection[str]) -> None:
         """Forget all but these principals."""
