@@ -135,7 +135,6 @@ class EventReader:
     # --- Backwards ----------------------------------------------------------------------------------------
 
     async def _newest(self, stream: str, begin: StartPosition | int, held: _Held, deadline: float) -> int:
-        """Return the id to begin with."""
         match begin:
             case int():
                 return begin
@@ -209,7 +208,6 @@ class EventReader:
     async def _one_by_one(
         self, which: Selection, query: dict[str, Any], until: float, deadline: float, newest: int | None
     ) -> Batch:
-        """Read messages from the stream's leader."""
         begin = {key: value for key, value in query.items() if key not in ("batch", "max_bytes")}
         following: dict[str, StoredMessage] = {}  # by subject
         messages: list[StoredMessage] = []

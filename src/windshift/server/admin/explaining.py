@@ -140,12 +140,10 @@ class Explanation(NamedTuple):
     """How an event stands.
 
     Attributes:
-        presence: whether the stream has it.
         message: the event; None = the stream does not have it.
         removals: what may have removed it.
         first_id: of the first event held; without events the next id that will be given.
         last_id: the last id ever given; 0 = none.
-        consumers: by name.
         left_out: consumers that are too many.
         missing: ids of servers that did not answer.
     """
@@ -256,7 +254,6 @@ class EventExplainer:
         }
 
     def _own(self, question: JsonObject) -> Iterator[JsonObject]:
-        """Say what this server knows."""
         stream, seq, stored_ns, names, runs = (
             question.get(key) for key in ("stream", "id", "at", "of", "runs")
         )

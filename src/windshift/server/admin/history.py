@@ -261,14 +261,7 @@ class History:
 
 @dataclass(slots=True)
 class _Sample:
-    """What was seen last.
-
-    Attributes:
-        at: when, in the loop's time.
-        step: in which step.
-        streams: by name.
-        last_ids: of the streams that have a ring.
-    """
+    """What was seen last, `at` a loop time and in a step. The last ids are those of streams with a ring."""
 
     at: float = 0.0
     step: int = -1

@@ -60,14 +60,11 @@ class StreamRow(NamedTuple):
     """What lists of streams are sorted and searched by.
 
     Attributes:
-        name: the stream's name.
         subjects: those it is bound to.
         origin: the stream that it is a mirror of; empty = it is none.
         created_ns: in nanoseconds since 1970.
-        events: how many it holds.
         size: bytes it holds.
         last_id: the last id ever given.
-        consumers: how many it has.
         direct: whether many of its messages can be read at once.
         rate: events stored per second since the look before; 0 when it was not there then.
         changed_at: when a look first saw what it holds now, in the loop's time; 0 = the first look did.

@@ -158,7 +158,6 @@ class ConsumerSeek:
         return consumer_state(info), time_ns() if reported is None else reported.unix_ns
 
     async def _target(self, stream: str, to: StartPosition, deadline: float) -> int:
-        """Return the id of the first event that may be delivered."""
         state = (await self._api.stream_info(stream, deadline))["state"]
         first, after = max(1, int(state["first_seq"])), int(state["last_seq"]) + 1
         match to:
@@ -214,7 +213,6 @@ class ConsumerSeek:
     # --- Moving -------------------------------------------------------------------------------------------
 
     async def _in_turn(self, consumer: ConsumerKey, target: int, number: int) -> Sought:
-        """Move a consumer, one move after the other."""
         deadline = self._loop.time() + STILL
         turn = self._turns.setdefault(consumer, asyncio.Lock())
         try:

@@ -25,10 +25,8 @@ class BrokerView:
 
     Attributes:
         name: of the nats-server.
-        version: of that.
         cluster: its cluster's name; empty = none.
         url: where it is, without secrets.
-        connected: whether the connection stands.
         round_trip_ns: a request there and back; 0 = not measured.
     """
 
@@ -102,7 +100,6 @@ class Servers:
     """This server, and all others on the same broker.
 
     Args:
-        gathering: asks them.
         describe: says what this one is, but its id.
         load: says what it is busy with, but memory and CPU.
         requests: on the connection that it shows, of which they measure the round trip.

@@ -79,7 +79,6 @@ class StreamQuery:
 
     Attributes:
         find: text in lower case that is to be in a name or a subject; empty = all.
-        order: what to sort by.
         descending: from large to small.
     """
 

@@ -41,7 +41,6 @@ class StreamView(NamedTuple):
 
     Attributes:
         spec: what would make it.
-        events: how many it holds.
         size: bytes it holds, headers counted.
         first_id: of the first event held; without events the next id that will be given.
         last_id: the last id ever given; 0 = none.
@@ -49,7 +48,6 @@ class StreamView(NamedTuple):
         last_time: when the last one ever was.
         subjects: how many it holds events of.
         consumers: how many it has, ephemeral ones included.
-        sources: what it copies from.
         leader: the nats-server that leads; None = the broker is no cluster, empty = none at this moment.
         replicas: the copies that do not lead.
     """

@@ -405,7 +405,6 @@ def _consumer_key(field: str, text: str) -> ConsumerKey:
 
 
 def _event_id(value: int) -> StreamSeq:
-    """Read the id of an event; raise `InvalidField`."""
     if value == 0:
         raise InvalidField("id", "ids begin at 1")
     return StreamSeq(number("id", value))
@@ -446,7 +445,6 @@ def _purge(request: pb.PurgeStreamRequest) -> dict[str, Any]:
 
 
 def _check(field: str, check: pb.WhoAmIRequest.Check) -> Action:
-    """Read what is to be decided; raise `InvalidField`."""
     try:
         return read_action(check.verb, *check.resource.split())
     except ValueError as error:

@@ -355,7 +355,6 @@ def _require(call: ServerCall, identity: Identity, asked: list[Action], request:
 
 
 def _require_room(full: FullStreams, asked: list[Action]) -> None:
-    """Raise `QuotaExceeded` when a store takes nothing more."""
     for action in asked:
         if isinstance(action, WriteKey):
             full.check(f"$KV.{action.store}.{action.key}")

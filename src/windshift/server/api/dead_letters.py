@@ -197,7 +197,6 @@ def _group(keys: tuple[str, ...], group: Group) -> pb.SummarizeResponse.Group:
 
 
 def _message(dead_letter: DeadLetter, *, replaying: bool) -> pb.DeadLetter:
-    """Convert a dead letter."""
     failure = dead_letter.failure
     message = pb.DeadLetter(
         id=str(failure.id),

@@ -71,7 +71,6 @@ class Quota(Enum):
     """The quota that a call counts towards.
 
     Attributes:
-        NONE: none.
         CALLS: the principal's calls per second.
         STREAMS: these, and the principal's open streams.
     """

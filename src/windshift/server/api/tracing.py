@@ -82,7 +82,6 @@ def _describe_operation(span: Span, path: str, store: str, failure: BaseExceptio
 
 
 def _describe_call(span: Span, path: str, call: ServerCall, failure: BaseException | None) -> None:
-    """Describe a remote procedure call."""
     code = code_of(call, failure)
     host, _, port = call.peer.rpartition(":")
     span.name = path[1:]

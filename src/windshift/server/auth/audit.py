@@ -39,7 +39,6 @@ class Caller:
 
     Attributes:
         method: the path of the call.
-        peer: the client's address.
         identity: None = nobody was asked, or nobody is known.
     """
 

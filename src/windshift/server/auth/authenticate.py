@@ -137,7 +137,6 @@ class Authenticator:
         return identity
 
     def _by_header(self, authorization: bytes) -> Identity | Pending:
-        """Look closely at a header."""
         match = None if len(authorization) > _LONGEST_HEADER else _HEADER.fullmatch(authorization)
         if match is None:
             raise Unauthenticated(_malformed(authorization))

@@ -88,7 +88,6 @@ def verify(token: ReadToken, key: Any) -> None:
 
 @cache
 def _library() -> Any:
-    """Import PyJWT."""
     import jwt  # noqa: PLC0415 - it needs 20 MB, and most servers have no issuers
 
     return jwt.PyJWS(algorithms=list(ALGORITHMS))
@@ -118,7 +117,6 @@ def _decoded(text: bytes) -> bytes:
 
 
 def _signing(header: Mapping[str, Any], issuer: Issuer) -> tuple[str, str | None]:
-    """Return the algorithm and the id of the key."""
     algorithm = header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in issuer.algorithms or algorithm not in ALGORITHMS:
         raise _refusal(issuer, "is signed in a way that is not allowed")

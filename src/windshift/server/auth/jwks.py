@@ -106,7 +106,6 @@ def _describe(entry: Any, algorithms: Iterable[str]) -> tuple[str | None, list[s
 
 
 def _public_key(entry: dict[str, Any], algorithm: str) -> Any:
-    """Return the key as an object of `cryptography`."""
     import jwt  # noqa: PLC0415 - it needs 20 MB, and most servers have no issuers
 
     try:

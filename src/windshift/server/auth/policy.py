@@ -104,9 +104,7 @@ class Quotas:
     each replica.
 
     Attributes:
-        streams: streams.
-        memory_streams: those among them that are kept in memory.
-        stores: stores.
+        memory_streams: those streams that are kept in memory.
         consumers: consumers that have a name.
         ephemeral_consumers: consumers that have none.
         reserved_bytes: what the broker sets aside on disk for its streams: their `max_bytes`.
