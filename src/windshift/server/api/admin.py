@@ -33,7 +33,7 @@ from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
 from windshift.server.api.fields import elements, known, members, number, page_size, unix_ns, wire_time
 from windshift.server.api.policies import MOST_FILTERS
-from windshift.server.api.streams import read_consumer_key, read_pointer, write_stream
+from windshift.server.api.streams import check_scope, read_consumer_key, read_pointer, write_stream
 from windshift.server.auth.actions import Action
 from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.questions import read_action
@@ -271,12 +271,7 @@ class AdminService:
     ) -> pb.ListSubscriptionsResponse:
         """List the calls that consume."""
         del call
-        if request.stream:
-            names.stream_name("stream", request.stream)
-        if request.consumer:
-            names.consumer_name("consumer", request.consumer)
-            if not request.stream:
-                raise InvalidField("consumer", "needs stream: names of consumers are the stream's own")
+        check_scope("", request.stream, request.consumer)
         found, missing = await self.subscriptions.all(request.stream, request.consumer)
         return pb.ListSubscriptionsResponse(subscriptions=map(_subscription, found), missing=missing)
 

@@ -20,7 +20,7 @@ from windshift.server.api.callers import peer_of
 from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions_of, in_parts, policy_of
 from windshift.server.auth.access import ActivePolicy, AuthorizedStream, require_of
 from windshift.server.auth.actions import Action, Publish, WriteKey
-from windshift.server.auth.audit import Audit, Caller
+from windshift.server.auth.audit import Audit, Caller, Denial
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.certificates import CertificateNames, certificate_names
 from windshift.server.auth.quotas import FullStreams, Usage
@@ -322,19 +322,14 @@ class AuthInterceptor:
             admission.follow(partial(_require_all, admission, asked), partial(self._cut_off, call, identity))
         return admission
 
-    def _deny(
-        self,
-        call: ServerCall,
-        identity: Identity | None,
-        error: Unauthenticated | PermissionDenied | QuotaExceeded,
-    ) -> None:
+    def _deny(self, call: ServerCall, identity: Identity | None, error: Denial) -> None:
         now = asyncio.get_running_loop().time()
         self._audit.denied(Caller(call.method, call.peer, identity), error, now)
 
     def _cut_off(self, call: ServerCall, identity: Identity, error: WindshiftError) -> None:
         """End a call from outside, whose handler does not see to that itself."""
         if not call.done:
-            if isinstance(error, _DENIALS):
+            if isinstance(error, Denial):
                 self._deny(call, identity, error)
             call.abort(error)
 

@@ -13,6 +13,7 @@ from windshift.server.api.callers import admission_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import elements, few, known, members, number, page_size, unix_ns, wire_time
+from windshift.server.api.streams import check_scope
 from windshift.server.background.batches import spread
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
@@ -290,14 +291,7 @@ def _id(field: str, text: str) -> DeadLetterId:
 
 def read_filter(filter_: pb.Filter) -> DeadLetterFilter:
     """Convert a filter; raise `InvalidField`."""
-    if filter_.stream:
-        names.stream_name("filter.stream", filter_.stream)
-    if filter_.consumer:
-        names.consumer_name("filter.consumer", filter_.consumer)
-        if not filter_.stream:
-            raise InvalidField(
-                "filter.consumer", "needs filter.stream: names of consumers are the stream's own"
-            )
+    check_scope("filter.", filter_.stream, filter_.consumer)
     if filter_.type and names.type_name("filter.type", filter_.type) != filter_.type:
         raise InvalidField("filter.type", "must be the type name alone, without the prefix of a type URL")
     causes = elements("filter.causes", filter_.causes, _MOST_VALUES, partial(known, values=_CAUSES))

@@ -362,7 +362,8 @@ def _check_store(request: state_pb.EnsureStoreRequest) -> None:
     names.store_name("store", request.store)
 
 
-def _check_keys(request: state_pb.ListKeysRequest | state_pb.WatchRequest) -> None:
+def check_keys(request: state_pb.ListKeysRequest | state_pb.WatchRequest) -> None:
+    """Raise `InvalidField` if the name of the store, or the pattern of its keys, is malformed."""
     names.store_name("store", request.store)
     if request.filter:
         names.filter_subject("filter", request.filter)
@@ -477,10 +478,10 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _STATE + "Touch": _state(_write, _check_key),
     _STATE + "ListStores": MethodPolicy(weight=Weight.LIST),
     _STATE + "DeleteStore": _state(_delete_store, _check_store, managed=True),
-    _STATE + "ListKeys": replace(_state(_read_keys, _check_keys, writes=False), weight=Weight.LIST),
+    _STATE + "ListKeys": replace(_state(_read_keys, check_keys, writes=False), weight=Weight.LIST),
     _STATE + "History": replace(_state(_get, _check_key, writes=False), weight=Weight.LIST),
     _STATE + "Watch": MethodPolicy(
-        rule=_read_keys, check=_check_keys, quota=Quota.STREAMS, weight=Weight.LIST
+        rule=_read_keys, check=check_keys, quota=Quota.STREAMS, weight=Weight.LIST
     ),
     _STATE + "Transact": replace(
         _state(_transact, _check_transaction),

@@ -17,9 +17,9 @@ from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import asker_of, caller_of
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import duration, number, page_size, wire_time
+from windshift.server.api.policies import check_keys
 from windshift.server.api.sizes import field_at
 from windshift.server.auth.actions import ViewStore
-from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField, ValueNotAny
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.domain.pages import PageCut, read_token, write_token
@@ -148,8 +148,7 @@ class StateService:
 
     async def list_keys(self, request: pb.ListKeysRequest, call: ServerCall) -> pb.ListKeysResponse:
         """List keys."""
-        if request.filter:
-            names.filter_subject("filter", request.filter)
+        check_keys(request)
         bound = (request.store, request.filter)
         after = read_token("page_token", request.page_token, (str,), *bound)
         page = await self._stores.keys(
@@ -177,9 +176,7 @@ class StateService:
 
     async def watch(self, request: pb.WatchRequest, call: ServerCall) -> None:
         """Send changes of keys. A drain of the server ends the call."""
-        names.store_name("store", request.store)
-        if request.filter:
-            names.filter_subject("filter", request.filter)
+        check_keys(request)
         begin = Revision(number("from_revision", request.from_revision))
         if begin and request.existing:
             raise InvalidField("existing", "cannot be combined with from_revision; set one of them")

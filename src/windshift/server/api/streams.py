@@ -69,6 +69,17 @@ def read_consumer_key(request: PauseConsumerRequest | SeekConsumerRequest) -> Co
     return ConsumerKey(request.stream, request.consumer)
 
 
+def check_scope(prefix: str, stream: str, consumer: str) -> None:
+    """Raise `InvalidField` unless these name a consumer, a stream, or all: then both are empty."""
+    if stream:
+        names.stream_name(f"{prefix}stream", stream)
+    if consumer:
+        names.consumer_name(f"{prefix}consumer", consumer)
+        if not stream:
+            needs = f"needs {prefix}stream: names of consumers are the stream's own"
+            raise InvalidField(f"{prefix}consumer", needs)
+
+
 def read_which_consumer(request: pb.DeleteConsumerRequest | pb.GetConsumerRequest) -> tuple[str, str]:
     """Read which consumer of which stream is meant; raise `InvalidField`."""
     names.stream_name("stream", request.stream)

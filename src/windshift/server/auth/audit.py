@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.quotas import ALL_QUOTAS
@@ -16,6 +16,8 @@ from windshift.server.telemetry.log_throttle import LogThrottle
 
 AUDIT: Final = "windshift.audit"
 """The name of the logger."""
+
+Denial: TypeAlias = Unauthenticated | PermissionDenied | QuotaExceeded
 
 _log = logging.getLogger(AUDIT)
 _log.setLevel(logging.INFO)
@@ -74,9 +76,7 @@ class Audit:
         self._throttles: dict[tuple[str, str], LogThrottle] = {}
         """By what happened, and to whom: the rules bound how many there are."""
 
-    def denied(
-        self, caller: Caller, error: Unauthenticated | PermissionDenied | QuotaExceeded, now: float
-    ) -> None:
+    def denied(self, caller: Caller, error: Denial, now: float) -> None:
         """Record a call that was denied, or ended because it would be now. `now` is the loop's time."""
         self.denials[error.reason] += 1
         what, about = error.reason, error.about if isinstance(error, Unauthenticated) else ""
@@ -121,7 +121,7 @@ class Audit:
         return throttle
 
 
-def _details(error: Unauthenticated | PermissionDenied | QuotaExceeded) -> dict[str, Any]:
+def _details(error: Denial) -> dict[str, Any]:
     match error:
         case Unauthenticated():
             return {"why": error.why}
