@@ -55,7 +55,7 @@ class Pipeline:
 async def test_others_run_while_many_events_are_read() -> None:
     """It takes several turns of the event loop, however many events there are."""
     call: Any = SimpleNamespace(state=None, peer="p")
-    reading = asyncio.ensure_future(read_events([pb.PublishEventRequest()] * 1000, None, call, {}))
+    reading = asyncio.ensure_future(read_events([pb.PublishEventRequest()] * 1000, None, call, goes_on=False))
     assert await turns_of(asyncio.wait_for(reading, None)) > 10
     items = reading.result()
     assert len(items) == 1000
@@ -88,6 +88,6 @@ class Denying(AuthorizedStream):
 async def test_a_denial_keeps_no_events(subject: str, kind: type[Exception]) -> None:
     """No error has a frame that has them, and what is malformed is refused as that."""
     call: Any = SimpleNamespace(state=Denying(), peer="p")
-    (error,) = await read_events([pb.PublishEventRequest(subject=subject)], None, call, {})
+    (error,) = await read_events([pb.PublishEventRequest(subject=subject)], None, call, goes_on=False)
     assert isinstance(error, kind)
     assert (error.__traceback__, error.__context__) == (None, None)

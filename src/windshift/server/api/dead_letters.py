@@ -18,13 +18,7 @@ from windshift.server.background.batches import spread
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.pages import read_token, write_token
-from windshift.server.events.dead_letters.admin import (
-    START,
-    Cursor,
-    DeadLetterAdmin,
-    ReplayOptions,
-    ReplayResult,
-)
+from windshift.server.events.dead_letters.admin import START, Cursor, DeadLetterAdmin, ReplayOptions
 from windshift.server.events.dead_letters.model import (
     By,
     Cause,
@@ -118,10 +112,18 @@ class DeadLettersService:
         if which is None:
             if request.limit:
                 raise InvalidField("limit", "is only allowed with a filter; ids say how many")
-            return _replay_response(await self._admin.replay(ids, options, answer_by(call)), "")
-        begin = _read_cursor(request.page_token, "Replay", which.identity)
-        result = await self._admin.replay_matching(which, options, begin, answer_by(call))
-        return _replay_response(result, _write_cursor(result.next, "Replay", which.identity))
+            result, token = await self._admin.replay(ids, options, answer_by(call)), ""
+        else:
+            begin = _read_cursor(request.page_token, "Replay", which.identity)
+            result = await self._admin.replay_matching(which, options, begin, answer_by(call))
+            token = _write_cursor(result.next, "Replay", which.identity)
+        return pb.ReplayResponse(
+            replayed=result.replayed,
+            already_replaying=result.already,
+            missing_ids=map(str, result.missing),
+            without_consumer=result.without_consumer,
+            next_page_token=token,
+        )
 
     async def cancel_replay(
         self, request: pb.CancelReplayRequest, call: ServerCall
@@ -175,16 +177,6 @@ class CallWatcher(CallStream):
 
 
 # --- Responses --------------------------------------------------------------------------------------------
-
-
-def _replay_response(result: ReplayResult, token: str) -> pb.ReplayResponse:
-    return pb.ReplayResponse(
-        replayed=result.replayed,
-        already_replaying=result.already,
-        missing_ids=map(str, result.missing),
-        without_consumer=result.without_consumer,
-        next_page_token=token,
-    )
 
 
 def _group(keys: tuple[str, ...], group: Group) -> pb.SummarizeResponse.Group:

@@ -68,16 +68,23 @@ def read_publish(
 
 
 async def read_events(
-    events: Sequence[pb.PublishEventRequest], trace: TraceContext | None, call: ServerCall, denied: _Denied
+    events: Sequence[pb.PublishEventRequest], trace: TraceContext | None, call: ServerCall, *, goes_on: bool
 ) -> list[Item]:
-    """Read several events, and let others run in between; add to what is denied.
+    """Read several events, and let others run in between.
 
-    In the place of those that are malformed, or denied, there is the error.
+    In the place of those that are malformed, or denied, there is the error. Where the call goes on though
+    some are denied, the audit log is told of these.
     """
     items: list[Item] = []
+    denied: _Denied = {}
     for some in batches(events, _AT_ONCE):
         items += _read_some(some, trace, call, denied)
         await pause()
+    admission = admission_of(call)
+    if goes_on and admission is not None:
+        for error in denied.values():
+            if isinstance(error, _DENIED):
+                admission.tell_denied(error)
     return items
 
 
@@ -160,12 +167,10 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
                 deadline = loop.time() + DEFAULT
                 if call.deadline is not None:
                     deadline = min(deadline, answer_by(call, streams=True))
-                denied: _Denied = {}
-                items = await read_events(events, trace, call, denied)
-                tell_denied(denied, call)
+                items = await read_events(events, trace, call, goes_on=True)
                 number += len(items)
                 yield items, deadline
-                del events, items, denied
+                del events, items
             requests = []  # nothing of what has its results is in memory while the client sends nothing
             await pause()  # requests without events wait for nothing else
             requests, kept = await call.receive_kept()
@@ -215,9 +220,7 @@ async def publish_each(
     pipeline: Pipeline,
 ) -> pb.PublishBatchResponse:
     """Publish events, each of them for itself."""
-    denied: _Denied = {}
-    items = await read_events(events, trace, call, denied)
-    tell_denied(denied, call)
+    items = await read_events(events, trace, call, goes_on=True)
     response = pb.PublishBatchResponse()
     await write_results(response, await pipeline.publish_all(items, answer_by(call)), call)
     return response
@@ -231,7 +234,7 @@ async def publish_atomic(
 ) -> pb.PublishBatchResponse:
     """Publish all events or none."""
     requests: list[PublishRequest] = []
-    for place, item in enumerate(await read_events(events, trace, call, {})):
+    for place, item in enumerate(await read_events(events, trace, call, goes_on=False)):
         if isinstance(item, WindshiftError):
             publisher.failed(len(events), item)
             raise at_index(item, place)
@@ -239,15 +242,6 @@ async def publish_atomic(
     response = pb.PublishBatchResponse()
     await write_results(response, await publisher.publish(requests, answer_by(call)), call)
     return response
-
-
-def tell_denied(denied: _Denied, call: ServerCall) -> None:
-    """Have the audit log told of what is denied though the call goes on."""
-    admission = admission_of(call)
-    if admission is not None:
-        for error in denied.values():
-            if isinstance(error, _DENIED):
-                admission.tell_denied(error)
 
 
 async def write_results(
