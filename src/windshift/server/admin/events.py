@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from heapq import merge
 from itertools import groupby
@@ -255,14 +256,12 @@ class EventReader:
 
         Where that is not true any more the broker refuses, and they are read one by one.
         """
-        try:
+        with suppress(ForbiddenByBroker):
             seen = await self._look.seen(deadline)
-        except ForbiddenByBroker:
-            return (await self._held(stream, deadline)).direct
-        row = seen.named.get(stream)
-        if row is None:  # it is new, or none that a look shows
-            return (await self._held(stream, deadline)).direct
-        return row.direct and stream not in seen.mirrored
+            row = seen.named.get(stream)
+            if row is not None:
+                return row.direct and stream not in seen.mirrored
+        return (await self._held(stream, deadline)).direct  # it is new, or none that a look shows
 
 
 class _Held(NamedTuple):

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from windshift.nats import Requests
 from windshift.nats.jetstream.api import JsonObject
@@ -16,7 +16,6 @@ from windshift.server.telemetry.process import resident_bytes
 
 _INTERVAL: Final = 5.0
 """Seconds between two measurements of the round trip."""
-V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +90,9 @@ class ServerLoad:
 class ServerEntry(NamedTuple):
     """A server: what it is, its connection to the broker, and what it is busy with."""
 
-    server: ServerView
-    broker: BrokerView
-    load: ServerLoad
+    server: ServerView = ServerView()
+    broker: BrokerView = BrokerView()
+    load: ServerLoad = ServerLoad()
 
 
 class Servers:
@@ -159,16 +158,13 @@ def _write(entry: ServerEntry) -> JsonObject:
 
 def _read_entry(entry: JsonObject) -> ServerEntry:
     """Read what another server says of itself, which may be of another version: what is odd is left out."""
-    return ServerEntry(
-        _read_part(ServerView(), entry.get("server")),
-        _read_part(BrokerView(), entry.get("broker")),
-        _read_part(ServerLoad(), entry.get("load")),
-    )
+    empty = ServerEntry._field_defaults
+    return ServerEntry(**{name: _read_part(part, entry.get(name)) for name, part in empty.items()})
 
 
-def _read_part(empty: V, reported: Any) -> V:
+def _read_part(empty: Any, reported: Any) -> Any:
     known: dict[str, Any] = {}
-    for each in fields(empty) if isinstance(reported, dict) else ():  # type: ignore[arg-type] # a dataclass
+    for each in fields(empty) if isinstance(reported, dict) else ():
         value, default = reported.get(each.name), getattr(empty, each.name)
         if isinstance(default, tuple) and isinstance(value, list):
             known[each.name] = tuple(text for text in value if isinstance(text, str))
@@ -176,4 +172,4 @@ def _read_part(empty: V, reported: Any) -> V:
             known[each.name] = {name: number for name, number in value.items() if isinstance(number, int)}
         elif type(value) is type(default):
             known[each.name] = value
-    return replace(empty, **known)  # type: ignore[type-var] # a dataclass
+    return replace(empty, **known)
