@@ -354,12 +354,14 @@ def _end_connections(request: principals_pb.EndConnectionsRequest) -> Iterator[A
 # --- Malformed requests ----------------------------------------------------------------------------------
 
 
-def _check_publish(request: events_pb.PublishEventRequest) -> None:
-    names.subject("subject", request.subject)
+def _valid(check: Callable[[str, str], None], field: str) -> Check:
+    return lambda request: check(field, getattr(request, field))
 
 
-def _check_store(request: state_pb.EnsureStoreRequest) -> None:
-    names.store_name("store", request.store)
+_check_publish = _valid(names.subject, "subject")
+_check_store = _valid(names.store_name, "store")
+_check_stream = _valid(names.stream_name, "name")
+_check_of_stream = _valid(names.stream_name, "stream")
 
 
 def check_keys(request: state_pb.ListKeysRequest | state_pb.WatchRequest) -> None:
@@ -384,14 +386,6 @@ def _check_transaction(request: state_pb.TransactRequest) -> None:
 
 def _check_filter(request: _Reads) -> None:
     read_filter(request.filter)
-
-
-def _check_stream(request: admin_pb.GetStreamRequest | admin_pb.DeleteStreamRequest) -> None:
-    names.stream_name("name", request.name)
-
-
-def _check_of_stream(request: Any) -> None:
-    names.stream_name("stream", request.stream)
 
 
 # --- The table --------------------------------------------------------------------------------------------
