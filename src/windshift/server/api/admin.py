@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
 from windshift.nats.jetstream.api import StoredMessage
+from windshift.nats.times import from_unix_ns
 from windshift.rpc import ServerCall
 from windshift.server.admin.account import AccountView
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
@@ -85,12 +86,10 @@ class AdminService:
 
     async def get_server(self, request: pb.GetServerRequest, call: ServerCall) -> pb.GetServerResponse:
         """Describe this server."""
-        del request, call
         return pb.GetServerResponse(server=_server(self.servers.own()))
 
     async def list_servers(self, request: pb.ListServersRequest, call: ServerCall) -> pb.ListServersResponse:
         """List all servers."""
-        del call
         account = await self.account() if request.jet_stream else None
         found, missing = await self.servers.all()
         return pb.ListServersResponse(
@@ -270,7 +269,6 @@ class AdminService:
         self, request: pb.ListSubscriptionsRequest, call: ServerCall
     ) -> pb.ListSubscriptionsResponse:
         """List the calls that consume."""
-        del call
         check_scope("", request.stream, request.consumer)
         found, missing = await self.subscriptions.all(request.stream, request.consumer)
         return pb.ListSubscriptionsResponse(subscriptions=map(_subscription, found), missing=missing)
@@ -600,18 +598,17 @@ def _at_consumer(at: AtConsumer) -> pb.ExplainEventResponse.Consumer:
 
 
 def _holder(holder: Holder) -> pb.ExplainEventResponse.Holder:
-    message = pb.ExplainEventResponse.Holder(
+    return pb.ExplainEventResponse.Holder(
         server=holder.server,
         peer=holder.peer,
         principal=holder.principal,
         attempt=min(holder.attempt, _MOST_ATTEMPTS),
+        until=wire_time(from_unix_ns(holder.until_ns)),
     )
-    message.until.FromNanoseconds(holder.until_ns)
-    return message
 
 
 def _subscription(view: SubscriptionView) -> pb.Subscription:
-    subscription = pb.Subscription(
+    return pb.Subscription(
         server=view.server,
         stream=view.stream,
         consumer=view.consumer,
@@ -623,9 +620,8 @@ def _subscription(view: SubscriptionView) -> pb.Subscription:
         delivered=view.delivered,
         acked=view.acked,
         rejected=view.rejected,
+        since=wire_time(from_unix_ns(view.since_ns)),
     )
-    subscription.since.FromNanoseconds(view.since_ns)
-    return subscription
 
 
 def _series(series: Series) -> pb.GetHistoryResponse.Series:
