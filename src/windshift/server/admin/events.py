@@ -302,12 +302,10 @@ class _Page:
 
     @property
     def room(self) -> int:
-        """How many more fit."""
         return self._limit - len(self.found)
 
     @property
     def is_full(self) -> bool:
-        """Whether no more fit."""
         return self.room == 0 or self._size >= PAGE_BYTES
 
     def is_over(self, now: float) -> bool:

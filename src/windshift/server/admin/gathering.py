@@ -233,7 +233,6 @@ class _Waiting:
             pass
 
     def on_message(self, message: Message) -> None:
-        """Take a part of an answer."""
         part = _read(message.body)
         if part is None or not isinstance(part.get("id"), str) or not isinstance(part.get("entries"), list):
             return  # nobody listens to the question, or somebody else answered

@@ -277,7 +277,6 @@ class _Asked:
         self._steps: dict[str, int] = {}
 
     def add(self, name: str, step: int) -> None:
-        """Note that somebody asks."""
         if len(self._steps) >= self._most:
             self._steps = {name: self._steps[name] for name in self.recent(step)}
         if name in self._steps or len(self._steps) < self._most:
@@ -288,7 +287,6 @@ class _Asked:
         return step - self._steps.get(name, -IDLE) < IDLE
 
     def recent(self, step: int) -> list[str]:
-        """Return the names for which somebody did."""
         return [name for name in self._steps if self.is_recent(name, step)]
 
 

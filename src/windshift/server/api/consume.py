@@ -65,7 +65,7 @@ async def consume(
 
 
 class _OpenCall:
-    """A consume call, as operators see it."""
+    """A consume call, as operators see it: an `OpenCall`."""
 
     __slots__ = ("_call", "_client", "_consume_call", "_principal", "_since_ns")
 
@@ -77,12 +77,10 @@ class _OpenCall:
 
     @property
     def consumer(self) -> ConsumerKey | None:
-        """What it consumes from; None while it is not attached."""
         window = self._consume_call.window
         return None if window is None else window[0]
 
     def view(self) -> SubscriptionView | None:
-        """Describe it; None while it is not attached."""
         window, call, client = self._consume_call.window, self._call, self._client
         if window is None:
             return None
@@ -101,7 +99,6 @@ class _OpenCall:
         )
 
     def holder(self, seq: StreamSeq) -> Holder | None:
-        """Say how it holds an event; None if it does not."""
         held = self._consume_call.held(seq)
         if held is None:
             return None

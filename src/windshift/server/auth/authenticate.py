@@ -289,6 +289,5 @@ class _Known:
         return identity
 
     def forget(self, header: bytes) -> None:
-        """Keep it no longer."""
         if self._entries.pop(header, None) is not None:
             self._bytes -= len(header)

@@ -254,21 +254,18 @@ class _Allowing:
 
 
 class _NamePatterns:
-    """Numbered patterns of names, as `SubjectPatterns` has those of subjects."""
+    """Numbered patterns of names, as from `parts`, as `SubjectPatterns` has those of subjects."""
 
     def __init__(self) -> None:
         self._patterns: list[tuple[_Pattern, int]] = []
 
     def add(self, pattern: _Pattern, number: int) -> None:
-        """Add what `parts` returned for a pattern."""
         self._patterns.append((pattern, number))
 
     def covering(self, wanted: _Pattern) -> int | None:
-        """Return the number of a pattern that covers what `parts` returned for a name."""
         return next((number for pattern, number in self._patterns if parts_cover(pattern, wanted)), None)
 
     def overlapping(self, wanted: _Pattern) -> int | None:
-        """Return the number of a pattern that has something in common with it."""
         return next((number for pattern, number in self._patterns if parts_overlap(pattern, wanted)), None)
 
 
@@ -281,7 +278,6 @@ class _Rules:
         self._rules: list[str] = []
 
     def add(self, pattern: str, rule: str) -> None:
-        """Add an entry."""
         self._patterns.add(self._read(pattern), len(self._rules))
         self._rules.append(rule)
 
