@@ -173,12 +173,7 @@ class _Room:
     """Counts what one principal took of the room for dead letters: in bytes, and in parts of what was left.
 
     Whichever is less counts. What was taken once is little of a part that has grown since, and must not
-    become many days' worth because others have filled the room.
-
-    Args:
-        now: a time in seconds.
-        bytes_level: like that of a `Bucket`.
-        parts_level: likewise.
+    become many days' worth because others have filled the room. Its levels are like that of a `Bucket`.
     """
 
     __slots__ = ("_bytes", "_parts")
