@@ -8,18 +8,18 @@ import pytest
 
 from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, InstrumentKind
 
-SETTLE = Instrument("windshift.events.settled", InstrumentKind.COUNTER, "{event}", "x", ("kind",))
+SETTLE = Instrument(InstrumentKind.COUNTER, "windshift.events.settled", "{event}", "x", ("kind",))
 
 
 @pytest.mark.parametrize(
     ("instrument", "family", "name"),
     [
         (SETTLE, "windshift_events_settled", "windshift_events_settled_total"),
-        (Instrument("a.b", InstrumentKind.COUNTER, "By", "x"), "a_b_bytes", "a_b_bytes_total"),
-        (Instrument("a.lag", InstrumentKind.HISTOGRAM, "s", "x"), "a_lag_seconds", "a_lag_seconds"),
-        (Instrument("a.bytes", InstrumentKind.GAUGE, "By", "x"), "a_bytes", "a_bytes"),
+        (Instrument(InstrumentKind.COUNTER, "a.b", "By", "x"), "a_b_bytes", "a_b_bytes_total"),
+        (Instrument(InstrumentKind.HISTOGRAM, "a.lag", "s", "x"), "a_lag_seconds", "a_lag_seconds"),
+        (Instrument(InstrumentKind.GAUGE, "a.bytes", "By", "x"), "a_bytes", "a_bytes"),
         (
-            Instrument("process.cpu.time", InstrumentKind.COUNTER, "s", "x", short="process_cpu"),
+            Instrument(InstrumentKind.COUNTER, "process.cpu.time", "s", "x", short="process_cpu"),
             "process_cpu_seconds",
             "process_cpu_seconds_total",
         ),
@@ -32,7 +32,7 @@ def test_prometheus_names(instrument: Instrument, family: str, name: str) -> Non
 
 def test_prometheus_labels() -> None:
     """Labels have the characters that Prometheus allows."""
-    instrument = Instrument("a", InstrumentKind.GAUGE, "", "x", ("rpc.method", "kind"))
+    instrument = Instrument(InstrumentKind.GAUGE, "a", "", "x", ("rpc.method", "kind"))
     assert instrument.prometheus_labels == ("rpc_method", "kind")
 
 
