@@ -7,13 +7,14 @@ lines.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Final, cast
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import Collector
 
 from windshift.server.telemetry.instruments import Instrument, InstrumentKind
 from windshift.server.telemetry.registry import Distribution, Exposition, Family, Point
@@ -22,6 +23,12 @@ _PIECE: Final = 100
 """Lines written without a pause: about 0.5 ms."""
 
 _END: Final = b"# EOF\n"
+
+_FAMILIES: Final[Mapping[InstrumentKind, Any]] = {
+    InstrumentKind.COUNTER: CounterMetricFamily,
+    InstrumentKind.HISTOGRAM: HistogramMetricFamily,
+}
+"""Those of other kinds are gauges."""
 
 
 async def expose(families: Sequence[Family], accept: str) -> Exposition:
@@ -32,7 +39,8 @@ async def expose(families: Sequence[Family], accept: str) -> Exposition:
         lines = len(family.instrument.bounds) + 3 if family.instrument.bounds else 1
         size = max(1, _PIECE // lines)
         for start in range(0, len(family.points), size):
-            text = _encode(encode, family.instrument, family.points[start : start + size])
+            some = metric(family.instrument, family.points[start : start + size])
+            text = encode(_Once(some)).removesuffix(_END)
             pieces.append(_without_comments(text) if start else text)
             await asyncio.sleep(0)
     if "openmetrics" in content_type:
@@ -50,14 +58,6 @@ class _Once(Collector):
         yield self._metric
 
 
-def _encode(
-    encode: Callable[[CollectorRegistry], bytes], instrument: Instrument, points: Sequence[Point]
-) -> bytes:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Once(metric(instrument, points)))
-    return encode(registry).removesuffix(_END)
-
-
 def _without_comments(text: bytes) -> bytes:
     """Drop the comment lines of a family, which may appear only once."""
     while text.startswith(b"# "):
@@ -67,30 +67,20 @@ def _without_comments(text: bytes) -> bytes:
 
 def metric(instrument: Instrument, points: Sequence[Point]) -> Metric:
     """Convert readings for prometheus_client."""
-    name, text = instrument.prometheus_family, instrument.description + "."
-    labels, unit = instrument.prometheus_labels, instrument.prometheus_unit
-    match instrument.kind:
-        case InstrumentKind.COUNTER:
-            return _filled(CounterMetricFamily(name, text, labels=labels, unit=unit), points)
-        case InstrumentKind.HISTOGRAM:
-            histogram = HistogramMetricFamily(name, text, labels=labels, unit=unit)
-            for values, reading in points:
-                assert isinstance(reading, Distribution)  # noqa: S101 - of a histogram it is one
-                histogram.add_metric(values, list(_buckets(instrument.bounds, reading)), reading.total)
-            return histogram
-        case _:
-            return _filled(GaugeMetricFamily(name, text, labels=labels, unit=unit), points)
-
-
-def _filled(family: CounterMetricFamily | GaugeMetricFamily, points: Sequence[Point]) -> Metric:
+    family = _FAMILIES.get(instrument.kind, GaugeMetricFamily)(
+        instrument.prometheus_family,
+        instrument.description + ".",
+        labels=instrument.prometheus_labels,
+        unit=instrument.prometheus_unit,
+    )
     for values, reading in points:
-        assert not isinstance(reading, Distribution)  # noqa: S101 - only of a histogram it is one
-        family.add_metric(values, reading)
-    return family
+        if isinstance(reading, Distribution):
+            family.add_metric(values, list(_buckets(instrument.bounds, reading)), reading.total)
+        else:
+            family.add_metric(values, reading)
+    return cast("Metric", family)
 
 
 def _buckets(bounds: Sequence[float], reading: Distribution) -> Iterator[tuple[str, float]]:
-    below = 0
-    for bound, count in zip((*map(str, map(float, bounds)), "+Inf"), reading.counts, strict=True):
-        below += count
-        yield bound, below
+    counts = accumulate(reading.counts)
+    return zip((*map(str, map(float, bounds)), "+Inf"), counts, strict=True)
