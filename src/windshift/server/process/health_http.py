@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network
 from math import nan
-from typing import Final, cast
+from typing import Final
 
 import h11
 
@@ -142,10 +142,10 @@ class HealthServer:
         timeout: float = 10.0,
         probes: tuple[IPv4Network | IPv6Network, ...] = (),
     ) -> None:
-        self.application = application
-        self.timeout = timeout
+        self._application = application
+        self._timeout = timeout
         self._probes = LOOPBACK + probes
-        self.pacing = Pacing()
+        self._pacing = Pacing()
         self._servers: list[asyncio.Server] = []
         self._connections: dict[_Connection, bool] = {}
         """The oldest first, and whether it may be closed to make room."""
@@ -153,9 +153,8 @@ class HealthServer:
     async def start(self, host: str, port: int, *, share_port: bool = False) -> int:
         """Listen, and return the port. Raises OSError if the address cannot be used."""
         sockets = await open_sockets(host, port, reuse_port=share_port)
-        loop = asyncio.get_running_loop()
         for each in sockets:
-            self._servers.append(await loop.create_server(lambda: _Connection(self), sock=each))
+            self._servers.append(await asyncio.start_server(self._connected, sock=each, limit=_LARGEST))
         return int(sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
@@ -163,132 +162,114 @@ class HealthServer:
         for server in self._servers:
             server.close()
         self._servers.clear()
-        answering = [each.answering for each in self._connections if each.answering is not None]
-        if answering:
-            await asyncio.wait(answering, timeout=_STOP)
-        for connection in list(self._connections):
+        for connection in self._connections:
+            connection.finish()
+        if self._connections:
+            await asyncio.wait([each.task for each in self._connections], timeout=_STOP)
+        for connection in self._connections:
             connection.end()
 
-    def add(self, connection: _Connection, address: str) -> None:
-        """Count a connection, and close the oldest one if there are too many."""
-        self._connections[connection] = not includes(self._probes, address)
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection, and close the oldest one if there are too many."""
+        connection = _Connection(self._application, self._timeout, reader, writer)
+        peer = writer.get_extra_info("peername")
+        self._connections[connection] = not includes(self._probes, str(peer[0]) if peer else "")
+        connection.task = asyncio.create_task(self._pacing.run(connection.serve()))
+        connection.task.add_done_callback(lambda _: self._connections.pop(connection, None))
         if len(self._connections) > _CONNECTIONS:
             oldest = next((each for each, closable in self._connections.items() if closable), None)
             if oldest is not None:
+                del self._connections[oldest]
                 oldest.end()
 
-    def remove(self, connection: _Connection) -> None:
-        """Forget a connection that has ended."""
-        self._connections.pop(connection, None)
 
-
-class _Connection(asyncio.Protocol):
+class _Connection:
     """A connection: requests are answered one by one, each within a limit of time."""
 
-    def __init__(self, server: HealthServer) -> None:
-        self.answering: asyncio.Task[None] | None = None
-        self._server = server
-        self._loop = asyncio.get_running_loop()
+    task: asyncio.Task[None]
+    """Serves it."""
+
+    def __init__(
+        self,
+        application: HealthApplication,
+        timeout: float,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._application = application
+        self._timeout = timeout
+        self._reader = reader
+        self._writer = writer
         self._http = h11.Connection(h11.SERVER, _LARGEST)
-        self._requests = 0
-        self._writable = asyncio.Event()
-        self._writable.set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; called by the event loop."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._limit = self._loop.call_later(self._server.timeout, self.end)
-        peer = transport.get_extra_info("peername")
-        self._server.add(self, str(peer[0]) if peer else "")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End; called by the event loop."""
-        self._limit.cancel()
-        self._writable.set()
-        self._server.remove(self)
+        self._left = _REQUESTS
+        self._is_answering = False
 
     def end(self) -> None:
         """Close at once; what was not sent is lost."""
-        self._server.remove(self)
-        self._transport.abort()
+        self._writer.transport.abort()
 
-    def pause_writing(self) -> None:
-        """Note that the client does not read; called by the event loop."""
-        self._writable.clear()
+    def finish(self) -> None:
+        """Close as soon as nothing is being answered."""
+        self._left = 0
+        if not self._is_answering:
+            self.end()
 
-    def resume_writing(self) -> None:
-        """Note that it does again; called by the event loop."""
-        self._writable.set()
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes; called by the event loop."""
-        self._http.receive_data(data)
-        self._go_on()
-
-    def eof_received(self) -> bool:
-        """Note that the client sends no more, but may wait for an answer; called by the event loop."""
-        self._http.receive_data(b"")
-        self._go_on()
-        return True
-
-    def _go_on(self) -> None:
-        if self.answering is None:
-            self._transport.pause_reading()
-            self.answering = self._loop.create_task(self._server.pacing.run(self._serve()))
-
-    async def _serve(self) -> None:
-        """Answer the requests that have come, one by one."""
+    async def serve(self) -> None:
+        """Answer requests until no more may follow, and close."""
         try:
-            while (request := self._read()) is not None:
-                await self._answer(request)
+            while self._left:
+                async with asyncio.timeout(self._timeout):
+                    await self._exchange()
+        except OSError:  # it was lost, or has taken too long
+            pass
         finally:
-            self.answering = None
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+            self.end()
 
-    def _read(self) -> h11.Request | None:
-        """Return the next request when it is whole; a connection on which none may follow is closed."""
-        if self._transport.is_closing():
-            return None
+    async def _exchange(self) -> None:
+        """Answer the next request, and wait until that has been sent."""
+        request = await self._read()
+        if request is not None:
+            self._is_answering = True
+            await self._answer(request)
+            self._is_answering = False
+            self._left = max(0, self._left - 1)
+        if self._left and request is not None and self._http.our_state is h11.DONE:
+            self._http.start_next_cycle()
+            return
+        self._left = 0
+        self._writer.close()
+        await self._writer.wait_closed()
+
+    async def _read(self) -> h11.Request | None:
+        """Return the next request when it is whole; None where none follows, or none may."""
+        request = None
         try:
-            event = self._http.next_event()
-            if isinstance(event, h11.Request):
-                self._request = event
+            while True:
                 event = self._http.next_event()
+                if event is h11.NEED_DATA:
+                    self._http.receive_data(await self._reader.read(_LARGEST))
+                elif isinstance(event, h11.Request):
+                    request = event
+                elif isinstance(event, h11.Data):
+                    self._send("GET", 413, _JSON, _json({"error": "send no body"}))
+                    return None
+                else:
+                    return request if isinstance(event, h11.EndOfMessage) else None
         except h11.RemoteProtocolError as error:
-            self._reject(error.error_status_hint, "this is not an HTTP/1.1 request")
+            text = "this is not an HTTP/1.1 request"
+            self._send("GET", error.error_status_hint, _JSON, _json({"error": text}))
             return None
-        if isinstance(event, h11.EndOfMessage):
-            return self._request
-        if isinstance(event, h11.Data):
-            self._reject(413, "send no body")
-        elif event is not h11.NEED_DATA:
-            self._transport.close()
-        return None
-
-    def _reject(self, status: int, text: str) -> None:
-        self._send("GET", status, _JSON, _json({"error": text}))
-        self._transport.close()
 
     async def _answer(self, request: h11.Request) -> None:
-        """Answer a request, and return when that has been sent."""
         method, path = request.method.decode(), request.target.partition(b"?")[0].decode("latin-1")
         accept = b",".join(value for name, value in request.headers if name == b"accept").decode("latin-1")
         try:
-            response = await self._server.application.respond(method, path, accept)
+            response = await self._application.respond(method, path, accept)
         except Exception:
             log.exception("a request to the health port failed")
             response = 500, _JSON, _json({"error": "it failed; see the log"})
-        if not self._transport.is_closing():
-            self._send(method, *response)
-            await self._writable.wait()
-        self._requests += 1
-        if self._requests >= _REQUESTS or self._http.our_state is not h11.DONE:
-            self._transport.close()
-        elif not self._transport.is_closing():
-            self._limit.cancel()
-            self._limit = self._loop.call_later(self._server.timeout, self.end)
-            self._http.start_next_cycle()
+        self._send(method, *response)
+        await self._writer.drain()
 
     def _send(self, method: str, status: int, content_type: str, body: bytes) -> None:
         headers = [
@@ -304,4 +285,4 @@ class _Connection(asyncio.Protocol):
             h11.Data(b"" if method == "HEAD" else body),
             h11.EndOfMessage(),
         )
-        self._transport.write(b"".join(self._http.send(event) or b"" for event in events))
+        self._writer.write(b"".join(self._http.send(event) or b"" for event in events))
