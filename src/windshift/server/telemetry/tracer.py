@@ -9,12 +9,13 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from random import getrandbits
 from time import time_ns
 from typing import Final, Self
 
 from windshift.conventions import ERROR_TYPE, SpanKind
-from windshift.server.config import SamplerConfig
+from windshift.server.config.telemetry import SamplerConfig
 from windshift.server.domain.errors import WindshiftError
 from windshift.server.telemetry.propagation import UNRECORDED, TraceContext, read_trace_context
 
@@ -57,18 +58,24 @@ class Sampler:
         return f"{getrandbits(64) or 1:016x}{low:016x}"
 
 
+def _new_span_id() -> str:
+    return (getrandbits(64) or 1).to_bytes(8).hex()  # all zeros are no id
+
+
+@dataclass(slots=True, eq=False)
 class Span:
     """A recorded operation, exported after its end.
 
     Attributes:
-        name: the operation, and perhaps its target; of low cardinality.
+        finish: called at its end.
         kind: the role of this server in it.
         trace_id: 32 hexadecimal digits.
-        span_id: 16 hexadecimal digits.
         flags: two hexadecimal digits, the flags of this span's ``traceparent``.
         state: the trace's ``tracestate``; may be empty.
         parent_id: the parent span; empty for the first span of a trace.
         remote: whether the parent is in another process.
+        name: the operation, and perhaps its target; of low cardinality.
+        span_id: 16 hexadecimal digits.
         link: the context of the event's producer, for operations on events.
         attributes: names and values.
         error: the type of the error; None = none.
@@ -76,48 +83,20 @@ class Span:
         ended: nanoseconds since 1970.
     """
 
-    __slots__ = (
-        "_finish",
-        "attributes",
-        "ended",
-        "error",
-        "flags",
-        "kind",
-        "link",
-        "name",
-        "parent_id",
-        "remote",
-        "span_id",
-        "started",
-        "state",
-        "trace_id",
-    )
-
-    def __init__(
-        self,
-        finish: Callable[[Span], None],
-        kind: SpanKind,
-        trace_id: str,
-        flags: str,
-        state: str,
-        parent_id: str,
-        *,
-        remote: bool,
-    ) -> None:
-        self._finish = finish
-        self.name = ""
-        self.kind = kind
-        self.trace_id = trace_id
-        self.span_id = f"{getrandbits(64) or 1:016x}"
-        self.flags = flags
-        self.state = state
-        self.parent_id = parent_id
-        self.remote = remote
-        self.link: TraceContext | None = None
-        self.attributes: Attributes = {}
-        self.error: str | None = None
-        self.started = time_ns()
-        self.ended = 0
+    finish: Callable[[Span], None]
+    kind: SpanKind
+    trace_id: str
+    flags: str
+    state: str
+    parent_id: str
+    remote: bool
+    name: str = ""
+    span_id: str = field(default_factory=_new_span_id)
+    link: TraceContext | None = None
+    attributes: Attributes = field(default_factory=dict)
+    error: str | None = None
+    started: int = field(default_factory=time_ns)
+    ended: int = 0
 
     @property
     def context(self) -> TraceContext:
@@ -126,7 +105,7 @@ class Span:
 
     def child(self, kind: SpanKind) -> Span:
         """Start a child span. This one may have ended."""
-        return Span(self._finish, kind, self.trace_id, self.flags, self.state, self.span_id, remote=False)
+        return Span(self.finish, kind, self.trace_id, self.flags, self.state, self.span_id, remote=False)
 
     def fail(self, error: str) -> None:
         """Set the type of the error."""
@@ -144,7 +123,7 @@ class Span:
     def end(self) -> None:
         """End the operation. To be called once."""
         self.ended = time_ns()
-        self._finish(self)
+        self.finish(self)
 
 
 current_span: ContextVar[Span | None] = ContextVar("current_span", default=None)
