@@ -8,17 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
-from windshift.server.config import LogLevel
+from windshift.server.config.tree import LogLevel
 from windshift.server.telemetry.log_text import escaped, fields_of, harmless, message_of, traceback_of
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import current_span
 
-_LEVELS: Final = {
-    LogLevel.DEBUG: logging.DEBUG,
-    LogLevel.INFO: logging.INFO,
-    LogLevel.WARNING: logging.WARNING,
-    LogLevel.ERROR: logging.ERROR,
-}
 _LIBRARIES: Final = ("asyncio", "nats", "opentelemetry", "grpc", "urllib3", "requests")
 """Loggers of libraries: only their warnings matter."""
 _LAST_EXPORT: Final = 2.0
@@ -36,10 +30,10 @@ def configure_logging(level: LogLevel, *, readable: bool, stream: TextIO | None 
     handler.addFilter(add_trace)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(_LEVELS[level])
+    root.setLevel(level.name)
     logging.captureWarnings(capture=True)
     for name in _LIBRARIES:
-        logging.getLogger(name).setLevel(max(logging.WARNING, _LEVELS[level]))
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
 @contextmanager
