@@ -15,7 +15,7 @@ import sys
 import time
 from asyncio import Handle
 
-from windshift.server.config import config_from_environment
+from windshift.server.config.read import config_from_environment
 from windshift.server.process.app import App
 from windshift.server.process.serve import spare_collector
 from windshift.server.telemetry.signals import Telemetry

@@ -17,7 +17,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from windshift.server.config import GROUPS, SETTINGS, Setting
+from windshift.server.config.settings import Setting
+from windshift.server.config.tree import GROUPS, SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / ".envrc.example"

@@ -18,7 +18,8 @@ from windshift.server.api.admin import ADMIN
 from windshift.server.api.dead_letters import DEAD_LETTERS
 from windshift.server.api.events import EVENTS
 from windshift.server.api.state import STATE
-from windshift.server.config import SETTINGS, ServerConfig, config_from_environment
+from windshift.server.config.read import config_from_environment
+from windshift.server.config.tree import SETTINGS, ServerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"

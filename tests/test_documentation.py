@@ -12,7 +12,7 @@ import yaml
 from tests.faults import scenarios as _registered  # noqa: F401 - importing them makes them known
 from tests.faults.run import SCENARIOS
 from tests.support.nats_server import BINARY
-from windshift.server.config import SETTINGS
+from windshift.server.config.tree import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = {"WindshiftError"}

@@ -18,7 +18,7 @@ import pytest
 from scripts.artifacts import engine_wheels
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import LIMIT, lives, wait_for
-from windshift.server.config import config_from_environment
+from windshift.server.config.read import config_from_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = re.compile("/opt/windshift|/tools|/wheels")

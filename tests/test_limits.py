@@ -31,7 +31,8 @@ from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
 from windshift.server.background import pacing
 from windshift.server.broker import room
-from windshift.server.config import SETTINGS, LimitsConfig, Setting
+from windshift.server.config.settings import Setting
+from windshift.server.config.tree import SETTINGS, LimitsConfig
 from windshift.server.domain import names
 from windshift.server.events import consumers
 from windshift.server.events.consuming import commands

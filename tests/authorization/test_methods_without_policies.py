@@ -22,7 +22,7 @@ from windshift.server.auth.access import ActivePolicy
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy_file import parse_policy
-from windshift.server.config import config_from_environment
+from windshift.server.config.read import config_from_environment
 from windshift.server.events.counts import Counts
 from windshift.server.process import app
 from windshift.server.telemetry.signals import Telemetry

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 from tests.support.command_line import heavy_modules_after
 from windshift.cli import main
-from windshift.server.config import SETTINGS, ListenConfig, health_address
+from windshift.server.config.read import health_address
+from windshift.server.config.tree import SETTINGS, ListenConfig
 
 
 def run(*arguments: str, code: str = "pass", **environment: str) -> subprocess.CompletedProcess[str]:

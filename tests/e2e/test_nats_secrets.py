@@ -21,7 +21,8 @@ from tests.support.exposition import scrape
 from tests.support.nats_server import running_nats
 from tests.support.operator import Operator, user_key, write_operator
 from tests.support.windshift_process import EXECUTED, WindshiftProcess
-from windshift.server.config import TlsFiles, config_from_environment
+from windshift.server.config.read import config_from_environment
+from windshift.server.config.telemetry import TlsFiles
 from windshift.server.process.tls import broker_credentials_expiry
 
 PASSWORD = "pl4nted%/@:s3cret"

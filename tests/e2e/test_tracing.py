@@ -199,7 +199,7 @@ def test_nothing_is_imported_without_a_collector() -> None:
     """A server that exports nothing loads neither OpenTelemetry nor grpcio."""
     program = (
         "import sys\n"
-        "from windshift.server.config import config_from_environment\n"
+        "from windshift.server.config.read import config_from_environment\n"
         "from windshift.server.telemetry.signals import Telemetry\n"
         "import windshift.server.process.serve\n"
         "for settings in {}, {'OTEL_TRACING_LOG': 'true'}:\n"

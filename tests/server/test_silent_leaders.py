@@ -14,7 +14,7 @@ import pytest
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.admin.look import Look
-from windshift.server.config import config_from_environment
+from windshift.server.config.read import config_from_environment
 from windshift.server.monitoring.snapshot import SnapshotCollector
 from windshift.server.monitoring.snapshot_cache import SnapshotCache
 from windshift.server.process.backup import BackupError, back_up

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 import uvloop
 
 from tests.support.ports import new_port
-from windshift.server.config import config_from_environment
+from windshift.server.config.read import config_from_environment
 from windshift.server.process.app import App
 from windshift.server.telemetry.signals import Telemetry
 

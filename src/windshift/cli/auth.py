@@ -20,7 +20,8 @@ from windshift.cli.options import Command, PlainCommand
 from windshift.server.auth.actions import Action
 from windshift.server.auth.permissions import LISTS, Role
 from windshift.server.auth.policy import Issuer, Policy, Principal, Quotas
-from windshift.server.config import ConfigurationError, auth_file
+from windshift.server.config.read import auth_file
+from windshift.server.config.settings import ConfigurationError
 
 Rows: TypeAlias = list[tuple[str, str]]
 

@@ -13,7 +13,9 @@ import click
 
 from windshift.cli.failing import USAGE, fail
 from windshift.cli.options import PlainCommand
-from windshift.server.config import ConfigurationError, ListenConfig, health_address
+from windshift.server.config.read import health_address
+from windshift.server.config.settings import ConfigurationError
+from windshift.server.config.tree import ListenConfig
 
 _NOT_READY = 1
 _LONGEST = 64 * 1024

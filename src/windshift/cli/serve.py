@@ -14,13 +14,9 @@ import click
 
 from windshift.cli.failing import FAILED, USAGE, drop_output, fail, stop_early
 from windshift.cli.options import PlainCommand
-from windshift.server.config import (
-    SETTINGS,
-    ConfigurationError,
-    ServerConfig,
-    Setting,
-    config_from_environment,
-)
+from windshift.server.config.read import config_from_environment
+from windshift.server.config.settings import ConfigurationError, Setting
+from windshift.server.config.tree import SETTINGS, ServerConfig
 
 _EXTRA = frozenset({"h11", "nkeys", "pythonjsonlogger", "uvloop"})
 """The packages of the extra `server`, by import name."""

@@ -12,7 +12,7 @@ import pytest
 from windshift._gen.windshift.state.v1alpha1.service_pb2 import GetRequest, ListKeysRequest
 from windshift.rpc import Method
 from windshift.server.api.tracing import trace_calls
-from windshift.server.config import SamplerConfig
+from windshift.server.config.telemetry import SamplerConfig
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     InvalidField,

@@ -12,7 +12,7 @@ from windshift.server.auth.audit import AUDIT, Audit, Caller
 from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.permissions import Permissions
 from windshift.server.auth.policy import Principal
-from windshift.server.config import LogLevel
+from windshift.server.config.tree import LogLevel
 from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated
 from windshift.server.process.logging import configure_logging
 

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.config import (
+from windshift.server.config.read import config_from_environment
+from windshift.server.config.settings import ConfigurationError
+from windshift.server.config.telemetry import TelemetryConfig, TlsFiles
+from windshift.server.config.tree import (
     SETTINGS,
     ClientAuth,
-    ConfigurationError,
     LimitsConfig,
     ListenConfig,
     LogLevel,
     NatsConfig,
     ServerConfig,
-    TelemetryConfig,
-    TlsFiles,
-    config_from_environment,
 )
 
 HOME = {"HOME": "/users/somebody"}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.config import ConfigurationError, config_from_environment
+from windshift.server.config.read import config_from_environment
+from windshift.server.config.settings import ConfigurationError
 
 
 def problem(**environment: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.config.test_config import problems, read
-from windshift.server.config import (
+from windshift.server.config.telemetry import (
     BatchConfig,
     OtlpCompression,
     OtlpProtocol,

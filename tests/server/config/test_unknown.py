@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.config import SETTINGS, ConfigurationError, config_from_environment
+from windshift.server.config.read import config_from_environment
+from windshift.server.config.settings import ConfigurationError
+from windshift.server.config.tree import SETTINGS
 
 
 def problems(**environment: str) -> list[str]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.config import ConfigurationError, config_from_environment, cores, parsers
+from windshift.server.config import cores, parsers
+from windshift.server.config.read import config_from_environment
+from windshift.server.config.settings import ConfigurationError
 
 
 @pytest.mark.parametrize(("value", "count"), [(None, 1), ("1", 1), ("64", 64), ("auto", 3), ("AUTO", 3)])

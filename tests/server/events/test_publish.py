@@ -22,7 +22,7 @@ from windshift.nats.times import Time, parse_rfc3339
 from windshift.server.auth.permissions import ListEntry, Permissions, Role
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.subjects import SubjectPatterns, tokens
-from windshift.server.config import SamplerConfig
+from windshift.server.config.telemetry import SamplerConfig
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     EventTooLarge,

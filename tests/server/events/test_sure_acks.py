@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from windshift.conventions import SpanKind
 from windshift.nats import NoReply
 from windshift.nats.jetstream.api import ConsumerState
-from windshift.server.config import SamplerConfig
+from windshift.server.config.telemetry import SamplerConfig
 from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.commands import Reject
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot

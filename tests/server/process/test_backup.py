@@ -24,9 +24,10 @@ from windshift.nats import NoReply
 from windshift.nats.headers import block
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.snapshots import take_snapshot
-from windshift.server.config import ServerConfig, config_from_environment
+from windshift.server.config.read import config_from_environment
+from windshift.server.config.tree import ServerConfig
 from windshift.server.process.backup import BackupError, back_up, restore
-from windshift.server.process.embedded import EmbeddedNats
+from windshift.server.process.embedded.nats import EmbeddedNats
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "operations" / "backup.md"
 HOUR = 3_600_000_000_000

@@ -13,7 +13,7 @@ import pytest
 from tests.nats.fake_server import FakeServer, Peer, fake_server
 from tests.nats.waiting import eventually
 from windshift.rpc._gen.grpc.health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from windshift.server.config import config_from_environment
+from windshift.server.config.read import config_from_environment
 from windshift.server.process.app import App
 from windshift.server.telemetry.signals import Telemetry
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.config import ServerConfig, config_from_environment
+from windshift.server.config.read import config_from_environment
+from windshift.server.config.tree import ServerConfig
 from windshift.server.process.exposure import is_readable, warn
 
 ANY = "0.0.0.0"  # noqa: S104 - nothing listens

@@ -13,7 +13,7 @@ from datetime import datetime
 import pytest
 
 from windshift.conventions import SpanKind
-from windshift.server.config import LogLevel
+from windshift.server.config.tree import LogLevel
 from windshift.server.process.logging import configure_logging
 from windshift.server.telemetry.tracer import Span, current_span
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from windshift.server.config import config_from_environment
+from windshift.server.config.read import config_from_environment
 from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot
 from windshift.server.process import metrics
 from windshift.server.process.metrics import Outlet

@@ -17,7 +17,7 @@ LIMIT = 60
 
 PROGRAM = """
 import asyncio, faulthandler, json, logging, os, sys, threading, time
-from windshift.server.config import LogLevel
+from windshift.server.config.tree import LogLevel
 from windshift.server.process.logging import configure_logging
 from windshift.server.process.watchdog import Watchdog
 

@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from windshift.server.config import config_from_environment
+from windshift.server.config.read import config_from_environment
 from windshift.server.process.app import App
 from windshift.server.process.channel import Answer, Assignment, Channel, Order
 from windshift.server.process.worker import WorkerProcess

@@ -13,7 +13,7 @@ from datetime import timedelta
 import pytest
 
 from tests.support.windshift_process import wait_for
-from windshift.server.config import BatchConfig
+from windshift.server.config.telemetry import BatchConfig
 from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.signals import SPANS
 

@@ -15,7 +15,7 @@ from tests.support.certificates import Authority
 from tests.support.collector import Collector, Tls, grpc_collector, http_collector
 from tests.support.windshift_process import wait_for
 from windshift.conventions import SpanKind
-from windshift.server.config import BatchConfig, SamplerConfig
+from windshift.server.config.telemetry import BatchConfig, SamplerConfig
 from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.otlp import OtlpSender
 from windshift.server.telemetry.otlp_signals import span_sender

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from windshift.server.config import BatchConfig
+from windshift.server.config.telemetry import BatchConfig
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.registry import Collect, Family, PeriodicReader, Readings

@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
-from windshift.server.config import SamplerConfig
+from windshift.server.config.telemetry import SamplerConfig
 from windshift.server.telemetry.tracer import Sampler
 
 PAIRS = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from windshift.conventions import SpanKind
-from windshift.server.config import SamplerConfig
+from windshift.server.config.telemetry import SamplerConfig
 from windshift.server.domain.errors import UnboundSubject
 from windshift.server.telemetry.propagation import UNRECORDED, TraceContext, read_trace_context
 from windshift.server.telemetry.tracer import Sampler, Span, Tracer, current_span

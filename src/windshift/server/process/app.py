@@ -70,7 +70,7 @@ from windshift.server.background.pacing import Pacing
 from windshift.server.broker.asking import asking
 from windshift.server.broker.availability import Availability
 from windshift.server.broker.room import PullRoom
-from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
+from windshift.server.config.tree import LimitsConfig, NatsConfig, ServerConfig
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.shared import Shared

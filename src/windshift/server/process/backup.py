@@ -24,10 +24,10 @@ from windshift.nats import (
 )
 from windshift.nats.jetstream.api import JetStream, JsonObject
 from windshift.nats.jetstream.snapshots import PIECE, restore_snapshot, take_snapshot
-from windshift.server.config import ServerConfig
+from windshift.server.config.tree import ServerConfig
 from windshift.server.process.app import connection_options
-from windshift.server.process.embedded import Damage, EmbeddedNats
-from windshift.server.process.embedded.stock import shrinks
+from windshift.server.process.embedded.nats import EmbeddedNats
+from windshift.server.process.embedded.stock import Damage, shrinks
 from windshift.server.process.errors import EmbeddedError
 from windshift.server.process.private_files import private_file, write_whole
 

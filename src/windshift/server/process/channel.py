@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any
 
 from windshift.nats import ServerAddress
-from windshift.server.config import ServerConfig
+from windshift.server.config.tree import ServerConfig
 from windshift.server.process.readiness import Readiness
 from windshift.server.telemetry.registry import Readings
 

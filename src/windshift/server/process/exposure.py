@@ -6,7 +6,7 @@ import asyncio
 import logging
 from datetime import timedelta
 
-from windshift.server.config import ServerConfig
+from windshift.server.config.tree import ServerConfig
 
 log = logging.getLogger(__name__)
 

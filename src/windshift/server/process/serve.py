@@ -22,8 +22,9 @@ from windshift.nats import ConnectFailed, ServerAddress
 from windshift.rpc.transports import joined
 from windshift.server.auth.authorization import PolicyNotUsable
 from windshift.server.background.reloading import NotUsable
-from windshift.server.config import ListenConfig, NatsConfig, ServerConfig
-from windshift.server.process.embedded import Disk, EmbeddedNats
+from windshift.server.config.tree import ListenConfig, NatsConfig, ServerConfig
+from windshift.server.process.embedded.disk import Disk
+from windshift.server.process.embedded.nats import EmbeddedNats
 from windshift.server.process.errors import StartError
 from windshift.server.process.exposure import warn
 from windshift.server.process.health_http import HealthApplication, HealthServer

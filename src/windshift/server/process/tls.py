@@ -14,7 +14,7 @@ from windshift.nats.credentials import credentials_expiry
 from windshift.rpc import ReplaceableTls, objection, server_tls
 from windshift.server.background.reloading import NotUsable, Watched, refuse_pipes
 from windshift.server.background.writers import other_writers
-from windshift.server.config import ClientAuth, NatsConfig, ServerConfig
+from windshift.server.config.tree import ClientAuth, NatsConfig, ServerConfig
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from typing import Final
 from windshift.nats import ServerAddress
 from windshift.rpc import close_sockets, hold_port, libnghttp2_version
 from windshift.server.auth.ledger import Ledger
-from windshift.server.config import ServerConfig
+from windshift.server.config.tree import ServerConfig
 from windshift.server.process.channel import (
     Answer,
     Assignment,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from windshift.server.config import BatchConfig
+from windshift.server.config.telemetry import BatchConfig
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)

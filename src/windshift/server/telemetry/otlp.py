@@ -15,7 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from windshift.server.config import SETTINGS, OtlpCompression, OtlpProtocol, SignalConfig
+from windshift.server.config.telemetry import OtlpCompression, OtlpProtocol, SignalConfig
+from windshift.server.config.tree import SETTINGS
 
 T = TypeVar("T")
 

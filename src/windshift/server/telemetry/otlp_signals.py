@@ -22,7 +22,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from windshift import conventions as c
-from windshift.server.config import TelemetryConfig
+from windshift.server.config.telemetry import TelemetryConfig
 from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.instruments import Instrument, InstrumentKind
 from windshift.server.telemetry.log_text import fields_of, message_of, traceback_of

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
-from windshift.server.config import BatchConfig, TelemetryConfig
+from windshift.server.config.telemetry import BatchConfig, TelemetryConfig
 from windshift.server.telemetry.exporter import Exporter, Messages
 from windshift.server.telemetry.registry import Collect, PeriodicReader
 from windshift.server.telemetry.tracer import Sampler, Span, Tracer

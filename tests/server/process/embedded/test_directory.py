@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.process.embedded import DataDirectory
+from windshift.server.process.embedded.directory import DataDirectory
 from windshift.server.process.errors import EmbeddedError
 
 

@@ -17,8 +17,9 @@ import pytest
 
 from tests.support.broker import connect, in_seconds
 from windshift.server.background.threads import in_thread
-from windshift.server.config import EmbeddedConfig
-from windshift.server.process.embedded import EmbeddedNats, EmbeddedTimers, nats
+from windshift.server.config.tree import EmbeddedConfig
+from windshift.server.process.embedded import nats
+from windshift.server.process.embedded.nats import EmbeddedNats, EmbeddedTimers
 from windshift.server.process.embedded.program import find_program
 from windshift.server.process.errors import EmbeddedError
 

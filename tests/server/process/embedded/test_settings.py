@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from windshift.server.config import EmbeddedConfig
-from windshift.server.process.embedded import DataDirectory
+from windshift.server.config.tree import EmbeddedConfig
+from windshift.server.process.embedded.directory import DataDirectory
 from windshift.server.process.embedded.settings import nats_settings
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from windshift.nats import ServerAddress
 from windshift.server.background.threads import in_thread
-from windshift.server.config import EmbeddedConfig
+from windshift.server.config.tree import EmbeddedConfig
 from windshift.server.process.embedded.directory import DataDirectory, LogEnd
 from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Failures, Space, look
 from windshift.server.process.embedded.inventory import Inventory

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from windshift.server.config import EmbeddedConfig
+from windshift.server.config.tree import EmbeddedConfig
 from windshift.server.process.embedded.directory import DataDirectory
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
