@@ -138,3 +138,19 @@ async def test_tidy(tmp_path: Path) -> None:
     assert list(directory.run.iterdir()) == []
     assert directory.log.exists()
     directory.release()
+
+
+def test_what_was_logged_since(tmp_path: Path) -> None:
+    """Whole, also when nats-server has moved the file aside; what was there before does not count."""
+    directory = DataDirectory(tmp_path)
+    end = directory.log_end()
+    directory.log.write_text("first\n")
+    assert directory.logged_since(end) == ["first"]
+    end = directory.log_end()
+    assert directory.logged_since(end) == []
+    with directory.log.open("a") as file:
+        file.write("second\n")
+    directory.log.rename(f"{directory.log}.2026.01.01.00.00.00.000000000")
+    directory.log.write_text("third\n")
+    assert directory.logged_since(end) == ["second", "third"]
+    assert directory.logged_since(directory.log_end()) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.process.embedded.disk import Disk, Failures, Space, Trouble, look
+from windshift.server.process.embedded.disk import Disk, Space, Trouble, failure, look
 
 MB = 10**6
 ROOMY = Space(total=1000 * MB, free=500 * MB, files=1000, read_only=False)
@@ -83,30 +83,22 @@ def test_a_look(tmp_path: Path) -> None:
 
 FULL = "no space left on device"
 LINES = {
-    b"[ERR] Filestore [S] Critical write error: write /d/1.blk: no space left on device": FULL,
-    b"[ERR] JetStream failed to store a msg on stream '$G > S': write /d: disk quota exceeded": (
+    "[ERR] Filestore [S] Critical write error: write /d/1.blk: no space left on device": FULL,
+    "[ERR] JetStream failed to store a msg on stream '$G > S': write /d: disk quota exceeded": (
         "disk quota exceeded"
     ),
-    b"[WRN] Filesystem permission denied while writing msg, disabling JetStream: permission denied": (
+    "[WRN] Filesystem permission denied while writing msg, disabling JetStream: permission denied": (
         "permission denied"
     ),
-    b"[INF] Server is ready": "",
-    b"[ERR] JetStream file resource limits exceeded for server": "",
+    "[INF] Server is ready": "",
+    "[ERR] JetStream file resource limits exceeded for server": "",
 }
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_failures_in_the_log(tmp_path: Path, line: bytes) -> None:
-    """The reason of the last failure; what was there before, or was read already, does not count."""
-    log = tmp_path / "log"
-    failures = Failures(log)
-    assert failures.read() == ""
-    log.write_bytes(b"[1] [ERR] Critical write error: write: input/output error\n")
-    failures.start()
-    assert failures.read() == ""
-    with log.open("ab") as file:
-        file.write(b"[1] 2026/01/01 00:00:00.0 " + line + b"\n")
-    assert failures.read() == LINES[line]
-    assert failures.read() == ""
-    log.write_bytes(line + b"\n")  # it was moved aside
-    assert failures.read() == LINES[line]
+def test_failures_in_the_log(line: str) -> None:
+    """The reason of the last failure."""
+    before, after = "[1] [ERR] Critical write error: write: input/output error", "[1] [INF] Server is ready"
+    assert failure([f"[1] 2026/01/01 00:00:00.0 {line}"]) == LINES[line]
+    assert failure([before, line, after]) == (LINES[line] or "input/output error")
+    assert failure([]) == ""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -79,42 +80,17 @@ def _writable(trial: Path, *, sync: bool) -> bool:
     return True
 
 
-class Failures:
-    """Finds in nats-server's log which writes have failed. Lines of before `start` do not count."""
+_FAILED: Final = re.compile(
+    r"\[(?:ERR|WRN)\] .*(?:critical write error|failed to store a msg|will be DISABLED|disabling JetStream|"
+    r"no space left|read-only file system)",
+    re.IGNORECASE,
+)
 
-    _FAILED: Final = re.compile(
-        rb"\[(?:ERR|WRN)\] [^\n]*(?:critical write error|failed to store a msg|will be DISABLED|"
-        rb"disabling JetStream|no space left|read-only file system)[^\n]*",
-        re.IGNORECASE,
-    )
 
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self._offset = 0
-
-    def start(self) -> None:
-        """Begin anew, at what is written from now on."""
-        self._offset = self._size()
-
-    def read(self) -> str:
-        """Return why a write failed since the last look, or "" if none did. Raises OSError."""
-        size = self._size()
-        if size < self._offset:  # nats-server has moved the file aside
-            self._offset = 0
-        if size == self._offset:
-            return ""
-        with self._log.open("rb") as file:
-            file.seek(self._offset)
-            text = file.read(size - self._offset)
-        self._offset = size
-        found = self._FAILED.findall(text)
-        return found[-1].rpartition(b": ")[2].decode(errors="replace").strip() if found else ""
-
-    def _size(self) -> int:
-        try:
-            return self._log.stat().st_size
-        except FileNotFoundError:
-            return 0
+def failure(logged: Iterable[str]) -> str:
+    """Return why a write failed last, by these lines of nats-server's log; "" if none did."""
+    found = [line for line in logged if _FAILED.search(line)]
+    return found[-1].rpartition(": ")[2].strip() if found else ""
 
 
 class Trouble(StrEnum):

@@ -20,7 +20,7 @@ from windshift.nats import ServerAddress
 from windshift.server.background.threads import in_thread
 from windshift.server.config.tree import EmbeddedConfig
 from windshift.server.process.embedded.directory import DataDirectory, LogEnd
-from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Failures, Space, look
+from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Space, failure, look
 from windshift.server.process.embedded.inventory import Inventory
 from windshift.server.process.embedded.program import find_program
 from windshift.server.process.embedded.settings import nats_settings
@@ -84,7 +84,7 @@ class EmbeddedNats:
         self._port = -1
         self._process: Process | None = None
         self._tasks: list[asyncio.Task[Any]] = []
-        self._failures = Failures(self._directory.log)
+        self._log_end = LogEnd(frozenset(), 0)  # what comes behind it was not looked at
         self._looks = 0
         self._renewed_at = -math.inf
         self._renew_pause = 0.0
@@ -164,20 +164,17 @@ class EmbeddedNats:
     async def _launch(self) -> None:
         self.storage = look(self._directory.path).limit
         self._write_settings()
-        self._failures.start()
         self.disk.renewed()
-        log_end = self._directory.log_end()
+        self._log_end = log_end = self._directory.log_end()
         self._process = await self._spawn()
         try:
             async with asyncio.timeout(self._timers.start):
-                self._port = await self._ready(self._process)
+                self._port = await self._ready(self._process, log_end)
         except TimeoutError:
             raise EmbeddedError(
                 f"nats-server did not take connections within {self._timers.start:g} s; "
                 f"see {self._directory.log}"
             ) from None
-        except _EndedEarly:
-            raise EmbeddedError(self._why_it_ended(log_end)) from None
 
     def _write_settings(self) -> None:
         """Write nats-server's configuration. Raises OSError."""
@@ -209,13 +206,13 @@ class EmbeddedNats:
         finally:
             os.close(log_fd)
 
-    async def _ready(self, process: Process) -> int:
+    async def _ready(self, process: Process, log_end: LogEnd) -> int:
         """Wait until the server says where it listens, and greets there. Returns the port."""
         loop = asyncio.get_running_loop()
         tell_at = loop.time() + self._timers.still_starting
         while True:
             if process.returncode is not None:
-                raise _EndedEarly
+                raise EmbeddedError(self._why_it_ended(log_end))
             port = self._read_port(process.pid)
             if port is not None and await _greets(port):
                 return port
@@ -358,11 +355,23 @@ class EmbeddedNats:
             self._renew(loop.time())
 
     def _look_at_disk(self) -> tuple[Space, str]:
-        failed = self._failures.read()
+        failed = self._read_failure()
         failing = bool(failed or self.disk.failed or self.disk.trouble)
         self._looks += 1
         trial = self._directory.run / "trial" if failing or self._looks % _LOOKS_PER_TRIAL == 0 else None
         return look(self._directory.path, trial, sync=failing), failed
+
+    def _read_failure(self) -> str:
+        """Return why a write has failed since the last look, by nats-server's log; "" if none has."""
+        end = self._directory.log_end()
+        if end == self._log_end:
+            return ""
+        try:
+            failed = failure(self._directory.logged_since(self._log_end))
+        except FileNotFoundError:  # it is being moved aside; the next look reads it
+            return ""
+        self._log_end = end
+        return failed
 
     def _take_look(self, space: Space | None, failed: str, now: float) -> None:
         if not self.disk.seen(space, failed, now):
@@ -404,10 +413,6 @@ class EmbeddedNats:
 
     def _longer(self, pause: float) -> float:
         return min(2 * pause or self._timers.restart_first, self._timers.restart_longest)
-
-
-class _EndedEarly(Exception):
-    """The process ended before it took connections."""
 
 
 async def _greets(port: int) -> bool:
