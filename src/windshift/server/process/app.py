@@ -119,23 +119,6 @@ _TAILS_PART = 4
 reads may ask for, that stays below what nats-server tolerates."""
 
 
-class Siblings(NamedTuple):
-    """The other processes that serve the same port, as one of them sees them.
-
-    Attributes:
-        number: this process's among them, from 1; 0 = it is alone.
-        ledger: where they count quotas together; None = it is alone.
-        ask: asks them; None = it is alone.
-    """
-
-    number: int = 0
-    ledger: Ledger | None = None
-    ask: AskOthers | None = None
-
-
-_NONE = Siblings()
-
-
 class App:
     """A server in the running event loop, without the process around it.
 
@@ -148,7 +131,9 @@ class App:
         telemetry: where traces and metrics go.
         share_port: whether other processes may listen on the API's port too.
         storage: how many bytes the broker may store; None = not known.
-        siblings: the other workers.
+        worker: its number among the processes that serve the port, from 1; 0 = it is alone.
+        ledger: where these count quotas together; None = it is alone.
+        ask_others: asks them; None = it is alone.
     """
 
     authorization: Authorization | None
@@ -174,18 +159,20 @@ class App:
         *,
         share_port: bool = False,
         storage: int | None = None,
-        siblings: Siblings = _NONE,
+        worker: int = 0,
+        ledger: Ledger | None = None,
+        ask_others: AskOthers | None = None,
     ) -> None:
         self._config = config
         self._share_port = share_port
-        self._worker = siblings.number
+        self._worker = worker
         self._telemetry = telemetry
         self._made_at, self._started_ns = asyncio.get_running_loop().time(), time.time_ns()
         nats = _nats(config.nats, servers)
         self.connection, self._api = nats.connection, nats.api
         self._notes, self._gathering = nats.notes, nats.gathering
         audit = Audit()
-        self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, siblings.ledger)
+        self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, ledger)
         shared = _shared(config, nats, telemetry.tracer, storage)
         servers_known = Servers(nats.gathering, self._describe, self._load, nats.requests)
         self._domain = _Domain(config, nats, shared, self._ownership, servers_known)
@@ -194,7 +181,7 @@ class App:
         """The files that are reloaded when they change, or on demand."""
         self._demanded = asyncio.Event()
         self._failures = FailureLog(extractor(config.telemetry.propagators))
-        self.principals = PrincipalsService(self.authorization, self._open_connections, siblings.ask)
+        self.principals = PrincipalsService(self.authorization, self._open_connections, ask_others)
         self._services = (*self._domain.services, Service(PRINCIPALS, self.principals))
         self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])
@@ -477,28 +464,17 @@ def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
     return _Nats(connection, requests, api, writes, notes, gathering, room, budget)
 
 
-class _Rules(NamedTuple):
-    """The rules, and what is kept for them; each is None where everybody may do everything.
-
-    Attributes:
-        authorization: who may do what.
-        ownership: who made what.
-        copies: ends copies that the rules do not allow any more.
-    """
-
-    authorization: Authorization | None = None
-    ownership: Ownership | None = None
-    copies: Copies | None = None
-
-
-def _rules(config: ServerConfig, api: JetStream, audit: Audit, ledger: Ledger | None) -> _Rules:
+def _rules(
+    config: ServerConfig, api: JetStream, audit: Audit, ledger: Ledger | None
+) -> tuple[Authorization | None, Ownership | None, Copies | None]:
+    """Return the rules, who made what, and what ends copies that are not allowed; None without rules."""
     if config.auth.file is None:
-        return _Rules()
+        return None, None, None
     places = config.grpc.limits.max_connections * config.workers
     quotas = {"connections": max(1, places // _CONNECTIONS_SHARE)}
     authorization = Authorization(config.auth.file, ledger, quotas)
     access = authorization.access
-    return _Rules(authorization, Ownership(api, access), Copies(api, access, audit))
+    return authorization, Ownership(api, access), Copies(api, access, audit)
 
 
 def _shared(

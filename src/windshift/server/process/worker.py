@@ -17,7 +17,7 @@ from typing import Any, Final
 import uvloop
 
 from windshift.server.auth.ledger import Ledger
-from windshift.server.process.app import App, Siblings
+from windshift.server.process.app import App
 from windshift.server.process.channel import (
     Answer,
     Assignment,
@@ -66,7 +66,9 @@ class WorkerProcess(Process):
             self._telemetry,
             share_port=True,
             storage=given.storage,
-            siblings=Siblings(given.number, ledger, self._ask_others),
+            worker=given.number,
+            ledger=ledger,
+            ask_others=self._ask_others,
         )
         obeying = asyncio.create_task(self._obey(app), name="orders")
         stack.callback(obeying.cancel)
