@@ -64,18 +64,12 @@ def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bo
     keep_large_blocks()
     configure_logging(config.log.level, readable=config.log.development)
     telemetry = Telemetry(config.telemetry)
-    with exported_logs(telemetry), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(config, telemetry, announce, share_port=share_port))
 
-
-async def _run(
-    config: ServerConfig, telemetry: Telemetry, announce: Callable[[str], None], *, share_port: bool
-) -> None:
-    try:
+    async def serve() -> None:
         await Process(config, telemetry, announce, share_port=share_port).run()
-    finally:
-        if config.reloads:  # to the end of the process there is nothing to reload
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with exported_logs(telemetry), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
 
 
 class Process:
@@ -107,11 +101,14 @@ class Process:
         loop = asyncio.get_running_loop()
         for each in _SIGNALS:
             loop.add_signal_handler(each, self._on_signal, each)
-        if self._config.reloads:  # not by the loop: it would restore what ends the process before its end
-            signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self._on_hangup))
-        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-            loop.add_signal_handler(signal.SIGHUP, self._on_signal, signal.SIGHUP)
         async with AsyncExitStack() as stack:
+            if self._config.reloads:  # not by the loop: it would restore what ends the process before its end
+                signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self._on_hangup))
+                stack.callback(
+                    signal.signal, signal.SIGHUP, signal.SIG_IGN
+                )  # there is nothing left to reload
+            elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(signal.SIGHUP, self._on_signal, signal.SIGHUP)
             self._watchdog.start()
             stack.callback(self._watchdog.stop)
             await self._unless_stopped(self._start(stack))
