@@ -54,11 +54,12 @@ class ApiTls:
         self.not_after = math.inf
         self.watched = Watched("tls", filter(None, self._files), self._load, self._take)
 
-    def _take(self, loaded: _Loaded) -> None:
-        self.context.replace(loaded.context)
-        self.not_after = loaded.not_after
+    def _take(self, loaded: tuple[ssl.SSLContext, float]) -> None:
+        context, self.not_after = loaded
+        self.context.replace(context)
 
-    def _load(self) -> _Loaded:
+    def _load(self) -> tuple[ssl.SSLContext, float]:
+        """Return the context, and when its certificate expires."""
         certificate, key, client_ca = self._files
         refuse_pipes(self.watched.paths)
         files = [_read(*named) for named in zip(_VARIABLES, self.watched.paths, strict=False)]
@@ -73,12 +74,7 @@ class ApiTls:
             raise TlsNotUsable(f"{error.filename}: {error.strerror}") from error
         if against is not None:
             _log.warning("clients will not accept the certificate in %s: %s", certificate, against)
-        return _Loaded(context, _not_after(files[0].text))
-
-
-class _Loaded(NamedTuple):
-    context: ssl.SSLContext
-    not_after: float
+        return context, _not_after(files[0].text)
 
 
 def broker_credentials_expiry(config: NatsConfig) -> float:

@@ -30,6 +30,7 @@ from windshift.nats.jetstream.kv import (
 )
 from windshift.nats.times import NANOSECONDS, nanoseconds
 from windshift.server.auth.policy import Principal
+from windshift.server.background.batches import for_each
 from windshift.server.broker.asking import asking
 from windshift.server.broker.storing import Call, Storing
 from windshift.server.domain import names
@@ -252,16 +253,12 @@ class Stores:
 
     async def _read_all(self, store: str, keys: Sequence[str], deadline: float) -> Mapping[str, Record]:
         """Read keys; values are empty, so that those of many keys are not held."""
-        found: dict[str, Record] = {}
-        for begin in range(0, len(keys), _AT_ONCE):
-            some = keys[begin : begin + _AT_ONCE]
-            records = await asyncio.gather(*(self._read_revision(store, key, deadline) for key in some))
-            found.update(zip(some, records, strict=True))
-        return found
 
-    async def _read_revision(self, store: str, key: str, deadline: float) -> Record:
-        record = await self._read(store, key, deadline)
-        return record if record.value is None else record._replace(value=b"")
+        async def read(key: str) -> Record:
+            record = await self._read(store, key, deadline)
+            return record if record.value is None else record._replace(value=b"")
+
+        return dict(zip(keys, await for_each(keys, read, at_once=_AT_ONCE), strict=True))
 
     async def _read_page(self, store: str, keys: Sequence[str], deadline: float) -> Mapping[str, Record]:
         """Read keys with their values; those behind a page of values are left out, whatever comes first."""
@@ -394,7 +391,6 @@ class _Get(Reading):
         self._call.charge(now - began, now)
 
     def take(self, message: StoredMessage) -> None:
-        """Answer the call."""
         try:
             response = self._to_response(_entry(record_of(message)))
         except Exception as error:  # noqa: BLE001 -- whatever it is, the client must be answered
@@ -403,7 +399,6 @@ class _Get(Reading):
             self._call.answer(response)
 
     def go_on(self, reading: Callable[[], Awaitable[StoredMessage | None]]) -> None:
-        """Have a task answer it."""
         self._call.go_on(lambda: self._rest(reading))
 
     async def _rest(self, reading: Callable[[], Awaitable[StoredMessage | None]]) -> Any:
@@ -423,11 +418,9 @@ class _Set(Storing):
         self._to_response = to_response
 
     def response(self, sequence: int) -> Any:
-        """Return the response."""
         return self._to_response(sequence)
 
     async def finish(self, storing: Awaitable[PubAck]) -> Any:
-        """Wait for the acknowledgement."""
         with broker_errors():
             return self._to_response(await self._buckets.stored(self._store, storing, self._write.deadline))
 

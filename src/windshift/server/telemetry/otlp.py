@@ -54,11 +54,13 @@ class OtlpSender(Generic[T]):
         grpc = config.protocol is OtlpProtocol.GRPC
         module, name = _EXPORTERS[signal]
         path = f"{_PACKAGE}.{'grpc' if grpc else 'http'}.{module}"
-        arguments = (_grpc_arguments if grpc else _http_arguments)(config, timeout)
+        arguments = (_grpc_arguments if grpc else _http_arguments)(config)
         self._encode = encode
         self._captured = _LogCapture((*_LOGGERS, path))
         with _without_environment():
-            self._exporter = getattr(import_module(path), name)(**arguments, **options)
+            self._exporter = getattr(import_module(path), name)(
+                endpoint=config.endpoint, timeout=timeout.total_seconds(), **arguments, **options
+            )
 
     @property
     def trouble(self) -> str:
@@ -131,7 +133,7 @@ def _without_environment() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _grpc_arguments(config: SignalConfig, timeout: timedelta) -> dict[str, Any]:
+def _grpc_arguments(config: SignalConfig) -> dict[str, Any]:
     import grpc  # noqa: PLC0415 - slow to import, and not needed over HTTP
 
     tls = config.tls
@@ -140,27 +142,23 @@ def _grpc_arguments(config: SignalConfig, timeout: timedelta) -> dict[str, Any]:
         credentials = grpc.ssl_channel_credentials(_bytes(tls.ca), _bytes(tls.key), _bytes(tls.certificate))
     compressed = config.compression is OtlpCompression.GZIP
     return {
-        "endpoint": config.endpoint,
         "insecure": config.plaintext,
         "credentials": credentials,
         "headers": tuple((name.lower(), value) for name, value in config.headers),
-        "timeout": timeout.total_seconds(),
         "compression": grpc.Compression.Gzip if compressed else grpc.Compression.NoCompression,
     }
 
 
-def _http_arguments(config: SignalConfig, timeout: timedelta) -> dict[str, Any]:
+def _http_arguments(config: SignalConfig) -> dict[str, Any]:
     from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415 - not needed over gRPC
 
     tls = config.tls
     compressed = config.compression is OtlpCompression.GZIP
     return {
-        "endpoint": config.endpoint,
         "certificate_file": _text(tls.ca),
         "client_key_file": _text(tls.key),
         "client_certificate_file": _text(tls.certificate),
         "headers": dict(config.headers),
-        "timeout": timeout.total_seconds(),
         "compression": Compression.Gzip if compressed else Compression.NoCompression,
         "session": None if tls.ca is None else _session(str(tls.ca)),
     }

@@ -137,9 +137,7 @@ def read(file: Path) -> Stock | None:
         read: Any = json.loads(file.read_bytes())
         streams = {name: _stream(each) for name, each in read["streams"].items()}
         return Stock(streams, bool(read["final"]))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
