@@ -28,7 +28,7 @@ from windshift.server.config.tree import ServerConfig
 from windshift.server.process.app import connection_options
 from windshift.server.process.embedded.nats import EmbeddedNats
 from windshift.server.process.embedded.stock import Damage, shrinks
-from windshift.server.process.errors import EmbeddedError
+from windshift.server.process.errors import StartError
 from windshift.server.process.private_files import private_file, write_whole
 
 _LIST: Final = "streams.json"
@@ -287,7 +287,7 @@ async def _broker(config: ServerConfig) -> AsyncIterator[_Broker]:
             stack.push_async_callback(connection.close)
             await connection.connect()
             yield _Broker(JetStream(Requests(connection)), damage)
-        except (EmbeddedError, ConnectFailed, NatsError, OSError) as error:
+        except (StartError, ConnectFailed, NatsError, OSError) as error:
             raise BackupError(_why(error)) from error
 
 

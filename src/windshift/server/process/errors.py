@@ -30,10 +30,6 @@ class StartError(Exception):
         return f"{self.what}; {advice}" if advice else self.what
 
 
-class EmbeddedError(StartError):
-    """The embedded server cannot run. The text is one line for the operator, and says what to change."""
-
-
 def how_it_ended(status: int) -> str:
     """Describe the exit status of a process, which is negative if a signal ended it."""
     return f"exit status {status}" if status >= 0 else f"signal {-status}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from windshift.server.process.embedded.directory import DataDirectory
-from windshift.server.process.errors import EmbeddedError
+from windshift.server.process.errors import StartError
 
 
 def mode(path: Path) -> int:
@@ -93,7 +93,7 @@ async def test_one_at_a_time(tmp_path: Path) -> None:
     """A second server is told to go elsewhere, at once; after the first it may come."""
     first, second = DataDirectory(tmp_path), DataDirectory(tmp_path)
     await first.acquire(0)
-    with pytest.raises(EmbeddedError, match=r"in use by another server.*WINDSHIFT_DATA_DIR"):
+    with pytest.raises(StartError, match=r"in use by another server.*WINDSHIFT_DATA_DIR"):
         await second.acquire(60)
     assert second.lock_fd == -1
     first.release()
@@ -112,7 +112,7 @@ async def test_waits_for_what_a_dead_server_left(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])  # noqa: ASYNC220 - quick
     dead.wait()
     (tmp_path / "lock").write_text(f"{dead.pid}\n")
-    with pytest.raises(EmbeddedError, match="in use"):
+    with pytest.raises(StartError, match="in use"):
         await directory.acquire(0.05)
     child.communicate(b"\n")
     await directory.acquire(0)
@@ -123,7 +123,7 @@ async def test_waits_for_what_a_dead_server_left(tmp_path: Path) -> None:
 async def test_not_a_directory(tmp_path: Path, path: str) -> None:
     """A path that cannot be a directory is told in one line."""
     (tmp_path / "file").touch()
-    with pytest.raises(EmbeddedError, match=r"^cannot write to the data directory .*WINDSHIFT_DATA_DIR$"):
+    with pytest.raises(StartError, match=r"^cannot write to the data directory .*WINDSHIFT_DATA_DIR$"):
         await DataDirectory(tmp_path / path).acquire(0)
 
 

@@ -21,7 +21,7 @@ from windshift.server.config.tree import EmbeddedConfig
 from windshift.server.process.embedded import nats
 from windshift.server.process.embedded.nats import EmbeddedNats, EmbeddedTimers
 from windshift.server.process.embedded.program import find_program
-from windshift.server.process.errors import EmbeddedError
+from windshift.server.process.errors import StartError
 
 T = TypeVar("T")
 
@@ -213,7 +213,7 @@ async def test_does_not_start(tmp_path: Path) -> None:
         ("echo 'nats-server: no way' >&2; exit 1", "no way"),
     ):
         config = EmbeddedConfig(tmp_path / "data", program=script(tmp_path / "program", text))
-        with pytest.raises(EmbeddedError, match=f"^nats-server ended while starting: {reason}$"):
+        with pytest.raises(StartError, match=f"^nats-server ended while starting: {reason}$"):
             await EmbeddedNats(config).start()
     async with running(EmbeddedConfig(tmp_path / "data")):
         pass
@@ -226,7 +226,7 @@ async def test_a_log_that_is_moved_aside(tmp_path: Path) -> None:
     log.write_text("nats-server: something else\n" * 10)
     text = f"mv {log} {log}.2027.01.01.00.00.00.000000000; echo '[1] [FTL] no way' > {log}; exit 1"
     config = EmbeddedConfig(tmp_path / "data", program=script(tmp_path / "program", text))
-    with pytest.raises(EmbeddedError, match=r"^nats-server ended while starting: no way$"):
+    with pytest.raises(StartError, match=r"^nats-server ended while starting: no way$"):
         await EmbeddedNats(config).start()
 
 
@@ -235,7 +235,7 @@ async def test_file_that_cannot_be_written(tmp_path: Path, taken: str) -> None:
     """What is in the way of one of its files gives one line that names it; nothing is left locked."""
     (tmp_path / taken).mkdir(parents=True)
     for _ in range(2):
-        with pytest.raises(EmbeddedError, match=rf"^cannot write to .*{taken}: Is a directory; ") as caught:
+        with pytest.raises(StartError, match=rf"^cannot write to .*{taken}: Is a directory; ") as caught:
             await EmbeddedNats(EmbeddedConfig(tmp_path)).start()
         assert "WINDSHIFT_DATA_DIR" in str(caught.value)
     (tmp_path / taken).rmdir()
@@ -256,7 +256,7 @@ async def test_does_not_become_ready(tmp_path: Path) -> None:
     embedded = EmbeddedNats(
         EmbeddedConfig(tmp_path / "data", program=program), EmbeddedTimers(start=0.3, still_starting=0.05)
     )
-    with pytest.raises(EmbeddedError, match=r"did not take connections within 0\.3 s"):
+    with pytest.raises(StartError, match=r"did not take connections within 0\.3 s"):
         await embedded.start()
     assert embedded.pid is None
 
@@ -266,14 +266,14 @@ async def test_not_a_program(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"\x00")
     program.chmod(0o755)
-    with pytest.raises(EmbeddedError, match="nats-server ended while starting"):
+    with pytest.raises(StartError, match="nats-server ended while starting"):
         await EmbeddedNats(EmbeddedConfig(tmp_path / "data", program=program)).start()
 
 
 async def test_second_on_the_same_directory(tmp_path: Path) -> None:
     """Two on one directory: the second fails, the first is not disturbed."""
     async with running(EmbeddedConfig(tmp_path)) as first:
-        with pytest.raises(EmbeddedError, match="in use by another server"):
+        with pytest.raises(StartError, match="in use by another server"):
             await EmbeddedNats(EmbeddedConfig(tmp_path)).start()
         async with connect(url(first)) as broker:
             await broker.stream("undisturbed")

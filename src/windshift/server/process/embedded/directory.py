@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from windshift.server.process.errors import EmbeddedError
+from windshift.server.process.errors import StartError
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class DataDirectory:
         """Create the directory if need be, and lock it.
 
         When the server that held it is dead, and only its nats-server is still about to stop, wait up to
-        `wait` seconds for that. Raises `EmbeddedError`.
+        `wait` seconds for that. Raises `StartError`.
         """
         try:
             self._prepare()
@@ -63,7 +63,7 @@ class DataDirectory:
         except OSError as error:
             self.release()
             raise self.unusable(error) from error
-        except EmbeddedError:
+        except StartError:
             self.release()
             raise
 
@@ -130,7 +130,7 @@ class DataDirectory:
             if not file.is_dir():
                 file.unlink(missing_ok=True)
 
-    def unusable(self, error: OSError) -> EmbeddedError:
+    def unusable(self, error: OSError) -> StartError:
         """Say in one line what is wrong with the directory, and which file when it is one of ours."""
         reason = os.strerror(error.errno) if error.errno else "it cannot be used"
         file = Path(error.filename) if isinstance(error.filename, str) else self.path
@@ -141,7 +141,7 @@ class DataDirectory:
         )
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         advice = "make room there" if full else "make it writable"
-        return EmbeddedError(f"cannot write to {what}: {reason}", advice, _SETTING)
+        return StartError(f"cannot write to {what}: {reason}", advice, _SETTING)
 
     def _moved_logs(self) -> set[Path]:
         """Find the logs that nats-server has moved aside; their names end with the time of that."""
@@ -177,7 +177,7 @@ class DataDirectory:
         give_up = time.monotonic() + wait
         while not self._try_lock():
             if self._owner_lives() or time.monotonic() >= give_up:
-                raise EmbeddedError(
+                raise StartError(
                     f"the data directory {self.path} is in use by another server", "stop that one", _SETTING
                 )
             await asyncio.sleep(_POLL)

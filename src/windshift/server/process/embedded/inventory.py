@@ -10,7 +10,7 @@ from windshift.nats import NatsError, ServerAddress
 from windshift.server.process.embedded import stock
 from windshift.server.process.embedded.directory import DataDirectory, LogEnd
 from windshift.server.process.embedded.stock import Damage, Stock, damage
-from windshift.server.process.errors import EmbeddedError
+from windshift.server.process.errors import StartError
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +39,18 @@ class Inventory:
             self._final = None
 
     async def inspect(self, address: ServerAddress) -> list[Damage]:
-        """Say what is missing of what there was when the directory was left. Raises `EmbeddedError`."""
+        """Say what is missing of what there was when the directory was left. Raises `StartError`."""
         try:
             self._found = await stock.take(address, _TIMEOUT)
             before = stock.read(self._directory.stock)
             return list(damage(before, self._found, self._directory.streams(), self._complaints()))
         except (NatsError, TimeoutError) as error:
-            raise EmbeddedError(f"nats-server does not say what it has; see {self._directory.log}") from error
+            raise StartError(f"nats-server does not say what it has; see {self._directory.log}") from error
         except OSError as error:
             raise self._directory.unusable(error) from error
 
     def accept(self, losses: Iterable[Damage]) -> bool:
-        """Go on without what is missing: from now on what is there counts. Raises `EmbeddedError`.
+        """Go on without what is missing: from now on what is there counts. Raises `StartError`.
 
         Returns whether files were moved, so that nats-server has to be started anew.
         """

