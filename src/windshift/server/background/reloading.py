@@ -166,27 +166,21 @@ class Watched(Generic[T]):
         await self._look(demanded=True)
 
     async def _look(self, *, demanded: bool) -> None:
-        """Check the files, and load them if they changed or on demand."""
+        """Check the files, and load them if they changed or on demand; the next poll shows a later change."""
         async with self._busy:
+            state = _UNKNOWN
             try:
                 state = await self._read(lambda: state_of(self.paths))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the watch goes on
-                self._refused(_UNKNOWN, error, demanded=demanded)
+                if not demanded and not self._changes.due(state, asyncio.get_running_loop().time()):
+                    return
+                self._take(await self._read(self._load))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on with what it has
+                self._refused(state, error, demanded=demanded)
                 return
-            if demanded or self._changes.due(state, asyncio.get_running_loop().time()):
-                await self._reload(state, demanded=demanded)
-
-    async def _reload(self, state: State, *, demanded: bool) -> None:
-        """Load the files, which were just in this state; the next poll shows a later change."""
-        try:
-            self._take(await self._read(self._load))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on with what it has
-            self._refused(state, error, demanded=demanded)
-            return
-        self._changes.loaded(state, asyncio.get_running_loop().time(), refused=False)
-        self.reloads += 1
-        self.failing = False
-        log.info("reloaded %s: %s", self.what, self._names())
+            self._changes.loaded(state, asyncio.get_running_loop().time(), refused=False)
+            self.reloads += 1
+            self.failing = False
+            log.info("reloaded %s: %s", self.what, self._names())
 
     async def _read(self, work: Callable[[], R]) -> R:
         """Return the result of work in a thread. Raise its exception, or `Hanging`.
