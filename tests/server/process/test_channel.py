@@ -24,6 +24,6 @@ def test_nobody_is_there() -> None:
                 await channel._writer.wait_closed()
         channel.send(Order.STOP)
         assert [each async for each in channel.messages()] == []
-        await channel.close()
+        await channel.aclose()
 
     uvloop.run(send())

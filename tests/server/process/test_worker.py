@@ -28,9 +28,9 @@ async def worker_with(reload: Callable[[], None]) -> AsyncIterator[tuple[Channel
     obeying = asyncio.create_task(worker._obey(cast("App", SimpleNamespace(reload=reload))))
     async with asyncio.timeout(30):
         yield parent, worker
-        await parent.close()
+        await parent.aclose()
         await obeying
-    await channel.close()
+    await channel.aclose()
 
 
 async def test_an_answer_to_a_call_that_was_cancelled() -> None:

@@ -164,7 +164,7 @@ class Channel:
         finally:
             self._asked.pop(question.id, None)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Send what waits, and close."""
         self._writer.close()
         try:

@@ -11,7 +11,7 @@ import faulthandler
 import logging
 import socket
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, Final
 
 import uvloop
@@ -135,9 +135,9 @@ def main(descriptor: int) -> int:
 
 
 async def _serve(descriptor: int) -> int:
-    channel = await Channel.of(socket.socket(fileno=descriptor))
-    async for assignment in channel.messages():
-        return await _serve_assigned(channel, assignment)
+    async with aclosing(await Channel.of(socket.socket(fileno=descriptor))) as channel:
+        async for assignment in channel.messages():
+            return await _serve_assigned(channel, assignment)
     return _FAILED
 
 
@@ -152,8 +152,6 @@ async def _serve_assigned(channel: Channel, assignment: Assignment) -> int:
         except StartError as error:
             channel.send(Failed(str(error)))
             return _FAILED
-        finally:
-            await channel.close()
     return 0
 
 

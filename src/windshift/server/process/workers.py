@@ -14,6 +14,7 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
@@ -317,31 +318,25 @@ class _Worker:
         """Run one process to its end, and say how it ended."""
         self._failure = ""
         ours, theirs = socket.socketpair()
-        channel = await Channel.of(ours)
-        try:
+        async with aclosing(await Channel.of(ours)) as channel:
             with theirs:
-                process = await self._spawn(theirs.fileno())
-        except BaseException:
-            await channel.close()
-            raise
-        self._process = process
-        try:
-            channel.send(self._assignment)
-            channel.send(self._refusal)
-            if self._stopping.is_set():
-                channel.send(Order.STOP)
-            self._channel = channel
-            async for message in channel.messages():
-                self._take(message)
-            await asyncio.wait((asyncio.create_task(process.wait()),), timeout=_ENDING)
-        finally:
-            self._channel = self._reported = None
-            self._count_no_more()
-            if process.returncode is None:
-                process.kill()
-            status = await process.wait()
-            self._ledger.forget(self._number)
-            await channel.close()
+                process = self._process = await self._spawn(theirs.fileno())
+            try:
+                channel.send(self._assignment)
+                channel.send(self._refusal)
+                if self._stopping.is_set():
+                    channel.send(Order.STOP)
+                self._channel = channel
+                async for message in channel.messages():
+                    self._take(message)
+                await asyncio.wait((asyncio.create_task(process.wait()),), timeout=_ENDING)
+            finally:
+                self._channel = self._reported = None
+                self._count_no_more()
+                if process.returncode is None:
+                    process.kill()
+                status = await process.wait()
+                self._ledger.forget(self._number)
         if self._failure:
             return f"cannot serve: {self._failure}"
         return f"ended ({how_it_ended(status)})"
