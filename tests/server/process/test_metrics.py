@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 
@@ -18,17 +18,17 @@ from windshift.server.telemetry.signals import Telemetry
 
 async def test_a_scrape_after_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What makes the text is imported by the next scrape if the first one could not."""
-    fails, load = iter([True]), metrics._load_formatter
+    fails = iter([True])
 
-    def load_once_more() -> Callable[..., Any]:
+    def load_once_more(name: str) -> ModuleType:
         if next(fails, False):
             raise OSError("too many open files")
-        return load()
+        return import_module(name)
 
     async def collect() -> list[Family]:
         return [Family(i.PUBLISHED, [((), 7)])]
 
-    monkeypatch.setattr(metrics, "_load_formatter", load_once_more)
+    monkeypatch.setattr(metrics, "import_module", load_once_more)
     outlet = Outlet(collect, Telemetry(config_from_environment({"HOME": "/"}).telemetry))
     with pytest.raises(OSError, match="too many open files"):
         await outlet.expose("")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from itertools import chain, islice
 from math import inf
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from windshift.nats import Connection
 from windshift.nats.budget import Budget
@@ -28,7 +30,7 @@ from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.process import LoopLag, add_process
-from windshift.server.telemetry.registry import Collect, Exposition, Family, Point, Registry
+from windshift.server.telemetry.registry import Collect, Exposition, Point, Registry
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Span
 
@@ -38,6 +40,9 @@ _MOST_PRINCIPALS: Final = 200
 _MOST_REPLAYED: Final = 200
 """Consumers whose outstanding replays are shown, those with most of them."""
 
+_PROMETHEUS: Final = "windshift.server.telemetry.prometheus"
+"""What makes their text is imported with the first scrape: 2 MB, and a tenth of a second."""
+
 
 class Outlet:
     """Where the readings of a server go: to who scrapes them, and to a collector where there is one."""
@@ -46,7 +51,6 @@ class Outlet:
         self._collect = collect
         self._push = telemetry.metric_reader(collect)
         self._exposing: dict[str, asyncio.Task[Exposition]] = {}
-        self._formatter: _Formatter | None = None
 
     @property
     def failures(self) -> int:
@@ -72,19 +76,9 @@ class Outlet:
         return await asyncio.shield(task)
 
     async def _expose(self, accept: str) -> Exposition:
-        if self._formatter is None:
-            self._formatter = await in_thread(_load_formatter, "metrics")
-        return await self._formatter(await self._collect(), accept)
-
-
-_Formatter: TypeAlias = Callable[[Sequence[Family], str], Awaitable[Exposition]]
-
-
-def _load_formatter() -> _Formatter:
-    """Import what makes the text: 2 MB from the first scrape on, and a tenth of a second."""
-    from windshift.server.telemetry.prometheus import expose  # noqa: PLC0415 - see above
-
-    return expose
+        prometheus = await in_thread(partial(import_module, _PROMETHEUS), "metrics")
+        exposition: Exposition = await prometheus.expose(await self._collect(), accept)
+        return exposition
 
 
 class Metrics:
