@@ -48,15 +48,12 @@ class StreamClient(Protocol):
     @property
     def queued(self) -> int:
         """Bytes sent that the client has not read."""
-        ...
 
     async def ready(self) -> None:
         """Wait until the client has read most of what it was sent."""
-        ...
 
     def begin(self) -> None:
         """Signal that from now on nothing is missed."""
-        ...
 
 
 class Follower(ABC):

@@ -45,11 +45,9 @@ class WatchClient(StreamClient, Protocol):
 
     def send(self, change: KeyRevision) -> None:
         """Send a change."""
-        ...
 
     def up_to_date(self, revision: Revision) -> None:
         """Tell that everything is new from here on, and which revision was the last."""
-        ...
 
 
 class Watch(Follower):

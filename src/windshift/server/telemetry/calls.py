@@ -27,12 +27,10 @@ class FinishedCall(Protocol):
     @property
     def method(self) -> str:
         """Its path."""
-        ...
 
     @property
     def begun(self) -> float:
         """When it began, in `time.perf_counter` seconds."""
-        ...
 
 
 class CallDurations:

@@ -33,15 +33,12 @@ class Sender(Protocol[T_contra]):
     @property
     def trouble(self) -> str:
         """The problem with the current or last batch; empty = none."""
-        ...
 
     def send(self, batch: Sequence[T_contra], /) -> bool:
         """Send a batch and return whether the collector accepted it. Blocks for a limited time."""
-        ...
 
     def close(self) -> None:
         """Abort the current `send` if possible."""
-        ...
 
 
 class Messages(NamedTuple):

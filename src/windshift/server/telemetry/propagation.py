@@ -55,11 +55,9 @@ class Carrier(Protocol):
     @property
     def fields(self) -> Mapping[bytes, bytes]:
         """The headers, and the last value of each."""
-        ...
 
     def header(self, name: bytes) -> str:
         """Return a header, empty when absent."""
-        ...
 
 
 Extract = Callable[[Carrier], TraceContext | None]

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
 from windshift.nats.jetstream.api import JetStream
+from windshift.server.background.batches import for_each
 from windshift.server.process.private_files import write_whole
 
 _AT_ONCE: Final = 32
@@ -172,18 +173,15 @@ async def take(address: ServerAddress, seconds: float) -> Stock:
 
 
 async def _take(api: JetStream, deadline: float) -> Stock:
-    turns = asyncio.Semaphore(_AT_ONCE)
-
     async def stream(info: dict[str, Any]) -> StreamStock:
         name, state, config = info["config"]["name"], info["state"], info["config"]
         consumers = {}
         if state["consumer_count"]:
-            async with turns:
-                consumers = {
-                    each["name"]: ConsumerStock(each["created"], each["ack_floor"]["stream_seq"])
-                    async for each in api.listed(f"CONSUMER.LIST.{name}", "consumers", deadline)
-                    if "durable_name" in each["config"] and not each["config"].get("mem_storage")
-                }
+            consumers = {
+                each["name"]: ConsumerStock(each["created"], each["ack_floor"]["stream_seq"])
+                async for each in api.listed(f"CONSUMER.LIST.{name}", "consumers", deadline)
+                if "durable_name" in each["config"] and not each["config"].get("mem_storage")
+            }
         events = None if shrinks(config) else state["messages"]
         return StreamStock(info["created"], state["last_seq"], events, consumers)
 
@@ -192,7 +190,7 @@ async def _take(api: JetStream, deadline: float) -> Stock:
         async for each in api.listed("STREAM.LIST", "streams", deadline)
         if each["config"]["storage"] == "file"
     ]
-    stocks = await asyncio.gather(*map(stream, infos))
+    stocks = await for_each(infos, stream, at_once=_AT_ONCE)
     return Stock({info["config"]["name"]: stock for info, stock in zip(infos, stocks, strict=True)})
 
 
