@@ -9,6 +9,7 @@ import logging
 import os
 import stat
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,7 +78,7 @@ class DataDirectory:
         """Write nats-server's configuration, which holds a password, for our eyes only."""
         self.run.mkdir(mode=_PRIVATE, exist_ok=True)
         self.config.unlink(missing_ok=True)
-        with open(self.config, "w", encoding="utf-8", opener=_private_opener) as file:
+        with open(self.config, "x", encoding="utf-8", opener=partial(os.open, mode=_PRIVATE_FILE)) as file:
             file.write(text)
 
     def log_end(self) -> LogEnd:
@@ -201,7 +202,3 @@ class DataDirectory:
         except PermissionError:
             return True  # alive, and another user's
         return True
-
-
-def _private_opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_EXCL, _PRIVATE_FILE)
