@@ -10,7 +10,7 @@ import pytest
 from windshift.server.config.read import config_from_environment
 from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot
 from windshift.server.process import metrics
-from windshift.server.process.metrics import Outlet
+from windshift.server.process.metrics import Metrics
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.registry import Family
 from windshift.server.telemetry.signals import Telemetry
@@ -29,10 +29,10 @@ async def test_a_scrape_after_one_that_failed(monkeypatch: pytest.MonkeyPatch) -
         return [Family(i.PUBLISHED, [((), 7)])]
 
     monkeypatch.setattr(metrics, "import_module", load_once_more)
-    outlet = Outlet(collect, Telemetry(config_from_environment({"HOME": "/"}).telemetry))
+    served = Metrics(Telemetry(config_from_environment({"HOME": "/"}).telemetry), collect)
     with pytest.raises(OSError, match="too many open files"):
-        await outlet.expose("")
-    assert b"windshift_events_published_total 7" in (await outlet.expose("")).body
+        await served.expose("")
+    assert b"windshift_events_published_total 7" in (await served.expose("")).body
 
 
 def test_ages() -> None:

@@ -88,7 +88,7 @@ from windshift.server.monitoring.snapshot import SnapshotCollector
 from windshift.server.monitoring.snapshot_cache import SnapshotCache
 from windshift.server.monitoring.violations import ViolationLog
 from windshift.server.ownership.ownership import Ownership
-from windshift.server.process.metrics import Metrics
+from windshift.server.process.metrics import AppMetrics
 from windshift.server.process.readiness import NO_JETSTREAM, Readiness
 from windshift.server.process.tls import api_tls, broker_credentials_expiry
 from windshift.server.state.stores import Stores
@@ -140,7 +140,7 @@ class App:
     """Who may do what; None = everybody may do everything."""
     principals: PrincipalsService
     """What is to be asked of all workers: see `PrincipalsService.answer`."""
-    metrics: Metrics | None
+    metrics: AppMetrics | None
     """The metrics of this server, unless turned off."""
     port = 0
     """The port of the API, once it listens."""
@@ -210,13 +210,13 @@ class App:
     def _open_connections(self) -> tuple[ServerConnection, ...]:
         return () if self._server is None else self._server.open_connections
 
-    def _make_metrics(self, nats: _Nats, shared: Shared, audit: Audit) -> Metrics:
+    def _make_metrics(self, nats: _Nats, shared: Shared, audit: Audit) -> AppMetrics:
         connection, requests, api, writes, *_ = nats
         counts, stats = shared.counts, shared.stats
         shows_broker = self._worker <= 1
         cache = SnapshotCache(requests, SnapshotCollector(api)) if shows_broker else None
         connections = (connection, api.connection)
-        metrics = Metrics(counts, stats, writes, cache, connections, self._methods, self._telemetry)
+        metrics = AppMetrics(counts, stats, writes, cache, connections, self._methods, self._telemetry)
         metrics.add_broker(nats.budget, nats.room)
         metrics.add_denials(audit.denials, audit.exceeded)
         metrics.add_reloads(self.reloaders)
@@ -275,7 +275,7 @@ class App:
             watch.add_done_callback(_tell_failure)
         self._serving_since = asyncio.get_running_loop().time()
         if self.metrics is not None:
-            self.metrics.start(server)
+            self.metrics.observe(server)
         self._show_health()
 
     def _watching(self) -> Iterator[Coroutine[Any, Any, None]]:

@@ -28,11 +28,9 @@ from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot
 from windshift.server.monitoring.snapshot_cache import SnapshotCache
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
-from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.process import LoopLag, add_process
 from windshift.server.telemetry.registry import Collect, Exposition, Point, Registry
 from windshift.server.telemetry.signals import Telemetry
-from windshift.server.telemetry.tracer import Span
 
 _MOST_PRINCIPALS: Final = 200
 """Principals that are shown by name: the first that called, or those whose tokens expire first."""
@@ -44,18 +42,24 @@ _PROMETHEUS: Final = "windshift.server.telemetry.prometheus"
 """What makes their text is imported with the first scrape: 2 MB, and a tenth of a second."""
 
 
-class Outlet:
-    """Where the readings of a server go: to who scrapes them, and to a collector where there is one."""
+class Metrics:
+    """The metrics of a server: for who scrapes them, and for a collector where there is one.
 
-    def __init__(self, collect: Collect, telemetry: Telemetry) -> None:
-        self._collect = collect
-        self._push = telemetry.metric_reader(collect)
+    Attributes:
+        registry: reads the instruments of this process.
+
+    Args:
+        telemetry: where metrics are pushed.
+        collect: reads all that are given away; None = those in the registry are.
+    """
+
+    def __init__(self, telemetry: Telemetry, collect: Collect | None = None) -> None:
+        self.registry = Registry()
+        self._collect = collect or self.registry.collect
+        self._push = telemetry.metric_reader(self._collect)
         self._exposing: dict[str, asyncio.Task[Exposition]] = {}
-
-    @property
-    def failures(self) -> int:
-        """How many pushes failed."""
-        return 0 if self._push is None else self._push.failures
+        add_process(self.registry, libnghttp2_version())
+        self.registry.add_number(i.PUSH_FAILURES, lambda: 0 if self._push is None else self._push.failures)
 
     def start(self) -> None:
         """Start to push."""
@@ -81,12 +85,10 @@ class Outlet:
         return exposition
 
 
-class Metrics:
-    """The metrics of one server.
+class AppMetrics(Metrics):
+    """The metrics of one `App`.
 
     Attributes:
-        registry: reads every instrument.
-        outlet: gives the readings away.
         calls: observes the calls of the gRPC server.
 
     Args:
@@ -109,7 +111,8 @@ class Metrics:
         methods: Iterable[str],
         telemetry: Telemetry,
     ) -> None:
-        registry = self.registry = Registry()
+        super().__init__(telemetry)
+        registry, spans = self.registry, telemetry.spans
         self.calls = CallDurations(methods)
         registry.add(i.CALL_DURATION, self.calls.read)
         _add_events(registry, counts, writes)
@@ -118,9 +121,8 @@ class Metrics:
         _add_nats(registry, connections)
         if cache is not None:
             _add_snapshots(registry, cache, dead_letters)
-        add_process(registry, libnghttp2_version())
-        self.outlet = Outlet(registry.collect, telemetry)
-        _add_exports(registry, self.outlet, telemetry.spans)
+        registry.add_number(i.SPANS_EXPORTED, lambda: 0 if spans is None else spans.exported)
+        registry.add_number(i.SPANS_DROPPED, lambda: 0 if spans is None else spans.dropped)
         self._lag = LoopLag(registry.add_histogram(i.LOOP_LAG))
         self._cache = cache
 
@@ -147,15 +149,15 @@ class Metrics:
         self.registry.add_number(i.NATS_DELIVERIES, lambda: room.used + room.whole.used)
         self.registry.add_number(i.NATS_DELIVERIES_WAITING, lambda: room.whole.waiting)
 
-    def start(self, server: Server) -> None:
-        """Start observing the event loop and a gRPC server."""
+    def observe(self, server: Server) -> None:
+        """Start observing the event loop and a gRPC server, and to push."""
         _add_rpc(self.registry, server)
         self._lag.start()
-        self.outlet.start()
+        self.start()
 
     async def close(self, timeout: float) -> None:
         """Push the last readings, for `timeout` seconds at most, and stop observing."""
-        await self.outlet.close(timeout)
+        await super().close(timeout)
         self._lag.stop()
         if self._cache is not None:
             self._cache.stop()
@@ -252,12 +254,6 @@ def _reloads(watched: Sequence[Watched[Any]]) -> Iterator[Point]:
 def _refused(watched: Sequence[Watched[Any]]) -> Iterable[Point]:
     failing = {each.what for each in watched if each.failing}
     return [((what,), int(what in failing)) for what in i.RELOADED]
-
-
-def _add_exports(registry: Registry, outlet: Outlet, spans: Exporter[Span] | None) -> None:
-    registry.add_number(i.PUSH_FAILURES, lambda: outlet.failures)
-    registry.add_number(i.SPANS_EXPORTED, lambda: 0 if spans is None else spans.exported)
-    registry.add_number(i.SPANS_DROPPED, lambda: 0 if spans is None else spans.dropped)
 
 
 # --- NATS -------------------------------------------------------------------------------------------------

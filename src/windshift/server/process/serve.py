@@ -256,7 +256,7 @@ class Process:
     async def _scrape(self, accept: str) -> Exposition | None:
         """Give the text of all metrics, once there is a server that has any."""
         metrics = None if self._app is None else self._app.metrics
-        return None if metrics is None else await metrics.outlet.expose(accept)
+        return None if metrics is None else await metrics.expose(accept)
 
     def _readiness(self) -> Readiness:
         if self._stopping.is_set():

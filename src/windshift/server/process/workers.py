@@ -13,13 +13,13 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
 from windshift.nats import ServerAddress
-from windshift.rpc import close_sockets, hold_port, libnghttp2_version
+from windshift.rpc import close_sockets, hold_port
 from windshift.server.auth.ledger import Ledger
 from windshift.server.config.tree import ServerConfig
 from windshift.server.process.channel import (
@@ -35,12 +35,10 @@ from windshift.server.process.channel import (
     Serving,
 )
 from windshift.server.process.errors import StartError, how_it_ended
-from windshift.server.process.metrics import Outlet
+from windshift.server.process.metrics import Metrics
 from windshift.server.process.readiness import Readiness
-from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.merging import lasting, merged
-from windshift.server.telemetry.process import add_process
-from windshift.server.telemetry.registry import Family, Readings, Registry
+from windshift.server.telemetry.registry import Readings
 from windshift.server.telemetry.signals import Telemetry
 
 log = logging.getLogger(__name__)
@@ -92,7 +90,7 @@ class Workers:
         self._asking: set[asyncio.Task[None]] = set()
         self._memory = Ledger.make(config.workers)
         self._workers: Sequence[_Worker] = ()
-        self.metrics = WorkersMetrics(self._readings, telemetry) if config.metrics else None
+        self.metrics = Metrics(telemetry, self._collect) if config.metrics else None
 
     async def start(self) -> None:
         """Start the workers, and return when all of them serve.
@@ -113,7 +111,7 @@ class Workers:
             each.start()
         await asyncio.gather(*(each.serving for each in self._workers))
         if self.metrics is not None:
-            self.metrics.outlet.start()
+            self.metrics.start()
 
     def readiness(self) -> Readiness:
         """Return whether calls should be sent here: one worker serves, and none that does is not ready."""
@@ -151,7 +149,7 @@ class Workers:
     async def close(self) -> None:
         """End what is left: after a start that was not finished, some workers may serve."""
         if self.metrics is not None:
-            await self.metrics.outlet.close(_GRACE)
+            await self.metrics.close(_GRACE)
         timeout = self._config.grpc.drain_timeout.total_seconds()
         await asyncio.gather(*(each.stop(timeout + _GRACE) for each in self._workers))
         close_sockets(self._holding)
@@ -168,8 +166,10 @@ class Workers:
         answers = await asyncio.gather(*(each.ask(question.method, question.request) for each in others))
         worker.send(Answer(question.id, answers))
 
-    async def _readings(self) -> list[Readings]:
-        return await asyncio.gather(*(each.readings() for each in self._workers))
+    async def _collect(self) -> Readings:
+        """Add up the metrics of all workers, and of this process."""
+        own = () if self.metrics is None else await self.metrics.registry.collect()
+        return merged([own, *await asyncio.gather(*(each.readings() for each in self._workers))])
 
 
 def _of_one(config: ServerConfig, port: int) -> ServerConfig:
@@ -177,29 +177,6 @@ def _of_one(config: ServerConfig, port: int) -> ServerConfig:
     grpc = replace(config.grpc, listen=replace(config.grpc.listen, port=port))
     metrics = replace(config.telemetry.metrics, endpoint=None)
     return replace(config, grpc=grpc, telemetry=replace(config.telemetry, metrics=metrics))
-
-
-class WorkersMetrics:
-    """The metrics of all workers, and of this process.
-
-    Attributes:
-        registry: reads the instruments of this process.
-        outlet: gives the readings of all away.
-
-    Args:
-        ask: returns the readings of each worker, with those of its predecessors.
-        telemetry: where metrics are pushed.
-    """
-
-    def __init__(self, ask: Callable[[], Awaitable[list[Readings]]], telemetry: Telemetry) -> None:
-        self._ask = ask
-        self.registry = Registry()
-        add_process(self.registry, libnghttp2_version())
-        self.outlet = Outlet(self._collect, telemetry)
-        self.registry.add_number(i.PUSH_FAILURES, lambda: self.outlet.failures)
-
-    async def _collect(self) -> list[Family]:
-        return merged([await self.registry.collect(), *await self._ask()])
 
 
 class _Worker:
