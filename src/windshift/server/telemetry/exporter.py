@@ -131,16 +131,10 @@ class Exporter(Generic[T]):
         while not self._closed:
             self._wake.wait(self._delay)
             self._wake.clear()
-            if self._items and not (self._closing and self._refused):
+            fewest = 1  # then only full batches, but at the end
+            while len(self._items) >= fewest and not (self._closing and self._refused):
                 self._send()
-            while self._is_ready():
-                self._send()
-
-    def _is_ready(self) -> bool:
-        """Tell whether to send now rather than wait for more items."""
-        if self._closing:
-            return bool(self._items) and not self._refused
-        return len(self._items) >= self._batch_size
+                fewest = 1 if self._closing else self._batch_size
 
     def _send(self) -> None:
         self._sending = True
