@@ -153,10 +153,8 @@ def _store_problem(value: str) -> str | None:
 
 
 def _reserved_name_problem(value: str, prefixes: tuple[str, ...]) -> str | None:
-    for prefix in prefixes:
-        if value.startswith(prefix):
-            return f"names that begin with {prefix} are reserved"
-    return None
+    prefix = next(filter(value.startswith, prefixes), None)
+    return None if prefix is None else f"names that begin with {prefix} are reserved"
 
 
 @lru_cache(maxsize=4096)

@@ -74,7 +74,6 @@ class _Broker(NamedTuple):
         return sorted(found, key=lambda info: (info["config"]["name"] in _LAST, info["config"]["name"]))
 
     async def state(self, stream: str) -> Any:
-        """Return what there is in a stream."""
         return (await self.api.stream_info(stream, self._deadline()))["state"]
 
     def _deadline(self) -> float:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
 from windshift.server.config.tree import LogLevel
-from windshift.server.telemetry.log_text import escaped, fields_of, harmless, message_of, traceback_of
+from windshift.server.telemetry.log_text import escaped, fields_of, harmless, traceback_of
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import current_span
 
@@ -72,7 +72,7 @@ class _Plain(logging.Formatter):
         head = f"{time}.{record.msecs:03.0f} {record.levelname:<7} {record.name}: "
         fields = "".join(f" {name}={escaped(str(value))}" for name, value in fields_of(record).items())
         lines = (f"\n    {escaped(line)}" for line in traceback_of(record).splitlines())
-        return head + escaped(message_of(record)) + fields + "".join(lines)
+        return head + escaped(harmless(record.getMessage())) + fields + "".join(lines)
 
 
 def _json() -> logging.Formatter:

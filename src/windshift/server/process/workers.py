@@ -209,7 +209,6 @@ class _Worker:
         self.serving: asyncio.Future[None] = self._loop.create_future()
 
     def start(self) -> None:
-        """Start the first process."""
         self._task = asyncio.create_task(self._run(), name=f"worker {self._number}")
 
     def readiness(self, now: float) -> Readiness | None:
@@ -220,7 +219,6 @@ class _Worker:
 
     @property
     def serves(self) -> bool:
-        """Whether there is a process that serves."""
         return self._reported is not None
 
     async def ask(self, method: str, request: bytes) -> bytes | None:
@@ -260,7 +258,6 @@ class _Worker:
         return self._drained
 
     def kill(self) -> None:
-        """End the process, in whatever state it is."""
         if self._process is not None and self._process.returncode is None:
             os.kill(self._process.pid, signal.SIGKILL)
 

@@ -48,11 +48,6 @@ def escaped(text: str) -> str:
     return "".join(shown)
 
 
-def message_of(record: logging.LogRecord) -> str:
-    """Return the harmless message of a record."""
-    return harmless(record.getMessage())
-
-
 def fields_of(record: logging.LogRecord) -> dict[str, str | int | float | bool]:
     """Return the harmless extra fields of a record."""
     return {

@@ -25,7 +25,7 @@ from windshift import conventions as c
 from windshift.server.config.telemetry import TelemetryConfig
 from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.instruments import Instrument, InstrumentKind
-from windshift.server.telemetry.log_text import fields_of, message_of, traceback_of
+from windshift.server.telemetry.log_text import fields_of, harmless, traceback_of
 from windshift.server.telemetry.otlp import OtlpSender
 from windshift.server.telemetry.propagation import TraceContext
 from windshift.server.telemetry.registry import Distribution, Point, Readings
@@ -60,7 +60,6 @@ def _make_resource(config: TelemetryConfig) -> Resource:
 
 
 def _make_scope(resource: Resource) -> InstrumentationScope:
-    """Return the scope of spans and metrics."""
     return InstrumentationScope(c.SCOPE, str(resource.attributes[c.SERVICE_VERSION]), c.SCHEMA_URL)
 
 
@@ -232,7 +231,7 @@ def _converted(record: logging.LogRecord) -> LogRecord:
         context=context,
         severity_text=text,
         severity_number=number,
-        body=message_of(record),
+        body=harmless(record.getMessage()),
         attributes={**_attributes(fields), **_exception(record)},
     )
 

@@ -92,7 +92,6 @@ def w3c(carrier: Carrier) -> TraceContext | None:
 
 
 def _installed(name: str) -> Extract:
-    """Load a propagator from an installed package."""
     from importlib.metadata import entry_points  # noqa: PLC0415 - 1 MB that is rarely needed
 
     found = entry_points(group=_GROUP, name=name)
