@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from windshift.nats.connection import Connection
@@ -56,10 +57,11 @@ class StreamClient(Protocol):
         """Signal that from now on nothing is missed."""
 
 
+@dataclass(eq=False)
 class Follower(ABC):
     """Takes the messages of a stream.
 
-    Args:
+    Attributes:
         connection: the connection to NATS that messages come by.
         asking: the one on which `make` asks. What was made is deleted there, behind the request for it.
         room: what all who pull on `connection` may ask for together.
@@ -72,11 +74,10 @@ class Follower(ABC):
     """Seconds between two looks at what came, where the consumer has no more: a message by itself costs
     several times as much as one among others. What comes after a longer silence does not wait."""
 
-    def __init__(self, connection: Connection, asking: Connection, room: PullRoom, stream: str) -> None:
-        self.connection = connection
-        self.asking = asking
-        self.room = room
-        self.stream = stream
+    connection: Connection
+    asking: Connection
+    room: PullRoom
+    stream: str
 
     @abstractmethod
     async def make(self, name: str) -> None:
@@ -262,7 +263,6 @@ class _Pulls:
         self._add(Notice.LOST)
 
     def close(self) -> None:
-        """Ask no more, ever."""
         self._puller.forget()
         del self._puller  # it holds this: a cycle, which would be left to the collector
         self._part.leave()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
@@ -48,6 +49,7 @@ _STREAMS: Final = ""
 """The list of streams. Those of consumers have the names of their streams."""
 
 
+@dataclass(slots=True)
 class _List:
     """One of the broker's lists, and what is known of what belongs in it.
 
@@ -58,13 +60,10 @@ class _List:
         took: for how many seconds.
     """
 
-    __slots__ = ("done", "keys", "read_at", "took")
-
-    def __init__(self) -> None:
-        self.keys: set[Key] = set()
-        self.done: dict[Key, float] = {}
-        self.read_at = -inf
-        self.took = 0.0
+    keys: set[Key] = field(default_factory=set)
+    done: dict[Key, float] = field(default_factory=dict)
+    read_at: float = -inf
+    took: float = 0.0
 
 
 class View:

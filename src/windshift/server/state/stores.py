@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from heapq import merge
 from itertools import islice
@@ -407,22 +408,20 @@ class _Get(Reading):
             return self._to_response(_entry(await self._buckets.record(self._store, reading())))
 
 
+@dataclass(slots=True, eq=False)
 class _Set(Storing):
     """A write of a key without conditions."""
 
-    __slots__ = ("_buckets", "_store", "_to_response")
-
-    def __init__(self, buckets: Buckets, store: str, to_response: Callable[[int], Any]) -> None:
-        self._buckets = buckets
-        self._store = store
-        self._to_response = to_response
+    buckets: Buckets
+    store: str
+    to_response: Callable[[int], Any]
 
     def response(self, sequence: int) -> Any:
-        return self._to_response(sequence)
+        return self.to_response(sequence)
 
     async def finish(self, storing: Awaitable[PubAck]) -> Any:
         with broker_errors():
-            return self._to_response(await self._buckets.stored(self._store, storing, self._write.deadline))
+            return self.to_response(await self.buckets.stored(self.store, storing, self._write.deadline))
 
     def abandoned(self) -> None:
         """Do nothing: writes are not counted."""

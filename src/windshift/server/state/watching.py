@@ -17,8 +17,6 @@ from windshift.server.domain.broker_errors import follower_errors
 from windshift.server.domain.errors import BrokerUnavailable, InvalidField, StoreNotFound
 from windshift.server.state.model import KeyRevision, Revision
 
-_MAX_BYTES: Final = 128 * 1024
-"""What is on its way to one watch at most, but for one larger value."""
 _MAX_QUEUED: Final = 64 * 1024
 """Bytes queued for the client above which sending pauses."""
 _ASKING: Final = 15.0
@@ -53,7 +51,7 @@ class WatchClient(StreamClient, Protocol):
 class Watch(Follower):
     """One watch of a store. Create it in a running event loop; for its `turns` see `watch_turns`."""
 
-    max_bytes = _MAX_BYTES
+    max_bytes = 128 * 1024
 
     def __init__(
         self,

@@ -130,30 +130,28 @@ current_span: ContextVar[Span | None] = ContextVar("current_span", default=None)
 """The span of the current call, if recorded; log records refer to it."""
 
 
+@dataclass(frozen=True, slots=True)
 class Tracer:
     """Starts spans.
 
-    Args:
+    Attributes:
         sampler: decides which.
         finish: called with every ended span; must be quick and not raise.
     """
 
-    __slots__ = ("_finish", "_sampler")
-
-    def __init__(self, sampler: Sampler, finish: Callable[[Span], None]) -> None:
-        self._sampler = sampler
-        self._finish = finish
+    sampler: Sampler
+    finish: Callable[[Span], None]
 
     def start(self, kind: SpanKind, parent: TraceContext | None) -> Span | None:
         """Start the span of a call; None = not recorded."""
         if parent is UNRECORDED:
             return None
         if parent is not None:
-            return self._continue(kind, parent) if self._sampler.continues(parent.parent) else None
-        trace_id = self._sampler.begins()
+            return self._continue(kind, parent) if self.sampler.continues(parent.parent) else None
+        trace_id = self.sampler.begins()
         if trace_id is None:
             return None
-        return Span(self._finish, kind, trace_id, "03", "", "", remote=False)
+        return Span(self.finish, kind, trace_id, "03", "", "", remote=False)
 
     def follow(self, kind: SpanKind, parent: str | None, state: str | None) -> Span | None:
         """Start the span of an operation on an event, from its headers, which are not trusted.
@@ -164,7 +162,7 @@ class Tracer:
         if parent is None or len(parent) < 55:
             return None
         try:
-            if not self._sampler.continues(parent):
+            if not self.sampler.continues(parent):
                 return None
         except ValueError:
             return None
@@ -178,7 +176,7 @@ class Tracer:
     def _continue(self, kind: SpanKind, parent: TraceContext) -> Span:
         text = parent.parent
         flags = "03" if text[54] in _RANDOM else "01"
-        return Span(self._finish, kind, text[3:35], flags, parent.state, text[36:52], remote=True)
+        return Span(self.finish, kind, text[3:35], flags, parent.state, text[36:52], remote=True)
 
 
 def error_type(error: BaseException) -> str:
