@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
+from windshift.nats.jetstream.kv import BucketInfo
 from windshift.nats.times import Time
 from windshift.rpc import ServerCall
 from windshift.server.api.call_stream import CallStream
@@ -23,7 +24,7 @@ from windshift.server.auth.actions import ViewStore
 from windshift.server.domain.errors import InvalidField, ValueNotAny
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.domain.pages import PageCut, read_token, write_token
-from windshift.server.state.model import Check, Entry, KeyRevision, Revision, StoreInfo, Write
+from windshift.server.state.model import Check, Entry, KeyRevision, Revision, Write
 from windshift.server.state.stores import Stores
 from windshift.server.state.watching import Watch, WatchClient
 
@@ -151,7 +152,7 @@ class StateService:
         check_keys(request)
         bound = (request.store, request.filter)
         after = read_token("page_token", request.page_token, (str,), *bound)
-        page = await self._stores.keys(
+        found, more = await self._stores.keys(
             request.store,
             request.filter or EVERYTHING,
             "" if after is None else after[0],
@@ -160,8 +161,8 @@ class StateService:
             with_values=request.with_values,
         )
         return pb.ListKeysResponse(
-            entries=[_key_entry(each, with_value=request.with_values) for each in page.entries],
-            next_page_token=write_token((page.after,), *bound) if page.after else "",
+            entries=[_key_entry(each, with_value=request.with_values) for each in found],
+            next_page_token=write_token((found[-1].key,), *bound) if more else "",
         )
 
     async def history(self, request: pb.HistoryRequest, call: ServerCall) -> pb.HistoryResponse:
@@ -214,12 +215,12 @@ def _seconds(field: str, value: Duration) -> int | None:
     return None if ttl is None else ttl // _SHORTEST_TTL
 
 
-def _store_entry(info: StoreInfo) -> pb.ListStoresResponse.Entry:
+def _store_entry(info: BucketInfo) -> pb.ListStoresResponse.Entry:
     entry = pb.ListStoresResponse.Entry(
         store=info.name, keys=info.keys, bytes=info.size, history=max(info.history, 0)
     )
-    if info.ttl is not None:
-        entry.ttl.FromTimedelta(info.ttl)
+    if info.max_age_ns:
+        entry.ttl.FromMicroseconds(info.max_age_ns // 1000)
     return entry
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Final, NamedTuple, NewType
 
 from windshift.nats.jetstream.kv import Record
@@ -70,33 +69,3 @@ class Write(NamedTuple):
     key: str
     value: bytes | None
     ttl: int | None = None
-
-
-class StoreInfo(NamedTuple):
-    """A store, and how much it holds.
-
-    Attributes:
-        name: its name.
-        keys: how many, deleted ones that are remembered included.
-        size: bytes.
-        history: revisions of a key that it keeps.
-        ttl: age at which entries expire; None = never.
-    """
-
-    name: str
-    keys: int
-    size: int
-    history: int
-    ttl: timedelta | None
-
-
-class KeyPage(NamedTuple):
-    """Some keys.
-
-    Attributes:
-        entries: those that have a value.
-        after: the last key that was looked at; empty = there are no more.
-    """
-
-    entries: list[KeyRevision]
-    after: str

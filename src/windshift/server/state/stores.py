@@ -48,16 +48,7 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.domain.pages import PAGE_BYTES
 from windshift.server.ownership.ownership import Ownership
-from windshift.server.state.model import (
-    ABSENT,
-    Check,
-    Entry,
-    KeyPage,
-    KeyRevision,
-    Revision,
-    StoreInfo,
-    Write,
-)
+from windshift.server.state.model import ABSENT, Check, Entry, KeyRevision, Revision, Write
 from windshift.server.state.transactions import puts, validate
 
 T = TypeVar("T")
@@ -287,14 +278,11 @@ class Stores:
 
     # --- Looking ------------------------------------------------------------------------------------------
 
-    async def all(self, deadline: float) -> list[StoreInfo]:
+    async def all(self, deadline: float) -> list[BucketInfo]:
         """Describe all stores."""
         with broker_errors():
-            return [
-                StoreInfo(each.name, each.keys, each.size, each.history, _age(each.max_age_ns))
-                for each in await self._buckets.all(deadline)
-                if not each.name.startswith(names.RESERVED_STORES)
-            ]
+            found = await self._buckets.all(deadline)
+        return [each for each in found if not each.name.startswith(names.RESERVED_STORES)]
 
     async def drop(self, store: str, deadline: float) -> None:
         """Delete a store with all that is in it; raise `StoreNotFound`."""
@@ -306,10 +294,11 @@ class Stores:
 
     async def keys(
         self, store: str, pattern: str, after: str, size: int, deadline: float, *, with_values: bool
-    ) -> KeyPage:
+    ) -> tuple[list[KeyRevision], bool]:
         """List keys that have a value, in the order of their names, after one of them.
 
-        A page ends at about 1 MiB of values too. What is written meanwhile may be missing.
+        A page ends at about 1 MiB of values too; tell whether there are more. What is written meanwhile may
+        be missing.
         """
         names.store_name("store", store)
         with broker_errors():
@@ -328,10 +317,10 @@ class Stores:
                     if record is not None and record.value is None:
                         continue
                     if record is None or len(entries) == size or held > PAGE_BYTES:
-                        return KeyPage(entries, entries[-1].key)
+                        return entries, True
                     entries.append(KeyRevision.of(key, record))
                     held += len(record.value or b"")
-        return KeyPage(entries, "")
+        return entries, False
 
     async def history(
         self, store: str, key: str, after: int, deadline: float
@@ -447,10 +436,6 @@ def _possible_ttl(info: BucketInfo, ttl: int | None) -> int | None:
         raise TtlNotSupported(info.name)
     is_sooner = ttl is not None and 0 < info.max_age_ns < ttl * NANOSECONDS
     return None if is_sooner else ttl
-
-
-def _age(nanoseconds: int) -> timedelta | None:
-    return timedelta(microseconds=nanoseconds // 1000) if nanoseconds else None
 
 
 def _check(store: str, key: str) -> None:
