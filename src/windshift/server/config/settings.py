@@ -55,6 +55,11 @@ class Setting(Generic[T]):
         """The default as users see it; empty where there is none."""
         return self.default or self.otherwise
 
+    @property
+    def settings(self) -> tuple[Setting[T]]:
+        """This one alone; a section has several."""
+        return (self,)
+
     def read(self, reader: Reader) -> T | None:
         """Return the value, or None if it is absent and has no default."""
         return reader.value(self)
@@ -148,7 +153,7 @@ class Section(Generic[T]):
     @property
     def settings(self) -> tuple[Setting[Any], ...]:
         """All settings below, in order."""
-        return tuple(each for part in self.parts.values() for each in settings_of(part))
+        return tuple(each for part in self.parts.values() for each in part.settings)
 
     def read(self, reader: Reader) -> T:
         """Read every field and make the object."""
@@ -157,7 +162,7 @@ class Section(Generic[T]):
     def with_settings(self, replace: Callable[[Setting[Any]], Setting[Any]]) -> Section[T]:
         """Return this section with every setting replaced; none may be computed."""
         parts: dict[str, Source] = {
-            name: part.with_settings(replace) if isinstance(part, Section) else replace(*settings_of(part))
+            name: part.with_settings(replace) if isinstance(part, Section) else replace(*part.settings)
             for name, part in self.parts.items()
         }
         return Section(self.kind, parts)
@@ -173,11 +178,6 @@ class Computed(Generic[T]):
 
 Source: TypeAlias = Setting[Any] | Section[Any] | Computed[Any]
 """Where the value of a field comes from."""
-
-
-def settings_of(source: Source) -> tuple[Setting[Any], ...]:
-    """Return the settings that the value of a field depends on."""
-    return (source,) if isinstance(source, Setting) else source.settings
 
 
 class _More(TypedDict, total=False):

@@ -11,16 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from windshift.server.config import parsers as p
-from windshift.server.config.settings import (
-    Reader,
-    Section,
-    Setting,
-    computed,
-    optional,
-    section,
-    setting,
-    settings_of,
-)
+from windshift.server.config.settings import Reader, Section, Setting, computed, optional, section, setting
 from windshift.server.config.telemetry import TelemetryConfig, TlsFiles, tls_files
 
 if TYPE_CHECKING:
@@ -418,7 +409,7 @@ def _by_heading() -> dict[str, tuple[Setting[Any], ...]]:
     heading = ""
     for part in SERVER.parts.values():
         heading = getattr(part, "heading", heading)
-        groups[heading] = groups.get(heading, ()) + settings_of(part)
+        groups[heading] = groups.get(heading, ()) + part.settings
     return groups
 
 
