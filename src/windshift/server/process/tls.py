@@ -74,7 +74,11 @@ class ApiTls:
             raise TlsNotUsable(f"{error.filename}: {error.strerror}") from error
         if against is not None:
             _log.warning("clients will not accept the certificate in %s: %s", certificate, against)
-        return context, _not_after(files[0].text)
+        try:
+            not_after = _first_end(files[0].text)
+        except ValueError:
+            not_after = math.inf
+        return context, not_after
 
 
 def broker_credentials_expiry(config: NatsConfig) -> float:
@@ -91,14 +95,6 @@ def broker_credentials_expiry(config: NatsConfig) -> float:
     except (ConnectFailed, NotUsable, OSError, ValueError):
         return 0.0
     return min(found, default=math.inf)
-
-
-def _not_after(chain: bytes) -> float:
-    """Return when the first certificate of a chain in PEM expires; infinite if that cannot be read."""
-    try:
-        return _first_end(chain)
-    except ValueError:
-        return math.inf
 
 
 def _first_end(chain: bytes) -> float:

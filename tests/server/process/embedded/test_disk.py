@@ -48,7 +48,7 @@ def test_failed_writes() -> None:
     disk.seen(ROOMY, "", 2.0)
     assert (disk.trouble, disk.worth_a_restart) == (Trouble.FAILED, True)
     assert disk.described.endswith("; nats-server: no space left on device")
-    disk.renewed()
+    disk.failed = ""
     assert disk.seen(ROOMY, "", 3.0)
     assert disk.trouble is None
 

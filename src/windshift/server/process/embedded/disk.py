@@ -130,10 +130,6 @@ class Disk:
             self.trouble, self.since = trouble, now
         return changed
 
-    def renewed(self) -> None:
-        """Take in that nats-server was started anew."""
-        self.failed = ""
-
     @property
     def worth_a_restart(self) -> bool:
         """Whether nats-server has given up on writes that could be made now."""

@@ -24,7 +24,7 @@ class Inventory:
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
         self._log_end = LogEnd(frozenset(), 0)
-        self._found: Stock | None = None
+        self._found = Stock({})
         self._final: Stock | None = None
         self._accepted = False
 
@@ -54,8 +54,6 @@ class Inventory:
 
         Returns whether files were moved, so that nats-server has to be started anew.
         """
-        if self._found is None:
-            raise AssertionError("accepted before it was inspected")
         unreadable = [each for each in losses if each.unreadable]
         try:
             for each in unreadable:

@@ -164,7 +164,7 @@ class EmbeddedNats:
     async def _launch(self) -> None:
         self.storage = look(self._directory.path).limit
         self._write_settings()
-        self.disk.renewed()
+        self.disk.failed = ""
         self._log_end = log_end = self._directory.log_end()
         self._process = await self._spawn()
         try:
@@ -327,32 +327,32 @@ class EmbeddedNats:
 
     async def _watch_disk(self) -> None:
         """Look at the disk again and again, also after a look that failed: there may be no thread for it."""
-        loop, throttle = asyncio.get_running_loop(), LogThrottle(_STILL_FAILING)
+        throttle = LogThrottle(_STILL_FAILING)
         while True:
             try:
-                await self._see_disk(loop)
+                await self._see_disk()
             except Exception:
-                if throttle.passes(loop.time()):
+                if throttle.passes(asyncio.get_running_loop().time()):
                     log.exception("cannot look at the disk; trying again")
             await asyncio.sleep(self._timers.disk)
 
-    async def _see_disk(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _see_disk(self) -> None:
         """Look at the disk, and do what follows from what is seen."""
         looking = in_thread(self._look_at_disk, "windshift-disk")
         await asyncio.wait([looking], timeout=_DISK_TIMEOUT)
         if not looking.done():
-            self._take_look(None, "", loop.time())
+            self._take_look(None, "")
             await asyncio.wait([looking])
         try:
             space, failed = looking.result()
         except OSError as error:
             if error.errno not in TOO_MANY_OPEN_FILES:
-                self._take_look(None, error.strerror or "", loop.time())
+                self._take_look(None, error.strerror or "")
         else:
-            self._take_look(space, failed, loop.time())
+            self._take_look(space, failed)
             self._raise_limit(space)
         if self.disk.worth_a_restart:
-            self._renew(loop.time())
+            self._renew()
 
     def _look_at_disk(self) -> tuple[Space, str]:
         failed = self._read_failure()
@@ -373,8 +373,8 @@ class EmbeddedNats:
         self._log_end = end
         return failed
 
-    def _take_look(self, space: Space | None, failed: str, now: float) -> None:
-        if not self.disk.seen(space, failed, now):
+    def _take_look(self, space: Space | None, failed: str) -> None:
+        if not self.disk.seen(space, failed, asyncio.get_running_loop().time()):
             return
         trouble = self.disk.trouble
         if trouble is None:
@@ -398,9 +398,9 @@ class EmbeddedNats:
             return
         process.send_signal(signal.SIGHUP)
 
-    def _renew(self, now: float) -> None:
+    def _renew(self) -> None:
         """Have nats-server started anew, not too often; `_watch` starts it when it has ended."""
-        process = self._running
+        process, now = self._running, asyncio.get_running_loop().time()
         if process is None or now < self._renewed_at + self._renew_pause:
             return
         helped = now - self._renewed_at > 2 * _RENEW_LONGEST
