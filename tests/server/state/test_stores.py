@@ -29,7 +29,7 @@ from windshift.server.domain.errors import (
     StoreNotFound,
     StreamFull,
 )
-from windshift.server.state.model import Check, Entry, Write
+from windshift.server.state.model import Check, Write
 from windshift.server.state.stores import Stores
 
 Unique = Callable[[], str]
@@ -50,8 +50,8 @@ class Store:
 
     async def get(self, key: str) -> tuple[bytes, int] | None:
         """Return value and revision."""
-        entry = await self._stores.get(self.name, key, in_seconds(30))
-        return None if entry is None else (entry.value, entry.revision)
+        record = await self._stores.get(self.name, key, in_seconds(30))
+        return None if record.value is None else (record.value, record.sequence)
 
     async def set(
         self, key: str, value: bytes, *, create_only: bool = False, last_revision: int | None = None
@@ -100,12 +100,10 @@ async def test_keys_are_apart(store: Store) -> None:
 
 
 async def test_last_updated(broker: Broker, store: Store) -> None:
-    """`last_updated` is the broker's time of the write."""
+    """What is read has the broker's time of the write."""
     before = time.time_ns()
     await store.set("a", b"value")
-    entry = await stores_of(broker).get(store.name, "a", in_seconds(30))
-    assert entry is not None
-    seconds, nanos = entry.last_updated
+    seconds, nanos = (await stores_of(broker).get(store.name, "a", in_seconds(30))).time
     assert before <= seconds * 10**9 + nanos <= time.time_ns()
 
 
@@ -216,7 +214,7 @@ async def test_ensure_is_idempotent(broker: Broker, unique: Unique) -> None:
     await asyncio.gather(*(stores.ensure(name, in_seconds(30)) for _ in range(10)))
     await stores.set(name, "a", b"one", in_seconds(30))
     await stores.ensure(name, in_seconds(30))
-    assert await stores.get(name, "a", in_seconds(30)) is not None
+    assert (await stores.get(name, "a", in_seconds(30))).value == b"one"
 
 
 async def test_as_a_bucket_lies_in_jetstream(broker: Broker, store: Store) -> None:
@@ -366,7 +364,7 @@ async def test_many_keys_are_listed_in_order(
     await store.set(keys[0], b"x")
     stores, after = stores_of(broker), "0099"
     found, more = await stores.keys(store.name, ">", after, 100, in_seconds(30), with_values=False)
-    assert [entry.key for entry in found] == [f"{number:04}" for number in range(100, 200)]
+    assert [key for key, _ in found] == [f"{number:04}" for number in range(100, 200)]
     assert more
     assert max(sizes) <= 1_000
 
@@ -414,7 +412,7 @@ async def test_values_are_not_held_by_who_needs_none(broker: Broker, store: Stor
         await store.set(key, bytes(LARGE))
     await store.delete("c")
     found, _ = await stores.keys(store.name, ">", "", 100, in_seconds(30), with_values=False)
-    assert [(each.key, each.value) for each in found] == [(key, b"") for key in KEYS.replace("c", "")]
+    assert [(key, record.value) for key, record in found] == [(key, b"") for key in KEYS.replace("c", "")]
     assert held.most == 1
 
 
@@ -429,8 +427,8 @@ async def test_no_more_values_are_held_than_are_on_a_page(
         page, more = await stores_of(broker).keys(
             store.name, ">", found[-1], 100, in_seconds(30), with_values=True
         )
-        assert [len(each.value or b"") for each in page] in ([LARGE] * 3, [LARGE] * 2)
-        found += [each.key for each in page]
+        assert [len(record.value or b"") for _, record in page] in ([LARGE] * 3, [LARGE] * 2)
+        found += [key for key, _ in page]
     assert found[1:] == list(KEYS)
     assert held.most <= 3 + 1 + 3  # a page, one more, and the page before it
 
@@ -493,10 +491,10 @@ class Quick:
         """Begin to read; the response is the value, or None."""
         begun = Begun()
 
-        def respond(entry: Entry | None) -> bytes | None:
+        def respond(record: Record) -> bytes | None:
             if fails is not None:
                 raise fails
-            return None if entry is None else entry.value
+            return record.value
 
         deadline = in_seconds(seconds)
         self.abandon = self.stores.begin_get(store, key, deadline, "a", begun, respond)

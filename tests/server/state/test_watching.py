@@ -16,13 +16,13 @@ from tests.support.broker import Broker, connect, in_seconds, no_consumers, on_c
 from tests.support.nats_server import NatsServer
 from windshift.nats import Connection
 from windshift.nats.jetstream import api
-from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.kv import Buckets, Record
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import InvalidField
 from windshift.server.state import watching
-from windshift.server.state.model import KeyRevision, Revision
+from windshift.server.state.model import Revision
 from windshift.server.state.watching import Watch, WatchClient, watch_turns
 
 Unique = Callable[[], str]
@@ -35,7 +35,7 @@ class Watcher:
 
     def __init__(self) -> None:
         self.began = asyncio.Event()
-        self.changes: asyncio.Queue[KeyRevision] = asyncio.Queue()
+        self.changes: asyncio.Queue[tuple[str, Record]] = asyncio.Queue()
 
     async def ready(self) -> None:
         """Return at once."""
@@ -44,9 +44,9 @@ class Watcher:
         """Take that nothing is missed from now on."""
         self.began.set()
 
-    def send(self, change: KeyRevision) -> None:
+    def send(self, key: str, record: Record) -> None:
         """Take a change."""
-        self.changes.put_nowait(change)
+        self.changes.put_nowait((key, record))
 
     def up_to_date(self, revision: Revision) -> None:
         """Do nothing."""
@@ -127,7 +127,7 @@ async def test_those_that_wait_for_revisions_hold_nobody_up(
     async with running(watch(store, ">", watcher)), asyncio.timeout(30):
         await watcher.began.wait()
         await broker.publish(f"$KV.{store}.a", b"1")
-        assert (await watcher.changes.get()).key == "a"
+        assert (await watcher.changes.get())[0] == "a"
         assert not any(each.done() for each in waiting)
     for each in waiting:
         each.cancel()
@@ -150,7 +150,7 @@ async def test_revisions_that_the_broker_has_lost(
     async with running(watches_on(own_broker)("s", ">", watcher), 1) as task:
         await own_broker.publish("$KV.s.a", b"2")
         async with asyncio.timeout(30):
-            assert [(await watcher.changes.get()).revision for _ in range(2)] == [1, 2]
+            assert [(await watcher.changes.get())[1].sequence for _ in range(2)] == [1, 2]
         own_nats_server.kill()
         shutil.rmtree(own_nats_server.store)
         shutil.copytree(tmp_path / "before", own_nats_server.store)

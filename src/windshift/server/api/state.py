@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
-from windshift.nats.jetstream.kv import BucketInfo
+from windshift.nats.jetstream.kv import BucketInfo, Record
 from windshift.nats.times import Time
 from windshift.rpc import ServerCall
 from windshift.server.api.call_stream import CallStream
@@ -24,7 +24,7 @@ from windshift.server.auth.actions import ViewStore
 from windshift.server.domain.errors import InvalidField, ValueNotAny
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.domain.pages import PageCut, read_token, write_token
-from windshift.server.state.model import Check, Entry, KeyRevision, Revision, Write
+from windshift.server.state.model import Check, Revision, Write
 from windshift.server.state.stores import Stores
 from windshift.server.state.watching import Watch, WatchClient
 
@@ -63,8 +63,8 @@ class StateService:
 
     async def get(self, request: pb.GetRequest, call: ServerCall) -> pb.GetResponse:
         """Read a key; nothing but revision 0 says that it does not exist."""
-        entry = await self._stores.get(request.store, request.key, answer_by(call))
-        return _found(request.key, entry)
+        record = await self._stores.get(request.store, request.key, answer_by(call))
+        return _found(request.key, record)
 
     def begin_get(self, request: pb.GetRequest, call: ServerCall) -> bool:
         """Read a key without a task, unless others are about who use less: a task can wait for its turn."""
@@ -72,7 +72,7 @@ class StateService:
             return False
         store, key, deadline = request.store, request.key, answer_by(call)
         call.on_cancel = self._stores.begin_get(
-            store, key, deadline, asker_of(call), call, lambda entry: _found(key, entry)
+            store, key, deadline, asker_of(call), call, lambda record: _found(key, record)
         )
         return call.on_cancel is not None
 
@@ -161,8 +161,8 @@ class StateService:
             with_values=request.with_values,
         )
         return pb.ListKeysResponse(
-            entries=[_key_entry(each, with_value=request.with_values) for each in found],
-            next_page_token=write_token((found[-1].key,), *bound) if more else "",
+            entries=[_key_entry(*each, with_value=request.with_values) for each in found],
+            next_page_token=write_token((found[-1][0],), *bound) if more else "",
         )
 
     async def history(self, request: pb.HistoryRequest, call: ServerCall) -> pb.HistoryResponse:
@@ -171,8 +171,8 @@ class StateService:
         (after,) = read_token("page_token", request.page_token, (int,), *bound) or (0,)
         found, more = await self._stores.history(*bound, after, answer_by(call))
         return pb.HistoryResponse(
-            entries=[_key_entry(each, with_value=True) for each in found],
-            next_page_token=write_token((found[-1].revision,), *bound) if more else "",
+            entries=[_key_entry(request.key, each, with_value=True) for each in found],
+            next_page_token=write_token((found[-1].sequence,), *bound) if more else "",
         )
 
     async def watch(self, request: pb.WatchRequest, call: ServerCall) -> None:
@@ -191,9 +191,9 @@ class CallWatch(CallStream):
 
     __slots__ = ()
 
-    def send(self, change: KeyRevision) -> None:
-        """Send a change."""
-        self._call.send(pb.WatchResponse(entry=_key_entry(change, with_value=True)))
+    def send(self, key: str, record: Record) -> None:
+        """Send a change of a key."""
+        self._call.send(pb.WatchResponse(entry=_key_entry(key, record, with_value=True)))
 
     def up_to_date(self, revision: Revision) -> None:
         """Tell that everything is new from here on."""
@@ -224,19 +224,19 @@ def _store_entry(info: BucketInfo) -> pb.ListStoresResponse.Entry:
     return entry
 
 
-def _key_entry(found: KeyRevision, *, with_value: bool) -> pb.Entry:
+def _key_entry(key: str, record: Record, *, with_value: bool) -> pb.Entry:
     """Write one revision of a key. A value that another program wrote, and that is no `Any`, is left out."""
-    seconds, nanos = found.updated
+    seconds, nanos = record.time
     entry = pb.Entry(
-        key=found.key,
-        revision=found.revision,
-        deleted=found.value is None,
-        updated=wire_time(found.updated),
-        expires=None if found.ttl is None else wire_time(Time(seconds + found.ttl, nanos)),
+        key=key,
+        revision=record.sequence,
+        deleted=record.value is None,
+        updated=wire_time(record.time),
+        expires=None if record.ttl is None else wire_time(Time(seconds + record.ttl, nanos)),
     )
-    if with_value and found.value is not None:
+    if with_value and record.value is not None:
         try:
-            _read_any(entry.value, found.key, found.value)
+            _read_any(entry.value, key, record.value)
         except ValueNotAny:
             entry.ClearField("value")
     return entry
@@ -272,13 +272,13 @@ def _value(field: str, request: pb.SetRequest | pb.TransactRequest.Set) -> bytes
     return request.value.SerializeToString()
 
 
-def _found(key: str, entry: Entry | None) -> pb.GetResponse:
-    if entry is None:
+def _found(key: str, record: Record) -> pb.GetResponse:
+    if record.value is None:
         return pb.GetResponse()
-    response = pb.GetResponse(revision=entry.revision)
-    _read_any(response.value, key, entry.value)
+    response = pb.GetResponse(revision=record.sequence)
+    _read_any(response.value, key, record.value)
     updated = response.last_updated
-    updated.seconds, updated.nanos = entry.last_updated
+    updated.seconds, updated.nanos = record.time
     return response
 
 

@@ -48,7 +48,7 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.domain.pages import PAGE_BYTES
 from windshift.server.ownership.ownership import Ownership
-from windshift.server.state.model import ABSENT, Check, Entry, KeyRevision, Revision, Write
+from windshift.server.state.model import ABSENT, Check, KeyRecord, Revision, Write
 from windshift.server.state.transactions import puts, validate
 
 T = TypeVar("T")
@@ -59,9 +59,6 @@ _ENTRY_BYTES: Final = 512
 """What a revision counts beside its value: a store that keeps all may have very many."""
 _OTHER_WRITER: Final = Backoff(timedelta(milliseconds=2), timedelta(milliseconds=50))
 """Pauses of a conditional write after conflicts."""
-
-
-_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 
 
 class Stores:
@@ -105,10 +102,10 @@ class Stores:
                 raise UnsupportedCombination(f"the broker refuses this store: {error.description}") from error
             raise domain_error(error) from error
 
-    async def get(self, store: str, key: str, deadline: float) -> Entry | None:
-        """Return the latest value of a key; `None` if it does not exist."""
+    async def get(self, store: str, key: str, deadline: float) -> Record:
+        """Return the last write of a key; it has no value if the key does not exist."""
         _check(store, key)
-        return _entry(await self._read(store, key, deadline))
+        return await self._read(store, key, deadline)
 
     def begin_get(
         self,
@@ -117,11 +114,11 @@ class Stores:
         deadline: float,
         asker: str,
         call: ReadCall,
-        to_response: Callable[[Entry | None], Any],
+        to_response: Callable[[Record], Any],
     ) -> Callable[[], None] | None:
         """Do what `get` does, without a task as long as that is possible.
 
-        The call is answered with what `to_response` makes of the entry, or a task does the rest. Return what
+        The call is answered with what `to_response` makes of that, or a task does the rest. Return what
         abandons the read until then; None = nothing was done. `asker` is who makes the call.
         """
         _check(store, key)
@@ -294,7 +291,7 @@ class Stores:
 
     async def keys(
         self, store: str, pattern: str, after: str, size: int, deadline: float, *, with_values: bool
-    ) -> tuple[list[KeyRevision], bool]:
+    ) -> tuple[list[KeyRecord], bool]:
         """List keys that have a value, in the order of their names, after one of them.
 
         A page ends at about 1 MiB of values too; tell whether there are more. What is written meanwhile may
@@ -307,7 +304,7 @@ class Stores:
                 async for some in self._buckets.keys(store, pattern, deadline)
             ]
             found = merge(*parts)  # all of them at once would hold others up
-            entries: list[KeyRevision] = []
+            entries: list[KeyRecord] = []
             held = 0
             while some := list(islice(found, _AT_ONCE)):
                 read = self._read_page if with_values else self._read_all
@@ -318,25 +315,23 @@ class Stores:
                         continue
                     if record is None or len(entries) == size or held > PAGE_BYTES:
                         return entries, True
-                    entries.append(KeyRevision.of(key, record))
+                    entries.append((key, record))
                     held += len(record.value or b"")
         return entries, False
 
-    async def history(
-        self, store: str, key: str, after: int, deadline: float
-    ) -> tuple[list[KeyRevision], bool]:
+    async def history(self, store: str, key: str, after: int, deadline: float) -> tuple[list[Record], bool]:
         """Return the revisions of a key that the store keeps after one of them, oldest first.
 
         A page ends at about 1 MiB too; tell whether there are more.
         """
         _check(store, key)
-        entries: list[KeyRevision] = []
+        entries: list[Record] = []
         held = 0
         with broker_errors():
             while (record := await self._buckets.read_next(store, key, after, deadline)).sequence:
                 if held > PAGE_BYTES:
                     return entries, True
-                entries.append(KeyRevision.of(key, record))
+                entries.append(record)
                 held += _ENTRY_BYTES + len(record.value or b"")
                 after = record.sequence
         return entries, False
@@ -365,7 +360,7 @@ class _Get(Reading):
         deadline: float,
         asker: str,
         call: ReadCall,
-        to_response: Callable[[Entry | None], Any],
+        to_response: Callable[[Record], Any],
     ) -> None:
         super().__init__(buckets.api, stream_of(store), last_of(store, key), deadline, asker)
         self._buckets = buckets
@@ -382,7 +377,7 @@ class _Get(Reading):
 
     def take(self, message: StoredMessage) -> None:
         try:
-            response = self._to_response(_entry(record_of(message)))
+            response = self._to_response(record_of(message))
         except Exception as error:  # noqa: BLE001 -- whatever it is, the client must be answered
             self._call.abort(error)
         else:
@@ -394,7 +389,7 @@ class _Get(Reading):
     async def _rest(self, reading: Callable[[], Awaitable[StoredMessage | None]]) -> Any:
         asking.set(self._asker)
         with broker_errors():
-            return self._to_response(_entry(await self._buckets.record(self._store, reading())))
+            return self._to_response(await self._buckets.record(self._store, reading()))
 
 
 @dataclass(slots=True, eq=False)
@@ -441,12 +436,6 @@ def _possible_ttl(info: BucketInfo, ttl: int | None) -> int | None:
 def _check(store: str, key: str) -> None:
     names.store_name("store", store)
     names.key("key", key)
-
-
-def _entry(record: Record) -> Entry | None:
-    if record.value is None:
-        return None
-    return _new(Entry, (record.value, record.sequence, record.time))
 
 
 def _require_revision(expected: int | None, record: Record, key: str = "") -> None:

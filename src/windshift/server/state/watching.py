@@ -8,14 +8,14 @@ from typing import Final, Protocol
 
 from windshift.nats import Busy, Connection, retry
 from windshift.nats.jetstream.api import StoredMessage
-from windshift.nats.jetstream.kv import BucketInfo, Buckets, read_message, stream_of
+from windshift.nats.jetstream.kv import BucketInfo, Buckets, Record, read_message, stream_of
 from windshift.nats.semaphore import FairSemaphore
 from windshift.server.broker.following import Follower, StreamClient
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import follower_errors
 from windshift.server.domain.errors import BrokerUnavailable, InvalidField, StoreNotFound
-from windshift.server.state.model import KeyRevision, Revision
+from windshift.server.state.model import Revision
 
 _MAX_QUEUED: Final = 64 * 1024
 """Bytes queued for the client above which sending pauses."""
@@ -41,8 +41,8 @@ def watch_turns() -> FairSemaphore:
 class WatchClient(StreamClient, Protocol):
     """The client's end of a watch."""
 
-    def send(self, change: KeyRevision) -> None:
-        """Send a change."""
+    def send(self, key: str, record: Record) -> None:
+        """Send a change of a key."""
 
     def up_to_date(self, revision: Revision) -> None:
         """Tell that everything is new from here on, and which revision was the last."""
@@ -144,7 +144,7 @@ class Watch(Follower):
         """Send a change."""
         key, record = read_message(self._store, message)
         self._next = record.sequence + 1
-        self._client.send(KeyRevision.of(key, record))
+        self._client.send(key, record)
         if pending == 0:
             self._up_to_date()
         if self._client.queued > _MAX_QUEUED:
