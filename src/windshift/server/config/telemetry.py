@@ -60,13 +60,10 @@ class _Exporter(StrEnum):
     NONE = "none"
 
 
-class _Sampler(StrEnum):
-    ALWAYS_ON = "always_on"
-    ALWAYS_OFF = "always_off"
-    RATIO = "traceidratio"
-    PARENT_ON = "parentbased_always_on"
-    PARENT_OFF = "parentbased_always_off"
-    PARENT_RATIO = "parentbased_traceidratio"
+_Sampler = StrEnum(
+    "_Sampler",
+    "always_on always_off traceidratio parentbased_always_on parentbased_always_off parentbased_traceidratio",
+)
 
 
 # --- Where telemetry goes ---------------------------------------------------------------------------------
