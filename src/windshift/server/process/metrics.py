@@ -118,7 +118,8 @@ class AppMetrics(Metrics):
         _add_events(registry, counts, writes)
         _add_latencies(registry, counts.latencies)
         _add_dead_letters(registry, dead_letters)
-        _add_nats(registry, connections)
+        registry.add_number(i.NATS_CONNECTED, lambda: int(all(each.connected for each in connections)))
+        registry.add_number(i.NATS_RECONNECTS, lambda: max(each.reconnects for each in connections))
         if cache is not None:
             _add_snapshots(registry, cache, dead_letters)
         registry.add_number(i.SPANS_EXPORTED, lambda: 0 if spans is None else spans.exported)
@@ -257,11 +258,6 @@ def _refused(watched: Sequence[Watched[Any]]) -> Iterable[Point]:
 
 
 # --- NATS -------------------------------------------------------------------------------------------------
-
-
-def _add_nats(registry: Registry, connections: Sequence[Connection]) -> None:
-    registry.add_number(i.NATS_CONNECTED, lambda: int(all(each.connected for each in connections)))
-    registry.add_number(i.NATS_RECONNECTS, lambda: max(each.reconnects for each in connections))
 
 
 def _add_snapshots(registry: Registry, cache: SnapshotCache, dead_letters: DeadLetterStats) -> None:

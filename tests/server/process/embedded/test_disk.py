@@ -37,16 +37,15 @@ def test_other_troubles(space: Space | None, trouble: Trouble) -> None:
     disk = Disk(Path("/data"))
     disk.seen(space, "", 1.0)
     assert disk.trouble is trouble
-    assert not disk.worth_a_restart
 
 
 def test_failed_writes() -> None:
     """What nats-server failed at stays so until it is started anew; that is of use once there is room."""
     disk = Disk(Path("/data"))
     disk.seen(ROOMY._replace(free=0), "no space left on device", 1.0)
-    assert (disk.trouble, disk.worth_a_restart) == (Trouble.FULL, False)
+    assert (disk.trouble, disk.since) == (Trouble.FULL, 1.0)
     disk.seen(ROOMY, "", 2.0)
-    assert (disk.trouble, disk.worth_a_restart) == (Trouble.FAILED, True)
+    assert (disk.trouble, disk.since) == (Trouble.FAILED, 2.0)
     assert disk.described.endswith("; nats-server: no space left on device")
     disk.failed = ""
     assert disk.seen(ROOMY, "", 3.0)
@@ -58,9 +57,9 @@ def test_failures_that_nobody_could_log(space: Space) -> None:
     """nats-server's log lies on the disk that takes nothing: it is started anew once that takes something."""
     disk = Disk(Path("/data"))
     disk.seen(space, "", 1.0)
-    assert not disk.worth_a_restart
+    assert (disk.trouble is Trouble.FAILED, disk.since) == (False, 1.0)
     disk.seen(ROOMY, "", 2.0)
-    assert disk.worth_a_restart
+    assert (disk.trouble, disk.since) == (Trouble.FAILED, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ class Trouble(StrEnum):
     FULL = "its disk is full"
     READ_ONLY = "its disk cannot be written to"
     FAILED = "its disk refused a write"
+    """nats-server has given up on writes that could be made now: a restart is worth it."""
     SILENT = "its disk does not answer"
 
 
@@ -129,11 +130,6 @@ class Disk:
         if changed:
             self.trouble, self.since = trouble, now
         return changed
-
-    @property
-    def worth_a_restart(self) -> bool:
-        """Whether nats-server has given up on writes that could be made now."""
-        return self.trouble is Trouble.FAILED
 
     @property
     def described(self) -> str:

@@ -20,7 +20,7 @@ from windshift.nats import ServerAddress
 from windshift.server.background.threads import in_thread
 from windshift.server.config.tree import EmbeddedConfig
 from windshift.server.process.embedded.directory import DataDirectory, LogEnd
-from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Space, failure, look
+from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Space, Trouble, failure, look
 from windshift.server.process.embedded.inventory import Inventory
 from windshift.server.process.embedded.program import find_program
 from windshift.server.process.embedded.settings import nats_settings
@@ -351,7 +351,7 @@ class EmbeddedNats:
         else:
             self._take_look(space, failed)
             self._raise_limit(space)
-        if self.disk.worth_a_restart:
+        if self.disk.trouble is Trouble.FAILED:
             self._renew()
 
     def _look_at_disk(self) -> tuple[Space, str]:
