@@ -408,7 +408,7 @@ async def test_what_is_kept(view: View, lists: Lists) -> None:
     for _ in range(2):
         await view._read("S")
         assert view.held == {CONSUMER: held}
-    view.gone(CONSUMER)
+    view.note_if_counted(CONSUMER, None)
     assert view.total("ann", "consumers") == 0
     await view._read("S")
     assert view.held == {}

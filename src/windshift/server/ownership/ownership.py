@@ -99,7 +99,7 @@ class Ownership:
         before, amounts = of_stream(stored, size) if stored else {}, of_stream(wanted, size)
         if all(amount <= before.get(quota, 0) for quota, amount in amounts.items()):
             yield wanted
-            self._view.shrunk(key, Held(owner, amounts, endless(wanted)))
+            self._view.note_if_counted(key, Held(owner, amounts, endless(wanted)))
             return
         if self._access.quotas_of(owner) is None:
             owner, wanted = caller.name, owned(wanted, caller.name)
@@ -152,13 +152,13 @@ class Ownership:
 
     def store_deleted(self, store: str) -> None:
         """Count a store no more."""
-        self._view.gone((BUCKET + store, ""))
+        self._view.note_if_counted((BUCKET + store, ""), None)
         self._find_full()
 
     def consumer_deleted(self, stream: str, consumer: str) -> None:
         """Count a consumer no more. Without one, do nothing."""
         if consumer:
-            self._view.gone((stream, consumer))
+            self._view.note_if_counted((stream, consumer), None)
 
     # -- What grows by itself ----------------------------------------------------------------------------
 

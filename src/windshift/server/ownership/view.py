@@ -101,7 +101,7 @@ class View:
         self.keep(key, held)
 
     def keep(self, key: Key, held: Held) -> None:
-        """Count something, whatever the lists say, until `note` or `gone`."""
+        """Count something, whatever the lists say, until `note` or `note_if_counted`."""
         self._list_of(key).done[key] = inf
         self._set(key, held)
 
@@ -110,10 +110,10 @@ class View:
         self._list_of(key).done[key] = self._loop.time()
         self._set(key, held)
 
-    def gone(self, key: Key) -> None:
-        """Note that something is there no more, if it was counted."""
+    def note_if_counted(self, key: Key, held: Held | None) -> None:
+        """Do the same, but only for something that was counted."""
         if key in self.held:
-            self.note(key, None)
+            self.note(key, held)
 
     def missing(self, key: Key) -> Held | None:
         """Take out what the broker does not have, but for what is being made here, and return it.
@@ -129,14 +129,9 @@ class View:
 
     def stream_gone(self, stream: str) -> None:
         """Note that a stream is there no more, with all its consumers."""
-        self.gone((stream, ""))
+        self.note_if_counted((stream, ""), None)
         for key in tuple(self._lists[stream].keys):
             self.note(key, None)
-
-    def shrunk(self, key: Key, held: Held) -> None:
-        """Note that something takes less than before, if it was counted."""
-        if key in self.held:
-            self.note(key, held)
 
     def stored(self, key: Key) -> int:
         """Return how many bytes a stream stores, all replicas together, as far as that is known."""
