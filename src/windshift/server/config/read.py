@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,8 +30,13 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
     reader = Reader(environment)
     config = SERVER.read(reader)
     reader.refuse_unknown(SETTINGS)
-    for check in _RULES:
-        check(reader, config)
+    _check_credentials(reader, config)
+    _check_ports(reader, config)
+    _check_replicas(reader, config)
+    _check_url(reader)
+    _check_exposure(reader, config)
+    _check_tls_of_clients(reader, config)
+    _check_workers(reader, config)
     reader.finish()
     return config
 
@@ -85,7 +90,7 @@ def _check_replicas(reader: Reader, config: ServerConfig) -> None:
         )
 
 
-def _check_url(reader: Reader, _: ServerConfig) -> None:
+def _check_url(reader: Reader) -> None:
     """Refuse what says how to connect to NATS, but not where: an embedded server would be started."""
     if reader.text("NATS_URL") is None:
         for name in _HOW_TO_CONNECT:
@@ -123,14 +128,3 @@ def _check_workers(reader: Reader, config: ServerConfig) -> None:
             f"{config.workers} processes cannot share a port on this system: only Linux spreads connections "
             "over them (SO_REUSEPORT); use 1",
         )
-
-
-_RULES: Final[tuple[Callable[[Reader, ServerConfig], None], ...]] = (
-    _check_credentials,
-    _check_ports,
-    _check_replicas,
-    _check_url,
-    _check_exposure,
-    _check_tls_of_clients,
-    _check_workers,
-)
