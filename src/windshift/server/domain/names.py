@@ -47,10 +47,7 @@ _TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 def stream_name(field: str, value: str) -> None:
     """Check the name of a stream."""
-    _check(
-        field,
-        _name_problem(value) or _reserved_name_problem(value, RESERVED_STREAMS),
-    )
+    _check(field, _name_problem(value) or _reserved_name_problem(value, RESERVED_STREAMS))
 
 
 def consumer_name(field: str, value: str) -> None:

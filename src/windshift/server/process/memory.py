@@ -14,7 +14,6 @@ _CONTROL_GROUPS: Final = (
 _SMALLEST: Final = 64 * 1024 * 1024
 _SHARE: Final = 4
 
-
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
 """Parameters of ``mallopt`` (``malloc.h`` of glibc)."""

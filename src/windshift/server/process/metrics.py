@@ -124,7 +124,7 @@ class AppMetrics(Metrics):
             _add_snapshots(registry, cache, dead_letters)
         registry.add_number(i.SPANS_EXPORTED, lambda: 0 if spans is None else spans.exported)
         registry.add_number(i.SPANS_DROPPED, lambda: 0 if spans is None else spans.dropped)
-        self._lag = LoopLag(registry.add_histogram(i.LOOP_LAG))
+        self._lag = LoopLag(registry)
         self._cache = cache
 
     def add_denials(self, denials: Mapping[str, int], exceeded: Mapping[str, int]) -> None:

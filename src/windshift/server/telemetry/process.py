@@ -70,8 +70,9 @@ def _collections() -> Iterator[Point]:
 class LoopLag:
     """Measures how late the event loop calls a timer: how long any ready task has to wait."""
 
-    def __init__(self, histogram: Histogram) -> None:
-        self._histogram = histogram
+    def __init__(self, registry: Registry) -> None:
+        self._histogram = Histogram(i.LOOP_LAG.bounds)
+        registry.add(i.LOOP_LAG, lambda: (((), self._histogram.read()),))
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -82,7 +83,6 @@ class LoopLag:
         """End."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
 
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(_LAG_INTERVAL, self._observe, loop, perf_counter() + _LAG_INTERVAL)

@@ -133,12 +133,6 @@ class Registry:
 
         self._readers[instrument] = point
 
-    def add_histogram(self, instrument: Instrument) -> Histogram:
-        """Add a histogram with one series, and return it for the caller to observe."""
-        histogram = Histogram(instrument.bounds)
-        self._readers[instrument] = lambda: (((), histogram.read()),)
-        return histogram
-
     async def collect(self) -> list[Family]:
         """Read all instruments, in the order of the table."""
         for refresh in self.refresh:

@@ -26,7 +26,6 @@ _NO_ROOM: Final = 256 * 1024
 _FEWEST_FILES: Final = 64
 """Files that must be possible besides those that there are."""
 
-
 TOO_MANY_OPEN_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 """Errors that say nothing about a disk."""
 
