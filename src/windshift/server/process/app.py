@@ -174,16 +174,15 @@ class App:
         audit = Audit()
         self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, ledger)
         shared = _shared(config, nats, telemetry.tracer, storage)
-        servers_known = Servers(nats.gathering, self._describe, self._load, nats.requests)
-        self._domain = _Domain(config, nats, shared, self._ownership, servers_known)
+        self._domain = _Domain(config, nats, shared, self._ownership, self._servers(nats))
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
         """The files that are reloaded when they change, or on demand."""
         self._demanded = asyncio.Event()
         self._failures = FailureLog(extractor(config.telemetry.propagators))
         self.principals = PrincipalsService(self.authorization, self._open_connections, ask_others)
-        self._services = (*self._domain.services, Service(PRINCIPALS, self.principals))
         self._health = HealthService()
+        self._services = [*self._domain.services, Service(PRINCIPALS, self.principals)]
         self._answered = _with_reflection([*self._services, self._health])
         self._methods = tuple(path for service in self._answered for path in service.methods)
         self._pacing = Pacing()
@@ -192,6 +191,9 @@ class App:
         self.metrics = self._make_metrics(nats, shared, audit) if config.metrics else None
         self._jetstream = Availability(nats.requests, nats.api)
         self._follow_connection()
+
+    def _servers(self, nats: _Nats) -> Servers:
+        return Servers(nats.gathering, self._describe, self._load, nats.requests)
 
     def _follow_connection(self) -> None:
         """Keep gRPC health, and what calls remember, true to the connection."""

@@ -352,20 +352,19 @@ class WorkRunner:
     def _prolonged(self, reply: bytes, *, at_once: bool = False) -> Iterator[None]:
         """Keep the broker from redelivering an event while it is dealt with, however long that takes."""
         pause = max(self._state.found.timeout / _PROLONG_SHARE, _SHORTEST_PROLONG).total_seconds()
-        timer: asyncio.TimerHandle
-
-        def prolong() -> None:
-            nonlocal timer
-            self._tell(reply, PROGRESS)
-            timer = self._loop.call_later(pause, prolong)
-
         if at_once:
             self._tell(reply, PROGRESS)
-        timer = self._loop.call_later(pause, prolong)
+        timer: list[asyncio.TimerHandle] = []  # the next one
+        timer.append(self._loop.call_later(pause, self._prolong, timer, reply, pause))
         try:
             yield
         finally:
-            timer.cancel()
+            timer.pop().cancel()
+
+    def _prolong(self, timer: list[asyncio.TimerHandle], reply: bytes, pause: float) -> None:
+        """Do it once, and again after the pause. A function for that would hold itself: a cycle."""
+        self._tell(reply, PROGRESS)
+        timer[0] = self._loop.call_later(pause, self._prolong, timer, reply, pause)
 
 
 async def _decided(claim: Awaitable[bool]) -> w.EndOutcome:
