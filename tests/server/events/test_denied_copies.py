@@ -50,7 +50,7 @@ async def test_a_copy_without_a_leader(monkeypatch: pytest.MonkeyPatch) -> None:
             raise PermissionDenied("ann", "copy it", "copy", "ORIGIN >", "")
 
     monkeypatch.setattr(copies_module, "require_of", judge)
-    authenticator = SimpleNamespace(principal=lambda _: object())
+    authenticator = SimpleNamespace(principals={"ann": object()})
     access: Any = SimpleNamespace(on_replaced=[], authenticator=authenticator)
     audit: Any = SimpleNamespace(copying=lambda stream, *_: told.append(stream))
     broker = Streams("A", "B")
