@@ -92,6 +92,21 @@ async def test_who_gets_large_answers_rests_while_others_are_about(
     await _cancel(task)
 
 
+async def test_who_rests_holds_nothing_that_others_could_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many do: what they had for answers that have come is not on its way any more."""
+    monkeypatch.setattr(budget_module, "RATE", 1)
+    budget = Budget(100)
+    budget.is_shared = lambda: True
+    for asker in "ab":
+        share = await take(budget, asker, 50)
+        share.arrived(1_000_000)
+        share.give_back()
+    assert budget.used <= 2
+    other = take(budget, "c", 50)
+    await turns()
+    assert other.done()
+
+
 async def test_those_who_wait_take_turns() -> None:
     """One of each, however many wait before it; each asker's in the order in which they were asked for."""
     budget = Budget(100, asker=asking.get)

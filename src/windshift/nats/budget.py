@@ -157,11 +157,11 @@ class Budget:
             self._late_size -= share.size
         else:
             self._answered += 1
-        if share.rest and self.is_shared():
-            get_running_loop().call_later(share.rest, self._bytes.give_back, share.asker, share.size)
-        else:
-            self._bytes.give_back(share.asker, share.size)
-        share.size = 0
+        size, share.size = share.size, 0
+        if share.rest and self.is_shared():  # one byte is enough for this asker to wait, and for nobody else
+            get_running_loop().call_later(share.rest, self._bytes.give_back, share.asker, 1)
+            size -= 1
+        self._bytes.give_back(share.asker, size)
 
     def leave(self, share: Share) -> None:
         """Note that nobody waits any more for what may come, or that it takes long.
