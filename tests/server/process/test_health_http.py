@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from windshift.server.background import pacing
 from windshift.server.process import health_http
 from windshift.server.process.health_http import HealthApplication, HealthServer, Scrape
 from windshift.server.process.readiness import Readiness
@@ -94,9 +95,11 @@ async def test_since_by_a_clock_that_is_set(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @asynccontextmanager
-async def serving(reason: str | None = None, **options: Any) -> AsyncIterator[int]:
+async def serving(
+    reason: str | None = None, scrape: Scrape | None = None, **options: Any
+) -> AsyncIterator[int]:
     """Serve for as long as the block lasts; gives the port."""
-    server = HealthServer(application(reason), **options)
+    server = HealthServer(application(reason, scrape=scrape), **options)
     port = await server.start("127.0.0.1", 0)
     try:
         yield port
@@ -325,6 +328,22 @@ async def test_many_at_once() -> None:
     turns = -1
     assert most == 1
     await server.stop()
+
+
+async def test_answers_do_not_rest_where_they_hinder_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text of many pieces is made at once."""
+    monkeypatch.setattr(pacing, "REST", 3600.0)
+
+    async def long(accept: str) -> Exposition:
+        for _ in range(5):
+            until = perf_counter() + 2 * pacing.SLICE
+            while perf_counter() < until:
+                pass
+            await asyncio.sleep(0)
+        return Exposition("text/plain", b"x")
+
+    async with serving(scrape=long) as port, asyncio.timeout(30):
+        assert (await ask(port, "GET /metrics"))[1] == b"x"
 
 
 async def test_port_in_use() -> None:

@@ -186,7 +186,7 @@ class App:
         self._answered = _with_reflection([*self._services, self._health])
         self._methods = tuple(path for service in self._answered for path in service.methods)
         self._pacing = Pacing()
-        nats.budget.is_shared = self._hinders_others
+        nats.budget.is_shared = self.hinders_others
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, shared.counts)
         self.metrics = self._make_metrics(nats, shared, audit) if config.metrics else None
         self._jetstream = Availability(nats.requests, nats.api)
@@ -379,9 +379,9 @@ class App:
 
     def _is_shared(self) -> bool:
         """Tell whether there is bulk work, or somebody is about who uses little: turns are to be short."""
-        return self._hinders_others() or self._pacing.is_bulky()
+        return self.hinders_others() or self._pacing.is_bulky()
 
-    def _hinders_others(self) -> bool:
+    def hinders_others(self) -> bool:
         """Tell whether somebody is about who uses little: who uses much hinders him."""
         return self._pacing.is_shared()
 

@@ -131,6 +131,7 @@ class HealthServer:
 
     Args:
         application: answers the requests.
+        is_shared: tells whether somebody else is about who uses little of the loop: answers take longer then.
         timeout: seconds that a connection has for each request.
         probes: addresses whose connections are never closed to make room, in addition to loopback.
     """
@@ -139,6 +140,7 @@ class HealthServer:
         self,
         application: HealthApplication,
         *,
+        is_shared: Callable[[], bool] = lambda: False,
         timeout: float = 10.0,
         probes: tuple[IPv4Network | IPv6Network, ...] = (),
     ) -> None:
@@ -146,6 +148,7 @@ class HealthServer:
         self._timeout = timeout
         self._probes = LOOPBACK + probes
         self._pacing = Pacing()
+        self._pacing.is_shared = is_shared
         self._servers: list[asyncio.Server] = []
         self._connections: dict[_Connection, bool] = {}
         """The oldest first, and whether it may be closed to make room."""

@@ -203,7 +203,8 @@ class Process:
         """Answer probes from the very start: the rest may take a while."""
         scrape = self._scrape if self._config.metrics else None
         application = HealthApplication(self._readiness, self._started, scrape)
-        health, listen = HealthServer(application, probes=self._config.health_probes), self._config.health
+        probes, listen = self._config.health_probes, self._config.health
+        health = HealthServer(application, is_shared=self._hinders_others, probes=probes)
         stack.push_async_callback(health.stop)
         try:
             return await health.start(listen.host, listen.port, share_port=self._share_port)
@@ -257,6 +258,11 @@ class Process:
         """Give the text of all metrics, once there is a server that has any."""
         metrics = None if self._app is None else self._app.metrics
         return None if metrics is None else await metrics.expose(accept)
+
+    def _hinders_others(self) -> bool:
+        """Tell whether work here hinders somebody who uses little; with workers, nobody calls here."""
+        app = self._app
+        return app is not None and not isinstance(app, Workers) and app.hinders_others()
 
     def _readiness(self) -> Readiness:
         if self._stopping.is_set():
