@@ -1071,6 +1071,23 @@ def test_lines_without_an_end(cli: Cli) -> None:
     assert "event 10002: " in failed.err
 
 
+@pytest.mark.parametrize("options", [(), ("-o", "json")])
+def test_lines_whose_ids_nobody_wants_to_know(cli: Cli, options: tuple[str, ...]) -> None:
+    """All of them are published, also where whoever reads stdout leaves; what fails is told."""
+    cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
+    for lines, code in ((b"1\n" * 10_001, 0), (b"wrong", 2)):
+        publish = ["publish", "orders.x", "-", "--each", *options]
+        with cli.popen(publish, stdin=-1, stdout=-1, stderr=-1) as publishing:
+            assert publishing.stdin is not None
+            assert publishing.stdout is not None
+            publishing.stdout.close()
+            publishing.stdin.write(lines)
+            publishing.stdin.close()
+            assert (b"line 1" in said(publishing)) is (code == 2)
+        assert publishing.returncode == code
+        assert stored(cli) == 10_001
+
+
 def stored(cli: Cli) -> int:
     """Return how many events the stream has."""
     events: int = cli("streams", "info", "orders", "-o", "json").json["events"]

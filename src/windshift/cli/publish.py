@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import click
 
 import windshift as ws
-from windshift.cli.failing import USAGE, Failure
+from windshift.cli.failing import USAGE, Failure, drop_output
 from windshift.cli.inputs import content_of, encoder, lines_of_stdin, takes_payload
 from windshift.cli.options import Command
 from windshift.cli.session import Session, status_of, with_session
@@ -249,19 +249,25 @@ class _Told:
         ids = [receipt.id for receipt in receipts]
         self._first, self._last = min(self._first, *ids), max(self._last, *ids)
         if self._session.out.json and not self._without_ids:
-            self._session.out.lines(*(f'{{"id":{each}}}' for each in ids))
+            self._tell(*(f'{{"id":{each}}}' for each in ids))
 
     def end(self, seconds: float) -> None:
         """Say how many there were."""
         stored, out = self._stored, self._session.out
         if out.json and self._without_ids:
-            out.lines(f'{{"stored":{stored}}}')
+            self._tell(f'{{"stored":{stored}}}')
         elif not out.json and not self._session.options.quiet:
             span = "" if self._without_ids or not stored else f", {self._first}"
             span += f" to {self._last}" if span and stored > 1 else ""
             events = "event" if stored == 1 else "events"
             rate = f" ({stored / seconds:.0f}/s)" if stored else ""
-            out.lines(f"stored {stored} {events}{span}{rate}")
+            self._tell(f"stored {stored} {events}{span}{rate}")
+
+    def _tell(self, *lines: str) -> None:
+        try:
+            self._session.out.lines(*lines)
+        except BrokenPipeError:  # whoever reads has seen enough, but not of what is still to do, or failed
+            drop_output()
 
 
 def _told(place: int, error: Exception) -> Failure:
