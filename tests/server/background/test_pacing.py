@@ -172,6 +172,25 @@ async def test_bulk_work_rests_beside_small_calls(clock: _Clock, monkeypatch: py
     bulk.cancel()
 
 
+@pytest.mark.parametrize("bulk", [True, False])
+async def test_accounts_take_turns(clock: _Clock, bulk: bool) -> None:
+    """However much work one of them has to do, another one's goes on."""
+    pacing, steps = Pacing(), list[str]()
+    much, little = _Account(busy=True), _Account(busy=True)
+
+    async def work(name: str) -> None:
+        for _ in range(10):
+            clock.now += SLICE
+            steps.append(name)
+            await asyncio.sleep(0)
+
+    floods = [asyncio.ensure_future(pacing.run(work("much"), much)) for _ in range(100)]
+    await asyncio.sleep(0)
+    await pacing.run(work("little"), little, bulk=bulk)
+    assert len(steps) <= 40
+    await asyncio.gather(*floods)
+
+
 async def test_work_that_is_not_paced_hinders_nobody() -> None:
     """It has no share of the loop that others wait for."""
     assert not hinders()

@@ -2,18 +2,19 @@
 
 A list of thousands of streams or a tail is many small steps, between which others run. Ten at once are ten
 steps in each turn, and a publish, which takes four turns, waits for forty. So work runs step by step, by a
-`Pacing`: when the slice of a turn is used up, whoever has a step to do stands in line for the next ones. Work
-for an account does so only while that is busy, and somebody is about who is not.
+`Pacing`: when the slice of a turn is used up, whoever has a step to do stands in line for the next ones, in
+which accounts take turns. What is no bulk work does so only while its account is busy, and somebody is about
+who is not.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from time import perf_counter
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -46,6 +47,10 @@ class Account(Protocol):
         """Tell whether it is more than a little."""
 
 
+_Turn: TypeAlias = tuple[asyncio.Future[None], bool]
+"""What a step waits for, and whether it is bulk work."""
+
+
 class Pacing:
     """Has the steps of bulk work wait for their turn. Make it in a running event loop.
 
@@ -56,7 +61,7 @@ class Pacing:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[asyncio.Future[None], bool]] = deque()  # and whether it is bulk work
+        self._waiting: OrderedDict[Account | None, deque[_Turn]] = OrderedDict()
         self._callers_waiting = 0
         self._slice = self._typical = SLICE
         self._spent = self._began = 0.0
@@ -102,13 +107,15 @@ class Pacing:
         """Whether the slice of this turn is used up."""
         return self._spent >= self._slice
 
-    def turn(self, *, bulk: bool, first: bool = False) -> asyncio.Future[None]:
+    def turn(self, account: Account | None, *, bulk: bool, first: bool = False) -> asyncio.Future[None]:
         """Return a future that is done when there may be time for a step; `first` = ahead of all who wait."""
         turn: asyncio.Future[None] = self._loop.create_future()
+        queue = self._waiting.setdefault(account, deque())
         if first:
-            self._waiting.appendleft((turn, bulk))
+            queue.appendleft((turn, bulk))
+            self._waiting.move_to_end(account, last=False)
         else:
-            self._waiting.append((turn, bulk))
+            queue.append((turn, bulk))
         self._callers_waiting += not bulk
         self._schedule()
         return turn
@@ -151,7 +158,10 @@ class Pacing:
 
     def _wake(self, count: int) -> None:
         while count and self._waiting:
-            turn, bulk = self._waiting.popleft()
+            account, queue = self._waiting.popitem(last=False)
+            turn, bulk = queue.popleft()
+            if queue:
+                self._waiting[account] = queue
             self._callers_waiting -= not bulk
             if not turn.done():
                 turn.set_result(None)
@@ -220,9 +230,9 @@ class _Steps(Generic[T]):
                 waits = bulk or (account is not None and account.is_busy(began) and pacing.is_shared())
                 if waits and thrown is None and pacing.is_over:
                     try:
-                        yield from pacing.turn(bulk=bulk)
+                        yield from pacing.turn(account, bulk=bulk)
                         while pacing.is_used_up:  # by those who were let in with this one
-                            yield from pacing.turn(bulk=bulk, first=True)
+                            yield from pacing.turn(account, bulk=bulk, first=True)
                     except BaseException as error:  # noqa: BLE001 - it is for the work to handle
                         thrown = error
                     began = perf_counter()
