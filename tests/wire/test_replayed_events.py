@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
@@ -31,6 +32,8 @@ from tests.wire.burying import (
 from tests.wire.consuming import Call, subscribed
 from tests.wire.management import delete_consumer, ensure_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
+from windshift.server.background.pacing import paced
+from windshift.server.events.consuming import work_runner
 
 Unique = Callable[[], str]
 
@@ -367,6 +370,43 @@ def test_a_subscriber_that_lost_a_replay(client: Client, nats_server: NatsServer
         call.ack(ids[0], ids[1])
         assert call.told() == ("ack", [], sorted(ids[:2]), [])
     assert sorted(letter.event.id for letter in listed(client, stream)) == sorted(ids[:2])
+
+
+def test_a_ping_that_is_overtaken(
+    client: Client, nats_server: NatsServer, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is invalid where the event is acknowledged first and forgotten since, and the call goes on."""
+    held: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+
+    async def behind(gate: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+        await gate.wait()
+        await work
+
+    def hold_first(work: Coroutine[Any, Any, None]) -> Coroutine[Any, Any, None]:
+        if held or getattr(work, "__name__", "") != "_settle_replay":
+            return paced(work)
+        held.append((asyncio.get_running_loop(), asyncio.Event()))
+        return behind(held[0][1], work)
+
+    monkeypatch.setattr(work_runner, "paced", hold_first)
+    letters = [kill_off(client, stream) for _ in range(2)]
+    pointer = {"subjects_filter": f"_WS.replay.{letters[0].id}"}
+    with subscribed(client, stream) as call:
+        replay(client, letters[0].id)
+        first = call.event(15).id
+        call.ping(first)
+        wait_for(lambda: held)
+        call.ack(first)
+        wait_for(
+            lambda: not jetstream(nats_server, "STREAM.INFO.WS_REPLAYS", pointer)["state"].get("subjects")
+        )
+        replay(client, letters[1].id)
+        second = call.event(15).id
+        loop, gate = held[0]
+        loop.call_soon_threadsafe(gate.set)
+        assert call.told() == ("ping", [], [first], [])
+        assert call.told() == ("ack", [first], [], [])
+        ack(call, second)
 
 
 def test_many_subscribers_of_two_servers(client: Client, nats_server: NatsServer, stream: str) -> None:

@@ -42,6 +42,7 @@ from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.timer import DeadlineTimer, Signal
 from windshift.server.events.consuming.tokens import Resumed, Tokens
 from windshift.server.events.consuming.work_runner import WorkRunner
+from windshift.server.events.dead_letters.replay_queue import Lease
 from windshift.server.events.deliveries import DeliveryName, read_delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import ELECTED, REPLAY
@@ -392,9 +393,10 @@ class _Attachment:
 
     def _send(self, group: Group) -> None:
         *others, last = group.pending
-        if self._feed.has(last.reply):
+        lease = self._feed.lease(last.reply)
+        if lease is not None:
             last.sent = True
-            self._runner.start(self._settle_replay(last))
+            self._runner.start(self._settle_replay(last, lease))
             return
         try:
             if others:
@@ -410,8 +412,8 @@ class _Attachment:
             for pending in group.pending:
                 pending.sent = True
 
-    async def _settle_replay(self, pending: PendingAck) -> None:
-        is_ours = await self._feed.settle(pending.reply, pending.payload, pending.confirmation.expires)
+    async def _settle_replay(self, pending: PendingAck, lease: Lease) -> None:
+        is_ours = await self._feed.settle(lease, pending.payload, pending.confirmation.expires)
         self.protocol.settling.replay_settled(pending, self._loop.time(), is_ours=is_ours)
 
     def _tell(self, reply: bytes, payload: bytes) -> None:

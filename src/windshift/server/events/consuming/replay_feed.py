@@ -148,7 +148,7 @@ class ReplayFeed:
         letter = await self._shared.store.get(pointer.id, self._deadline())
         if letter is None or letter.failure.replay_count >= pointer.number:
             return await self._shared.replays.drop(pointer, self._deadline())
-        lease = await self._lease(pointer)
+        lease = await self._take(pointer)
         if lease is None:
             return False
         self._leases[lease.reply] = lease
@@ -157,7 +157,7 @@ class ReplayFeed:
         self._wake.set()
         return True
 
-    async def _lease(self, pointer: Pointer) -> Lease | None:
+    async def _take(self, pointer: Pointer) -> Lease | None:
         """Lease a replay. What is leased when nobody waits for it any more is given back."""
         work = self._shared.replays.lease(pointer, self._protocol.state.found.timeout, self._deadline())
         leasing = self._loop.create_task(work)
@@ -176,17 +176,17 @@ class ReplayFeed:
 
     # --- Settling -----------------------------------------------------------------------------------------
 
-    def has(self, reply: bytes) -> bool:
-        """Whether a delivery of this reply subject is of a replay."""
-        return reply in self._leases
+    def lease(self, reply: bytes) -> Lease | None:
+        """Return what a delivery of this reply subject has of a replay; `None` if it is of none."""
+        return self._leases.get(reply)
 
-    async def settle(self, reply: bytes, payload: bytes, deadline: float) -> bool | None:
+    async def settle(self, lease: Lease, payload: bytes, deadline: float) -> bool | None:
         """Do what an acknowledgement asks for, even if this is cancelled meanwhile.
 
         Return whether the event was this call's to settle; `None` when the broker does not answer.
         """
         try:
-            return await asyncio.shield(self._begin(self._settle(self._leases[reply], payload, deadline)))
+            return await asyncio.shield(self._begin(self._settle(lease, payload, deadline)))
         except (WindshiftError, NatsError):
             return None
 

@@ -341,8 +341,9 @@ class WorkRunner:
     async def _terminate(self, reply: bytes) -> None:
         """Have the broker never redeliver an event. If that is lost, the event comes here again."""
         deadline = self._deadline(self._options.confirm_timeout)
-        if self._feed.has(reply):
-            await self._feed.settle(reply, TERMINATE, deadline)
+        lease = self._feed.lease(reply)
+        if lease is not None:
+            await self._feed.settle(lease, TERMINATE, deadline)
         else:
             with suppress(NotConnected):
                 await self._shared.requests.request(reply, TERMINATE, b"", deadline)
