@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import Any, NoReturn
 
 import pytest
 
@@ -21,10 +22,12 @@ from windshift.nats.jetstream.writes import Writes
 from windshift.server.auth.quotas import GiveBack, nothing_taken
 from windshift.server.broker.asking import asking
 from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown, QuotaExceeded, StreamFull
+from windshift.server.events.dead_letters import writer
 from windshift.server.events.dead_letters.codec import entry_subject
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId
 from windshift.server.events.dead_letters.store import STREAM, DeadLetterStore, RecordedEnd
 from windshift.server.events.dead_letters.writer import Written
+from windshift.server.events.managed_stream import Conflict
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import DEAD
 from windshift.server.events.runs import ALWAYS, Run
@@ -427,6 +430,30 @@ async def test_what_may_be_stored_stays_charged(
             await write(deadline=in_seconds(4), run=ALWAYS, charge=account.charge)
         own_nats_server.thaw()
         assert account.bytes == account.most > 0
+
+
+async def test_what_is_seen_to_be_stored_at_the_last_moment(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no time for another attempt, and what was in the way is this one's: it counts as written."""
+    stream, account = await keeper.broker.stream(unique()), Account()
+    await keeper.given_up(stream, 1)
+    why = await keeper.failure(stream, await keeper.publish(f"{stream}.a"))
+    put = keeper.store.stream.put
+
+    async def in_vain(*arguments: Any) -> NoReturn:
+        await put(*arguments)
+        raise Conflict(is_certain=True)
+
+    async def once(_: float) -> AsyncIterator[int]:
+        yield 1
+
+    monkeypatch.setattr(keeper.store.stream, "put", in_vain)
+    monkeypatch.setattr(writer, "retry", once)
+    outcome, _ = await keeper.writer.write(why, in_seconds(30), charge=account.charge)
+    assert outcome is Written.WRITTEN
+    assert account.bytes == account.most > 0
+    assert await keeper.entries() == 2
 
 
 async def test_a_look_at_the_room_is_nobodys(broker: Broker) -> None:

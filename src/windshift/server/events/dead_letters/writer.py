@@ -167,6 +167,8 @@ class DeadLetterWriter:
             attempt.is_unsure = False
             if event is None and end == before:  # nothing else will turn up
                 return (Written.GONE, None) if known is None else self._found(known, attempt)
+        if end.entry is not None and end.entry.writer == attempt.writer:
+            return self._found(end.entry, attempt)
         raise BrokerUnavailable
 
     @staticmethod
