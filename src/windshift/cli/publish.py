@@ -118,12 +118,12 @@ async def _publish_each(
     stop = asyncio.Event()
     with session.out.progress("published") as progress:
         events = _events(encode, _maker(subject, settings), progress, stop, wrong)
-        told = _Told(session, without_ids=without_ids)
+        report = _Report(session, without_ids=without_ids)
         publish = partial(session.client.publish_many, in_flight=in_flight, without_ids=without_ids)
-        publishing = asyncio.ensure_future(_in_portions(events, publish, told))
+        publishing = asyncio.ensure_future(_in_portions(events, publish, report))
         interrupted = await _interrupted(publishing, stop)
         failed = publishing.result()
-    told.end(progress.seconds)
+    report.end(progress.seconds)
     if failure := failed or next(iter(wrong), None):
         raise failure
     if interrupted:
@@ -148,10 +148,10 @@ async def _publish_atomic(session: Session, subject: str, encode: _Encode, setti
     try:
         receipts = await session.client.publish_atomic(events)
     except ws.WindshiftError as error:
-        raise (error if error.index is None else _told(error.index, error)) from error
-    told = _Told(session, without_ids=False)
-    told.add(receipts)
-    told.end(progress.seconds)
+        raise (error if error.index is None else _failure(error.index, error)) from error
+    report = _Report(session, without_ids=False)
+    report.add(receipts)
+    report.end(progress.seconds)
 
 
 def _maker(subject: str, settings: dict[str, Any]) -> Callable[[AnyMessage], ws.Publish]:
@@ -205,21 +205,21 @@ async def _interrupted(publishing: asyncio.Future[Any], stop: asyncio.Event) -> 
 async def _in_portions(
     events: AsyncIterator[ws.Publish],
     publish: Callable[[AsyncIterator[ws.Publish]], Awaitable[list[ws.PublishReceipt]]],
-    told: _Told,
+    report: _Report,
 ) -> Failure | None:
-    """Publish all events, of which there may be any number, and tell of them; return what failed."""
-    before = taken = 0
-    while taken == before:
-        before = taken + _PORTION
+    """Publish all events, of which there may be any number, and report them; return what failed."""
+    taken, may_go_on = 0, True
+    while may_go_on:
         try:
             results: Sequence[object] = await publish(_first(events, _PORTION))
         except ws.PublishManyError as error:
             results = error.results
-        told.add([each for each in results if isinstance(each, ws.PublishReceipt)])
+        report.add([each for each in results if isinstance(each, ws.PublishReceipt)])
         for place, each in enumerate(results, taken):
             if isinstance(each, Exception):
-                return _told(place, each)
+                return _failure(place, each)
         taken += len(results)
+        may_go_on = len(results) == _PORTION
     return None
 
 
@@ -232,7 +232,7 @@ async def _first(events: AsyncIterator[ws.Publish], number: int) -> AsyncIterato
             return
 
 
-class _Told:
+class _Report:
     """Says which events were stored."""
 
     def __init__(self, session: Session, *, without_ids: bool) -> None:
@@ -270,7 +270,7 @@ class _Told:
             drop_output()
 
 
-def _told(place: int, error: Exception) -> Failure:
+def _failure(place: int, error: Exception) -> Failure:
     if not isinstance(error, ws.WindshiftError):
         return Failure(f"event {place + 1}: {error}")
     message = f"event {place + 1}: {error.message}"
