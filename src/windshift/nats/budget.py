@@ -49,7 +49,7 @@ class Budget:
     of the event loop, the next one waits a while.
 
     Attributes:
-        is_shared: tells whether somebody is; to be set.
+        is_shared: tells whether somebody is about who uses little. To be set.
 
     Args:
         size: how many bytes.

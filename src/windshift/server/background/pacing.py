@@ -68,7 +68,7 @@ class Pacing:
         self._scheduled_at = 0.0
         self._bulky_until = 0.0
         self._next: asyncio.Handle | None = None
-        self._rests = False  # until that
+        self._rests = False  # until `_next`
         self.is_shared: Callable[[], bool] = lambda: True
 
     def run(
@@ -78,7 +78,7 @@ class Pacing:
 
         Args:
             work: what to run.
-            account: is charged with it.
+            account: is charged with it; None = nobody is.
             bulk: whether it waits for its turn in any case; otherwise it does so only while its account is
                 busy and others are about.
         """
@@ -141,8 +141,10 @@ class Pacing:
             self._next.cancel()
         self._rests = rests
         self._scheduled_at = perf_counter()
-        later = self._loop.call_later
-        self._next = later(REST, self._next_turn) if rests else self._loop.call_soon(self._next_turn)
+        if rests:
+            self._next = self._loop.call_later(REST, self._next_turn)
+        else:
+            self._next = self._loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
         """Let as many steps begin as usually fit into a slice."""

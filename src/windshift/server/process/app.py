@@ -186,7 +186,7 @@ class App:
         self._answered = _with_reflection([*self._services, self._health])
         self._methods = tuple(path for service in self._answered for path in service.methods)
         self._pacing = Pacing()
-        nats.budget.is_shared = self.hinders_others
+        nats.budget.is_shared = self.somebody_uses_little
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, shared.counts)
         self.metrics = self._make_metrics(nats, shared, audit) if config.metrics else None
         self._jetstream = Availability(nats.requests, nats.api)
@@ -379,10 +379,10 @@ class App:
 
     def _is_shared(self) -> bool:
         """Tell whether there is bulk work, or somebody is about who uses little: turns are to be short."""
-        return self.hinders_others() or self._pacing.is_bulky()
+        return self.somebody_uses_little() or self._pacing.is_bulky()
 
-    def hinders_others(self) -> bool:
-        """Tell whether somebody is about who uses little: who uses much hinders him."""
+    def somebody_uses_little(self) -> bool:
+        """Tell whether somebody is about who uses little of the event loop: who uses much hinders him."""
         return self._pacing.is_shared()
 
     def _pace(self, call: ServerCall, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:

@@ -104,9 +104,8 @@ class Process:
         async with AsyncExitStack() as stack:
             if self._config.reloads:  # not by the loop: it would restore what ends the process before its end
                 signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(self._on_hangup))
-                stack.callback(
-                    signal.signal, signal.SIGHUP, signal.SIG_IGN
-                )  # there is nothing left to reload
+                # At the end, when there is nothing left to reload
+                stack.callback(signal.signal, signal.SIGHUP, signal.SIG_IGN)
             elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
                 loop.add_signal_handler(signal.SIGHUP, self._on_signal, signal.SIGHUP)
             self._watchdog.start()
@@ -204,7 +203,7 @@ class Process:
         scrape = self._scrape if self._config.metrics else None
         application = HealthApplication(self._readiness, self._started, scrape)
         probes, listen = self._config.health_probes, self._config.health
-        health = HealthServer(application, is_shared=self._hinders_others, probes=probes)
+        health = HealthServer(application, is_shared=self._somebody_uses_little, probes=probes)
         stack.push_async_callback(health.stop)
         try:
             return await health.start(listen.host, listen.port, share_port=self._share_port)
@@ -259,10 +258,10 @@ class Process:
         metrics = None if self._app is None else self._app.metrics
         return None if metrics is None else await metrics.expose(accept)
 
-    def _hinders_others(self) -> bool:
+    def _somebody_uses_little(self) -> bool:
         """Tell whether work here hinders somebody who uses little; with workers, nobody calls here."""
         app = self._app
-        return app is not None and not isinstance(app, Workers) and app.hinders_others()
+        return app is not None and not isinstance(app, Workers) and app.somebody_uses_little()
 
     def _readiness(self) -> Readiness:
         if self._stopping.is_set():

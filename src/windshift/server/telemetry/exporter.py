@@ -131,7 +131,7 @@ class Exporter(Generic[T]):
         while not self._closed:
             self._wake.wait(self._delay)
             self._wake.clear()
-            fewest = 1  # then only full batches, but at the end
+            fewest = 1  # what has waited leaves; more only in full batches, unless this closes
             while len(self._items) >= fewest and not (self._closing and self._refused):
                 self._send()
                 fewest = 1 if self._closing else self._batch_size

@@ -44,7 +44,8 @@ _TOLD_AFTER: Final = (0.0, 0.3, 0.8, 1.6)
 HEARD_WITHIN: Final = 1.0
 """Seconds after a reconnect in which others say what they had settled before."""
 
-_Note: TypeAlias = Callable[[ConsumerKey, str, Mapping[StreamSeq, int], float], None]
+_Remember: TypeAlias = Callable[[ConsumerKey, str, Mapping[StreamSeq, int], float], None]
+"""Takes the events of a consumer's run that others have settled, and the loop's time."""
 
 
 class Peers:
@@ -94,8 +95,8 @@ class Peers:
         """Wait until others have had so many seconds since the last reconnect to say what they know."""
         await asyncio.sleep(max(0.0, self._back_at + within - asyncio.get_running_loop().time()))
 
-    def _hear_settled(self, note: _Note, stream: str, consumer: str, body: bytes) -> None:
-        note(ConsumerKey(stream, consumer), *read_settled(body), self._now())
+    def _hear_settled(self, remember: _Remember, stream: str, consumer: str, body: bytes) -> None:
+        remember(ConsumerKey(stream, consumer), *read_settled(body), self._now())
 
     def _hear_taken(self, stream: str, consumer: str, body: bytes) -> None:
         run, (number, *numbers) = _read(body)
