@@ -52,7 +52,7 @@ class Turnover:
     _mark: int = 0
 
     def idle(self, stuck: int, done: int, now: float) -> float:
-        """Return the seconds since then, where it holds some bytes, and ever turned over others (`done`)."""
+        """Return the seconds since then, with ``stuck`` bytes held, and ``done`` bytes ever turned over."""
         if done - self._mark >= stuck:
             self._since, self._mark = now, done
         return now - self._since

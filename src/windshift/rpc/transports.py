@@ -16,7 +16,10 @@ def speaks_http2(transport: asyncio.Transport) -> bool:
 
 
 def prepare(transport: asyncio.Transport, write_size: int) -> None:
-    """Keep little of what is sent below HTTP/2, where nothing can overtake it: one of the largest writes."""
+    """Keep little of what is sent below HTTP/2, where nothing can overtake it.
+
+    The largest write has ``write_size`` bytes.
+    """
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         # Otherwise a PING waits behind everything in a slow reader's kernel buffer.

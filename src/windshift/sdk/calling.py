@@ -248,9 +248,9 @@ class Caller:
         return False
 
     async def pause(self, error: RpcError, delay: float) -> None:
-        """Wait so many seconds before a long-lived call that ended so is opened again.
+        """Wait before a long-lived call that ended so is opened again.
 
-        It is no longer than until a server can be reached.
+        That is for `delay` seconds, or until there is the connection that it lacked.
 
         Raises:
             ClientClosed: the client is closed.

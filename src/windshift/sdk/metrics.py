@@ -13,7 +13,7 @@ _BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5
 
 
 class Metrics:
-    """Records what a subscription does, with the program's meter provider; `stream` is the server's name."""
+    """Records what a subscription does, with the program's meter provider. The names are the server's."""
 
     def __init__(self, stream: str, consumer: str) -> None:
         from opentelemetry import metrics  # noqa: PLC0415 -- only programs that measure have it

@@ -35,7 +35,7 @@ class Tracing:
     def publishing(self, subject: str, batch: int | None = None) -> Any:
         """Begin the span of a publish, which `around` ends. One that is not recorded needs no end.
 
-        Of a batch of so many events that are published all or none, the subject is that of the first.
+        `batch` is how many events are published all or none, with the subject of the first; None = one alone.
         """
         attributes: dict[str, Any] = {
             c.OPERATION_NAME: c.PUBLISH,

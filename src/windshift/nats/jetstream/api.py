@@ -859,14 +859,8 @@ def message_of(answer: JsonObject) -> StoredMessage:
 class Reading(ABC):
     """A request for one stored message that takes no task, as long as one answer settles it.
 
-    What it comes to is said once: by `take`, or by `go_on`.
-
-    Args:
-        api: JetStream's API.
-        stream: the stream's name.
-        query: which message, as for `JetStream.message`.
-        deadline: when to give up, in loop time.
-        asker: for whom it is made.
+    What it comes to is said once: by `take`, or by `go_on`. The query is as for `JetStream.message`, the
+    deadline in loop time; the asker is for whom it is made.
     """
 
     _api: JetStream

@@ -66,7 +66,7 @@ def known(field: str, value: int, values: Mapping[int, T]) -> T:
 def members(kind: type[E], numbers: EnumTypeWrapper) -> dict[int, E]:
     """Return the members of `kind` by the numbers that the values of a Protobuf enumeration have.
 
-    Their names are the same, but for the enumeration's before them there. Others are left out.
+    Their names are the same, but there they begin with the enumeration's. Others are left out.
     """
     prefix = f"{snake_case(numbers.DESCRIPTOR.name).upper()}_"
     names = ((number, name.removeprefix(prefix)) for name, number in numbers.items())

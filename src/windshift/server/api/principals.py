@@ -39,17 +39,14 @@ each gave; None of one that did not answer."""
 
 @dataclass(frozen=True, slots=True)
 class PrincipalsService:
-    """Lists principals, and ends their connections.
-
-    Args:
-        authorization: the rules; None = there are none.
-        connections: gives the connections that are open.
-        ask_others: asks the other workers; None = there are none.
-    """
+    """Lists principals, and ends their connections."""
 
     _authorization: Authorization | None
+    """The rules; None = there are none."""
     _connections: Callable[[], Iterable[ServerConnection]]
+    """Gives the connections that are open."""
     _ask_others: AskOthers | None
+    """Asks the other workers; None = there are none."""
 
     def answer(self, method: str, request: bytes, now: float) -> bytes:
         """Answer another worker, for this one alone. `now` is the loop's time."""

@@ -111,7 +111,7 @@ class View:
         self._set(key, held)
 
     def note_if_counted(self, key: Key, held: Held | None) -> None:
-        """Do the same, but only for something that was counted."""
+        """Do what `note` does, but only for something that was counted."""
         if key in self.held:
             self.note(key, held)
 

@@ -149,7 +149,7 @@ class ConsumeCall:
         return Tokens(consumer, key, principal, self._shared.connection.server_id)
 
     def _attach(self, consumer: ConsumerKey, found: ConsumerSnapshot, size: int) -> CallState:
-        """Begin, and share what the calls of this process remember together."""
+        """Return what is known at the beginning, with what the calls of this process remember together."""
         shared = self._shared
         settled = shared.settled.attach(consumer, found.run.name, asyncio.get_running_loop().time())
         latency = shared.counts.latencies.of(consumer, durable=found.durable, owner=found.owner)

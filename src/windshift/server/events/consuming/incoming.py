@@ -207,9 +207,10 @@ class Incoming:
     def verified(
         self, work: w.Verify, since: float, begun: float, now: float, *, has_ended: bool | None
     ) -> None:
-        """Take whether the event of a delivery has ended, perhaps unsettled; None: that cannot be told now.
+        """Take whether the event of a delivery has ended; None: that cannot be told now.
 
-        `since` is when the delivery may have been here first, `begun` when it was asked.
+        It has where it is settled, or a crash came between its end and that. `since` is when the delivery
+        may have been here first, `begun` when it was asked.
         """
         delivery = work.delivery
         if not self._is_undecided(delivery):

@@ -59,7 +59,7 @@ class Confirmation:
         temporary_failed_ids: not answered by the broker in time; the client may try again.
         expires: when the broker must have answered.
         weight: its share of `MOST_UNCONFIRMED`: 1, and 1 per id.
-        waiting: ids whose result is not known yet.
+        waiting: how many ids have no result yet.
     """
 
     __slots__ = ("expires", "ids", "invalid_ids", "kind", "temporary_failed_ids", "waiting", "weight")

@@ -664,10 +664,10 @@ def choose(
     *,
     newest_first: bool = False,
 ) -> Chosen:
-    """Choose the entries of a page: `limit` at most, with so many bytes of data, or a larger one alone.
+    """Choose the entries of a page: `limit` at most, with `max_bytes` of data, or a larger one alone.
 
     `scanned` has entries in the order of the page, and the positions of anything else. `left` is how many
-    more follow; any number if that is not known.
+    more follow; any number if that is not known. With `newest_first` they are in reverse.
     """
     chosen: list[Found] = []
     seen = size = 0

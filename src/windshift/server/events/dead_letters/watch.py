@@ -86,7 +86,7 @@ _OPTIONS: Final = WatchOptions()
 
 @dataclass(eq=False)
 class Watch:
-    """One watch, which reads events' data if it is `with_data`. Create it in a running event loop."""
+    """One watch; `with_data` has it read events' data. Create it in a running event loop."""
 
     _store: DeadLetterStore
     _notes: Notes

@@ -104,7 +104,7 @@ class DeadLetterWriter:
 
         The event is read from its stream or, after a replay, from its dead letter. The dead letter that is
         returned has no data. What was written in an earlier run of the consumer is replaced. Its bytes are
-        charged before it is stored, and given back when this call stored nothing for certain.
+        charged before it is stored, and given back when it is certain that this call stored nothing.
         Raise `StreamFull`, `QuotaExceeded` or `BrokerUnavailable` when this call stored nothing;
         `OutcomeUnknown`.
         """
