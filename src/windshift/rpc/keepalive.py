@@ -41,7 +41,7 @@ class Keepalive:
         self._seen = -1
 
     def check(self, received: int, now: float) -> KeepaliveAction | None:
-        """Return what to do now, with so many bytes received from the peer in all; None = nothing."""
+        """Return what to do, `now` in seconds, with so many bytes received in all; None = nothing."""
         if received != self._seen:
             self._seen = received
             self._heard_at = now

@@ -186,7 +186,7 @@ class Caller:
     ) -> AsyncIterator[ClientCall[M]]:
         """Open a long-lived call of the method with these messages, on a connection beside that of others.
 
-        The server is told of the span.
+        The server is told of the span, if there is one.
 
         Raises:
             RpcError: from the call inside, when it ends.

@@ -314,7 +314,7 @@ class AuthInterceptor:
     def _stream(
         self, call: ServerCall, identity: Identity, usage: Usage, asked: list[Action] | None, *, counts: bool
     ) -> AuthorizedStream:
-        """Return what a call that lasts may do. Unless `asked` is None, it ends when that is not allowed."""
+        """Return what a call that lasts may do. Unless `asked` is None, it ends once that is forbidden."""
         tell_denied = partial(self._deny, call, identity)
         identify = partial(_identify, call)
         admission = AuthorizedStream(self._access, identity, identify, usage, tell_denied, counts=counts)

@@ -269,7 +269,8 @@ class Incoming:
     def deliverable(self, queued: int, now: float, most: int = sys.maxsize) -> list[Delivery]:
         """Return what the client is handed now, as long as it reads; it counts as handed over.
 
-        `queued` bytes were sent, and the client has not read them. With `most` deliveries there may be more.
+        `queued` bytes were sent, and the client has not read them. It is at most `most` deliveries; where
+        it is as many, there may be more.
         """
         state, settled, held_by = self._state, self._state.settled, self._state.window.held
         handed: list[Delivery] = []
