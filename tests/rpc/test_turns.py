@@ -116,6 +116,26 @@ async def test_busy_ones_do_not_wait_for_each_other() -> None:
     assert turns.lets_in(much)
 
 
+async def test_who_uses_little_hinders_nobody_alone() -> None:
+    """Slices are short only once somebody busy is about, or other work."""
+    clock = Clock()
+    turns, much, little = Turns(asyncio.get_running_loop(), clock), busy(clock), Account()
+
+    def is_shared() -> bool:
+        return turns.is_shared
+
+    assert turns.lets_in(little)
+    assert not is_shared()
+    turns.is_busy_elsewhere = lambda: True
+    assert is_shared()
+    turns.is_busy_elsewhere = lambda: False
+    assert turns.lets_in(much)
+    assert is_shared()
+    clock.now += 1.0
+    assert turns.lets_in(little)
+    assert not is_shared()
+
+
 async def test_accounts_take_turns() -> None:
     """However many connections one has."""
     clock, log = Clock(), list[str]()

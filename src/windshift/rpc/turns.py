@@ -101,6 +101,8 @@ class Turns:
     Attributes:
         others_wait: tells whether there is work, other than to parse bytes, that delays answers; to be set.
         is_bulky: tells whether there is bulk work: small calls go ahead of it, whoever makes them. To be set.
+        is_busy_elsewhere: tells whether there was work, other than to parse bytes, of somebody busy, or bulk
+            work; to be set.
         on_hurry: is called when bytes of somebody who uses little were parsed while others wait: what the
             server sends elsewhere because of them should leave at once, too. To be set.
     """
@@ -115,11 +117,12 @@ class Turns:
         self._pausing = False  # only strangers wait, and their time is used up
         self._spent = 0.0  # of the slice of this turn
         self._passed_over = False  # whether the last turn had no time for busy ones
-        self._shared_until = 0.0
+        self._quiet_until = self._busy_until = 0.0  # seen lately: who uses little; who is busy
         self._credit = STRANGERS_BURST
         self._credited_at = self._clock()
         self.others_wait: Callable[[], bool] = lambda: False
         self.is_bulky: Callable[[], bool] = lambda: False
+        self.is_busy_elsewhere: Callable[[], bool] = lambda: False
         self.on_hurry: Callable[[], None] = lambda: None
 
     def lets_in(self, account: Account) -> bool:
@@ -130,9 +133,10 @@ class Turns:
         now = self._clock()
         if not account.is_busy(now):
             if account.is_quiet(now):
-                self._shared_until = now + _HINDERED
+                self._quiet_until = now + _HINDERED
             return True
-        return now >= self._shared_until or (not self._busy and self._spent < SLICE / 2)
+        self._busy_until = now + _HINDERED
+        return now >= self._quiet_until or (not self._busy and self._spent < SLICE / 2)
 
     def hurries(self, account: Account) -> bool:
         """Tell whether an answer should leave at once, and not with what else the turn brings."""
@@ -149,8 +153,11 @@ class Turns:
 
     @property
     def is_shared(self) -> bool:
-        """Whether somebody who uses little is about."""
-        return self._clock() < self._shared_until
+        """Whether somebody who uses little is about, and somebody else who hinders him."""
+        now = self._clock()
+        if now >= self._quiet_until:
+            return False
+        return now < self._busy_until or bool(self._busy) or self.is_busy_elsewhere()
 
     def hinders(self, account: Account) -> bool:
         """Tell whether somebody's slices are short, since others are about who use less."""

@@ -32,7 +32,7 @@ _MOST_OWED: Final = 4 * SLICE
 _MOST_WOKEN: Final = 16
 _SHORTEST: Final = 1e-6
 _ABOUT: Final = 0.05
-"""Seconds after a step of bulk work for which there may be more of it."""
+"""Seconds after a step of bulk work, or for somebody busy, for which there may be more of it."""
 _MEMORY: Final = 0.1
 """What the last step counts in how long a step usually takes."""
 
@@ -66,7 +66,7 @@ class Pacing:
         self._slice = self._typical = SLICE
         self._spent = self._began = 0.0
         self._scheduled_at = 0.0
-        self._bulky_until = 0.0
+        self._bulky_until = self._busy_until = 0.0
         self._next: asyncio.Handle | None = None
         self._rests = False  # until `_next`
         self.is_shared: Callable[[], bool] = lambda: True
@@ -92,6 +92,10 @@ class Pacing:
     def is_bulky(self) -> bool:
         """Tell whether bulk work was done a moment ago."""
         return perf_counter() < self._bulky_until
+
+    def is_busy(self) -> bool:
+        """Tell whether bulk work was done a moment ago, or work for somebody busy."""
+        return perf_counter() < self._busy_until
 
     def is_at_work(self) -> bool:
         """Tell whether there is bulk work, or the slice of this turn is used up by busy callers."""
@@ -120,11 +124,13 @@ class Pacing:
         self._schedule()
         return turn
 
-    def begin(self, now: float, *, bulk: bool) -> None:
+    def begin(self, now: float, *, bulk: bool, busy: bool) -> None:
         """Note that a step begins."""
         self._began = now
         if bulk:
             self._bulky_until = now + _ABOUT
+        if bulk or busy:
+            self._busy_until = now + _ABOUT
 
     def end(self, took: float) -> None:
         """Note that one has ended that had to wait for its turn."""
@@ -229,7 +235,8 @@ class _Steps(Generic[T]):
         try:
             while True:
                 began = perf_counter()
-                waits = bulk or (account is not None and account.is_busy(began) and pacing.is_shared())
+                busy = account is not None and account.is_busy(began)
+                waits = bulk or (busy and pacing.is_shared())
                 if waits and thrown is None and pacing.is_over:
                     try:
                         yield from pacing.turn(account, bulk=bulk)
@@ -238,7 +245,7 @@ class _Steps(Generic[T]):
                     except BaseException as error:  # noqa: BLE001 - it is for the work to handle
                         thrown = error
                     began = perf_counter()
-                pacing.begin(began, bulk=bulk)
+                pacing.begin(began, bulk=bulk, busy=busy)
                 try:
                     awaited = work.send(None) if thrown is None else work.throw(thrown)
                 except StopIteration as stop:

@@ -364,7 +364,7 @@ class App:
         )
         server = Server(self._answered, options, [partial(limit_requests, largest), *self._interceptors])
         server.turns.others_wait, server.turns.is_bulky = self._pacing.is_at_work, self._pacing.is_bulky
-        server.turns.on_hurry = self.connection.flush
+        server.turns.is_busy_elsewhere, server.turns.on_hurry = self._pacing.is_busy, self.connection.flush
         self._pacing.is_shared = lambda: server.turns.is_shared
         return server
 
