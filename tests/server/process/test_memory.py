@@ -62,6 +62,29 @@ def test_large_blocks_are_kept() -> None:
     assert pages("keep_large_blocks()") < pages("") / 10
 
 
+_RESIDENT = """
+from windshift.server.process.memory import give_free_blocks_back, keep_large_blocks
+keep_large_blocks()
+blocks = [bytes(range(256)) * 200 for _ in range(400)]
+last = bytes(range(256)) * 200  # keeps the end of the heap from shrinking by itself
+del blocks
+give_free_blocks_back()
+print(int(open("/proc/self/statm").read().split()[1]) * 4096)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_free_blocks_are_given_back() -> None:
+    """Twenty megabytes of them are not resident any more."""
+
+    def resident(program: str) -> int:
+        told = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+        return int(told.stdout)
+
+    kept = resident(_RESIDENT.replace("give_free_blocks_back()\nprint", "print"))
+    assert resident(_RESIDENT) < kept - 10_000_000
+
+
 def test_this_machine_has_memory() -> None:
     """As every one that says so."""
     assert memory.memory_to_hold() >= GIB // 16

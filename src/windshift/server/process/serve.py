@@ -29,7 +29,7 @@ from windshift.server.process.errors import StartError
 from windshift.server.process.exposure import warn
 from windshift.server.process.health_http import HealthApplication, HealthServer
 from windshift.server.process.logging import configure_logging, exported_logs
-from windshift.server.process.memory import keep_large_blocks, memory_to_hold
+from windshift.server.process.memory import give_free_blocks_back, keep_large_blocks, memory_to_hold
 from windshift.server.process.open_files import allow_connections
 from windshift.server.process.readiness import NO_JETSTREAM, Readiness
 from windshift.server.process.tls import TlsNotUsable
@@ -190,6 +190,7 @@ class Process:
             app.metrics.registry.add_number(instruments.LOOP_STALLS, lambda: self._watchdog.stalls)
         self._app = app
         spare_collector()
+        give_free_blocks_back()
 
     def _tell(self, line: str) -> None:
         """Say that the server is ready. That nobody reads it any more is no reason to end."""
