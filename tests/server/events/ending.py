@@ -2,7 +2,8 @@
 
 The servers are real `ConsumeProtocol`s. The broker behaves as nats-server does where it matters for the ends
 of events: it takes any acknowledgement of any attempt, and answers all alike; a stale negative one has an
-event delivered again at once; what one connection carries arrives in order, however late.
+event delivered again at once; what one connection carries arrives in order, however late. A server that is
+asleep reads nothing, and its clock goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from math import inf
 from typing import Any
 
 from windshift.nats import NoReply
@@ -23,7 +25,7 @@ from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions
-from windshift.server.events.consuming.pauses import PauseDetector
+from windshift.server.events.consuming.pauses import INTERVAL, PauseDetector
 from windshift.server.events.consuming.pending_acks import CommandKind, Group, grouped
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
 from windshift.server.events.consuming.state import CallState
@@ -37,6 +39,7 @@ TIMEOUT = 10.0
 WINDOW = 3
 _OPTIONS = ConsumeOptions(pull=PullOptions(heartbeat=10_000.0))
 _LETTER = b"a dead letter"
+_DRAINED_WITHIN = 3.0
 
 Move = Callable[[], None]
 
@@ -98,11 +101,16 @@ class World:
         self.now += seconds
         self.expire()
         for server in self.servers:
-            server.turn()
+            server.lives_on()
 
     def freeze(self) -> None:
         """Stop the broker, or let it go on: its timers and what it was sent race then."""
         self.is_frozen = not self.is_frozen
+
+    def close(self, server: Server, inbox: int) -> None:
+        """Forget what was asked for by way of an inbox, and say so."""
+        self.pulls = deque(each for each in self.pulls if each[:2] != [server, inbox])
+        server.down.append(partial(server.drained, inbox))
 
     def elect(self) -> None:
         """Give the consumer another leader, which takes all that is held for overdue.
@@ -148,7 +156,8 @@ class World:
             self.counts[seq] = attempt = self.counts.get(seq, 0) + 1
             self.pending[seq] = self.now
             self.sequence += 1
-            reply = b"$JS.ACK.S.c.%d.%d.%d.0.0" % (attempt, seq, self.sequence)
+            left = len(self.redeliver) + self.published - self.delivered_to
+            reply = b"$JS.ACK.S.c.%d.%d.%d.0.%d" % (attempt, seq, self.sequence, left)
             self.say(f"broker: delivers {seq}, attempt {attempt}, to {server.number}")
             server.down.append(partial(server.arrived, seq, attempt, reply, inbox))
 
@@ -177,16 +186,29 @@ class World:
 
 
 class Server:
-    """A server with one subscriber."""
+    """A server with one subscriber.
+
+    Attributes:
+        up: what it has sent, and the broker has not got.
+        down: what the broker has sent, and this has not read.
+        aside: lookups under way, by another connection.
+        held: which attempts of which events the client holds.
+        is_asleep: whether it does not run.
+    """
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
         self.number = number
         self.up: deque[Move] = deque()
         self.down: deque[Move] = deque()
+        self.aside: deque[Move] = deque()
         self.held: dict[int, int] = {}
+        self.is_asleep = False
         self._inbox = 0
-        remembered = Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency()
+        self._closing_since = inf
+        self._seen = world.now
+        self._pauses = PauseDetector()
+        remembered = Settled(), FailedAttempts(), self._pauses, Counts(), ConsumerLatency()
         consumer = ConsumerKey("S", "c")
         state = CallState(consumer, world.snapshot, WINDOW, *remembered, lambda: 0.0, lambda: 10**18)
         self.protocol = p.ConsumeProtocol(state, _OPTIONS)
@@ -203,12 +225,38 @@ class Server:
 
     def hears(self) -> None:
         """Let this get the next of what the broker has sent."""
-        if self.down:
+        if self.down and not self.is_asleep:
             self.down.popleft()()
+            self.turn()
+
+    def looks_up(self) -> None:
+        """Let this get the answer to its oldest lookup."""
+        if self.aside and not self.is_asleep:
+            self.aside.popleft()()
+            self.turn()
+
+    def sleeps(self) -> None:
+        """Stop this, or let it go on."""
+        self.is_asleep = not self.is_asleep
+        self.world.say(f"{self.number}: {'sleeps' if self.is_asleep else 'wakes'}")
+        if not self.is_asleep:
+            self._seen = self.world.now
+            self._pauses.look(self._seen)
+
+    def lives_on(self) -> None:
+        """Look at the clock all the while, unless this is asleep, and take a turn."""
+        if not self.is_asleep:
+            while self._seen < self.world.now:
+                self._seen = min(self._seen + INTERVAL, self.world.now)
+                self._pauses.look(self._seen)
+            if self.world.now - self._closing_since >= _DRAINED_WITHIN:
+                self.drained(self._inbox)
             self.turn()
 
     def reconnects(self, arrived: int) -> None:
         """Lose the connection, after some of what was on its way has arrived, and have another one."""
+        if self.is_asleep:
+            return
         for _ in range(min(arrived, len(self.up))):
             self.sends()
         self.world.say(f"{self.number}: reconnects")
@@ -220,7 +268,14 @@ class Server:
         for fail in lost.values():
             fail()
         self.protocol.connected(self.world.now, is_same=True)
+        self.drained(self._inbox)
         self.turn()
+
+    def is_replaced(self) -> None:
+        """Have another connection for what is asked for from now on."""
+        if not self.is_asleep:
+            self.protocol.replaced(self.world.now)
+            self.turn()
 
     def says(self, command: Command) -> None:
         """Let the client say something."""
@@ -247,12 +302,19 @@ class Server:
         """Hear of another leader."""
         self.protocol.elected(self.world.now)
 
+    def drained(self, inbox: int) -> None:
+        """Go on with turns: all that was on its way to an inbox has arrived, or is waited for no longer."""
+        if inbox == self._inbox and self._closing_since < inf:
+            self._inbox += 1
+            self._closing_since = inf
+
     def turn(self) -> None:
-        """Take a turn, and do what is to be done."""
+        """Take a turn, and do what is to be done; while an inbox is closed, only that."""
         world, protocol = self.world, self.protocol
         for _ in range(8):
-            if protocol.takes_inbox(world.now):
-                self._inbox += 1
+            if self._closing_since < inf:
+                self._act()
+                return
             protocol.advance(world.now)
             self._confirm()
             for delivery in protocol.incoming.deliverable(0, world.now):
@@ -261,7 +323,13 @@ class Server:
             pull = protocol.next_pull(world.now)
             if pull is not None:
                 self.up.append(partial(self._pull, self._inbox, pull.batch))
-            if not self._act():
+            is_busy = self._act()
+            if protocol.takes_inbox(world.now):
+                self._inbox += 1
+            elif protocol.takes_drain():
+                self._closing_since = world.now
+                self.up.append(partial(world.close, self, self._inbox))
+            elif not is_busy:
                 return
 
     def _pull(self, inbox: int, batch: int) -> None:
@@ -320,15 +388,15 @@ class Server:
         protocol = self.protocol
         match work:
             case w.LookUp():
-                protocol.consumer_seen(self.world.snapshot)
+                self.aside.append(lambda: protocol.consumer_seen(self.world.snapshot))
             case w.Learn():
-                protocol.consumer_seen(self.world.snapshot)
-                protocol.learned({StreamSeq(seq): 0 for seq in self.world.ends})
+                self.aside.append(self._learn)
             case w.Verify(delivery):
                 begun = self.world.now
+                since = self._pauses.arrived(begun)
                 self._ask(
                     lambda: int(delivery.id) in self.world.ends,
-                    lambda now, found: protocol.incoming.verified(work, begun, begun, now, has_ended=found),
+                    lambda now, found: protocol.incoming.verified(work, since, begun, now, has_ended=found),
                 )
             case w.Check(pending):
                 begun = self.world.now
@@ -354,6 +422,10 @@ class Server:
                 )
             case w.Terminate(reply):
                 self._ask(partial(self._terminate, reply), lambda _, __: protocol.incoming.decided(reply))
+
+    def _learn(self) -> None:
+        self.protocol.consumer_seen(self.world.snapshot)
+        self.protocol.learned({StreamSeq(seq): 0 for seq in self.world.ends})
 
     def _terminate(self, reply: bytes) -> bool:
         self.world.settle(reply, TERMINATE, None, self)
@@ -398,7 +470,7 @@ def play(policy: RetryPolicy, servers: int, moves: Sequence[tuple[int, int, int]
     return world
 
 
-def _move(world: World, kind: int, which: int, how: int) -> None:  # noqa: C901 - a table of what may happen
+def _move(world: World, kind: int, which: int, how: int) -> None:  # noqa: C901, PLR0912 - a table of moves
     server = world.servers[which % len(world.servers)]
     match kind:
         case 0:
@@ -419,15 +491,22 @@ def _move(world: World, kind: int, which: int, how: int) -> None:  # noqa: C901 
             world.elect()
         case 9 if how % 8 == 1:
             server.reconnects(which)
+        case 9 if how % 8 in (2, 3):
+            server.sleeps()
+        case 9 if how % 8 in (4, 5):
+            server.looks_up()
+        case 9 if how % 8 == 6:
+            server.is_replaced()
         case _:
-            _settle_all(world, how)
+            _settle_all(world, how % 8)
 
 
-def _settle_all(world: World, how: int) -> None:
+def _settle_all(world: World, rounds: int) -> None:
     """Let messages move as they do while nothing is wrong."""
-    for _ in range(how % 8):
+    for _ in range(rounds):
         for server in world.servers:
             server.sends()
+            server.looks_up()
             server.hears()
 
 
@@ -445,7 +524,7 @@ _COMMANDS: Sequence[Callable[[list[StreamSeq]], Command]] = (
 
 
 def _say(server: Server, which: int, how: int) -> None:
-    if server.held:
+    if server.held and not server.is_asleep:
         held = [StreamSeq(seq) for seq in server.held]
         some = held if which % 3 == 0 else [held[which % len(held)]]
         server.says(_COMMANDS[how % len(_COMMANDS)](some))
@@ -454,17 +533,20 @@ def _say(server: Server, which: int, how: int) -> None:
 def _rest(world: World) -> None:
     """Let everybody acknowledge, until nothing is left: each event has ended."""
     world.is_frozen = False
+    for server in world.servers:
+        if server.is_asleep:
+            server.sleeps()
     world.events = max(world.published, 1)
     world.publish()
     for _ in range(400):
+        _settle_all(world, 20)
         for server in world.servers:
-            for _ in range(20):
-                server.sends()
-                server.hears()
             for seq in list(server.held):
                 server.says(Ack([StreamSeq(seq)]))
         check(world)
-        if len(world.settled) == world.published and not any(s.up or s.down for s in world.servers):
+        if len(world.settled) == world.published and not any(
+            s.up or s.down or s.aside for s in world.servers
+        ):
             return
         world.pass_time(1.0)
     raise AssertionError("events are left:\n" + "\n".join(world.said))

@@ -47,9 +47,9 @@ STORED_NS = 1_700_000_000_000_000_000
 NOW_NS = STORED_NS + 3_600_000_000_000
 
 
-def snapshot(policy: RetryPolicy = TWICE, created: str = CREATED) -> ConsumerSnapshot:
+def snapshot(policy: RetryPolicy = TWICE, created: str = CREATED, timeout: float = 30.0) -> ConsumerSnapshot:
     """Describe a consumer."""
-    return ConsumerSnapshot(timedelta(seconds=30), policy, ConsumerState({}, created, 0, 0, 0, 0))
+    return ConsumerSnapshot(timedelta(seconds=timeout), policy, ConsumerState({}, created, 0, 0, 0, 0))
 
 
 class Call:
@@ -59,17 +59,20 @@ class Call:
         told: what the client was told last: done, invalid, failed for now.
     """
 
-    def __init__(self, policy: RetryPolicy = TWICE, settled: Settled | None = None) -> None:
+    def __init__(
+        self, policy: RetryPolicy = TWICE, settled: Settled | None = None, timeout: float = 30.0
+    ) -> None:
         self.sequence = 0
+        found = snapshot(policy, timeout=timeout)
         remembered = settled or Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency()
         consumer = ConsumerKey("S", "c")
-        self.state = CallState(consumer, snapshot(policy), 10, *remembered, lambda: 0.5, lambda: NOW_NS)
+        self.state = CallState(consumer, found, 10, *remembered, lambda: 0.5, lambda: NOW_NS)
         self.protocol = ConsumeProtocol(self.state, ConsumeOptions())
         self.protocol.begin(0.0)
         self.turn()
         if policy.dead_letters:
             assert self.work() == [Learn()]
-            self.protocol.consumer_seen(snapshot(policy))
+            self.protocol.consumer_seen(found)
             self.protocol.learned({})
         assert self.protocol.takes_inbox(0.0)
         assert self.protocol.next_pull(0.0) is not None
@@ -89,10 +92,10 @@ class Call:
         tells, self.protocol.state.effects.tells = self.protocol.state.effects.tells, []
         return [payload for _, payload in tells]
 
-    def arrive(self, seq: int, attempt: int = 1, stored_ns: int = STORED_NS) -> None:
-        """Let a delivery arrive."""
+    def arrive(self, seq: int, attempt: int = 1, stored_ns: int = STORED_NS, pending: int = 0) -> None:
+        """Let a delivery arrive, behind which the broker has so many events."""
         self.sequence += 1
-        reply = b"$JS.ACK.S.c.%d.%d.%d.%d.0" % (attempt, seq, self.sequence, stored_ns)
+        reply = b"$JS.ACK.S.c.%d.%d.%d.%d.%d" % (attempt, seq, self.sequence, stored_ns, pending)
         self.protocol.incoming.arrived.append(
             Delivery(StreamSeq(seq), "s", "t", b"", Time(0, 0), None, None, None, attempt, reply, stored_ns)
         )
@@ -802,6 +805,70 @@ def test_what_comes_while_asleep_waits_until_the_consumer_was_seen(*, is_moved: 
     call.protocol.consumer_seen(snapshot(PLAIN))
     assert call.turn(3.0) == []
     assert call.tells() == ([] if is_moved else [ACK])
+
+
+def test_what_came_while_asleep_is_older_than_an_inbox_that_was_opened_since() -> None:
+    """Its timeout may be over. No inbox is opened before it was taken in."""
+    call = Call(timeout=1.0)
+    call.state.pauses.look(0.0)
+    call.arrive(1, pending=1)
+    assert len(call.turn()) == 1
+    call.arrive(2)  # and nobody looks before its timeout is over
+    assert call.turn(2.0) == []
+    call.state.pauses.look(2.0)
+    assert call.work() == [LookUp()]
+    assert call.protocol.takes_drain()  # the broker has more, and nothing came
+    assert not call.protocol.takes_inbox(2.1)
+    call.protocol.consumer_seen(snapshot(timeout=1.0))
+    assert not call.protocol.takes_inbox(2.5)
+    assert call.turn(2.5) == []
+    (verify,) = call.work()
+    assert isinstance(verify, Verify)
+    assert (verify.earliest, verify.is_late) == (0.0, True)
+    call.protocol.incoming.verified(verify, 2.5, 2.5, 2.5, has_ended=False)
+    assert len(call.turn(2.5)) == 1
+    call.protocol.command(Ack([StreamSeq(2)]), 2.5)
+    call.sent(2.5)
+    assert call.claim().pending.seq == 2
+    assert call.protocol.takes_inbox(2.5)
+
+
+def test_what_came_from_an_earlier_connection_is_older_than_an_inbox_of_the_next() -> None:
+    """It waits for the consumer to be seen, as the inbox does."""
+    call = Call()
+    call.arrive(1)
+    call.protocol.lost(20.0)
+    call.protocol.connected(20.0)
+    assert call.turn(20.0) == []
+    assert Learn() in call.work()
+    call.protocol.consumer_seen(snapshot())
+    call.protocol.learned({})
+    assert not call.protocol.takes_inbox(20.5)
+    assert call.turn(20.5) == []
+    (verify,) = call.work()
+    assert isinstance(verify, Verify)
+    assert verify.is_late
+    call.protocol.incoming.verified(verify, 20.5, 20.5, 20.5, has_ended=False)
+    call.turn(20.5)
+    assert call.protocol.takes_inbox(20.5)
+
+
+def test_what_waits_for_the_consumer_is_older_than_an_answer_that_comes_meanwhile() -> None:
+    """The ack that was answered was sent after it had come."""
+    call = Call()
+    call.hold(1)
+    call.protocol.command(Ack([StreamSeq(1)]), 8.0)
+    call.protocol.pacer.heard(8.0)
+    call.state.doubts.moved = True
+    call.arrive(2)
+    assert call.turn(8.0) == []
+    call.sent(8.0)
+    call.turn(8.0)
+    call.state.doubts.moved = False
+    assert len(call.turn(8.0)) == 1
+    call.protocol.command(Ack([StreamSeq(2)]), 30.0)
+    call.sent(30.0)
+    assert call.claim().pending.seq == 2
 
 
 def test_what_is_learned_during_a_lost_connection_is_learned_again() -> None:

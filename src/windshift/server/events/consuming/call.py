@@ -318,14 +318,15 @@ class _Attachment:
     async def _serve(self) -> None:
         protocol = self.protocol
         while True:
-            if protocol.takes_inbox(self._loop.time()):
-                self._puller.open()
-            elif protocol.takes_drain():
-                await _to_its_end(self._puller.close())
-                self._wake.set()
             self._turn()
             if protocol.is_over:
                 return
+            if protocol.takes_inbox(self._loop.time()):
+                self._puller.open()
+                self._wake.set()
+            elif protocol.takes_drain():
+                await _to_its_end(self._puller.close())
+                self._wake.set()
             if self._wake.is_set():
                 await asyncio.sleep(0)  # what was sent leaves first
             else:

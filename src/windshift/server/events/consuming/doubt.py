@@ -109,7 +109,10 @@ class Recency:
         self._is_asked_for = False
 
     def opened(self, now: float) -> None:
-        """Note that deliveries come by way of another inbox, and were all asked for from now on."""
+        """Note that deliveries come by way of another inbox, and were all asked for from now on.
+
+        Those that have arrived must have been taken in.
+        """
         self._opened = self._asked = now
         self._answered = -inf
         self._is_asked_for = True

@@ -121,7 +121,8 @@ class Incoming:
                 )
                 if passes and (self._backlog or not self._hold(delivery, None, since, earliest)):
                     self._backlog[delivery.reply] = _Waiting(delivery, None, since, earliest)
-        recency.taken_in()
+        if not self.arrived:
+            recency.taken_in()
         state.window.waiting = len(self._backlog)
         if self._undecided:  # some of these are in the backlog
             state.window.waiting = len(self._backlog.keys() | self._undecided.keys())

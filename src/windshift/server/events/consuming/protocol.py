@@ -251,6 +251,8 @@ class ConsumeProtocol:
             return False
         if self.incoming.is_held_up:  # what came meanwhile would lose time
             return False
+        if self.incoming.arrived:  # what was asked for earlier would count as asked for from now on
+            return False
         self._wants_inbox = False
         self.pacer.lose()
         state.doubts.opened(now)
