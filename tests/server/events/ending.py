@@ -393,10 +393,9 @@ class Server:
                 self.aside.append(self._learn)
             case w.Verify(delivery):
                 begun = self.world.now
-                since = self._pauses.arrived(begun)
                 self._ask(
                     lambda: int(delivery.id) in self.world.ends,
-                    lambda now, found: protocol.incoming.verified(work, since, begun, now, has_ended=found),
+                    lambda now, found: protocol.incoming.verified(work, begun, now, has_ended=found),
                 )
             case w.Check(pending):
                 begun = self.world.now

@@ -154,7 +154,7 @@ def test_what_is_unanswered_is_invalid_afterwards() -> None:
     moved(call)
     assert call.told() == [([], [1], []), ([], [2], [])]
     call.protocol.settling.prepared(keep, EndOutcome.DECIDED, 0.0)
-    call.protocol.incoming.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
+    call.protocol.incoming.verified(verify, 0.0, 0.0, has_ended=False)
     assert call.turn() == []
     call.protocol.state.effects.sends.clear()
     assert call.tells() == []
@@ -202,7 +202,7 @@ def test_deliveries_that_are_counted_anew() -> None:
     assert call.told() == [([], [2], [])]
     for verify in call.work():  # it is not known since when they have been on their way
         assert isinstance(verify, Verify)
-        call.protocol.incoming.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
+        call.protocol.incoming.verified(verify, 0.0, 0.0, has_ended=False)
     assert [each.id for each in call.turn()] == [1, 2]
     call.protocol.command(Ack([StreamSeq(1), StreamSeq(2), StreamSeq(3)]), 0.0)
     assert call.sent() == [ACK, ACK]

@@ -56,6 +56,8 @@ class Incoming:
     _pacer: PullPacer
     # In the order in which deliveries pass through them
     arrived: list[Delivery] = field(default_factory=list)
+    _arrived_since: float = inf
+    """When the first of them may have arrived."""
     _undecided: dict[bytes, tuple[Delivery, bool]] = field(default_factory=dict)
     """By reply subject; whether it is a replay."""
     _backlog: OrderedDict[bytes, _Waiting] = field(default_factory=OrderedDict)
@@ -106,26 +108,32 @@ class Incoming:
                 self._hold(waiting.delivery, waiting.replay, since, waiting.earliest)
         if state.still_until < inf:
             self.arrived.clear()
-        recency = state.doubts.recency
-        if self.arrived and not state.doubts.counts_anew(consumer_sequence(self.arrived[-1].reply)):
-            arrived, self.arrived = self.arrived, []
-            since = state.pauses.arrived(now)
-            earliest = recency.earliest(self._pacer.last_heard)
-            is_late = now - earliest >= state.window.lifetime
-            self._pacer.arrived(arrived, now)
-            state.window.forget_requested(len(arrived))
-            is_plain = not (state.settled.doubted or state.dead or is_late)  # then first attempts pass
-            for delivery in arrived:
-                passes = (is_plain and delivery.attempt == 1) or self._passes(
-                    delivery, now, since, earliest, is_late=is_late
-                )
-                if passes and (self._backlog or not self._hold(delivery, None, since, earliest)):
-                    self._backlog[delivery.reply] = _Waiting(delivery, None, since, earliest)
+        if self.arrived:
+            self._arrived_since = min(self._arrived_since, state.pauses.arrived(now))
+            if not state.doubts.counts_anew(consumer_sequence(self.arrived[-1].reply)):
+                self._look_at_arrived(now)
         if not self.arrived:
-            recency.taken_in()
+            self._arrived_since = inf
+            state.doubts.recency.taken_in()
         state.window.waiting = len(self._backlog)
         if self._undecided:  # some of these are in the backlog
             state.window.waiting = len(self._backlog.keys() | self._undecided.keys())
+
+    def _look_at_arrived(self, now: float) -> None:
+        state = self._state
+        arrived, self.arrived = self.arrived, []
+        since = self._arrived_since
+        earliest = state.doubts.recency.earliest(self._pacer.last_heard)
+        is_late = now - earliest >= state.window.lifetime
+        self._pacer.arrived(arrived, now)
+        state.window.forget_requested(len(arrived))
+        is_plain = not (state.settled.doubted or state.dead or is_late)  # then first attempts pass
+        for delivery in arrived:
+            passes = (is_plain and delivery.attempt == 1) or self._passes(
+                delivery, now, since, earliest, is_late=is_late
+            )
+            if passes and (self._backlog or not self._hold(delivery, None, since, earliest)):
+                self._backlog[delivery.reply] = _Waiting(delivery, None, since, earliest)
 
     def _hold(self, delivery: Delivery, replay: Replay | None, since: float, earliest: float) -> bool:
         """Hand a delivery to the client soon, unless it is too large; false when there is no room."""
@@ -170,7 +178,7 @@ class Incoming:
             self._undecided[delivery.reply] = delivery, False
             if not is_again:  # those that arrive later are not to overtake it
                 self._backlog[delivery.reply] = _Waiting(delivery, None, since, earliest)
-            state.effects.work.append(w.Verify(delivery, earliest, is_late))
+            state.effects.work.append(w.Verify(delivery, since, earliest, is_late))
         else:
             return True
         return False
@@ -205,13 +213,10 @@ class Incoming:
         else:
             self._return(delivery, _NOT_KEPT_FOR)
 
-    def verified(
-        self, work: w.Verify, since: float, begun: float, now: float, *, has_ended: bool | None
-    ) -> None:
+    def verified(self, work: w.Verify, begun: float, now: float, *, has_ended: bool | None) -> None:
         """Take whether the event of a delivery has ended; None: that cannot be told now.
 
-        It has where it is settled, or a crash came between its end and that. `since` is when the delivery
-        may have been here first, `begun` when it was asked.
+        It has where it is settled, or a crash came between its end and that. `begun` is when it was asked.
         """
         delivery = work.delivery
         if not self._is_undecided(delivery):
@@ -224,18 +229,18 @@ class Incoming:
             self._backlog.pop(delivery.reply, None)
             self._state.effects.work.append(w.Terminate(delivery.reply))
         else:
-            self._pass_on(work, since, begun, now)
+            self._pass_on(work, begun, now)
 
-    def _pass_on(self, work: w.Verify, since: float, begun: float, now: float) -> None:
+    def _pass_on(self, work: w.Verify, begun: float, now: float) -> None:
         """Let the client have a delivery, unless its time was over when it came, or while this slept."""
         state = self._state
         delivery = work.delivery
-        is_over = max(begun - since, now - state.pauses.arrived(now)) >= state.timeout
+        is_over = max(begun - work.since, now - state.pauses.arrived(now)) >= state.timeout
         if is_over or state.still_until < inf:
             self._drop(delivery)
             return
         del self._undecided[delivery.reply]
-        since = self._prolonged(delivery, since, now)
+        since = self._prolonged(delivery, work.since, now)
         # It was counted all the while, so there is room. A first attempt keeps its place.
         self._backlog[delivery.reply] = _Waiting(delivery, None, since, work.earliest)
 

@@ -41,9 +41,15 @@ class RaiseLimit(Work):
 
 @dataclass(frozen=True, slots=True)
 class Verify(Work):
-    """See whether an event has ended that came again, or late: `verified`."""
+    """See whether an event has ended that came again, or late: `verified`.
+
+    Attributes:
+        since: when the delivery may have been here first.
+        earliest: when the broker sent it, at the earliest.
+    """
 
     delivery: Delivery
+    since: float
     earliest: float
     is_late: bool
 

@@ -213,14 +213,13 @@ class WorkRunner:
     async def _verify(self, work: w.Verify) -> None:
         """Ask whether an event has ended, again if need be: to return it would cost it an attempt."""
         delivery, begun = work.delivery, self._loop.time()
-        since = self._shared.pauses.arrived(begun)
         has_ended: bool | None = None
         with self._prolonged(delivery.reply):
             async for _ in retry(begun + _ELECTION, _LEARNING):
                 has_ended = await self._is_over(work)
                 if has_ended is not None:
                     break
-        self._protocol.incoming.verified(work, since, begun, self._loop.time(), has_ended=has_ended)
+        self._protocol.incoming.verified(work, begun, self._loop.time(), has_ended=has_ended)
 
     async def _is_over(self, work: w.Verify) -> bool | None:
         """Whether nobody is to work on an event any more; None: that cannot be told now."""
