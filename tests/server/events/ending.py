@@ -208,6 +208,7 @@ class Server:
         self._closing_since = inf
         self._seen = world.now
         self._pauses = PauseDetector()
+        self._pauses.look(world.now)
         remembered = Settled(), FailedAttempts(), self._pauses, Counts(), ConsumerLatency()
         consumer = ConsumerKey("S", "c")
         state = CallState(consumer, world.snapshot, WINDOW, *remembered, lambda: 0.0, lambda: 10**18)
