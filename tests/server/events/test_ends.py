@@ -12,11 +12,12 @@ from datetime import timedelta
 import pytest
 
 from tests.faults.proxy import Proxy, running_proxy
-from tests.server.events.consuming import Consuming, Worker, make_consumer
+from tests.server.events.consuming import AT_ONCE, PATIENT, Consuming, Worker, make_consumer
 from tests.server.events.keeping import Keeper, keep
 from tests.support.broker import connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.events.consuming.commands import Action, Reject
+from windshift.server.events.consuming.flow import STUCK
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.peers import Peers
 from windshift.server.events.consuming.pending_acks import CommandKind
@@ -238,6 +239,34 @@ async def test_a_restart_of_the_broker(own_nats_server: NatsServer, pair: Pair, 
         ended = await pair.near.keeper.store.recall(consuming.stream, "c", in_seconds(30))
         assert set(ended) == {1}
         assert await pair.letters(consuming) == set()
+
+
+async def test_an_ack_while_there_is_no_connection(
+    pair: Pair, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent and confirmed once the consumer was seen, however long it takes to read the dead letters."""
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    async def recall(*_: object) -> dict[StreamSeq, int]:
+        began.set()
+        await may_end.wait()
+        return {}
+
+    consuming = await pair.consumer(await pair.stream(unique()), "c", OFTEN, 60.0)
+    far = pair.far.on(consuming).quick(confirm_timeout=timedelta(seconds=40), pull=PATIENT)
+    async with far.worker() as worker:
+        await pair.near.on(consuming).publish()
+        await worker.event()
+        monkeypatch.setattr(pair.far.shared, "recall", recall)
+        pair.way.accepts = False
+        pair.way.cut()
+        await pair.far.keeper.broker.lost()
+        worker.ack(1)
+        await asyncio.sleep(2 * STUCK)  # so that no timer of the last delivery has the call take a turn
+        pair.way.accepts = True
+        await asyncio.wait_for(began.wait(), 30)
+        assert await worker.told(within=AT_ONCE) == (CommandKind.ACK, [1], [], [])
+        may_end.set()
 
 
 async def test_a_loss_while_others_are_waited_for(

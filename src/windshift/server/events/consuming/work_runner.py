@@ -52,7 +52,8 @@ _stale, _undecided = LogThrottle(10.0), LogThrottle(10.0)
 class WorkRunner:
     """The tasks of one call.
 
-    `_tell` sends an acknowledgement of a delivery, by its reply subject; `_wake` is set when a task is over.
+    `_tell` sends an acknowledgement of a delivery, by its reply subject; `_wake` is set when a task is
+    over, and when the consumer was seen.
     """
 
     _shared: Shared
@@ -183,6 +184,7 @@ class WorkRunner:
         if found.run.follows(self._state.run):
             self._begin_run(found.run)
         self._protocol.consumer_seen(found)
+        self._wake.set()  # what waited for that leaves now: it may take long until the work is over
         await keep_used(self._shared.api, self._state.consumer, found.state, deadline)
 
     def _begin_run(self, run: Run) -> None:
