@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -39,3 +40,9 @@ def test_only_implemented_methods_are_bound() -> None:
     upload = service.methods["/grpc.testing.TestService/StreamingInputCall"]
     assert (upload.client_streaming, upload.server_streaming, upload.streaming) == (True, False, True)
     assert upload.request_type.DESCRIPTOR.name == "StreamingInputCallRequest"
+
+
+def test_fields_are_no_handlers() -> None:
+    """What has an rpc's name and is no method, but an object that happens to be called so, is not bound."""
+    service = Service(SERVICE, SimpleNamespace(unary_call=object(), empty_call=partial(echo)))
+    assert not service.methods

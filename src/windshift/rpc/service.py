@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import iscoroutinefunction
+from types import FunctionType, MethodType
 from typing import Any, Final, cast
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -92,7 +93,7 @@ class Service:
         for descriptor in cast("list[MethodDescriptor]", self.descriptor.methods):
             name = snake_case(descriptor.name)
             handler = getattr(implementation, name, None)
-            if handler is not None:
+            if isinstance(handler, (MethodType, FunctionType)):  # and no field that happens to have its name
                 yield Method(
                     path=f"/{self.name}/{descriptor.name}",
                     handler=handler,
