@@ -123,8 +123,8 @@ class MethodPolicy:
     Attributes:
         rule: returns the actions that a request needs: none where the method needs no rights, or the domain
             checks them when it knows more than the request.
-        check: rejects malformed requests first, which would otherwise be denied: no rule covers a malformed
-            name.
+        check: raises what is malformed in a request. It is called only before a caller is denied, to be told
+            that instead, since no rule covers a malformed name: the handler must validate requests itself.
         identified: whether a caller needs an identity; probes have none.
         quota: what a call counts towards.
         weight: what a call counts in `quotas.calls`; publishes wait for their turn instead.
