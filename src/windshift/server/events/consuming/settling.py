@@ -71,7 +71,7 @@ class Settling:
                 self._prepare(pending, w.EndReplay(pending, replay))
             else:
                 sends.append(pending)
-        self._send(sends, now)
+        self._queue(sends, now)
 
     def reject(self, reject: Reject, now: float) -> None:
         """Carry out a reject; raise what is wrong with it."""
@@ -89,7 +89,7 @@ class Settling:
                 why, delay_ns = (reject.reason, reject.error_type), decision.delay_ns
                 state.failures.failed(pending.seq, pending.held, now, *why, delay_ns=delay_ns)
                 self.delayed.add(decision.delay_ns, now)
-                self._send([pending], now)
+                self._queue([pending], now)
             else:
                 self._give_up_rejected(pending, reject, decision, now)
 
@@ -115,7 +115,7 @@ class Settling:
         if held.replay is not None:
             self._prepare(pending, w.EndReplay(pending, held.replay))
         else:
-            self._send([pending], now)
+            self._queue([pending], now)
 
     def _may_give_up(self, held: InFlight, now: float) -> bool:
         """Whether a claim of the event's end by another delivery would still be there."""
@@ -149,22 +149,27 @@ class Settling:
         match ending:
             case w.EndOutcome.DECIDED:
                 pending.ready = True
-                self._send([pending], now)
+                self._queue([pending], now)
             case w.EndOutcome.OTHERWISE:
                 self._state.effects.tells.append((held.reply, ACK))
                 self._refuse(pending, now)
             case _:
                 self.settlements.answer(pending, stored=False, now=now)
 
-    def _send(self, sends: Sequence[PendingAck], now: float) -> None:
+    def _queue(self, sends: Sequence[PendingAck], now: float) -> None:
+        """Begin to settle deliveries: their acknowledgements leave at the end of the turn, or wait."""
         spans = self._state.spans
         if spans is not None:
             for pending in sends:
                 if pending.held.span is not None:
                     spans.settle(pending, pending.held.span)
-        self._queue(sends, now)
+        self._queue_or_withhold(sends, now)
 
-    def _queue(self, sends: Sequence[PendingAck], now: float) -> None:
+    def _queue_or_withhold(self, sends: Sequence[PendingAck], now: float) -> None:
+        """Have acknowledgements sent; withhold them while the consumer may have been moved, until it is seen.
+
+        Those of replays need not: they are no messages to the consumer.
+        """
         state = self._state
         doubts = state.doubts
         if state.pauses.has_missed(doubts.asked_at, now):
@@ -210,7 +215,7 @@ class Settling:
         if others and isinstance(outcome, bytes):
             if group.doubts != self._state.doubts.changes:
                 for pending in others:
-                    self._send_alone(pending, now)
+                    self._queue_alone(pending, now)
                 acks = [last]
             elif self._state.found.state.is_replicated:
                 self._state.doubts.vouch([each.reply for each in others], now)
@@ -253,10 +258,11 @@ class Settling:
             self.settlements.stored(sure)
         return others
 
-    def _send_alone(self, pending: PendingAck, now: float) -> None:
+    def _queue_alone(self, pending: PendingAck, now: float) -> None:
+        """Have an acknowledgement of a group sent again, with an answer of its own."""
         pending.alone = True
         if pending.may_repeat and not self.is_closed:
-            self._queue([pending], now)
+            self._queue_or_withhold([pending], now)
 
     def replay_settled(self, pending: PendingAck, now: float, *, is_ours: bool | None) -> None:
         """Take whether a replayed event still was this call's to settle; None: that cannot be told now."""
