@@ -315,7 +315,7 @@ def test_what_calls_count_as(method: str) -> None:
     """What the table of methods says of calls, streams and weights is what this one says."""
     policy, adds = POLICIES[path_of(method_of(method))], MATRIX[method].adds
     assert (policy.quota is not Quota.NONE) == ("max_rps" in adds)
-    assert (policy.quota is Quota.STREAMS) == ("max_streams" in adds)
+    assert (policy.quota is Quota.OPEN_STREAMS) == ("max_streams" in adds)
     assert (policy.weight > 0) == ("calls" in adds)
 
 

@@ -86,8 +86,8 @@ async def test_the_table_is_what_the_server_has() -> None:
     for method in methods:
         policy = policy_of(method.path)
         assert policy.identified == (not method.path.startswith("/grpc.health."))
-        assert (policy.quota is Quota.STREAMS) == (method.streaming and policy.identified)
-        assert policy.stores == (policy.max_size in CARRY_PAYLOADS.values())
+        assert (policy.quota is Quota.OPEN_STREAMS) == (method.streaming and policy.identified)
+        assert policy.carries_payload == (policy.max_size in CARRY_PAYLOADS.values())
 
 
 @pytest.mark.parametrize("method", ["Replay", "Purge"])

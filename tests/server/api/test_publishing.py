@@ -11,7 +11,7 @@ import pytest
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.server.api.publishing import publish_stream, read_events
-from windshift.server.auth.access import AuthorizedStream
+from windshift.server.auth.access import AuthorizedCall
 from windshift.server.domain.errors import InvalidField, PermissionDenied
 
 
@@ -69,7 +69,7 @@ async def test_others_run_while_requests_without_events_come() -> None:
     assert await turns_of(publish_stream(call, lambda _: None, pipeline)) > 500
 
 
-class Denying(AuthorizedStream):
+class Denying(AuthorizedCall):
     """Whoever may publish nothing."""
 
     def __init__(self) -> None:

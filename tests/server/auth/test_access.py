@@ -12,7 +12,7 @@ import pytest
 
 from tests.nats.waiting import eventually
 from windshift.server.auth import access as access_module
-from windshift.server.auth.access import ActivePolicy, AuthorizedStream
+from windshift.server.auth.access import ActivePolicy, AuthorizedCall
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.permissions import ListEntry, Permissions, Role
 from windshift.server.auth.policy import JwtSubject, Policy, Principal, Quotas
@@ -55,10 +55,10 @@ class Stream:
         return self.now
 
     @contextmanager
-    def opened(self, subject: str = "a.b") -> Iterator[AuthorizedStream]:
+    def opened(self, subject: str = "a.b") -> Iterator[AuthorizedCall]:
         usage = self.access.usage(self.who.principal, 0)
         denied: list[WindshiftError] = []
-        stream = AuthorizedStream(self.access, self.who, self.identify, usage, denied.append, counts=True)
+        stream = AuthorizedCall(self.access, self.who, self.identify, usage, denied.append, counts=True)
         with stream as admission:
             admission.follow(
                 lambda: admission.consume("S", "ann-1", durable=True, owner="", subjects={subject}),

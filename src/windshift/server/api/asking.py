@@ -10,8 +10,11 @@ from windshift.server.api.policies import policy_of
 from windshift.server.broker.asking import asking
 
 
-def ask_for_connections(method: Method) -> Method:
-    """Have the calls of a method ask for their connection. A publish asks nothing, or next to nothing."""
+def ask_as_connection(method: Method) -> Method:
+    """Have the calls of a method ask the broker in the name of their connection.
+
+    Not those of a publish, which asks nothing, or next to nothing.
+    """
     policy = policy_of(method.path)
     if policy.publishes or not policy.identified:
         return method

@@ -18,7 +18,7 @@ from windshift.rpc.service import Handler
 from windshift.rpc.turns import Account
 from windshift.server.api.callers import peer_of
 from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions_of, in_parts, policy_of
-from windshift.server.auth.access import ActivePolicy, AuthorizedStream, require_of
+from windshift.server.auth.access import ActivePolicy, AuthorizedCall, require_of
 from windshift.server.auth.actions import Action, Publish, WriteKey
 from windshift.server.auth.audit import Audit, Caller, Denial
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
@@ -60,7 +60,7 @@ class AuthInterceptor:
             return method
         if policy.publishes:
             handler = self._publishing(method)
-        elif policy.quota is Quota.STREAMS:
+        elif policy.quota is Quota.OPEN_STREAMS:
             handler = self._streaming(method, policy)
         else:
             handler = self._unary(method, policy)
@@ -179,7 +179,7 @@ class AuthInterceptor:
         So what is denied takes none, as with publishes, nor does what has a shortcut.
         """
         handler, rule, weight = method.handler, policy.rule, int(policy.weight)
-        access, stores, shortcut = self._access, policy.stores, method.shortcut
+        access, carries_payload, shortcut = self._access, policy.carries_payload, method.shortcut
         if policy.lasting or policy.each:
             handler = self._lasting(handler, rule, is_followed=policy.lasting)
 
@@ -191,7 +191,7 @@ class AuthInterceptor:
             usage = self._begin(call, identity, weight)
             call.on_end = lambda: usage.end_work(weight)
             is_judged = self._judge(call, identity, rule, request)
-            is_full = stores and access.full is not None
+            is_full = carries_payload and access.full is not None
             if is_judged and not is_full and shortcut is not None and shortcut(request, call):
                 return
             call.go_on(lambda: guarded(request, call, is_judged=is_judged, is_counted=True))
@@ -205,7 +205,7 @@ class AuthInterceptor:
             try:
                 if not is_judged:
                     await self._require_in_turns(call, identity, rule, request)
-                if stores and access.full is not None:
+                if carries_payload and access.full is not None:
                     _require_room(access.full, actions_of(rule, request))
                 return await handler(request, call)
             except (PermissionDenied, QuotaExceeded) as error:  # the handler's as well: it knows more
@@ -313,11 +313,11 @@ class AuthInterceptor:
 
     def _stream(
         self, call: ServerCall, identity: Identity, usage: Usage, asked: list[Action] | None, *, counts: bool
-    ) -> AuthorizedStream:
+    ) -> AuthorizedCall:
         """Return what a call that lasts may do. Unless `asked` is None, it ends once that is forbidden."""
         tell_denied = partial(self._deny, call, identity)
         identify = partial(_identify, call)
-        admission = AuthorizedStream(self._access, identity, identify, usage, tell_denied, counts=counts)
+        admission = AuthorizedCall(self._access, identity, identify, usage, tell_denied, counts=counts)
         if asked is not None:
             admission.follow(partial(_require_all, admission, asked), partial(self._cut_off, call, identity))
         return admission
@@ -367,6 +367,6 @@ def _certificate(call: ServerCall) -> CertificateNames:
     return peer.certificate
 
 
-def _require_all(admission: AuthorizedStream, asked: list[Action]) -> None:
+def _require_all(admission: AuthorizedCall, asked: list[Action]) -> None:
     for action in asked:
         require_of(admission.identity.principal, action)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from windshift.rpc import ServerCall
 from windshift.rpc.connection import Connection
-from windshift.server.auth.access import AuthorizedStream
+from windshift.server.auth.access import AuthorizedCall
 from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.certificates import CertificateNames
 from windshift.server.auth.policy import Principal
@@ -36,7 +36,7 @@ def peer_of(connection: Connection) -> Peer:
 def identity_of(call: ServerCall) -> Identity | None:
     """Return who makes a call, and how that is known; None where there are no rules."""
     state = call.state
-    if isinstance(state, AuthorizedStream):
+    if isinstance(state, AuthorizedCall):
         return state.identity
     return state if isinstance(state, Identity) else None
 
@@ -53,6 +53,6 @@ def asker_of(call: ServerCall) -> str:
     return call.peer if caller is None else caller.name
 
 
-def admission_of(call: ServerCall) -> AuthorizedStream | None:
+def admission_of(call: ServerCall) -> AuthorizedCall | None:
     """Return what a call that lasts may do; None where there are no rules."""
-    return call.state if isinstance(call.state, AuthorizedStream) else None
+    return call.state if isinstance(call.state, AuthorizedCall) else None

@@ -139,7 +139,7 @@ def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
         case StatusCode.INVALID_ARGUMENT:
             more = (_bad_request("", error.message),)
             return _with_details(error.code, error.message, "INVALID_FIELD", {"field": ""}, more)
-        case StatusCode.RESOURCE_EXHAUSTED if policy is not None and policy.stores:
+        case StatusCode.RESOURCE_EXHAUSTED if policy is not None and policy.carries_payload:
             limit = max_payload if policy.max_size == UNLIMITED else policy.max_size
             return _of_the_domain(EventTooLarge(limit))
         case _:

@@ -125,6 +125,7 @@ class EventsService:
         """Deliver events and take their acknowledgements."""
         await consume(call, self._shared, self._consume_options, self._subscriptions)
 
+    # The same RPCs, under the names that the documentation for users has
     publish = publish_event
     consume = events
 

@@ -72,12 +72,13 @@ class Quota(Enum):
 
     Attributes:
         CALLS: the principal's calls per second.
-        STREAMS: these, and the principal's open streams.
+        OPEN_STREAMS: these, and the principal's open streams (`max_streams`): calls that stream, and no
+            streams of events.
     """
 
     NONE = 0
     CALLS = 1
-    STREAMS = 2
+    OPEN_STREAMS = 2
 
 
 class Weight(IntEnum):
@@ -133,7 +134,7 @@ class MethodPolicy:
         most_elements: how many there may be in a list of a request, by the number of its field; a request
             with more is not decoded. Other lists have no limit but the request's size.
         writes: whether the outcome is unknown if the call is cut off.
-        stores: whether the request has a payload, whose size the broker limits.
+        carries_payload: whether a request has a payload, whose size the broker limits.
         managed: whether each call has a record in the audit log, of what it managed.
         reads: whether each call has one of what it reads: events of others, without a consumer.
         lasting: whether a call may take up to an hour.
@@ -149,7 +150,7 @@ class MethodPolicy:
     max_size: int = LARGEST_REQUEST
     most_elements: Mapping[int, int] = field(default_factory=dict)
     writes: bool = False
-    stores: bool = False
+    carries_payload: bool = False
     managed: bool = False
     reads: bool = False
     lasting: bool = False
@@ -163,7 +164,7 @@ class MethodPolicy:
     @property
     def is_bulk(self) -> bool:
         """Whether calls share a slice of the event loop's time, since each is work for long."""
-        return self.weight >= Weight.LIST and not self.stores
+        return self.weight >= Weight.LIST and not self.carries_payload
 
     @property
     def takes_turns(self) -> bool:
@@ -397,17 +398,17 @@ _PUBLISH: Final = MethodPolicy(
     trace=Trace.NONE,
     max_size=UNLIMITED,
     writes=True,
-    stores=True,
+    carries_payload=True,
 )
 _PUBLISH_MANY: Final = MethodPolicy(
     weight=Weight.LIST,
     max_size=LARGEST_OF_EVENTS,
     most_elements=_EVENTS_AT_ONCE,
     writes=True,
-    stores=True,
+    carries_payload=True,
     each=True,
 )
-_CONSUME: Final = MethodPolicy(quota=Quota.STREAMS, weight=Weight.NONE)
+_CONSUME: Final = MethodPolicy(quota=Quota.OPEN_STREAMS, weight=Weight.NONE)
 _PROBE: Final = MethodPolicy(
     identified=False,
     quota=Quota.NONE,
@@ -415,7 +416,7 @@ _PROBE: Final = MethodPolicy(
     trace=Trace.NONE,
     max_size=LARGEST_OF_HEALTH,
 )
-_REFLECTION: Final = MethodPolicy(quota=Quota.STREAMS, weight=Weight.NONE, trace=Trace.NONE)
+_REFLECTION: Final = MethodPolicy(quota=Quota.OPEN_STREAMS, weight=Weight.NONE, trace=Trace.NONE)
 
 
 def _changes(rule: Rule, check: Check) -> MethodPolicy:
@@ -461,13 +462,13 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _EVENTS + "Publish": _PUBLISH,
     _EVENTS + "PublishBatch": _PUBLISH_MANY,
     _EVENTS + "PublishStream": replace(
-        _PUBLISH_MANY, quota=Quota.STREAMS, weight=Weight.NONE, trace=Trace.NONE
+        _PUBLISH_MANY, quota=Quota.OPEN_STREAMS, weight=Weight.NONE, trace=Trace.NONE
     ),
     _EVENTS + "Events": _CONSUME,
     _EVENTS + "Consume": _CONSUME,
     _STATE + "EnsureStore": _state(_ensure_store, _check_store, managed=True),
     _STATE + "Get": _state(_get, _check_key, writes=False),
-    _STATE + "Set": replace(_state(_write, _check_key), max_size=UNLIMITED, stores=True),
+    _STATE + "Set": replace(_state(_write, _check_key), max_size=UNLIMITED, carries_payload=True),
     _STATE + "Delete": _state(_write, _check_key),
     _STATE + "Touch": _state(_write, _check_key),
     _STATE + "ListStores": MethodPolicy(weight=Weight.LIST),
@@ -475,7 +476,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _STATE + "ListKeys": replace(_state(_read_keys, check_keys, writes=False), weight=Weight.LIST),
     _STATE + "History": replace(_state(_get, _check_key, writes=False), weight=Weight.LIST),
     _STATE + "Watch": MethodPolicy(
-        rule=_read_keys, check=check_keys, quota=Quota.STREAMS, weight=Weight.LIST
+        rule=_read_keys, check=check_keys, quota=Quota.OPEN_STREAMS, weight=Weight.LIST
     ),
     _STATE + "Transact": replace(
         _state(_transact, _check_transaction),
@@ -485,7 +486,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
             state_pb.TransactRequest.CHECKS_FIELD_NUMBER: MOST_KEYS,
             state_pb.TransactRequest.WRITES_FIELD_NUMBER: MOST_KEYS,
         },
-        stores=True,
+        carries_payload=True,
     ),
     _DEAD_LETTERS + "List": _dead_letters(_read_matching, _check_filter),
     _DEAD_LETTERS + "Get": _dead_letters(_read_one, read_id),
@@ -495,7 +496,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
         _dead_letters(_read_matching, _check_filter), weight=Weight.BULK, reads=False
     ),
     _DEAD_LETTERS + "Purge": _dead_letters(_purge, check_ids_or_filter, changes=True),
-    _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, _check_filter, Quota.STREAMS),
+    _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, _check_filter, Quota.OPEN_STREAMS),
     _ADMIN + "GetServer": MethodPolicy(),
     _ADMIN + "WhoAmI": MethodPolicy(),
     _ADMIN + "ListServers": MethodPolicy(rule=_observe, weight=Weight.LIST),
@@ -509,7 +510,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
         rule=_read_events, check=_check_of_stream, weight=Weight.LIST, reads=True
     ),
     _ADMIN + "TailEvents": MethodPolicy(
-        rule=_read_events, check=_check_of_stream, quota=Quota.STREAMS, weight=Weight.LIST, reads=True
+        rule=_read_events, check=_check_of_stream, quota=Quota.OPEN_STREAMS, weight=Weight.LIST, reads=True
     ),
     _ADMIN + "DeleteEvent": _changes(_delete_event, _check_of_stream),
     _ADMIN + "ExplainEvent": MethodPolicy(rule=_explain_event, check=_check_of_stream, weight=Weight.LIST),

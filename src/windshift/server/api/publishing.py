@@ -17,7 +17,7 @@ from windshift.server.api.deadlines import DEFAULT, answer_by
 from windshift.server.api.errors import translate
 from windshift.server.api.fields import few, timestamp
 from windshift.server.api.policies import MOST_EVENTS
-from windshift.server.auth.access import AuthorizedStream
+from windshift.server.auth.access import AuthorizedCall
 from windshift.server.auth.policy import Principal
 from windshift.server.background.batches import batches
 from windshift.server.background.pacing import pause
@@ -111,14 +111,14 @@ def _read_some(
     return items
 
 
-def _denial(admission: AuthorizedStream, subject: str, known: _Denied) -> WindshiftError | None:
+def _denial(admission: AuthorizedCall, subject: str, known: _Denied) -> WindshiftError | None:
     """Return why the caller may not publish to a subject, if so; look at each subject once."""
     if subject not in known:
         known[subject] = _look_at_denial(admission, subject)
     return known[subject]
 
 
-def _look_at_denial(admission: AuthorizedStream, subject: str) -> WindshiftError | None:
+def _look_at_denial(admission: AuthorizedCall, subject: str) -> WindshiftError | None:
     """Return why the caller may not publish to a subject, if so. What is malformed is refused as that.
 
     The error has no traceback: it would keep the frames of who reads events, and so all of these.

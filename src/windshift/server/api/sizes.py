@@ -32,7 +32,7 @@ def limit_requests(largest: int, method: Method) -> Method:
     policy = policy_of(method.path)
     size = largest if policy.max_size == UNLIMITED else policy.max_size
     method = replace(method, max_message_size=size)
-    if not policy.stores:
+    if not policy.carries_payload:
         return method
     counted = cast("type[Message]", _Counted(method.request_type, policy.most_elements))
     if policy.most_elements:

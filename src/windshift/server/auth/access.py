@@ -62,8 +62,8 @@ def require_of(principal: Principal, action: Action, phrase: str = "") -> None:
 
 
 @dataclass(slots=True, eq=False)
-class AuthorizedStream:
-    """An open stream of a caller, or another call that lasts. The caller may lose what let him in.
+class AuthorizedCall:
+    """A call of a caller that lasts, be it a stream or not. The caller may lose what let him in.
 
     It is reviewed as long as the `with` block of it lasts.
 
@@ -260,7 +260,7 @@ class ActivePolicy:
         self.full: FullStreams | None = None
         self._ledger = ledger
         self.usages: dict[str, Usage] = {}
-        self.open: set[AuthorizedStream] = set()
+        self.open: set[AuthorizedCall] = set()
         self._resolving: set[asyncio.Task[None]] = set()
 
     def usage(self, principal: Principal, now: float) -> Usage:
@@ -304,7 +304,7 @@ class ActivePolicy:
                     )
                 )
 
-    def _review_some(self, waiting: deque[AuthorizedStream]) -> None:
+    def _review_some(self, waiting: deque[AuthorizedCall]) -> None:
         """Judge streams for as long as others may be made to wait for that: one at least."""
         until = time.perf_counter() + _SLICE
         while waiting:
@@ -314,7 +314,7 @@ class ActivePolicy:
             if time.perf_counter() > until:
                 return
 
-    async def _review_others(self, waiting: deque[AuthorizedStream]) -> None:
+    async def _review_others(self, waiting: deque[AuthorizedCall]) -> None:
         """Judge the rest, unless other rules were put in force, by which all are judged again."""
         rules = self.authenticator
         while waiting:
@@ -323,7 +323,7 @@ class ActivePolicy:
                 return
             self._review_some(waiting)
 
-    def _review(self, admission: AuthorizedStream) -> None:
+    def _review(self, admission: AuthorizedCall) -> None:
         try:
             identity = admission.identify(self.authenticator)
             if isinstance(identity, Pending):
@@ -335,7 +335,7 @@ class ActivePolicy:
         except WindshiftError as error:
             admission.end(error)
 
-    def _review_unverified(self, admission: AuthorizedStream) -> None:
+    def _review_unverified(self, admission: AuthorizedCall) -> None:
         """Judge a stream whose token cannot be verified now as if it were valid, and again in a while."""
         rules = self.authenticator
 
@@ -355,7 +355,7 @@ class ActivePolicy:
         self._resolving.add(task)
         task.add_done_callback(self._resolving.discard)
 
-    async def _resolve(self, admission: AuthorizedStream, pending: Pending, rules: Authenticator) -> None:
+    async def _resolve(self, admission: AuthorizedCall, pending: Pending, rules: Authenticator) -> None:
         """Judge a stream whose token needs keys that are to be fetched, by these rules if no others came."""
         try:
             identity = await pending.resolve()

@@ -50,7 +50,7 @@ from windshift.server.admin.streams import StreamAdmin
 from windshift.server.admin.subscriptions import Subscriptions
 from windshift.server.admin.tail import Tail
 from windshift.server.api.admin import ADMIN, AdminService
-from windshift.server.api.asking import ask_for_connections
+from windshift.server.api.asking import ask_as_connection
 from windshift.server.api.auditing import audit_calls
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
@@ -582,7 +582,7 @@ def _interceptors(
     """
     interceptors: list[Interceptor] = []
     if authorization is None:
-        interceptors.append(ask_for_connections)
+        interceptors.append(ask_as_connection)
     else:
         interceptors.append(AuthInterceptor(authorization.access, audit, counts).intercept)
     if tracer is not None:

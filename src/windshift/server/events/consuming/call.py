@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from windshift.nats import Message, NotConnected, Outcome
 from windshift.nats.jetstream.pulling import ACK, NAK, Arrival, Notice, Puller, PullOptions
-from windshift.server.auth.access import AuthorizedStream
+from windshift.server.auth.access import AuthorizedCall
 from windshift.server.background.pacing import hinders, paced, pause
 from windshift.server.domain.errors import ShuttingDown, SubscribeExpected, WindshiftError
 from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
@@ -77,7 +77,7 @@ class ConsumeCall:
     _shared: Shared
     _client: Client
     _options: ConsumeOptions
-    _authorizer: AuthorizedStream | None = None
+    _authorizer: AuthorizedCall | None = None
     _ended: WindshiftError | None = None
     _subscribe_timeout: asyncio.Timeout | None = None
     _attachment: _Attachment | None = None

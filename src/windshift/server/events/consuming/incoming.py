@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from windshift.nats.jetstream.pulling import ACK, PROGRESS, nak
 from windshift.nats.times import nanoseconds
-from windshift.server.auth.access import AuthorizedStream
+from windshift.server.auth.access import AuthorizedCall
 from windshift.server.domain.errors import EventTooLarge, WindshiftError
 from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
@@ -329,7 +329,7 @@ class Incoming:
             if self.max_message_size:
                 state.authorizer.reject(*state.consumer, found.owner)
 
-    def _is_allowed(self, authorizer: AuthorizedStream, subject: str) -> bool:
+    def _is_allowed(self, authorizer: AuthorizedCall, subject: str) -> bool:
         """Whether the client may have an event of this subject; otherwise the call is ended.
 
         The consumer may have been changed since it was seen last, and what it chose earlier may be replayed.

@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass, field
 from math import inf
 from time import time_ns
 
-from windshift.server.auth.access import AuthorizedStream
+from windshift.server.auth.access import AuthorizedCall
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.doubt import Doubt, Doubts, Question
 from windshift.server.events.consuming.flow import InFlight, Window
@@ -88,7 +88,7 @@ class CallState:
     doubts: Doubts = field(init=False)
     dead: dict[StreamSeq, int] = field(default_factory=dict)
     failures: Failures = field(init=False)
-    authorizer: AuthorizedStream | None = None
+    authorizer: AuthorizedCall | None = None
     spans: ConsumeSpans | None = None
     still_until: float = inf
     now: float = 0.0
