@@ -54,7 +54,7 @@ class Listening:
 def found(unsettled: int = 0, **config: object) -> ConsumerSnapshot:
     """Describe a consumer, with a configuration of its own."""
     some = snapshot(PLAIN)
-    return replace(some, state=replace(some.state, config=config, unsettled=unsettled))
+    return replace(some, info=replace(some.info, config=config, unsettled=unsettled))
 
 
 def test_one_configuration_for_all() -> None:
@@ -64,12 +64,12 @@ def test_one_configuration_for_all() -> None:
     assert calls.share(KEY, known) is known
     calls.attach(KEY, first, known)
     again = calls.share(KEY, found(7, metadata={"a": "b"}))
-    assert again.state.config is known.state.config
-    assert again.state.unsettled == 7
+    assert again.info.config is known.info.config
+    assert again.info.unsettled == 7
     calls.attach(KEY, second, again)
     changed = found(metadata={"a": "c"})
     assert calls.share(KEY, changed) is changed
-    assert calls.share(KEY, found(metadata={"a": "c"})).state.config is changed.state.config
+    assert calls.share(KEY, found(metadata={"a": "c"})).info.config is changed.info.config
     for call in (first, second):
         calls.detach(KEY, call)
     another = found(metadata={"a": "c"})
@@ -86,7 +86,7 @@ async def test_calls_of_one_consumer(broker: Broker, unique: Callable[[], str]) 
         for attachment in filter(None, attachments):
             await attachment._runner._look_up()
         protocols = [attachment.protocol for attachment in filter(None, attachments)]
-        assert len({id(protocol.state.found.state.config) for protocol in protocols}) == 1
+        assert len({id(protocol.state.found.info.config) for protocol in protocols}) == 1
         assert len(protocols) == 2
 
 

@@ -245,7 +245,7 @@ def test_the_end_of_a_pause() -> None:
     """Requests that waited through it are made anew; what the broker sent to later ones still arrives."""
     call, found = Call(PLAIN), snapshot(PLAIN)
     for config in ({"pause_until": "2100-01-01T00:00:00Z"}, {}):
-        call.protocol.consumer_seen(replace(found, state=replace(found.state, config=config)))
+        call.protocol.consumer_seen(replace(found, info=replace(found.info, config=config)))
         assert not call.protocol.takes_inbox(0.0)
         assert call.protocol.takes_drain()
         call.hold(call.sequence + 1)
@@ -1012,7 +1012,7 @@ def test_a_group_is_sent_again_after_a_reconnect() -> None:
 def replicated() -> ConsumerSnapshot:
     """Describe a consumer with replicas."""
     state = ConsumerState({"num_replicas": 3}, CREATED, 0, 0, 0, 0)
-    return replace(snapshot(RetryPolicy()), state=replace(state, is_replicated=True))
+    return replace(snapshot(RetryPolicy()), info=replace(state, is_replicated=True))
 
 
 @pytest.mark.parametrize(("passed", "expected"), [(1.0, [ACK, ACK]), (3.0, [])])

@@ -41,12 +41,12 @@ def moved(call: Call) -> None:
     """Let a call see that its consumer is in another run."""
     call.protocol.begin_run(SECOND, Settled(), 0.0)
     found = snapshot(call.protocol.state.policy)
-    state = replace(found.state, config=with_run(found.state.config, SECOND))
-    call.protocol.consumer_seen(replace(found, state=state))
+    state = replace(found.info, config=with_run(found.info.config, SECOND))
+    call.protocol.consumer_seen(replace(found, info=state))
     call.turn()
     if call.protocol.state.policy.dead_letters:
         assert Learn() in call.work()
-        call.protocol.consumer_seen(replace(found, state=state))
+        call.protocol.consumer_seen(replace(found, info=state))
         call.protocol.learned({})
 
 
@@ -58,9 +58,9 @@ def test_runs_lie_in_the_metadata() -> None:
     found = snapshot()
     config = with_run({"metadata": {"a": "b"}}, SECOND)
     assert config["metadata"]["a"] == "b"
-    assert Run.of(replace(found.state, config=config)) == SECOND
+    assert Run.of(replace(found.info, config=config)) == SECOND
     for odd in ("", "1", "1.", "-1.2", "a.b", "1.2.3"):
-        state = replace(found.state, config={"metadata": {"windshift.run": odd}})
+        state = replace(found.info, config={"metadata": {"windshift.run": odd}})
         assert Run.of(state) == FIRST
 
 

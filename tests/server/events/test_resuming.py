@@ -97,7 +97,7 @@ def test_what_is_not_gone_on_with() -> None:
     """What is settled, was settled lately, or is one attempt too many; of two attempts the later counts."""
     call = Call(replace(PLAIN, max_attempts=3))
     state = call.protocol.state
-    state.found = replace(state.found, state=replace(state.found.state, settled_to=3))
+    state.found = replace(state.found, info=replace(state.found.info, settled_to=3))
     call.state.settled.add(StreamSeq(5), STORED_NS, 0.0)
     deliveries = [resumed(3), resumed(4), resumed(5), resumed(6, 4), resumed(7, 1), resumed(7, 2)]
     call.protocol.resuming.resume(deliveries, 7, 0.0)
@@ -274,8 +274,8 @@ def test_the_key_that_the_consumer_has_now() -> None:
     (delivery,) = call.protocol.incoming.deliverable(0, 0.0)
     assert call.protocol.resuming.token_of(delivery) == b""
     call.protocol.resuming.tokens = Tokens(ConsumerKey("S", "c"), bytes(16), "", "n1")
-    state = replace(snapshot(PLAIN).state, config=with_key({}))
-    call.protocol.consumer_seen(replace(snapshot(PLAIN), state=state))
+    state = replace(snapshot(PLAIN).info, config=with_key({}))
+    call.protocol.consumer_seen(replace(snapshot(PLAIN), info=state))
     token = call.protocol.resuming.token_of(delivery)
     assert Tokens(ConsumerKey("S", "c"), bytes(16), "", "n1").read(token) is None
     assert Tokens(ConsumerKey("S", "c"), key_of(state.config), "", "n1").read(token) is not None

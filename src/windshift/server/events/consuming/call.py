@@ -120,13 +120,13 @@ class ConsumeCall:
                 linger = protocol.linger = command.linger
             self._attachment = _Attachment(self._shared, self._client, protocol, self._options)
             self._client.subscribed(command, found.timeout, linger)
-            await keep_used(self._shared.api, consumer, found.state, deadline)
+            await keep_used(self._shared.api, consumer, found.info, deadline)
             await self._attachment.run(commands, resumed)
         finally:
             shared.settled.detach(consumer, state.run.name, asyncio.get_running_loop().time())
             if is_used:
                 notes, kept = shared.notes, self._options.ephemeral_kept
-                await leave(self._shared.api, notes, consumer, state.settled, found.state, kept)
+                await leave(self._shared.api, notes, consumer, state.settled, found.info, kept)
 
     async def _find(
         self, command: Subscribe, consumer: ConsumerKey, size: int, deadline: float
@@ -142,7 +142,7 @@ class ConsumeCall:
 
     def _tokens(self, command: Subscribe, consumer: ConsumerKey, found: ConsumerSnapshot) -> Tokens | None:
         """Return what writes and reads tokens; None if the client has none to do with them, or cannot."""
-        key = key_of(found.state.config)
+        key = key_of(found.info.config)
         if not key or (command.linger is None and not command.resume):
             return None
         principal = "" if self._authorizer is None else self._authorizer.principal

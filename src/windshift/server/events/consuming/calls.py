@@ -127,10 +127,10 @@ class Calls:
         if attached is None:
             return found
         known = attached.found
-        if known.state.config != found.state.config:
+        if known.info.config != found.info.config:
             attached.found = found
             return found
-        return replace(known, state=replace(found.state, config=known.state.config))
+        return replace(known, info=replace(found.info, config=known.info.config))
 
     def hold_still(self, consumer: ConsumerKey, run: Run) -> int:
         """Have the calls of a consumer hold still until it is in this run; return how many are still busy.

@@ -58,37 +58,37 @@ class ConsumerSnapshot:
     Attributes:
         timeout: its processing timeout.
         policy: its retry policy.
-        state: its other state at the broker.
+        info: what the broker told of it.
     """
 
     timeout: timedelta
     policy: RetryPolicy
-    state: ConsumerState
+    info: ConsumerState
 
     @classmethod
-    def of(cls, state: ConsumerState) -> Self:
+    def of(cls, info: ConsumerState) -> Self:
         """Read what the broker knows of a consumer."""
-        return cls(ack_wait(state.config), stored_policy(state.config), state)
+        return cls(ack_wait(info.config), stored_policy(info.config), info)
 
     @property
     def durable(self) -> bool:
         """Whether a client chose its name."""
-        return is_durable(self.state.config)
+        return is_durable(self.info.config)
 
     @property
     def owner(self) -> str:
         """The principal that owns it; empty = unknown."""
-        return owner_of(self.state.config)
+        return owner_of(self.info.config)
 
     @property
     def run(self) -> Run:
         """Its present run."""
-        return Run.of(self.state)
+        return Run.of(self.info)
 
     @property
     def subjects(self) -> set[str]:
         """Its filters."""
-        return chosen_subjects(self.state.config)
+        return chosen_subjects(self.info.config)
 
 
 async def find_consumer(
@@ -112,17 +112,17 @@ async def with_tokens(
 
     Return it as it is then. Never fail: then it goes on without.
     """
-    if key_of(found.state.config):
+    if key_of(found.info.config):
         return found
     try:
         with suppress(OutcomeUnknown):  # it may be written
-            await api.update_consumer(*consumer, with_key(found.state.config), deadline)
+            await api.update_consumer(*consumer, with_key(found.info.config), deadline)
         notes.send(CONSUMER, *consumer)  # another server may have written another key at the same time
         state = await api.consumer(*consumer, deadline)
     except NatsError as error:
         log.debug("a consumer has no key for tokens: %s", type(error).__name__)
         return found
-    if state is None or state.created != found.state.created:
+    if state is None or state.created != found.info.created:
         return found
     return ConsumerSnapshot.of(state)
 

@@ -94,7 +94,7 @@ class ConsumeProtocol:
 
     def __init__(self, state: CallState, options: ConsumeOptions, room: PullRoom | None = None) -> None:
         self.state = state
-        largest = largest_pull(state.found.state.config)
+        largest = largest_pull(state.found.info.config)
         self.pacer = PullPacer(state.window, options.pull.silence, room, largest)
         self.incoming = Incoming(state, self.pacer)
         self.settling = Settling(state, options.confirm_timeout.total_seconds())
@@ -317,7 +317,7 @@ class ConsumeProtocol:
         `is_same` says that it is to the process that the one before was to: that has forgotten nothing.
         """
         state = self.state
-        is_known = is_same or state.found.state.is_replicated
+        is_known = is_same or state.found.info.is_replicated
         self._doubt(doubt.ANOTHER_CONNECTION if is_known else doubt.ANOTHER_PROCESS, now)
         state.settled.recover(now, state.timeout)
         self.settling.send_again()
@@ -332,7 +332,7 @@ class ConsumeProtocol:
 
         It takes events that were stored long ago for delivered then.
         """
-        self._doubt(doubt.ANOTHER_LEADER if self.state.found.state.is_replicated else doubt.RESTARTED, now)
+        self._doubt(doubt.ANOTHER_LEADER if self.state.found.info.is_replicated else doubt.RESTARTED, now)
 
     def _doubt(self, what: Doubt, now: float) -> None:
         """Have things in doubt, and do what cannot wait until that is cleared up."""
@@ -354,7 +354,7 @@ class ConsumeProtocol:
         state = self.state
         doubts = state.doubts
         doubts.consumer = doubts.consumer.answered()
-        if found.state.created != state.found.state.created:
+        if found.info.created != state.found.info.created:
             raise ConsumerNotFound(state.consumer.name)
         self.incoming.check(found)
         if found.policy.dead_letters and not state.policy.dead_letters:
@@ -366,11 +366,11 @@ class ConsumeProtocol:
         self._wants_drain |= is_shorter or _pause(state.found) != _pause(found)
         state.found = found
         if self.resuming.tokens is not None:
-            self.resuming.tokens.use(key_of(found.state.config))
+            self.resuming.tokens.use(key_of(found.info.config))
         state.window.set_timeout(state.timeout)
-        limit = raised_limit(found.state)
+        limit = raised_limit(found.info)
         if limit is not None:
-            state.effects.work.append(w.RaiseLimit(found.state.config | {"max_ack_pending": limit}))
+            state.effects.work.append(w.RaiseLimit(found.info.config | {"max_ack_pending": limit}))
         if doubts.is_deleted:  # and made again since
             raise ConsumerNotFound(state.consumer.name)
         withheld, lost = doubts.seen(state.now)
@@ -487,4 +487,4 @@ def _is_cut(failure: Exception | None) -> bool:
 
 def _pause(found: ConsumerSnapshot) -> object:
     """Return what tells one pause of a consumer from another."""
-    return found.state.config.get("pause_until")
+    return found.info.config.get("pause_until")

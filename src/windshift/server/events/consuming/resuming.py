@@ -133,7 +133,7 @@ class Resuming:
             state.effects.tells.append((each.reply, ACK))  # the broker has forgotten that it is settled
         return (
             state.settled.lately(each.seq, stored_ns)
-            or each.seq <= state.found.state.settled_to
+            or each.seq <= state.found.info.settled_to
             or state.policy.is_beyond(each.attempt)
         )
 
@@ -143,7 +143,7 @@ class Resuming:
         held = state.window.admit(each.seq, each.reply, each.attempt, now - age)
         if held is None:
             return
-        is_remembered = each.is_same_broker or state.found.state.is_replicated
+        is_remembered = each.is_same_broker or state.found.info.is_replicated
         held.earliest = now if is_remembered else -inf  # see `CallState.is_forgotten`
         held.checked = -inf  # it may have been given up on
         held.stored_ns = stored_at(each.reply)

@@ -217,7 +217,7 @@ class Settling:
                 for pending in others:
                     self._queue_alone(pending, now)
                 acks = [last]
-            elif self._state.found.state.is_replicated:
+            elif self._state.found.info.is_replicated:
                 self._state.doubts.vouch([each.reply for each in others], now)
         if isinstance(outcome, bytes):
             acks = self._sure_acks_stored(acks, now)

@@ -185,7 +185,7 @@ class WorkRunner:
             self._begin_run(found.run)
         self._protocol.consumer_seen(found)
         self._wake.set()  # what waited for that leaves now: it may take long until the work is over
-        await keep_used(self._shared.api, self._state.consumer, found.state, deadline)
+        await keep_used(self._shared.api, self._state.consumer, found.info, deadline)
 
     def _begin_run(self, run: Run) -> None:
         """Go on with a consumer that was moved, and with the memory of its new run."""
@@ -198,7 +198,7 @@ class WorkRunner:
         found = self._state.found
         if not found.policy.dead_letters:
             return {}
-        return await self._shared.recall(self._state.consumer, found.state, self._loop.time() + _RECALL)
+        return await self._shared.recall(self._state.consumer, found.info, self._loop.time() + _RECALL)
 
     async def _raise_limit(self, work: w.RaiseLimit) -> None:
         deadline = self._deadline(self._options.lookup_timeout)
@@ -307,7 +307,7 @@ class WorkRunner:
         All that comes before it is written is given up, too, when a connection to a broker without replicas
         ends meanwhile: see `unless_lost`.
         """
-        if self._state.found.state.is_replicated:
+        if self._state.found.info.is_replicated:
             return await self._bury(failure, deadline)
         if not self._shared.connection.connected:
             return w.EndOutcome.NOT_NOW
@@ -317,7 +317,7 @@ class WorkRunner:
         authorizer = self._state.authorizer
         if not await self._is_certain(failure.id.seq):
             return w.EndOutcome.OTHERWISE
-        if not self._state.found.state.is_replicated:
+        if not self._state.found.info.is_replicated:
             await self._shared.peers.heard()
             if not failure.replay_count and self._state.settled.lately(failure.id.seq, failure.id.stored_ns):
                 return w.EndOutcome.OTHERWISE
