@@ -1,4 +1,7 @@
-"""JetStream's acknowledgements of stored messages."""
+"""JetStream's acknowledgements of publishes: what it stored.
+
+Those that consumers send of deliveries are in `pulling`.
+"""
 
 from __future__ import annotations
 

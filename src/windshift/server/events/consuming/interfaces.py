@@ -1,4 +1,4 @@
-"""What a consume call needs of its client, and its timers."""
+"""What a consume call is made with: its client, as the domain sees it, and its timers and limits in bytes."""
 
 from __future__ import annotations
 

@@ -322,7 +322,7 @@ class FailedAttempts:
 
 @dataclass(slots=True, eq=False)
 class Failures:
-    """Builds `Failure` records of one consumer's events."""
+    """Remembers failed attempts at one consumer's events, and builds `Failure`s of those given up on."""
 
     _attempts: FailedAttempts
     _run: RunKey

@@ -1,5 +1,8 @@
 """What the consume calls of one process share: the broker, dead letters, and what is remembered of events.
 
+`Shared` makes dead letters for them and says what came of it, and reads those that there are: once for all
+calls that ask at about the same time.
+
 An event is copied to the dead letters first, and settled only after the copy is stored. If that fails, the
 event stays with the broker and is redelivered.
 """
@@ -59,7 +62,7 @@ class Shared:
         tracer: records spans, if anything is recorded.
         stats: logs and counts the events that were given up on.
         counts: what happened to events.
-        attempts: what is known of failed attempts.
+        attempts: the failed attempts that this process remembers.
         settled: what was settled lately.
         pauses: since when this process has been awake.
         calls: those of this process.

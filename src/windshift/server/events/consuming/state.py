@@ -53,7 +53,7 @@ class CallState:
         consumer: what names the consumer.
         found: the consumer, as it was seen last: its timeout and policy count.
         settled: what was settled lately of the consumer.
-        attempts: what is known of failed attempts.
+        attempts: the failed attempts that this process remembers, of all consumers.
         pauses: since when the process has been awake.
         counts: what happened to events.
         latency: how long they take in this consumer.
@@ -63,7 +63,8 @@ class CallState:
         window: what the client holds.
         doubts: what cannot be taken for granted at the moment.
         dead: dead letters that the broker may deliver, and when their events were stored.
-        failures: what is known of failed attempts at the consumer's events.
+        failures: remembers there those at this consumer's events, and builds the `Failure` of one that is
+            given up on.
         authorizer: what the client may consume; None = everything.
         spans: records deliveries and settlements, if anything is recorded.
         still_until: until when a move of the consumer is waited for; infinite = none is.
