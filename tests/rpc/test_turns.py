@@ -136,6 +136,26 @@ async def test_who_uses_little_hinders_nobody_alone() -> None:
     assert not is_shared()
 
 
+@pytest.mark.parametrize("is_stranger", [True, False])
+async def test_who_waits_in_line_hinders_who_uses_little(is_stranger: bool) -> None:
+    """Also while it has its turn, when nobody else waits."""
+    clock, log = Clock(), list[str]()
+    turns, shared = Turns(asyncio.get_running_loop(), clock), list[bool]()
+    kind = Stranger if is_stranger else Worker
+    worker = kind("a", turns, clock, log, busy(clock))
+    take_turn = worker.take_turn
+
+    def looking(seconds: float) -> bool:
+        shared.append(turns.is_shared)
+        return take_turn(seconds)
+
+    worker.take_turn = looking  # type: ignore[method-assign]
+    assert turns.lets_in(Account())
+    worker.send(3)
+    await eventually(lambda: len(log) == 3)
+    assert shared == [True, True, True]
+
+
 async def test_accounts_take_turns() -> None:
     """However many connections one has."""
     clock, log = Clock(), list[str]()

@@ -117,7 +117,7 @@ class Turns:
         self._pausing = False  # only strangers wait, and their time is used up
         self._spent = 0.0  # of the slice of this turn
         self._passed_over = False  # whether the last turn had no time for busy ones
-        self._quiet_until = self._busy_until = 0.0  # seen lately: who uses little; who is busy
+        self._quiet_until = self._busy_until = 0.0  # seen lately: who uses little; who is busy, or waits
         self._credit = STRANGERS_BURST
         self._credited_at = self._clock()
         self.others_wait: Callable[[], bool] = lambda: False
@@ -155,9 +155,7 @@ class Turns:
     def is_shared(self) -> bool:
         """Whether somebody who uses little is about, and somebody else who hinders him."""
         now = self._clock()
-        if now >= self._quiet_until:
-            return False
-        return now < self._busy_until or bool(self._busy) or self.is_busy_elsewhere()
+        return now < self._quiet_until and (now < self._busy_until or self.is_busy_elsewhere())
 
     def hinders(self, account: Account) -> bool:
         """Tell whether somebody's slices are short, since others are about who use less."""
@@ -186,13 +184,15 @@ class Turns:
             self._next_turn = self._loop.call_soon(self._turn)
 
     def _stand_in_line(self, connection: _Waiting) -> None:
-        account = connection.account
+        account, now = connection.account, self._clock()
+        if not connection.stranger and not account.is_busy(now):
+            self._others.append(connection)
+            return
+        self._busy_until = now + _HINDERED
         if connection.stranger:
             self._strangers.append(connection)
-        elif account.is_busy(self._clock()):
-            self._busy.setdefault(account, deque()).append(connection)
         else:
-            self._others.append(connection)
+            self._busy.setdefault(account, deque()).append(connection)
 
     @property
     def crowded(self) -> bool:
