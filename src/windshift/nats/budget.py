@@ -49,7 +49,7 @@ class Budget:
     of the event loop, the next one waits a while.
 
     Attributes:
-        is_shared: tells whether somebody is about who uses little. To be set.
+        is_shared: tells whether somebody is hindered who uses little. To be set.
 
     Args:
         size: how many bytes.
@@ -184,7 +184,8 @@ class Share:
     _budget: Budget
     asker: str
     size: int
-    rest: float = 0.0  # seconds until the next one may have them
+    rest: float = 0.0
+    """Seconds until the asker's next request may be sent, after a large answer."""
 
     def arrived(self, size: int) -> None:
         """Note that the answer has come, with so many bytes, and is about to be read."""

@@ -54,7 +54,7 @@ _REMEMBERED: Final = 0.025
 _HURRY: Final = 0.0002
 """Seconds for each write at once on behalf of somebody busy: it costs as much as several calls."""
 _HINDERED: Final = 0.1
-"""Seconds after a call of somebody who uses little in which the others get short slices only."""
+"""Seconds for which somebody who uses little, or who hinders him, counts as being about."""
 
 
 class Account:
@@ -101,8 +101,8 @@ class Turns:
     Attributes:
         others_wait: tells whether there is work, other than to parse bytes, that delays answers; to be set.
         is_bulky: tells whether there is bulk work: small calls go ahead of it, whoever makes them. To be set.
-        is_busy_elsewhere: tells whether there was work, other than to parse bytes, of somebody busy, or bulk
-            work; to be set.
+        is_busy_elsewhere: tells whether somebody busy, or bulk work, was at work a moment ago, other than to
+            have bytes parsed; to be set.
         on_hurry: is called when bytes of somebody who uses little were parsed while others wait: what the
             server sends elsewhere because of them should leave at once, too. To be set.
     """
@@ -117,7 +117,7 @@ class Turns:
         self._pausing = False  # only strangers wait, and their time is used up
         self._spent = 0.0  # of the slice of this turn
         self._passed_over = False  # whether the last turn had no time for busy ones
-        self._quiet_until = self._busy_until = 0.0  # seen lately: who uses little; who is busy, or waits
+        self._quiet_until = self._busy_until = 0.0  # who uses little, who hinders him, is about
         self._credit = STRANGERS_BURST
         self._credited_at = self._clock()
         self.others_wait: Callable[[], bool] = lambda: False

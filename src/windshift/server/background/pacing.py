@@ -55,8 +55,8 @@ class Pacing:
     """Has the steps of bulk work wait for their turn. Make it in a running event loop.
 
     Attributes:
-        is_shared: tells whether somebody is about who uses little: busy callers wait only then, and slices
-            are short. To be set.
+        is_shared: tells whether somebody who uses little is hindered: busy callers wait only then, bulk work
+            rests, and slices are short. To be set.
     """
 
     def __init__(self) -> None:

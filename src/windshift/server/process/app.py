@@ -186,7 +186,7 @@ class App:
         self._answered = _with_reflection([*self._services, self._health])
         self._methods = tuple(path for service in self._answered for path in service.methods)
         self._pacing = Pacing()
-        nats.budget.is_shared = self.somebody_uses_little
+        nats.budget.is_shared = self.somebody_is_hindered
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, shared.counts)
         self.metrics = self._make_metrics(nats, shared, audit) if config.metrics else None
         self._jetstream = Availability(nats.requests, nats.api)
@@ -378,11 +378,11 @@ class App:
         return is_shared or pacing.is_bulky()
 
     def _is_shared(self) -> bool:
-        """Tell whether there is bulk work, or somebody is about who uses little: turns are to be short."""
-        return self.somebody_uses_little() or self._pacing.is_bulky()
+        """Tell whether there is bulk work, or somebody is hindered: turns are to be short."""
+        return self.somebody_is_hindered() or self._pacing.is_bulky()
 
-    def somebody_uses_little(self) -> bool:
-        """Tell whether somebody is about who uses little of the event loop: who uses much hinders him."""
+    def somebody_is_hindered(self) -> bool:
+        """Tell whether somebody who uses little of the event loop is about, and somebody who uses much."""
         return self._pacing.is_shared()
 
     def _pace(self, call: ServerCall, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:

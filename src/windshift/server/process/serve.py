@@ -204,7 +204,7 @@ class Process:
         scrape = self._scrape if self._config.metrics else None
         application = HealthApplication(self._readiness, self._started, scrape)
         probes, listen = self._config.health_probes, self._config.health
-        health = HealthServer(application, is_shared=self._somebody_uses_little, probes=probes)
+        health = HealthServer(application, is_shared=self._somebody_is_hindered, probes=probes)
         stack.push_async_callback(health.stop)
         try:
             return await health.start(listen.host, listen.port, share_port=self._share_port)
@@ -259,10 +259,10 @@ class Process:
         metrics = None if self._app is None else self._app.metrics
         return None if metrics is None else await metrics.expose(accept)
 
-    def _somebody_uses_little(self) -> bool:
-        """Tell whether work here hinders somebody who uses little; with workers, nobody calls here."""
+    def _somebody_is_hindered(self) -> bool:
+        """Tell whether work here would hinder somebody; with workers, nobody calls this process."""
         app = self._app
-        return app is not None and not isinstance(app, Workers) and app.somebody_uses_little()
+        return app is not None and not isinstance(app, Workers) and app.somebody_is_hindered()
 
     def _readiness(self) -> Readiness:
         if self._stopping.is_set():
