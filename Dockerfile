@@ -1,7 +1,7 @@
 # A small image of the server. Build it with `make image`, or plainly: docker build --tag windshift .
 # How to run it: docs/running.md.
 
-ARG PYTHON=3.13-slim-trixie
+ARG PYTHON=3.13-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 # ---- Install into a directory of its own -----------------------------------------------------------------------------
 

@@ -142,7 +142,6 @@ release: check test ## Set the version from the commits since the last release (
 
 .PHONY: artifacts
 artifacts: install docs .venv-build/.installed .venv-chart/.installed .venv-release/.installed ## Build the packages of this commit into dist/release, try them on the lowest and the highest Python (or PYTHONS=…), and write chart, docs, image context, bill of materials, provenance and digests.
-	@$(PYTHON) scripts/images.py
 	rm -rf dist/release
 	.venv-build/bin/hatchling build --directory dist/release
 	$(BIN)/python scripts/pythons.py dist/release/*.whl $(PYTHONS)

@@ -5,7 +5,6 @@ Asks the registries, through Docker, which digest each tag has now, and writes i
 and a network.
 
     images.py DOCKER [ARGUMENT…]   the program that asks, such as docker
-    images.py                      name those that are not pinned, and change nothing
 """
 
 from __future__ import annotations
@@ -48,24 +47,8 @@ def digest_in(answer: str) -> str:
     return str(digest)
 
 
-def unpinned(dockerfile: str, compose: str) -> list[str]:
-    """Return the images that have no digest."""
-    found = [
-        *(("", f"python:{tag}", pin) for _, tag, pin in _BASE.findall(dockerfile)),
-        *_IMAGE.findall(compose),
-    ]
-    return [image for _, image, pin in found if not pin]
-
-
 def main(docker: list[str]) -> int:
-    """Pin all images, or name those that are not, and return the exit status."""
-    if not docker:
-        names = unpinned(*((ROOT / name).read_text() for name in ("Dockerfile", "compose.yaml")))
-        if names:
-            print(
-                f"not pinned by digest: {', '.join(names)}. Run `make images` where a registry is in reach."
-            )
-        return 0
+    """Pin all images, and return the exit status."""
 
     def ask(image: str) -> str:
         # As JSON: of a format that begins with `{{.Manifest`, buildx makes a table.
