@@ -508,7 +508,7 @@ async def test_data_of_any_length(size: int) -> None:
     """It is decoded whole, and what stands around it is read."""
     data = bytes(number % 251 for number in range(size))
     message = {"subject": 'a"data":"b', "seq": 7, "data": b64encode(data).decode(), "time": "2026"}
-    answer = await read_message(json.dumps({"type": "x", "message": message}, separators=(",", ":")).encode())
+    answer = read_message(json.dumps({"type": "x", "message": message}, separators=(",", ":")).encode())
     assert (answer["message"]["subject"], answer["message"]["seq"]) == ('a"data":"b', 7)
     assert data_of(answer) == data
 
@@ -593,18 +593,6 @@ async def test_a_list_of_short_subjects_takes_little_of_the_budget(broker: Broke
         assert 3 * longest < share.asked[-1] < 3 * longest + 20_000
 
 
-async def test_long_data_lets_others_run() -> None:
-    """A megabyte takes more than ten turns of the loop."""
-    message = {"data": b64encode(bytes(1_000_000)).decode()}
-    body = json.dumps({"message": message}, separators=(",", ":")).encode()
-    turns, work = 0, asyncio.ensure_future(read_message(body))
-    while not work.done():
-        await asyncio.sleep(0)
-        turns += 1
-    assert data_of(await work) == bytes(1_000_000)
-    assert turns > 10
-
-
 def _list(count: int) -> JsonObject:
     streams = [{"config": {"name": f'"streams":[{number}]', "subjects": ["é"]}} for number in range(count)]
     return {"total": count, "offset": 0, "streams": streams, "missing": []}
@@ -667,6 +655,6 @@ async def test_what_has_no_plain_data_is_read_as_a_whole(body: bytes) -> None:
         expected = read_answer(body)
     except ValueError as error:
         with pytest.raises(type(error)):
-            await read_message(body)
+            read_message(body)
     else:
-        assert await read_message(body) == expected
+        assert read_message(body) == expected

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.nats.waiting import eventually
 from tests.support.broker import in_seconds
 from windshift.nats import Busy
 from windshift.nats.semaphore import FairSemaphore
@@ -222,6 +223,19 @@ async def test_whoever_has_his_own_units_back_stands_in_line_again() -> None:
     semaphore.give_back("z")
     assert order == ["b", "a", "a"]
     assert (semaphore.used, semaphore.waiting) == (3, 0)
+
+
+async def test_whoever_rests_holds_up_nobody_else() -> None:
+    """What is given back late is there for others at once, and for its asker once the time is over."""
+    semaphore, order = FairSemaphore(4, lambda _: 4), list[str]()
+    assert semaphore.take_now("a", 4)
+    for asker in "ab":
+        semaphore.wait(Turn(semaphore, asker, order), asker, in_seconds(30), 2)
+    semaphore.give_back_late("a", 4, 0.05)
+    assert (order, semaphore.used, semaphore.waiting) == (["b"], 1, 1)
+    assert not semaphore.take_now("a")
+    await eventually(lambda: order == ["b", "a"])
+    assert (semaphore.used, semaphore.waiting) == (2, 0)
 
 
 async def test_a_limit_that_was_raised() -> None:

@@ -27,6 +27,7 @@ from windshift.nats import (
 )
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
+from windshift.nats.jetstream import writes as writes_module
 from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.writes import Write, WriteOptions, Writes
 
@@ -381,6 +382,28 @@ async def test_one_asker_has_a_quarter_of_the_slots_for_large_writes(broker: Bro
         task.cancel()
     await asyncio.wait(writing)
     assert (writes.in_flight, writes.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize(("asker", "is_shared"), [("a", True), ("a", False), ("", True)])
+async def test_who_stores_much_rests_while_others_are_about(
+    monkeypatch: pytest.MonkeyPatch, broker: Broker, unique: Unique, asker: str, *, is_shared: bool
+) -> None:
+    """The next large write waits; small ones and those of others do not, nor do the server's own."""
+    monkeypatch.setattr(writes_module, "RATE", 1)
+    stream, writes = await broker.stream(unique()), writes_on(broker, WriteOptions(max_in_flight=16))
+    writes.is_shared = lambda: is_shared
+    large = message(f"{stream}.a", bytes(60_000))
+    await writes.write(large._replace(asker=asker))
+    assert writes.in_flight == 0
+    again = asyncio.create_task(writes.write(large._replace(asker=asker)))
+    await writes.write(message(f"{stream}.a")._replace(asker=asker))
+    await writes.write(large._replace(asker="b"))
+    if asker and is_shared:
+        assert (again.done(), writes.waiting) == (False, 1)
+        again.cancel()
+        await asyncio.wait((again,))
+    else:
+        await again
 
 
 async def test_one_slot(broker: Broker, unique: Unique) -> None:

@@ -30,8 +30,9 @@ _NOBODY: Final = "\0"
 LARGE: Final = 128 * 1024
 """Bytes from which on an answer is large."""
 
-RATE: Final = 128 * MIB
-"""Bytes of large answers that an asker gets in a second while somebody is about who uses little."""
+RATE: Final = 64 * MIB
+"""Bytes of large answers that an asker gets in a second, and of large messages that he stores, while somebody
+is about who uses little."""
 
 _MOST_REMEMBERED: Final = 1_000
 """Askers of large answers."""
@@ -158,10 +159,10 @@ class Budget:
         else:
             self._answered += 1
         size, share.size = share.size, 0
-        if share.rest and self.is_shared():  # one byte is enough for this asker to wait, and for nobody else
-            get_running_loop().call_later(share.rest, self._bytes.give_back, share.asker, 1)
-            size -= 1
-        self._bytes.give_back(share.asker, size)
+        if share.rest and self.is_shared():
+            self._bytes.give_back_late(share.asker, size, share.rest)
+        else:
+            self._bytes.give_back(share.asker, size)
 
     def leave(self, share: Share) -> None:
         """Note that nobody waits any more for what may come, or that it takes long.

@@ -202,6 +202,8 @@ _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than
 _MOST_DIGITS: Final = 18
 _DIGITS: Final = {size: b"%d" % size for size in range(1000)}
 """How servers write the sizes of the messages of a `Run`."""
+_LONG: Final = 64 * 1024
+"""Bytes from which on it pays to look whether any run begins before all of them are searched."""
 
 _MALFORMED: Final = "the arguments of a message are malformed"
 _TOO_LARGE: Final = "a message is too large"
@@ -248,7 +250,7 @@ class Parser:
         events: list[Event] = []
         if not self.broken:
             for start, sid, pattern in self._runs:
-                if data.startswith(start):
+                if data.startswith(start) and (len(data) < _LONG or pattern.match(data)):
                     data = _read_run(data, sid, pattern, events)
             try:
                 self._read(data, events)

@@ -114,6 +114,17 @@ class FairSemaphore:
         if self._queues:
             self._hand_out(asker)
 
+    def give_back_late(self, asker: str, count: int, rest: float) -> None:
+        """Give units back, but have the asker wait for `rest` seconds until `most` lets him have more."""
+
+        def end() -> None:
+            self.used += count
+            self.give_back(asker, count)
+
+        self.used -= count
+        asyncio.get_running_loop().call_later(rest, end)
+        self._hand_out()
+
     def pass_on(self, asker: str, heir: str, count: int) -> None:
         """Count units that one asker has as another's."""
         self._add(asker, -count)

@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
+from windshift.nats.budget import RATE
 from windshift.nats.errors import (
     Busy,
     Forbidden,
@@ -183,6 +184,9 @@ class Writes:
         options: limits and timers.
         large: sends what is large and alone, on another connection: a small write does not come behind it.
             None = the same sends all.
+
+    Attributes:
+        is_shared: tells whether somebody is hindered who uses little. To be set.
     """
 
     def __init__(
@@ -208,6 +212,7 @@ class Writes:
         self._again = FairSemaphore(size, max_waiting=waiting)
         self._all_slots = (self._small.slots, slots_of_large, self._together.slots, self._again)
         self._bursts = Bursts(requests.connection)
+        self.is_shared: Callable[[], bool] = lambda: False
         self._patient = 0
         self._found: dict[bytes, _Found] = {}
         self._looking: dict[bytes, asyncio.Task[_Found]] = {}
@@ -256,7 +261,10 @@ class Writes:
         if plain is None:
             return None
         lane, _, asker, slots, _, _ = attempt
-        lane.slots.give_back(asker, slots)
+        if lane is self._large:
+            self._give_back(lane, asker, slots)
+        else:
+            lane.slots.give_back(asker, slots)
         return int(plain[2])
 
     def wait_on(self, write: Write, attempt: Attempt, outcome: Outcome) -> Word:
@@ -275,6 +283,13 @@ class Writes:
         lane, token, asker, slots, _, _ = attempt
         lane.requests.forget(token)
         lane.slots.give_back(asker, slots)
+
+    def _give_back(self, lane: Lane, asker: str, slots: int) -> None:
+        """Give slots back after an answer. What was large is followed by a rest while others wait for it."""
+        if lane is self._large and asker and self.is_shared():  # the server's own writes are for many
+            lane.slots.give_back_late(asker, slots, slots * _SLOT / RATE)
+        else:
+            lane.slots.give_back(asker, slots)
 
     # --- Many at once -------------------------------------------------------------------------------------
 
@@ -498,7 +513,7 @@ class Writes:
             lane.requests.forget(token)
             raise
         finally:
-            lane.slots.give_back(asker, slots)
+            self._give_back(lane, asker, slots)
         return word
 
     async def _conclude(self, write: Write, result: _Result) -> PubAck:

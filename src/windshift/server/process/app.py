@@ -186,7 +186,7 @@ class App:
         self._answered = _with_reflection([*self._services, self._health])
         self._methods = tuple(path for service in self._answered for path in service.methods)
         self._pacing = Pacing()
-        nats.budget.is_shared = self.somebody_is_hindered
+        nats.budget.is_shared = nats.writes.is_shared = self.somebody_is_hindered
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, shared.counts)
         self.metrics = self._make_metrics(nats, shared, audit) if config.metrics else None
         self._jetstream = Availability(nats.requests, nats.api)
