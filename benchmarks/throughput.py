@@ -194,11 +194,14 @@ async def measure_latency(bench: Bench) -> None:
                 for name, rate in ((LATENCY, RATE), (LATENCY_FAST, FAST_RATE)):
                     if rate == RATE or subject != COMPARISON:
                         await _latency(bench, name, subject, server, rate, seconds)
+            for name, rate in ((LATENCY, RATE), (LATENCY_FAST, FAST_RATE)):
+                await _latency(bench, name, NATS, servers[WINDSHIFT], rate, seconds)
 
 
 async def _latency(bench: Bench, name: str, subject: str, server: Target, rate: int, seconds: int) -> None:
     async with server.stream() as stream:
-        arguments = (server.address, stream, f"--per-second={rate}", f"--seconds={seconds}")
+        address = (bench.nats.address, stream, "--direct") if subject == NATS else (server.address, stream)
+        arguments = (*address, f"--per-second={rate}", f"--seconds={seconds}")
         seen = await run_program(bench.directory, "load", "rate", *arguments)
         stored = await server.storage.count(stream)
     for failure, times in seen["failures"].items():
