@@ -119,7 +119,8 @@ def test_a_collector_that_is_down(start: Started, unique: Callable[[], str]) -> 
             return bool(collected.spans) and "spans are exported again" in server.err
 
         server.wait_for(arrived)
-    losses = server.err.count("spans are being lost")  # more than one where the machine is busy
+        # More than one where the machine is busy; the next one may come as soon as the collector is gone
+        losses = server.err.count("spans are being lost")
     client.publish(f"{stream}.x")
     server.wait_for(lambda: server.err.count("spans are being lost") > losses)
     client.publish(f"{stream}.x")
