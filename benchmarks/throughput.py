@@ -189,13 +189,11 @@ async def measure_latency(bench: Bench) -> None:
     seconds = 4 if bench.options.quick else 10
     async with compared_servers(bench, LATENCY) as servers:
         for run in range(bench.options.runs):
-            for subject, server in servers.items():
+            for subject, server in (*servers.items(), (NATS, servers[WINDSHIFT])):
                 bench.say(f"latency, run {run + 1} of {bench.options.runs}: {subject}")
                 for name, rate in ((LATENCY, RATE), (LATENCY_FAST, FAST_RATE)):
                     if rate == RATE or subject != COMPARISON:
                         await _latency(bench, name, subject, server, rate, seconds)
-            for name, rate in ((LATENCY, RATE), (LATENCY_FAST, FAST_RATE)):
-                await _latency(bench, name, NATS, servers[WINDSHIFT], rate, seconds)
 
 
 async def _latency(bench: Bench, name: str, subject: str, server: Target, rate: int, seconds: int) -> None:

@@ -203,7 +203,7 @@ _MOST_DIGITS: Final = 18
 _DIGITS: Final = {size: b"%d" % size for size in range(1000)}
 """How servers write the sizes of the messages of a `Run`."""
 _LONG: Final = 64 * 1024
-"""Bytes from which on it pays to look whether any run begins before all of them are searched."""
+"""Bytes from which on they are searched for a run only if their first message belongs to it."""
 
 _MALFORMED: Final = "the arguments of a message are malformed"
 _TOO_LARGE: Final = "a message is too large"

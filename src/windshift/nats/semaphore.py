@@ -115,7 +115,7 @@ class FairSemaphore:
             self._hand_out(asker)
 
     def give_back_late(self, asker: str, count: int, rest: float) -> None:
-        """Give units back, but have the asker wait for `rest` seconds until `most` lets him have more."""
+        """Give units back to others now; for `most`, their asker keeps them for `rest` seconds more."""
 
         def end() -> None:
             self.used += count

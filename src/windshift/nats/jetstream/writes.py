@@ -261,10 +261,10 @@ class Writes:
         if plain is None:
             return None
         lane, _, asker, slots, _, _ = attempt
-        if lane is self._large:
-            self._give_back(lane, asker, slots)
-        else:
+        if lane is self._small:  # calls cost on the hot path
             lane.slots.give_back(asker, slots)
+        else:
+            self._give_back(lane, asker, slots)
         return int(plain[2])
 
     def wait_on(self, write: Write, attempt: Attempt, outcome: Outcome) -> Word:
@@ -285,7 +285,7 @@ class Writes:
         lane.slots.give_back(asker, slots)
 
     def _give_back(self, lane: Lane, asker: str, slots: int) -> None:
-        """Give slots back after an answer. What was large is followed by a rest while others wait for it."""
+        """Give slots back after an answer; after a large write its asker rests while it hinders others."""
         if lane is self._large and asker and self.is_shared():  # the server's own writes are for many
             lane.slots.give_back_late(asker, slots, slots * _SLOT / RATE)
         else:
