@@ -37,7 +37,7 @@ from windshift.server.domain import names
 from windshift.server.events import consumers
 from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.interfaces import ConsumeOptions
-from windshift.server.events.consuming.settling import CLAIMED_FOR
+from windshift.server.events.consuming.state import CLAIMED_FOR
 from windshift.server.events.dead_letters import admin, model, replay_queue, store
 from windshift.server.events.streams import LONGEST_CHOICE
 from windshift.server.process import app, health_http, memory, open_files

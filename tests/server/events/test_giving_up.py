@@ -16,10 +16,13 @@ from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import Message
 from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.pending_acks import CommandKind
+from windshift.server.events.consuming.work_runner import WorkRunner
 from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
-from windshift.server.events.dead_letters.store import STREAM, Charge
+from windshift.server.events.dead_letters.replay_queue import Cancelling, Clock, Lease
+from windshift.server.events.dead_letters.store import STREAM, Charge, DeadLetterStore
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import CONSUMER, ELECTED
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
@@ -293,6 +296,91 @@ async def test_a_replay_that_is_given_up_on_counts(
             await eventually(partial(letters, keeper, consuming), {1: number})
             await eventually(partial(keeper.outstanding, consuming.stream, "c"), frozenset())
         assert worker.deliveries.empty()
+
+
+async def replayed(keeper: Keeper, consuming: Consuming, worker: Worker) -> DeadLetterId:
+    """Reject an event for good, and have it replayed."""
+    await consuming.publish()
+    await worker.event()
+    reject(worker, 1, Action.DEAD_LETTER)
+    await worker.told()
+    letter = await only_letter(keeper, consuming)
+    assert await keeper.replays.add(letter, 1, in_seconds(30))
+    await worker.event()
+    return letter
+
+
+async def test_an_ack_whose_replay_is_cancelled_meanwhile(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is invalid, and the dead letter stays: the server stood still until the event's time was over."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=1.0)
+    stalled, may_go_on, prepare_ack = asyncio.Event(), asyncio.Event(), WorkRunner._prepare
+
+    async def stall(runner: WorkRunner, work: w.EndReplay) -> None:
+        stalled.set()
+        await may_go_on.wait()
+        await prepare_ack(runner, work)
+
+    async with consuming.worker(window=1) as worker:
+        letter = await replayed(keeper, consuming, worker)
+        monkeypatch.setattr(WorkRunner, "_prepare", stall)
+        worker.ack(1)
+        await asyncio.wait_for(stalled.wait(), 30)
+        await overdue(keeper, letter)
+        assert await cancel(keeper, letter) is Cancelling.CANCELLED
+        may_go_on.set()
+        assert await worker.told() == (CommandKind.ACK, [], [1], [])
+        assert await letters(keeper, consuming) == {1: 0}
+
+
+@pytest.mark.parametrize(("part", "work"), [(DeadLetterStore, "claim_replay"), (Lease, "end")])
+async def test_an_ack_that_was_cut_short(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch, part: type, work: str
+) -> None:
+    """It counts, wherever its server died: the replay is neither cancelled nor delivered again."""
+    consuming, reached = await failing(keeper, unique(), TWICE, ack_wait=1.0), asyncio.Event()
+
+    async def die(*_: object) -> bool:
+        reached.set()
+        raise BrokerUnavailable
+
+    async with consuming.worker() as worker:
+        letter = await replayed(keeper, consuming, worker)
+        monkeypatch.setattr(part, work, die)
+        worker.ack(1)
+        await asyncio.wait_for(reached.wait(), 30)
+        await worker.vanish()
+    monkeypatch.undo()
+    await overdue(keeper, letter)
+    assert await cancel(keeper, letter) is Cancelling.LEASED
+    async with consuming.worker() as worker:
+        await eventually(partial(keeper.outstanding, consuming.stream, "c"), frozenset())
+        assert await letters(keeper, consuming) == {}
+        await worker.nothing()
+
+
+async def overdue(keeper: Keeper, letter: DeadLetterId) -> None:
+    """Wait until the time of a replay that was delivered has run out."""
+    async with asyncio.timeout(30):
+        while True:
+            pointer, clock = await keeper.replays.find(letter, in_seconds(30)), await now(keeper)
+            assert pointer is not None
+            if clock.seconds_until(pointer.free_at_ns, in_seconds(0)) <= 0:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def now(keeper: Keeper) -> Clock:
+    """Read the broker's clock."""
+    clock = await keeper.replays.clock(in_seconds(30))
+    assert clock is not None
+    return clock
+
+
+async def cancel(keeper: Keeper, letter: DeadLetterId) -> Cancelling:
+    """Cancel a replay."""
+    return await keeper.replays.cancel(letter, await now(keeper), in_seconds(30))
 
 
 async def test_replays_go_on_after_a_restart(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,21 @@ from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.snapshots import restore_snapshot, take_snapshot
 from windshift.nats.times import from_unix_ns
-from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown
 from windshift.server.events.dead_letters import replay_queue, upkeep
 from windshift.server.events.dead_letters.model import DeadLetterId
-from windshift.server.events.dead_letters.replay_queue import STREAM, Clock, Lease, Pointer, pointer_subject
+from windshift.server.events.dead_letters.replay_queue import (
+    STREAM,
+    Cancelling,
+    Clock,
+    Lease,
+    Pointer,
+    pointer_subject,
+)
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.upkeep import DeadLetterUpkeep
 from windshift.server.events.deliveries import stored_at
+from windshift.server.events.managed_stream import ManagedStream
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import REPLAY
 
@@ -173,6 +182,82 @@ async def test_giving_back(keeper: Keeper, unique: Unique) -> None:
     assert await again.give_back(20 * 10**9, in_seconds(30))
     (pointer,) = await pointers(keeper, one.stream)
     assert 15 < await wait(keeper, pointer) <= 20
+
+
+async def test_a_claim(keeper: Keeper, unique: Unique) -> None:
+    """Nobody cancels the replay any more, nor gives it back; whoever meets it later sees what it is."""
+    one = dead_letter_id(unique())
+    lease = await leased(keeper, one, timedelta(0))
+    assert await lease.claim(timedelta(0), in_seconds(30))
+    assert await lease.claim(LONG, in_seconds(30))
+    assert not await lease.give_back(0, in_seconds(30))
+    assert not await lease.prolong(LONG, in_seconds(30))
+    assert await cancelled(keeper, one) is Cancelling.LEASED
+    (pointer,) = await pointers(keeper, one.stream)
+    assert (pointer.is_claimed, pointer.number, pointer.attempts) == (True, 1, 1)
+    assert await wait(keeper, pointer) > SHORT.total_seconds()
+    assert await lease.end(in_seconds(30))
+    assert await cancelled(keeper, one) is Cancelling.NONE
+
+
+async def test_a_claim_that_is_met_when_its_time_is_over(keeper: Keeper, unique: Unique) -> None:
+    """It cannot be cancelled then either."""
+    one = dead_letter_id(unique())
+    lease = await leased(keeper, one)
+    assert await lease.claim(timedelta(0), in_seconds(30))
+    assert await cancelled(keeper, one) is Cancelling.LEASED
+
+
+async def test_a_late_claim(keeper: Keeper, unique: Unique) -> None:
+    """Any attempt may be acknowledged, also by two; none that was cancelled, or replayed once more."""
+    one = dead_letter_id(unique())
+    late = await leased(keeper, one, timedelta(0))
+    (pointer,) = await pointers(keeper, one.stream)
+    lease = await keeper.replays.lease(pointer, timedelta(0), in_seconds(30))
+    assert lease is not None
+    assert await late.claim(LONG, in_seconds(30))
+    assert await lease.claim(LONG, in_seconds(30))
+    assert await lease.end(in_seconds(30))
+    assert not await late.claim(LONG, in_seconds(30))
+
+    late = await leased(keeper, one, timedelta(0))
+    assert await cancelled(keeper, one) is Cancelling.CANCELLED
+    assert not await late.claim(LONG, in_seconds(30))
+
+    late = await leased(keeper, one, timedelta(0))
+    assert await late.end(in_seconds(30))
+    assert await keeper.replays.add(one, 2, in_seconds(30))
+    assert not await late.claim(LONG, in_seconds(30))
+
+
+async def test_a_claim_whose_answer_was_lost(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds: what its holder, who does not know of it, writes next changes nothing."""
+    one = dead_letter_id(unique())
+    lease, put = await leased(keeper, one, timedelta(0)), ManagedStream.put
+
+    async def lose_the_answer(*arguments: Any, **options: Any) -> None:
+        await put(*arguments, **options)
+        raise OutcomeUnknown
+
+    monkeypatch.setattr(ManagedStream, "put", lose_the_answer)
+    with pytest.raises(OutcomeUnknown):
+        await lease.claim(timedelta(0), in_seconds(30))
+    monkeypatch.undo()
+    assert not await lease.prolong(LONG, in_seconds(30))
+    assert not await lease.give_back(0, in_seconds(30))
+    assert await cancelled(keeper, one) is Cancelling.LEASED
+    assert await lease.claim(LONG, in_seconds(30))
+    assert await lease.end(in_seconds(30))
+
+
+async def cancelled(keeper: Keeper, one: DeadLetterId) -> Cancelling:
+    """Cancel a replay."""
+    clock = await keeper.replays.clock(in_seconds(30))
+    if clock is None:
+        return Cancelling.NONE
+    return await keeper.replays.cancel(one, clock, in_seconds(30))
 
 
 def test_the_clock_of_the_broker() -> None:

@@ -145,6 +145,11 @@ class ReplayFeed:
 
     async def _bring_one(self, pointer: Pointer) -> bool:
         """Bring a replay, or end it if there is nothing to deliver; false when somebody else was faster."""
+        if pointer.is_claimed:  # by a server that died before it was done
+            await self._shared.store.claim_replay(
+                pointer.id, pointer.number, self._protocol.state.claimed_for, self._deadline()
+            )
+            return await self._shared.replays.drop(pointer, self._deadline())
         letter = await self._shared.store.get(pointer.id, self._deadline())
         if letter is None or letter.failure.replay_count >= pointer.number:
             return await self._shared.replays.drop(pointer, self._deadline())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from datetime import timedelta
 from math import inf
 from typing import Final
 
@@ -33,12 +32,10 @@ from windshift.server.events.consuming.spans import end_settlement
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.model import StreamSeq
 
-CLAIMED_FOR: Final = timedelta(minutes=10)
-"""How long a claim is kept, in addition to the consumer's timeout."""
 LATEST: Final = 8 * 60.0
 """Seconds, beside the timeout, after which a client may not give up on an event that others may have claimed.
 
-It is shorter than `CLAIMED_FOR` by the time that a server may be asleep for."""
+It is shorter than `state.CLAIMED_FOR` by the time that a server may be asleep for."""
 CHECK_INTERVAL: Final = 4 * 60.0
 """Seconds between two looks whether somebody has claimed an event that is held for long."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass, field
+from datetime import timedelta
 from math import inf
 from time import time_ns
+from typing import Final
 
 from windshift.server.auth.access import AuthorizedCall
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
@@ -22,6 +24,9 @@ from windshift.server.events.latencies import ConsumerLatency
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.runs import Run
+
+CLAIMED_FOR: Final = timedelta(minutes=10)
+"""How long the claim of an event's end is kept, in addition to the consumer's timeout."""
 
 
 @dataclass(slots=True, eq=False)
@@ -112,6 +117,11 @@ class CallState:
     def timeout(self) -> float:
         """Seconds in which the consumer wants a delivery settled or prolonged."""
         return self.found.timeout.total_seconds()
+
+    @property
+    def claimed_for(self) -> timedelta:
+        """How long a claim is kept."""
+        return self.found.timeout + CLAIMED_FOR
 
     def end(self, failure: Exception | None) -> None:
         """Take nothing new, and end once everything that the client asked for is confirmed.

@@ -21,11 +21,11 @@ from windshift.server.background.pacing import paced
 from windshift.server.domain.errors import BrokerUnavailable, QuotaExceeded, WindshiftError
 from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.consumer_state import find_consumer, keep_used
+from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.interfaces import Client, ConsumeOptions
 from windshift.server.events.consuming.pauses import fresh_time
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.replay_feed import ReplayFeed
-from windshift.server.events.consuming.settling import CLAIMED_FOR
 from windshift.server.events.consuming.shared import Letters, Shared
 from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.timer import Signal
@@ -271,25 +271,29 @@ class WorkRunner:
         """Decide how an event ends, before its settlement is sent."""
         pending = work.pending
         deadline = pending.confirmation.expires
-        with self._prolonged(pending.reply, at_once=True):
-            if isinstance(work, w.Keep):
+        if isinstance(work, w.Keep):
+            with self._prolonged(pending.reply, at_once=True):
                 ending = await self._keep(work.failure, deadline)
-            else:
-                claim = self._shared.store.claim_replay(*work.replay, self._claimed_for, deadline)
-                ending = await _decided(claim)
+        else:
+            ending = await _decided(self._end_replay(pending.reply, work.replay, deadline))
         self._protocol.settling.prepared(work, ending, self._loop.time())
+
+    async def _end_replay(self, reply: bytes, replay: Replay, deadline: float) -> bool:
+        """Decide that a replayed event ended acknowledged, or dropped; false when it had ended otherwise."""
+        store, lease = self._shared.store, self._feed.lease(reply)
+        if lease is not None and await lease.claim(self._state.found.timeout, deadline):
+            return await store.claim_replay(*replay, self._state.claimed_for, deadline)
+        return await store.find(replay.id, deadline) is None
 
     async def _claim(self, work: w.Claim) -> None:
         pending, state = work.pending, self._state
         event = state.failures.id(pending.seq, pending.reply)
         claimant, deadline = pending.held.claimant, pending.confirmation.expires
         charge = None if state.authorizer is None else state.authorizer.claim
-        claim = self._shared.store.claim(event, claimant, self._claimed_for, state.run, deadline, charge)
+        claim = self._shared.store.claim(
+            event, claimant, self._state.claimed_for, state.run, deadline, charge
+        )
         self._protocol.settling.claimed(work, await _decided(claim), fresh_time(self._loop))
-
-    @property
-    def _claimed_for(self) -> timedelta:
-        return self._state.found.timeout + CLAIMED_FOR
 
     async def _give_up(self, work: w.GiveUp) -> None:
         delivery, ending = work.delivery, w.EndOutcome.DECIDED

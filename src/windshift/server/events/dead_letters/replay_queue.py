@@ -11,6 +11,10 @@ number 0, which is past for every dead letter, until its pointer is deleted: nob
 
 A lease is a condition, not a lock: a pointer is rewritten or deleted only while it is what this lease wrote
 last. So a lease that somebody else has taken over, after whatever pause, has no effect.
+
+Whether a replay is cancelled or its event acknowledged is decided by the pointer, too: an ack claims it
+before the dead letter is removed. Nobody delivers or cancels what is claimed. Whoever meets it when its time
+is over does the rest: the server died that claimed it.
 """
 
 from __future__ import annotations
@@ -50,6 +54,8 @@ CANCELLED: Final = 0
 """The number of a replay that was cancelled."""
 RETURNED: Final = "-returned"
 """Ends the writer of a pointer that nobody holds: it is as it was when a delivery was given back."""
+_CLAIMED: Final = "-claimed"
+"""Ends the writer of a pointer whose event was acknowledged, or dropped."""
 
 _CONFIG: Final[JsonObject] = {
     "name": STREAM,
@@ -92,6 +98,7 @@ class Pointer(NamedTuple):
         position: where the pointer lies in the stream. Whoever writes it anew moves it.
         free_at_ns: when it may be delivered, in nanoseconds since 1970 by the broker's clock.
         is_leased: whether somebody has a lease of it, until then.
+        is_claimed: whether its event was acknowledged, or dropped: the dead letter is to be removed.
     """
 
     id: DeadLetterId
@@ -100,6 +107,7 @@ class Pointer(NamedTuple):
     position: int
     free_at_ns: int
     is_leased: bool
+    is_claimed: bool
 
 
 def pointer_subject(letter_id: DeadLetterId) -> str:
@@ -120,14 +128,15 @@ def pointer_headers(writer: str, attempts: int, held_ns: int) -> HeaderLines:
 def read_pointer(stored: StoredMessage) -> Pointer:
     """Read a pointer; raise `ValueError` for what Windshift did not write."""
     number, attempts = int(stored.body), int(read_header(stored, _ATTEMPTS) or 0)
-    is_returned = read_header(stored, WRITER).endswith(RETURNED)
+    writer = read_header(stored, WRITER)
     return Pointer(
         DeadLetterId.parse(stored.subject.removeprefix(SUBJECTS)),
         number,
         attempts,
         stored.sequence,
         stored.unix_ns + int(read_header(stored, _HELD) or 0),
-        number != CANCELLED and attempts > 0 and not is_returned,
+        number != CANCELLED and attempts > 0 and not writer.endswith(RETURNED),
+        writer.endswith(_CLAIMED),
     )
 
 
@@ -197,6 +206,7 @@ class Lease:
         self._writer = secrets.token_hex(8)
         self._turn = asyncio.Lock()
         self._ended: bool | None = None
+        self._is_claimed = False
         stream_name, consumer, seq, stored_ns = pointer.id
         fields = f"{self.attempt}.{seq}.{pointer.position}.{stored_ns}.0"
         self.reply = f"_WS.replaying.{stream_name}.{consumer}.{fields}".encode()
@@ -209,7 +219,7 @@ class Lease:
     async def prolong(self, timeout: timedelta, deadline: float) -> bool:
         """Let nobody else deliver the event for as long as `timeout` from now on."""
         async with self._turn:
-            if self._ended is not None:
+            if self._is_claimed or self._ended is not None:
                 return False
             until = asyncio.get_running_loop().time() + timeout.total_seconds()
             if await self._write(nanoseconds(timeout), self._writer, deadline):
@@ -221,9 +231,39 @@ class Lease:
     async def give_back(self, delay_ns: int, deadline: float) -> bool:
         """Let anybody deliver the event, as another attempt, once `delay_ns` nanoseconds are over."""
         async with self._turn:
+            if self._is_claimed:
+                return False
             if self._ended is None:
                 self._ended = await self._write(delay_ns, f"{self._writer}{RETURNED}", deadline)
             return bool(self._ended)
+
+    async def claim(self, timeout: timedelta, deadline: float) -> bool:
+        """Decide that the event is settled: its replay can be neither delivered nor cancelled any more.
+
+        So can somebody who had the event before, and whose lease another one has by now: any attempt may be
+        acknowledged. False when the replay was cancelled, or is over. Others do the rest after `timeout`.
+        """
+        body = b"%d" % self.number
+        headers = pointer_headers(f"{self._writer}{_CLAIMED}", self.attempt, nanoseconds(timeout))
+        async with self._turn:
+            async for _ in retry(deadline):
+                try:
+                    ack = await self._stream.put(
+                        self._subject, body, headers, deadline, expected=self._sequence
+                    )
+                except Conflict:
+                    found = await self._last(deadline)
+                    if found is None or found.body != body:
+                        return False
+                    self._sequence = found.sequence
+                    self._is_claimed = read_header(found, WRITER).endswith(_CLAIMED)
+                else:
+                    self._sequence = ack.sequence
+                    self._is_claimed = True
+                if self._is_claimed:
+                    self._ended = None
+                    return True
+        raise BrokerUnavailable
 
     async def end(self, deadline: float) -> bool:
         """End the replay."""
@@ -258,17 +298,22 @@ class Lease:
 
     async def _find(self, deadline: float) -> str | None:
         """See where the pointer is, and return who wrote it; `None` when it is not this lease's any more."""
-        try:
-            found = await self._stream.last(self._subject, deadline)
-        except BrokerUnavailable:
-            raise OutcomeUnknown from None
+        found = await self._last(deadline)
         if found is None:
             return None
         writer = read_header(found, WRITER)
-        if found.sequence != self._sequence and not writer.startswith(self._writer):
+        is_ours = writer.startswith(self._writer) and not writer.endswith(_CLAIMED)
+        if found.sequence != self._sequence and not is_ours:
             return None
         self._sequence = found.sequence
         return writer
+
+    async def _last(self, deadline: float) -> StoredMessage | None:
+        """Read the pointer after something was written: that may have been stored."""
+        try:
+            return await self._stream.last(self._subject, deadline)
+        except BrokerUnavailable:
+            raise OutcomeUnknown from None
 
 
 # --- The queue ----------------------------------------------------------------------------------------------
@@ -338,7 +383,8 @@ class ReplayQueue:
             pointer, seen, was_seen = seen or await self.find(letter_id, deadline), None, seen is not None
             if pointer is None:
                 return Cancelling.NONE
-            if pointer.is_leased and clock.seconds_until(pointer.free_at_ns, _now()) > 0:
+            is_free = clock.seconds_until(pointer.free_at_ns, _now()) <= 0
+            if pointer.is_claimed or (pointer.is_leased and not is_free):
                 if not was_seen:
                     return Cancelling.LEASED
             elif await self._cancel(pointer, deadline):
