@@ -176,6 +176,7 @@ def calls() -> dict[str, Callable[[Place], None]]:
             20, unary(events["PublishEvent"], subject="hostile", data=_message(100))
         ),
         "streams of events that are denied": repeated(2, publishing("honest.a")),
+        "streams of events that nobody listens to": repeated(2, publishing("hostile")),
         "replays that last": repeated(75, unary(letters["Replay"], 60, filter=every, rate=1, limit=100_000)),
         "lists of dead letters": repeated(5, unary(letters["List"], filter=every, page_size=500)),
         "purges of 1,000 ids": repeated(5, unary(letters["Purge"], ids=nowhere)),

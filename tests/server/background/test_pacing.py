@@ -9,7 +9,7 @@ import pytest
 
 from windshift.server.background import pacing as pacing_module
 from windshift.server.background.batches import together
-from windshift.server.background.pacing import SLICE, Pacing, hinders, pause
+from windshift.server.background.pacing import SLICE, Pacing, hinders, paced, pause, treat_as_bulk
 
 
 class _Clock:
@@ -170,6 +170,33 @@ async def test_bulk_work_rests_beside_small_calls(clock: _Clock, monkeypatch: py
     assert steps.count("busy") == 10
     assert steps.count("bulk") > 1
     bulk.cancel()
+
+
+async def test_what_comes_to_nothing_is_bulk_work(clock: _Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are its parts, as long as it says so."""
+    monkeypatch.setattr(pacing_module, "REST", 3600.0)
+    pacing, steps = Pacing(), list[str]()
+
+    async def part(name: str) -> None:
+        for _ in range(10):
+            clock.now += SLICE
+            steps.append(name)
+            await asyncio.sleep(0)
+
+    async def work() -> None:
+        its_part = asyncio.create_task(paced(part("part")))
+        treat_as_bulk(False)
+        await part("work")
+        treat_as_bulk(True)
+        await part("bulk")
+        await its_part
+
+    task = asyncio.create_task(pacing.run(work(), _Account(busy=True), bulk=False))
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert steps.count("work") == steps.count("part") == 10
+    assert steps.count("bulk") <= 2
+    task.cancel()
 
 
 @pytest.mark.parametrize("bulk", [True, False])

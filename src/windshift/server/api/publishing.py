@@ -20,7 +20,7 @@ from windshift.server.api.policies import MOST_EVENTS
 from windshift.server.auth.access import AuthorizedCall
 from windshift.server.auth.policy import Principal
 from windshift.server.background.batches import batches
-from windshift.server.background.pacing import pause
+from windshift.server.background.pacing import pause, treat_as_bulk
 from windshift.server.domain import names
 from windshift.server.domain.errors import (
     InvalidField,
@@ -251,24 +251,30 @@ async def write_results(
     *,
     without_ids: bool = False,
 ) -> None:
-    """Write what became of events."""
+    """Write what became of events. While most of them come to nothing, the call waits as bulk work does."""
+    treat_as_bulk(2 * len(results.errors) > len(results.ids))
     if not without_ids:
         response.ids.extend(results.ids)
         response.duplicates.extend(results.duplicates)
+    worded: dict[Exception, pb.PublishError] = {}  # what is denied has one error for each subject
     for some in batches(list(results.errors.items()), _AT_ONCE):
-        response.errors.extend([_publish_error(place, error, call) for place, error in some])
+        for place, error in some:
+            if (wording := worded.get(error)) is None:
+                wording = worded[error] = _publish_error(error, call)
+            written = response.errors.add()
+            written.CopyFrom(wording)
+            written.index = place
         await pause()
 
 
-def _publish_error(place: int, error: Exception, call: ServerCall) -> pb.PublishError:
+def _publish_error(error: Exception, call: ServerCall) -> pb.PublishError:
     failure = translate(call.method, error, 0)
     if failure is None:
         log.error("an event could not be published", exc_info=error, extra={"method": call.method})
         code, message = StatusCode.INTERNAL, "the server failed on this event; its log says why"
-        return pb.PublishError(index=place, code=code.value, message=message, reason=code.name)
+        return pb.PublishError(code=code.value, message=message, reason=code.name)
     info = next(detail for detail in failure.details if isinstance(detail, ErrorInfo))
     return pb.PublishError(
-        index=place,
         code=failure.code.value,
         message=failure.message,
         reason=info.reason,

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from time import perf_counter
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class Pacing:
             bulk: whether it waits for its turn in any case; otherwise it does so only while its account is
                 busy and others are about.
         """
-        return _run(_Steps(_new(_Share, (self, account, bulk)), work))
+        return _run(_Steps(_Share(self, account, bulk), work))
 
     @property
     def is_over(self) -> bool:
@@ -176,21 +176,21 @@ class Pacing:
                 count -= 1
 
 
-_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
-
-
-class _Share(NamedTuple):
-    """How work is run.
+class _Share:
+    """How work is run, and its parts that have tasks of their own.
 
     Attributes:
         pacing: has its steps wait.
         account: is charged with it.
-        bulk: whether it is bulk work.
+        bulk: whether it is bulk work now.
     """
 
-    pacing: Pacing
-    account: Account | None
-    bulk: bool
+    __slots__ = ("account", "bulk", "pacing")
+
+    def __init__(self, pacing: Pacing, account: Account | None, bulk: bool) -> None:  # noqa: FBT001 - one each call
+        self.pacing = pacing
+        self.account = account
+        self.bulk = bulk
 
 
 _share: ContextVar[_Share | None] = ContextVar("share", default=None)
@@ -200,7 +200,14 @@ _share: ContextVar[_Share | None] = ContextVar("share", default=None)
 def paced(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
     """Run a part of bulk work, which is to have a task of its own."""
     share = _share.get()
-    return work if share is None else share.pacing.run(work, share.account, bulk=share.bulk)
+    return work if share is None else _run(_Steps(share, work))
+
+
+def treat_as_bulk(bulk: bool) -> None:  # noqa: FBT001 - it says what
+    """Have what the current task does wait its turn as bulk work, from its next step on, or no longer."""
+    share = _share.get()
+    if share is not None:
+        share.bulk = bulk
 
 
 async def pause() -> None:
@@ -230,11 +237,12 @@ class _Steps(Generic[T]):
         self._work.close()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        work, (pacing, account, bulk) = self._work, self.share
+        work, share = self._work, self.share
+        pacing, account = share.pacing, share.account
         thrown: BaseException | None = None
         try:
             while True:
-                began = perf_counter()
+                began, bulk = perf_counter(), share.bulk
                 busy = account is not None and account.is_busy(began)
                 waits = bulk or (busy and pacing.is_shared())
                 if waits and thrown is None and pacing.is_over:
