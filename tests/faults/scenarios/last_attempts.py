@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -259,7 +259,26 @@ async def _replay_all(run: Run, connection: Connection, node: Node) -> None:
 )
 async def replays_cancelled(run: Run) -> None:
     """Deliver what is not cancelled, once until it is acknowledged; what is cancelled stays a dead letter."""
-    total, kills, history = run.scale(1_500, 80), run.scale(20, 2), run.history
+    await _replay_and_cancel(run, lambda victim: _restart(run, victim))
+
+
+@scenario(
+    "replays-cancelled-frozen",
+    "replays are begun and cancelled while two servers are frozen in turn, longer than an event's timeout",
+    tested=False,
+)
+async def replays_cancelled_frozen(run: Run) -> None:
+    """Decide once whether a replay is cancelled or its event acknowledged, by whoever wakes up."""
+
+    async def freeze(victim: Server) -> None:
+        await victim.freeze(1.5)
+        run.count("freezes", 1)
+
+    await _replay_and_cancel(run, freeze)
+
+
+async def _replay_and_cancel(run: Run, strike: Callable[[Server], Awaitable[None]]) -> None:
+    total, strikes, history = run.scale(1_500, 80), run.scale(20, 2), run.history
     async with _two_servers(run, PATIENT) as (node, servers, places, made):
         for number in range(total):
             await made[0].publish("p", "orders.a", f"{number}", f"{number}")
@@ -268,8 +287,8 @@ async def replays_cancelled(run: Run) -> None:
         run.demand(len(letters) == total, "dead letters", "not all became dead letters")
         run.count("dead letters", total)
 
-        async def kill(number: int) -> None:
-            await _restart(run, servers[number % 2])
+        async def strike_one(number: int) -> None:
+            await strike(servers[number % 2])
 
         consumption = Consumption(history, "orders", "c", window=1)
         subscribers = [
@@ -284,7 +303,7 @@ async def replays_cancelled(run: Run) -> None:
             for number in range(20):
                 some, luck = letters[number::20], run.more_luck()
                 workers.add(_begin_and_cancel(run, workers, made[number % 4], some, luck))
-            await rounds(run, kills, 1.5, kill, "kill")
+            await rounds(run, strikes, 1.5, strike_one, "strike")
         await _no_replays(run, node)
         left = await dead_letters(node.url)
         run.check(checks.wrongly_cancelled(history.replay_calls, history.deliveries, left))
