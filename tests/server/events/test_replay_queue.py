@@ -260,6 +260,27 @@ async def cancelled(keeper: Keeper, one: DeadLetterId) -> Cancelling:
     return await keeper.replays.cancel(one, clock, in_seconds(30))
 
 
+@pytest.mark.parametrize("was_delivered", [False, True])
+async def test_what_was_cancelled_before_the_broker_was_killed(
+    own_broker: Broker, own_nats_server: NatsServer, *, was_delivered: bool
+) -> None:
+    """It stays cancelled, however long ago its pointer was written."""
+    keeper, one = await keep(own_broker), dead_letter_id("s")
+    if was_delivered:
+        lease = await leased(keeper, one)
+        assert await lease.give_back(0, in_seconds(30))
+    else:
+        assert await keeper.replays.add(one, 1, in_seconds(30))
+    for seq in range(200):  # so that the broker begins another file
+        await keeper.publish(f"_WS.replay.{dead_letter_id('t', seq=seq)}", b"1" * 100_000)
+    assert await cancelled(keeper, one) is Cancelling.CANCELLED
+    own_nats_server.kill()
+    await own_broker.lost()
+    own_nats_server.start()
+    await own_broker.connection.wait_ready(in_seconds(30))
+    assert await pointers(keeper, "s") == []
+
+
 def test_the_clock_of_the_broker() -> None:
     """Times are those of the broker, whatever this machine believes; only what passes here counts."""
     clock = Clock(5_000_000_000, 100.0, 1)

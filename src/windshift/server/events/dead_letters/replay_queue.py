@@ -63,12 +63,13 @@ _CONFIG: Final[JsonObject] = {
     "subjects": [f"{SUBJECTS}>"],
     "storage": "file",
     "retention": "limits",
-    "max_msgs_per_subject": 1,
+    "max_msgs_per_subject": -1,
+    "allow_rollup_hdrs": True,
     "discard": "new",
     "max_age": 30 * 24 * 60 * 60 * NANOSECONDS,
     "allow_direct": True,
 }
-_NEEDED: Final = ("subjects", "max_msgs_per_subject", "allow_direct")
+_NEEDED: Final = ("subjects", "max_msgs_per_subject", "allow_rollup_hdrs", "allow_direct")
 ALL: Final = ConsumerKey("", "")
 """Stands for all consumers."""
 _PAGE: Final = 50
@@ -79,6 +80,10 @@ _LOOKED_UP_BYTES: Final = 1024 * 1024
 _AT_ONCE: Final = 50
 """Pointers that are read in one turn of the event loop."""
 _CANCELLED: Final = b"%d" % CANCELLED
+_IN_PLACE: Final = (h.ROLLUP, b"sub")
+"""Has a pointer take the place of another for good. What a limit of one message per subject removes may come
+back when the broker is killed after what took the place was deleted. The limit goes first, so that there must
+be none."""
 _MOST_TAKEN: Final = 10_000
 """Pointers that this process has dealt with are remembered."""
 _TAKEN_FOR: Final = 10.0
@@ -122,7 +127,8 @@ def pointer_pattern(consumer: ConsumerKey) -> str:
 
 def pointer_headers(writer: str, attempts: int, held_ns: int) -> HeaderLines:
     """Return the headers of a pointer that is delivered the `attempts`-th time."""
-    return (WRITER, writer.encode()), (_ATTEMPTS, b"%d" % attempts), (_HELD, b"%d" % held_ns)
+    own = (WRITER, writer.encode()), (_ATTEMPTS, b"%d" % attempts), (_HELD, b"%d" % held_ns)
+    return *own, _IN_PLACE
 
 
 def read_pointer(stored: StoredMessage) -> Pointer:
@@ -356,7 +362,8 @@ class ReplayQueue:
         writer, replaced = (WRITER, secrets.token_hex(8).encode()), 0
         async for _ in retry(deadline):
             try:
-                await self._stream.put(subject, body, (writer,), deadline, expected=replaced)
+                headers = (writer, _IN_PLACE) if replaced else (writer,)
+                await self._stream.put(subject, body, headers, deadline, expected=replaced)
             except Conflict as conflict:
                 try:
                     found = await self._stream.last(subject, deadline)
