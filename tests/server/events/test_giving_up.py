@@ -360,6 +360,30 @@ async def test_an_ack_that_was_cut_short(
         await worker.nothing()
 
 
+async def cut_short(*_: object, **__: object) -> bool:
+    """Fail as when the broker is away."""
+    raise BrokerUnavailable
+
+
+async def test_an_ack_that_failed_for_now(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client has the event as before: it pings, and acknowledges it again."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=20.0)
+    async with consuming.worker() as worker:
+        await replayed(keeper, consuming, worker)
+        monkeypatch.setattr(DeadLetterStore, "claim_replay", cut_short)
+        worker.ack(1)
+        assert await worker.told() == (CommandKind.ACK, [], [], [1])
+        monkeypatch.undo()
+        worker.ping(1)
+        assert await worker.told() == (CommandKind.PING, [1], [], [])
+        worker.ack(1)
+        assert await worker.told() == (CommandKind.ACK, [1], [], [])
+        assert await letters(keeper, consuming) == {}
+        assert await keeper.outstanding(consuming.stream, "c") == frozenset()
+
+
 async def overdue(keeper: Keeper, letter: DeadLetterId) -> None:
     """Wait until the time of a replay that was delivered has run out."""
     async with asyncio.timeout(30):

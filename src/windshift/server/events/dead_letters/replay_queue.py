@@ -223,12 +223,18 @@ class Lease:
         return self._ended is True
 
     async def prolong(self, timeout: timedelta, deadline: float) -> bool:
-        """Let nobody else deliver the event for as long as `timeout` from now on."""
+        """Let nobody else deliver the event for as long as `timeout` from now on.
+
+        Nobody does once it is claimed: whoever did that may say so again.
+        """
         async with self._turn:
-            if self._is_claimed or self._ended is not None:
+            if self._ended is not None:
                 return False
             until = asyncio.get_running_loop().time() + timeout.total_seconds()
-            if await self._write(nanoseconds(timeout), self._writer, deadline):
+            is_written = not self._is_claimed and await self._write(
+                nanoseconds(timeout), self._writer, deadline
+            )
+            if is_written or self._is_claimed:
                 self.until = until
                 return True
             self._ended = False
@@ -308,8 +314,10 @@ class Lease:
         if found is None:
             return None
         writer = read_header(found, WRITER)
-        is_ours = writer.startswith(self._writer) and not writer.endswith(_CLAIMED)
-        if found.sequence != self._sequence and not is_ours:
+        is_ours, is_claimed = writer.startswith(self._writer), writer.endswith(_CLAIMED)
+        if is_ours and is_claimed:  # the answer was lost
+            self._is_claimed = True
+        if found.sequence != self._sequence and (is_claimed or not is_ours):
             return None
         self._sequence = found.sequence
         return writer
