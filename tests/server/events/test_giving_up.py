@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 
-from tests.server.events.consuming import Consuming, Outcome, Worker, prepare
+from tests.server.events.consuming import Consuming, Outcome, Worker, make_consumer, prepare
 from tests.server.events.keeping import Keeper, keep
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
@@ -23,6 +24,7 @@ from windshift.server.events.consuming.work_runner import WorkRunner
 from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import Cancelling, Clock, Lease
 from windshift.server.events.dead_letters.store import STREAM, Charge, DeadLetterStore
+from windshift.server.events.dead_letters.writer import Written
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import CONSUMER, ELECTED
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
@@ -382,6 +384,99 @@ async def test_an_ack_that_failed_for_now(
         assert await worker.told() == (CommandKind.ACK, [1], [], [])
         assert await letters(keeper, consuming) == {}
         assert await keeper.outstanding(consuming.stream, "c") == frozenset()
+
+
+async def test_a_reject_after_an_ack_that_failed(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is too late once the ack has decided how the event ends: no dead letter stays."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=20.0)
+    async with consuming.worker() as worker:
+        await replayed(keeper, consuming, worker)
+        monkeypatch.setattr(DeadLetterStore, "delete", cut_short)
+        worker.ack(1)
+        assert await worker.told() == (CommandKind.ACK, [], [], [1])
+        monkeypatch.undo()
+        reject(worker, 1, Action.DEAD_LETTER)
+        assert await worker.told() == (CommandKind.REJECT, [], [1], [])
+        await eventually(partial(keeper.outstanding, consuming.stream, "c"), frozenset())
+        assert await letters(keeper, consuming) == {}
+
+
+async def test_an_ack_of_what_was_purged(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gives up on the event meanwhile makes no dead letter, which would be removed then."""
+    consuming = await failing(keeper, unique(), TWICE)
+    stalled, may_go_on, delete = asyncio.Event(), asyncio.Event(), DeadLetterStore.delete
+
+    async def stall(*arguments: Any, **options: Any) -> bool:
+        monkeypatch.undo()
+        stalled.set()
+        await may_go_on.wait()
+        return await delete(*arguments, **options)
+
+    async with consuming.worker() as worker:
+        letter = await replayed(keeper, consuming, worker)
+        assert await keeper.store.delete(letter, in_seconds(30))
+        monkeypatch.setattr(DeadLetterStore, "delete", stall)
+        worker.ack(1)
+        await asyncio.wait_for(stalled.wait(), 30)
+        failure = await keeper.failure(consuming.stream, 1, replay_count=1)
+        written, _ = await keeper.writer.write(failure, in_seconds(30))
+        may_go_on.set()
+        assert (written, await worker.told()) == (Written.ENDED, (CommandKind.ACK, [1], [], []))
+        assert await letters(keeper, consuming) == {}
+
+
+async def test_an_ack_that_was_cut_short_before_the_consumer_was_made_anew(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not count for the event of the other consumer of that name, which is a dead letter again."""
+    consuming, reached = await failing(keeper, unique(), TWICE, ack_wait=3.0), asyncio.Event()
+
+    async def die(*_: object) -> bool:
+        reached.set()
+        raise BrokerUnavailable
+
+    async with consuming.worker() as worker:
+        await replayed(keeper, consuming, worker)
+        monkeypatch.setattr(DeadLetterStore, "claim_replay", die)
+        worker.ack(1)
+        await asyncio.wait_for(reached.wait(), 30)
+        await worker.vanish()
+    monkeypatch.undo()
+    await consuming.delete("CONSUMER")
+    metadata = {METADATA_KEY: policy_metadata(TWICE)}
+    await make_consumer(keeper.broker, consuming.stream, "c", 3.0, metadata=metadata)
+    async with consuming.worker() as worker:
+        await worker.event()
+        reject(worker, 1, Action.DEAD_LETTER)
+        assert await worker.told() == (CommandKind.REJECT, [1], [], [])
+        await eventually(partial(keeper.outstanding, consuming.stream, "c"), frozenset())
+        assert await letters(keeper, consuming) == {1: 0}
+
+
+async def test_an_ack_that_finds_no_room(keeper: Keeper, unique: Unique) -> None:
+    """What is left to do of it waits until there is room, and other replays do not wait for that."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=1.5)
+    async with consuming.worker() as worker:
+        await replayed(keeper, consuming, worker)
+        await consuming.publish()
+        await worker.event()
+        reject(worker, 2, Action.DEAD_LETTER)
+        assert await worker.told() == (CommandKind.REJECT, [2], [], [])
+        await limit(keeper.broker, 2)
+        worker.ack(1)
+        assert await worker.told() == (CommandKind.ACK, [], [], [1])
+        ended = await keeper.store.recall(consuming.stream, "c", in_seconds(30))
+        second = DeadLetterId(consuming.stream, "c", StreamSeq(2), ended[StreamSeq(2)])
+        assert await keeper.replays.add(second, 1, in_seconds(30))
+        for _ in range(2):
+            assert (await worker.event()).id == 2
+        await limit(keeper.broker, 10)
+        await eventually(partial(keeper.outstanding, consuming.stream, "c"), frozenset())
+        assert await letters(keeper, consuming) == {2: 1}
 
 
 async def overdue(keeper: Keeper, letter: DeadLetterId) -> None:

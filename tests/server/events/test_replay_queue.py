@@ -192,12 +192,12 @@ async def test_a_claim(keeper: Keeper, unique: Unique) -> None:
     one = dead_letter_id(unique())
     lease = await leased(keeper, one, timedelta(0))
     assert await lease.claim(timedelta(0), in_seconds(30))
-    assert await lease.claim(LONG, in_seconds(30))
+    assert await lease.claim(LONG, in_seconds(30), 7)
     assert not await lease.give_back(0, in_seconds(30))
     assert await lease.prolong(LONG, in_seconds(30))
     assert await cancelled(keeper, one) is Cancelling.LEASED
     (pointer,) = await pointers(keeper, one.stream)
-    assert (pointer.is_claimed, pointer.number, pointer.attempts) == (True, 1, 1)
+    assert (pointer.is_claimed, pointer.number, pointer.attempts, pointer.letter) == (True, 1, 1, 7)
     assert await wait(keeper, pointer) > SHORT.total_seconds()
     assert await lease.end(in_seconds(30))
     assert await cancelled(keeper, one) is Cancelling.NONE

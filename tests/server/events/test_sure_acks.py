@@ -137,7 +137,7 @@ class Call:
         seq, stored_ns = StreamSeq(delivery.seq), STORED_NS + delivery.seq
         self.attempts[seq] += 1
         reply = b"$JS.ACK.S.c.%d.%d.1.%d.0" % (self.attempts[seq], seq, stored_ns)
-        replay = Replay(DeadLetterId("S", "c", seq, stored_ns), 1) if delivery.is_replay else None
+        replay = Replay(DeadLetterId("S", "c", seq, stored_ns), 1, 1) if delivery.is_replay else None
         held = self.state.window.admit(seq, reply, self.attempts[seq], self.now, replay)
         assert held is not None
         held.sure_until, held.earliest, held.stored_ns = delivery.sure_until, delivery.earliest, stored_ns

@@ -31,10 +31,17 @@ MARGIN_SHARE = 0.1
 
 
 class Replay(NamedTuple):
-    """One replay of a dead letter: which one of it, from 1 up."""
+    """One replay of a dead letter.
+
+    Attributes:
+        id: the dead letter.
+        number: which replay of it, from 1 up.
+        position: where the dead letter lay that was delivered.
+    """
 
     id: DeadLetterId
     number: int
+    position: int
 
 
 @dataclass(slots=True, eq=False)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from windshift.nats import NatsError
 from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, TERMINATE, delay_of
-from windshift.server.domain.errors import WindshiftError
+from windshift.server.domain.errors import StreamFull, WindshiftError
 from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.protocol import ConsumeProtocol
@@ -145,11 +145,8 @@ class ReplayFeed:
 
     async def _bring_one(self, pointer: Pointer) -> bool:
         """Bring a replay, or end it if there is nothing to deliver; false when somebody else was faster."""
-        if pointer.is_claimed:  # by a server that died before it was done
-            await self._shared.store.claim_replay(
-                pointer.id, pointer.number, self._protocol.state.claimed_for, self._deadline()
-            )
-            return await self._shared.replays.drop(pointer, self._deadline())
+        if pointer.is_claimed:
+            return await self._finish(pointer)
         letter = await self._shared.store.get(pointer.id, self._deadline())
         if letter is None or letter.failure.replay_count >= pointer.number:
             return await self._shared.replays.drop(pointer, self._deadline())
@@ -158,9 +155,19 @@ class ReplayFeed:
             return False
         self._leases[lease.reply] = lease
         delivery = letter.delivery(lease.attempt, lease.reply)
-        self._protocol.incoming.replayed(delivery, Replay(lease.id, lease.number), lease.since)
+        replay = Replay(lease.id, lease.number, letter.position)
+        self._protocol.incoming.replayed(delivery, replay, lease.since)
         self._wake.set()
         return True
+
+    async def _finish(self, pointer: Pointer) -> bool:
+        """Do what a server left undone that died after an ack; false when somebody else was faster."""
+        replay = Replay(pointer.id, pointer.number, pointer.letter)
+        try:
+            await self._shared.store.claim_replay(*replay, self._protocol.state.claimed_for, self._deadline())
+        except StreamFull:  # it is done when there is room: others need not wait for that
+            return True
+        return await self._shared.replays.drop(pointer, self._deadline())
 
     async def _take(self, pointer: Pointer) -> Lease | None:
         """Lease a replay. What is leased when nobody waits for it any more is given back."""

@@ -281,9 +281,11 @@ class WorkRunner:
     async def _end_replay(self, reply: bytes, replay: Replay, deadline: float) -> bool:
         """Decide that a replayed event ended acknowledged, or dropped; false when it had ended otherwise."""
         store, lease = self._shared.store, self._feed.lease(reply)
-        if lease is not None and await lease.claim(self._state.found.timeout, deadline):
-            return await store.claim_replay(*replay, self._state.claimed_for, deadline)
-        return await store.find(replay.id, deadline) is None
+        timeout = self._state.found.timeout
+        is_claimed = lease is not None and await lease.claim(timeout, deadline, replay.position)
+        if not is_claimed and await store.find(replay.id, deadline) is not None:
+            return False
+        return await store.claim_replay(*replay, self._state.claimed_for, deadline)
 
     async def _claim(self, work: w.Claim) -> None:
         pending, state = work.pending, self._state

@@ -50,6 +50,8 @@ _ATTEMPTS: Final = b"WS-Attempts"
 """How often the replay was delivered so far."""
 _HELD: Final = b"WS-Held"
 """For how many nanoseconds from when this was stored nobody else may deliver it."""
+_LETTER: Final = b"WS-Letter"
+"""Where the dead letter lay whose event was acknowledged: a later one is of another run of the consumer."""
 CANCELLED: Final = 0
 """The number of a replay that was cancelled."""
 RETURNED: Final = "-returned"
@@ -104,6 +106,7 @@ class Pointer(NamedTuple):
         free_at_ns: when it may be delivered, in nanoseconds since 1970 by the broker's clock.
         is_leased: whether somebody has a lease of it, until then.
         is_claimed: whether its event was acknowledged, or dropped: the dead letter is to be removed.
+        letter: the position of that dead letter.
     """
 
     id: DeadLetterId
@@ -113,6 +116,7 @@ class Pointer(NamedTuple):
     free_at_ns: int
     is_leased: bool
     is_claimed: bool
+    letter: int = 0
 
 
 def pointer_subject(letter_id: DeadLetterId) -> str:
@@ -143,6 +147,7 @@ def read_pointer(stored: StoredMessage) -> Pointer:
         stored.unix_ns + int(read_header(stored, _HELD) or 0),
         number != CANCELLED and attempts > 0 and not writer.endswith(RETURNED),
         writer.endswith(_CLAIMED),
+        int(read_header(stored, _LETTER) or 0),
     )
 
 
@@ -249,14 +254,16 @@ class Lease:
                 self._ended = await self._write(delay_ns, f"{self._writer}{RETURNED}", deadline)
             return bool(self._ended)
 
-    async def claim(self, timeout: timedelta, deadline: float) -> bool:
+    async def claim(self, timeout: timedelta, deadline: float, letter: int = 0) -> bool:
         """Decide that the event is settled: its replay can be neither delivered nor cancelled any more.
 
         So can somebody who had the event before, and whose lease another one has by now: any attempt may be
-        acknowledged. False when the replay was cancelled, or is over. Others do the rest after `timeout`.
+        acknowledged. False when the replay was cancelled, or is over. Others do the rest after `timeout`:
+        the dead letter is the one at the position `letter`.
         """
         body = b"%d" % self.number
-        headers = pointer_headers(f"{self._writer}{_CLAIMED}", self.attempt, nanoseconds(timeout))
+        writer = f"{self._writer}{_CLAIMED}"
+        headers = (*pointer_headers(writer, self.attempt, nanoseconds(timeout)), (_LETTER, b"%d" % letter))
         async with self._turn:
             async for _ in retry(deadline):
                 try:

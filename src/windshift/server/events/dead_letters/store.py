@@ -348,11 +348,12 @@ class DeadLetterStore:
         raise OutcomeUnknown
 
     async def claim_replay(
-        self, letter_id: DeadLetterId, number: int, kept_for: timedelta, deadline: float
+        self, letter_id: DeadLetterId, number: int, position: int, kept_for: timedelta, deadline: float
     ) -> bool:
         """Decide that a replayed event ended acknowledged, or dropped, and remove its dead letter.
 
-        False when the consumer had given up on it again. Safe to repeat. May also raise `OutcomeUnknown` or
+        That lay at a position; another one is of a later run of the consumer, and stays. False when the
+        consumer had given up on the event again. Safe to repeat. May also raise `OutcomeUnknown` or
         `StreamFull`.
         """
         async for _ in retry(deadline):
@@ -360,14 +361,20 @@ class DeadLetterStore:
                 end = await self.end(letter_id, deadline)
             except UnreadableEntry:
                 return False
-            if end.entry is not None:
-                if end.entry.failure.replay_count >= number:
-                    return False
+            if end.entry is not None and end.entry.failure.replay_count >= number:
+                return False
+            if end.position == position or not end.position:  # it was purged: it must not become one again
                 if await self._claim(letter_id, _REPLAY, kept_for, end, deadline) is not None:
                     continue
-            await self.delete(letter_id, deadline)
+                end = end._replace(claimant=_REPLAY)
+            if end.claimant:
+                await self.delete(letter_id, deadline, upto=position)
             return True
         raise BrokerUnavailable
+
+    async def finish_replay(self, letter_id: DeadLetterId, end: RecordedEnd, deadline: float) -> None:
+        """Remove the dead letter in whose place the end of a replay was claimed, if it is still there."""
+        await self.delete(letter_id, deadline, upto=end.position)
 
     async def _claim(
         self,
@@ -425,11 +432,14 @@ class DeadLetterStore:
             before = entry
         raise BrokerUnavailable
 
-    async def delete(self, letter_id: DeadLetterId, deadline: float) -> bool:
-        """Remove a dead letter; false when there was none. May also raise `OutcomeUnknown`."""
+    async def delete(self, letter_id: DeadLetterId, deadline: float, upto: int = sys.maxsize) -> bool:
+        """Remove a dead letter, if it lies up to a position; false when there was none.
+
+        May also raise `OutcomeUnknown`.
+        """
         async for _ in retry(deadline):
             stored = await self.stream.last(entry_subject(letter_id), deadline)
-            if stored is None:
+            if stored is None or stored.sequence > upto:
                 return False
             removed = await self.stream.delete(stored.sequence, deadline)
             try:
