@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.freed import alive, without_collector
 from windshift._gen.windshift.state.v1alpha1.service_pb2 import GetRequest, ListKeysRequest
 from windshift.rpc import Method
 from windshift.server.api.tracing import trace_calls
@@ -20,6 +21,7 @@ from windshift.server.domain.errors import (
     KeyNotFound,
     OutcomeUnknown,
     PermissionDenied,
+    QuotaExceeded,
     RevisionMismatch,
     StoreNotFound,
     ValueNotAny,
@@ -119,3 +121,18 @@ async def test_a_call_whose_shortcut_is_not_tried() -> None:
     traced = trace_calls(tracer, extractor(("none",)), plain)
     await traced.handler(GetRequest(store="s"), a_call())
     assert [span.name for span in spans] == ["Get s"]
+
+
+async def test_a_failed_call_is_freed_at_once() -> None:
+    """Its error keeps nothing of it until the garbage collector comes."""
+
+    async def handle(*_: object) -> None:
+        raise QuotaExceeded("calls", 1)
+
+    tracer = Tracer(Sampler(SamplerConfig()), lambda _: None)
+    plain = Method(LIST, handle, ListKeysRequest, False, False)
+    traced = trace_calls(tracer, extractor(("none",)), plain)
+    with without_collector():
+        with suppress(QuotaExceeded):
+            await traced.handler(ListKeysRequest(store="a"), a_call())
+        assert alive(QuotaExceeded) == []

@@ -378,7 +378,10 @@ class _Attempts:
         self.in_doubt |= any(isinstance(error, OutcomeUnknown) for error in errors)
         for error in errors:
             if isinstance(error, Forbidden) or not isinstance(error, OutcomeUnknown | Unavailable):
-                raise error
+                try:
+                    raise error
+                finally:
+                    del over, outcomes, errors, error, each  # its traceback holds this frame: cycles
         return None
 
 

@@ -38,16 +38,15 @@ def _managing(method: Method, rule: Rule, audit: Audit) -> Handler:
     handler = method.handler
 
     async def managing(request: Any, call: ServerCall) -> Any:
-        failure: BaseException | None = None
+        code = code_of(call, None)
         try:
             return await handler(request, call)
         except BaseException as error:
-            failure = error
+            code = code_of(call, error)
             raise
         finally:
             caller = Caller(call.method, call.peer, identity_of(call))
-            now = get_running_loop().time()
-            audit.managed(caller, _resources(rule(request)), code_of(call, failure).name, now)
+            audit.managed(caller, _resources(rule(request)), code.name, get_running_loop().time())
 
     return managing
 

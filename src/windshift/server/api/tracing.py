@@ -54,6 +54,7 @@ def trace_calls(tracer: Tracer, extract: Extract, method: Method) -> Method:
             else:
                 _describe_call(span, path, call, failure)
             span.end()
+            failure = None  # its traceback holds this frame: a cycle
 
     if shortcut is None:
         return replace(method, handler=traced)

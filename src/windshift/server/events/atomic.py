@@ -87,8 +87,11 @@ class AtomicPublisher:
     async def _publish_one(self, request: PublishRequest, deadline: float) -> Results:
         try:
             seq, duplicate = await self._publisher.publish(request, deadline)
-        except WindshiftError as error:
+        except InvalidField as error:
             raise at_index(error, 0) from error
+        except WindshiftError as error:
+            at_index(error, 0)
+            raise  # as its own cause it would wait for the garbage collector, with all that it holds
         return Results(0, [seq], [0] if duplicate else [], {})
 
     async def _publish(self, requests: Sequence[PublishRequest], deadline: float) -> Results:

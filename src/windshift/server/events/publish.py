@@ -223,7 +223,9 @@ class Publisher:
         except (WindshiftError, NatsError) as error:
             if in_doubt:
                 raise OutcomeUnknown from error
-            raise domain_error(error) if isinstance(error, NatsError) else error from error
+            if isinstance(error, WindshiftError):
+                raise  # as its own cause it would wait for the garbage collector, with all that it holds
+            raise domain_error(error) from error
         raise OutcomeUnknown if in_doubt else BrokerUnavailable from refusal
 
     async def _settle(

@@ -275,8 +275,12 @@ class _Attachment:
                 await _to_its_end(self._release())
                 # They hold this: cycles, which would be left to the collector, and that holds up everybody
                 del self._puller, self._runner, self._timer
-        if self._state.failure is not None:
-            raise self._state.failure
+        failure, self._state.failure = self._state.failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback holds this frame: the same
 
     def end(self, failure: Exception | None) -> None:
         self._state.end(failure)
