@@ -122,10 +122,15 @@ def consuming(*, rejects: bool) -> Call:
     return call
 
 
+def _event(subject: str) -> events_pb.PublishEventRequest:
+    """Make an event; without a subject it is empty, and so malformed."""
+    data = any_of("x") if subject else None
+    return events_pb.PublishEventRequest(subject=subject, data=data)
+
+
 def publishing(subject: str) -> Call:
     """Make a call that publishes 1,000 events with each compressed request."""
-    event = events_pb.PublishEventRequest(subject=subject, data=any_of("x"))
-    request = events_pb.PublishStreamRequest(events=[event] * 1000)
+    request = events_pb.PublishStreamRequest(events=[_event(subject)] * 1000)
 
     async def requests() -> AsyncIterator[events_pb.PublishStreamRequest]:
         while True:
@@ -135,6 +140,44 @@ def publishing(subject: str) -> Call:
         stream = channel.stream_stream(
             "/windshift.events.v1alpha1.EventsService/PublishStream",
             request_serializer=events_pb.PublishStreamRequest.SerializeToString,
+            response_deserializer=bytes,
+        )(requests(), metadata=_METADATA, compression=grpc.Compression.Gzip)
+        async for _ in stream:
+            pass
+
+    return call
+
+
+def batching(subject: str, last: str = "") -> Call:
+    """Make a call that publishes 1,000 events; all or none of them if the last one has another subject."""
+    events = [_event(subject)] * 999 + [_event(last or subject)]
+    request = events_pb.PublishBatchRequest(events=events, atomic=bool(last))
+    return lambda channel: channel.unary_unary(
+        "/windshift.events.v1alpha1.EventsService/PublishBatch",
+        request_serializer=events_pb.PublishBatchRequest.SerializeToString,
+        response_deserializer=bytes,
+    )(request, timeout=5, metadata=_METADATA, compression=grpc.Compression.Gzip)
+
+
+def acknowledging() -> Call:
+    """Make a call that consumes, and acknowledges 5,000 ids of nothing with each request."""
+    ack = events_pb.EventsRequest(ack=events_pb.EventsRequest.Ack(ids=range(10_000, 15_000)))
+
+    async def call(channel: grpc.aio.Channel) -> None:
+        ensure = unary(EVENTS.methods_by_name["EnsureConsumer"], **_FROM_START)
+        made = events_pb.EnsureConsumerResponse.FromString(await ensure(channel))  # type: ignore[arg-type]
+        subscribe = events_pb.EventsRequest.Subscribe(
+            stream=STREAM, consumer=made.id, max_processing_events=1
+        )
+
+        async def requests() -> AsyncIterator[events_pb.EventsRequest]:
+            yield events_pb.EventsRequest(subscribe=subscribe)
+            while True:
+                yield ack
+
+        stream = channel.stream_stream(
+            "/windshift.events.v1alpha1.EventsService/Events",
+            request_serializer=events_pb.EventsRequest.SerializeToString,
             response_deserializer=bytes,
         )(requests(), metadata=_METADATA, compression=grpc.Compression.Gzip)
         async for _ in stream:
@@ -177,6 +220,19 @@ def calls() -> dict[str, Callable[[Place], None]]:
         ),
         "streams of events that are denied": repeated(2, publishing("honest.a")),
         "streams of events that nobody listens to": repeated(2, publishing("hostile")),
+        "streams of events that are malformed": repeated(2, publishing("")),
+        "batches of events that are denied": repeated(2, batching("honest.a")),
+        "atomic batches that are denied": repeated(2, batching("hostile.a", "honest.a")),
+        "acks of 5,000 unknown ids": repeated(2, acknowledging()),
+        "wrong page tokens": repeated(20, unary(admin["ListStreams"], page_size=1000, page_token="x" * 1000)),
+        "streams that are malformed": repeated(
+            10,
+            unary(
+                events["EnsureStream"],
+                name="HOSTILE-x",
+                subjects={"subjects": [f"hostile.made.{number}" for number in range(4000)] + ["hostile. "]},
+            ),
+        ),
         "replays that last": repeated(75, unary(letters["Replay"], 60, filter=every, rate=1, limit=100_000)),
         "lists of dead letters": repeated(5, unary(letters["List"], filter=every, page_size=500)),
         "purges of 1,000 ids": repeated(5, unary(letters["Purge"], ids=nowhere)),

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support.client import any_of
+from tests.support.freed import alive, without_collector
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
-from windshift.server.api.publishing import publish_stream, read_events
+from windshift.server.api import publishing
+from windshift.server.api.publishing import publish_atomic, publish_stream, read_events, write_results
 from windshift.server.auth.access import AuthorizedCall
-from windshift.server.domain.errors import InvalidField, PermissionDenied
+from windshift.server.background.pacing import Pacing
+from windshift.server.domain.errors import (
+    EventTooLarge,
+    InvalidField,
+    PermissionDenied,
+    UnboundSubject,
+    WindshiftError,
+    WrongLastId,
+)
+from windshift.server.events.model import Results
+
+METHOD = "/windshift.events.v1alpha1.EventsService/PublishBatch"
 
 
 async def turns_of(work: Coroutine[Any, Any, object]) -> int:
@@ -91,3 +105,75 @@ async def test_a_denial_keeps_no_events(subject: str, kind: type[Exception]) -> 
     (error,) = await read_events([pb.PublishEventRequest(subject=subject)], None, call, goes_on=False)
     assert isinstance(error, kind)
     assert (error.__traceback__, error.__context__) == (None, None)
+
+
+async def test_a_denied_event_of_many_leaves_nothing_behind() -> None:
+    """The error that ends the call does not keep all events until the garbage collector comes."""
+    call: Any = SimpleNamespace(state=Denying(), peer="p")
+    publisher: Any = SimpleNamespace(failed=lambda *_: None)
+    with without_collector():
+        with pytest.raises(PermissionDenied):
+            await publish_atomic([pb.PublishEventRequest(subject="a.b")] * 10, None, call, publisher)
+        assert alive(PermissionDenied) == []
+
+
+@pytest.mark.parametrize(("malformed", "is_bulk"), [(0, False), (400, False), (600, True), (1000, True)])
+async def test_events_most_of_which_are_malformed_are_bulk_work(malformed: int, is_bulk: bool) -> None:
+    """The call waits as such from when that is known, before it has any results."""
+    call: Any = SimpleNamespace(state=None, peer="p")
+    good = pb.PublishEventRequest(subject="a.b", data=any_of("x"))
+    events = [good] * (1000 - malformed) + [pb.PublishEventRequest()] * malformed
+    pacing = Pacing()
+
+    async def read() -> None:
+        await read_events(events, None, call, goes_on=True)
+        await asyncio.sleep(0)
+
+    await pacing.run(read(), bulk=False)
+    assert pacing.is_bulky() is is_bulk
+
+
+async def write(errors: Sequence[Exception]) -> list[pb.PublishError]:
+    """Write what became of events that all failed."""
+    call: Any = SimpleNamespace(method=METHOD)
+    response = pb.PublishBatchResponse()
+    await write_results(response, Results(7, [0] * len(errors), [], dict(enumerate(errors, 7))), call)
+    return list(response.errors)
+
+
+async def test_errors_that_say_the_same_are_worded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many events are malformed in the same way: to word an error takes long."""
+    worded: list[Exception] = []
+    word = publishing._publish_error
+
+    def count(error: Exception, call: Any) -> pb.PublishError:
+        worded.append(error)
+        return word(error, call)
+
+    monkeypatch.setattr(publishing, "_publish_error", count)
+    told = await write([InvalidField("data", "is missing") for _ in range(1000)])
+    assert len(worded) == 1
+    assert [each.index for each in told] == list(range(7, 1007))
+    assert {each.message for each in told} == {"data: is missing"}
+
+
+async def test_no_two_errors_are_taken_for_the_same() -> None:
+    """Each is told in its own words, whatever others there are."""
+    errors: list[WindshiftError] = [
+        InvalidField("data", "is missing"),
+        InvalidField("subject", "is missing"),
+        InvalidField("data", "is too long"),
+        UnboundSubject("a.b"),
+        UnboundSubject("a.c"),
+        WrongLastId(1, 2),
+        WrongLastId(1, None),
+        WrongLastId(2, 1),
+        EventTooLarge(1, "A"),
+        EventTooLarge(1),
+        PermissionDenied("p", "publish to 'a'", "publish", "a", ""),
+    ]
+    alone = [(await write([each]))[0] for each in errors]
+    together = await write(errors * 3)
+    for place, (told, one) in enumerate(zip(together, alone * 3, strict=True), 7):
+        one.index = place
+        assert told == one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from google.rpc.error_details_pb2 import ErrorInfo
@@ -43,7 +43,9 @@ _Denied: TypeAlias = dict[str, WindshiftError | None]
 """Why the caller may not publish to subjects; None = it may after all."""
 _DENIED: Final = (PermissionDenied, QuotaExceeded)
 _AT_ONCE: Final = 64
-"""Events, or errors, after which it is looked whether others should run."""
+"""Events after which it is looked whether others should run."""
+_ERRORS_AT_ONCE: Final = 16
+"""Errors after which the same is done: each may take long to be worded."""
 _STREAM_SIZE: Final = 16_384
 """Bytes that an open stream takes, about. Anybody may open some."""
 _LONGEST_PAUSE: Final = 1.0
@@ -72,13 +74,18 @@ async def read_events(
 ) -> list[Item]:
     """Read several events, and let others run in between.
 
-    In the place of those that are malformed, or denied, there is the error. Where the call goes on though
-    some are denied, the audit log is told of these.
+    In the place of those that are malformed, or denied, there is the error. While most of them are, the call
+    waits as bulk work does. Where it goes on though some are denied, the audit log is told of these.
     """
     items: list[Item] = []
     denied: _Denied = {}
+    refused = 0
     for some in batches(events, _AT_ONCE):
-        items += _read_some(some, trace, call, denied)
+        read = _read_some(some, trace, call, denied)
+        items += read
+        refused += sum(isinstance(item, WindshiftError) for item in read)
+        if 2 * refused > len(items):
+            treat_as_bulk(True)
         await pause()
     admission = admission_of(call)
     if goes_on and admission is not None:
@@ -237,7 +244,10 @@ async def publish_atomic(
     for place, item in enumerate(await read_events(events, trace, call, goes_on=False)):
         if isinstance(item, WindshiftError):
             publisher.failed(len(events), item)
-            raise at_index(item, place)
+            try:
+                raise at_index(item, place)
+            finally:
+                del item  # its traceback holds this frame, and so all events: a cycle
         requests.append(item)
     response = pb.PublishBatchResponse()
     await write_results(response, await publisher.publish(requests, answer_by(call)), call)
@@ -256,15 +266,22 @@ async def write_results(
     if not without_ids:
         response.ids.extend(results.ids)
         response.duplicates.extend(results.duplicates)
-    worded: dict[Exception, pb.PublishError] = {}  # what is denied has one error for each subject
-    for some in batches(list(results.errors.items()), _AT_ONCE):
+    worded: dict[Hashable, pb.PublishError] = {}
+    for some in batches(list(results.errors.items()), _ERRORS_AT_ONCE):
         for place, error in some:
-            if (wording := worded.get(error)) is None:
-                wording = worded[error] = _publish_error(error, call)
+            if (wording := worded.get(same := _what_is_told(error))) is None:
+                wording = worded[same] = _publish_error(error, call)
             written = response.errors.add()
             written.CopyFrom(wording)
             written.index = place
         await pause()
+
+
+def _what_is_told(error: Exception) -> Hashable:
+    """Return what is the same of errors that are worded alike."""
+    if isinstance(error, WindshiftError):
+        return error.reason, error.message, error.hint, *error.metadata.items()
+    return error
 
 
 def _publish_error(error: Exception, call: ServerCall) -> pb.PublishError:
