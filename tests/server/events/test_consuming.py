@@ -36,7 +36,7 @@ from windshift.server.domain.errors import (
     UnsupportedCombination,
 )
 from windshift.server.events.consumers import MAX_ACK_PENDING
-from windshift.server.events.consuming import work_runner
+from windshift.server.events.consuming import call, work_runner
 from windshift.server.events.consuming.commands import Limit, Subscribe
 from windshift.server.events.consuming.flow import LARGEST_LIMIT, STUCK
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions
@@ -795,3 +795,25 @@ async def test_long_delays_leave_room_for_other_events(broker: Broker, unique: U
         await consuming.publish()
         assert (await worker.event(within=30)).id == MAX_ACK_PENDING + 1_001
         assert (await consuming.info())["config"]["max_ack_pending"] > MAX_ACK_PENDING
+
+
+@pytest.mark.parametrize(("ids", "pauses"), [(1, 0), (5000, 3)])
+async def test_others_run_between_commands_with_many_ids(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch, ids: int, pauses: int
+) -> None:
+    """While somebody is hindered, it is looked after each of them whether the step is long."""
+    looks = 0
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(call, "hinders", lambda: True)
+    monkeypatch.setattr(call, "pause", look)
+    consuming = await prepare(broker, unique())
+    async with consuming.worker() as worker:
+        for kind in (worker.ack, worker.ping, worker.reject):
+            kind(*range(1, ids + 1))
+        for _ in range(3):
+            await worker.told()
+    assert looks == pauses

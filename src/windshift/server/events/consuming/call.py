@@ -22,7 +22,14 @@ from windshift.nats.jetstream.pulling import ACK, NAK, Arrival, Notice, Puller, 
 from windshift.server.auth.access import AuthorizedCall
 from windshift.server.background.pacing import hinders, paced, pause
 from windshift.server.domain.errors import ShuttingDown, SubscribeExpected, WindshiftError
-from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
+from windshift.server.events.consuming.commands import (
+    Ack,
+    Command,
+    Ping,
+    Reject,
+    Subscribe,
+    check_subscribe,
+)
 from windshift.server.events.consuming.consumer_state import (
     ConsumerSnapshot,
     find_consumer,
@@ -51,6 +58,8 @@ from windshift.server.events.token_key import key_of
 
 _COMMANDS: Final = 8
 """Commands after which is looked whether the step has become long."""
+_IDS: Final = 500
+"""Ids of one command after which the same is done."""
 _AT_ONCE, _ALL = 16, sys.maxsize
 """Events that are handed over in one step: while somebody is about who uses little; otherwise."""
 SHORTEST_PULL: Final = 5.0
@@ -202,6 +211,11 @@ class ConsumeCall:
         finally:
             self._subscribe_timeout = None
         return iter(()) if commands is None else commands
+
+
+def _is_long(command: Command) -> bool:
+    """Tell whether a command has so many ids that it takes as long as many others."""
+    return isinstance(command, Ack | Ping | Reject) and len(command.ids) >= _IDS
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
@@ -477,7 +491,7 @@ class _Attachment:
                     protocol.command(command, self._loop.time())
                     if protocol.holds_back:
                         await self._make_room()
-                    elif number % _COMMANDS == 0 and hinders():
+                    elif (number % _COMMANDS == 0 or _is_long(command)) and hinders():
                         await pause()
                 self._act()
                 if protocol.settling.settlements.has_confirmation or self._state.doubts.withheld:
