@@ -83,7 +83,7 @@ async def read_events(
     for some in batches(events, _AT_ONCE):
         read = _read_some(some, trace, call, denied)
         items += read
-        refused += sum(isinstance(item, WindshiftError) for item in read)
+        refused += len(read) - [*map(type, read)].count(PublishRequest)
         if 2 * refused > len(items):
             treat_as_bulk(True)
         await pause()
