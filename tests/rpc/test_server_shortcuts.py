@@ -7,6 +7,8 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from tests._gen.grpc.testing import messages_pb2
 from windshift.rpc import Method, RpcError, ServerCall, StatusCode
 
@@ -125,6 +127,33 @@ async def test_cancelled_while_the_rest_of_the_work_waits_for_its_turn() -> None
         await waiting.wait()
         peer.send(rst_stream(stream))
         await eventually(lambda: abandoned == [True])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("is_plain", [False, True])
+async def test_an_answer_is_a_part_of_the_work(*, is_plain: bool, fails: bool) -> None:
+    """It is given in the last step, so that it counts for who makes the call, also what it takes to fail."""
+    done, shortcut = list[bool](), WithShortcut(applies=is_plain)
+
+    async def pace(call: ServerCall, work: Awaitable[Any]) -> None:
+        await work
+        done.append(call.done)
+
+    async def handle(request: Any, call: ServerCall) -> Any:
+        if fails:
+            raise RpcError(StatusCode.ABORTED, "no")
+        return await echo(request, call)
+
+    async with (
+        serving(server_options(pace=pace), interceptors=[shortcut], unary_call=handle) as served,
+        await served.peer() as peer,
+    ):
+        peer.request(UNARY, simple(b"x"))
+        if is_plain:
+            await eventually(lambda: len(shortcut.calls) == 1)
+            call = shortcut.calls[0]
+            call.go_on(lambda: handle(_request(b"y"), call))
+        await eventually(lambda: done == [True])
 
 
 def _request(body: bytes) -> Any:

@@ -520,8 +520,16 @@ class ServerCall:
 
     async def _work(self, work: Callable[[], Awaitable[Message | None]]) -> None:
         try:
-            response = await self._owner.pace(self, self._begun(work))
-        except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
+            await self._owner.pace(self, self._do(work))
+        except BaseException as error:  # noqa: BLE001 -- it never began; settle raises again what is no outcome
+            self._settle(error)
+
+    async def _do(self, work: Callable[[], Awaitable[Message | None]]) -> None:
+        """Do work, which sees to its own cancellation from here on, and answer; so far it may have been in a line."""
+        self.on_cancel = None
+        try:
+            response = await work()
+        except BaseException as error:  # noqa: BLE001 -- the same
             self._settle(error)
         else:
             if response is not None:
@@ -529,21 +537,24 @@ class ServerCall:
             elif self._task is asyncio.current_task():
                 self._task = None  # it answers no more, also not at the deadline
 
-    async def _begun(self, work: Callable[[], Awaitable[Message | None]]) -> Message | None:
-        """Do work, which sees to its own cancellation from here on: until now it may have been in a line."""
-        self.on_cancel = None
-        return await work()
-
     async def _run(self, payload: bytes | None, kind: type[Message]) -> None:
         """Run the handler with the request, or with nothing when requests stream, and answer."""
+        responding = self._respond(payload, kind)
+        payload = None  # it would be held twice
+        try:
+            await self._owner.pace(self, responding)
+        except BaseException as error:  # noqa: BLE001 -- it never began; settle raises again what is no outcome
+            self._settle(error)
+
+    async def _respond(self, payload: bytes | None, kind: type[Message]) -> None:
         method = self._method
         try:
             if payload is None:
-                response = await self._owner.pace(self, method.handler(self))
+                response = await method.handler(self)
             else:
                 request = _PARSE(kind, payload)
                 payload = None  # it would be held twice
-                response = await self._owner.pace(self, method.handler(request, self))
+                response = await method.handler(request, self)
             if self.done:
                 return
             if method.server_streaming:

@@ -60,8 +60,8 @@ class ServerOptions:
         tick_interval: seconds between two looks at the timers above, and at what is held.
         drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY, and for
             handshakes that have begun.
-        pace: takes a call and the coroutine that does its work, where that takes a task, and returns what
-            runs it step by step, so that it can wait while others have their turn; at first it is awaited.
+        pace: takes a call and the coroutine that does its work and answers it, where that takes a task, and
+            returns what runs it step by step, so that it can wait while others have their turn.
         translate: says what a client sees of an error, given the call's path, raised by a handler, by an
             interceptor or by the gRPC layer itself. None = what the gRPC layer would send.
         on_call_finished: called with each call and its status when it ends; must be quick and not raise.
