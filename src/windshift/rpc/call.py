@@ -525,7 +525,7 @@ class ServerCall:
             self._settle(error)
 
     async def _do(self, work: Callable[[], Awaitable[Message | None]]) -> None:
-        """Do work, and answer. It sees to its own cancellation from here on: so far it may have been in line."""
+        """Do work, and answer. It sees to its own cancellation from here on: it may have been in a line."""
         self.on_cancel = None
         try:
             response = await work()
