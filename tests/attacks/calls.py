@@ -128,6 +128,17 @@ def _event(subject: str) -> events_pb.PublishEventRequest:
     return events_pb.PublishEventRequest(subject=subject, data=data)
 
 
+async def _stream(channel: grpc.aio.Channel, method: str, requests: AsyncIterator[Message]) -> None:
+    """Send requests, compressed, and read what is answered."""
+    call: Any = channel.stream_stream(
+        f"/windshift.events.v1alpha1.EventsService/{method}",
+        request_serializer=lambda request: request.SerializeToString(),
+        response_deserializer=bytes,
+    )
+    async for _ in call(requests, metadata=_METADATA, compression=grpc.Compression.Gzip):
+        pass
+
+
 def publishing(subject: str) -> Call:
     """Make a call that publishes 1,000 events with each compressed request."""
     request = events_pb.PublishStreamRequest(events=[_event(subject)] * 1000)
@@ -136,16 +147,7 @@ def publishing(subject: str) -> Call:
         while True:
             yield request
 
-    async def call(channel: grpc.aio.Channel) -> None:
-        stream = channel.stream_stream(
-            "/windshift.events.v1alpha1.EventsService/PublishStream",
-            request_serializer=events_pb.PublishStreamRequest.SerializeToString,
-            response_deserializer=bytes,
-        )(requests(), metadata=_METADATA, compression=grpc.Compression.Gzip)
-        async for _ in stream:
-            pass
-
-    return call
+    return lambda channel: _stream(channel, "PublishStream", requests())
 
 
 def batching(subject: str, last: str = "") -> Call:
@@ -175,13 +177,7 @@ def acknowledging() -> Call:
             while True:
                 yield ack
 
-        stream = channel.stream_stream(
-            "/windshift.events.v1alpha1.EventsService/Events",
-            request_serializer=events_pb.EventsRequest.SerializeToString,
-            response_deserializer=bytes,
-        )(requests(), metadata=_METADATA, compression=grpc.Compression.Gzip)
-        async for _ in stream:
-            pass
+        await _stream(channel, "Events", requests())
 
     return call
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Protocol, cast
 
@@ -482,7 +483,7 @@ class ServerCall:
         self._handled = True
         method = self._method
         if payload is None or not method.plain:
-            self._task = self.connection.loop.create_task(self._run(payload, kind))
+            self._task = self.connection.loop.create_task(self._run(partial(self._respond, payload, kind)))
             return
         try:
             nothing = method.handler(_PARSE(kind, payload), self)
@@ -516,11 +517,14 @@ class ServerCall:
         ends before the work has begun. After the end of the call nothing happens.
         """
         if not self.done:
-            self._task = self.connection.loop.create_task(self._work(work))
+            self._task = self.connection.loop.create_task(self._run(partial(self._do, work)))
 
-    async def _work(self, work: Callable[[], Awaitable[Message | None]]) -> None:
+    async def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have work done that answers the call."""
+        doing = work()
+        del work  # it holds the request
         try:
-            await self._owner.pace(self, self._do(work))
+            await self._owner.pace(self, doing)
         except BaseException as error:  # noqa: BLE001 -- it never began; settle raises again what is no outcome
             self._settle(error)
 
@@ -537,16 +541,8 @@ class ServerCall:
             elif self._task is asyncio.current_task():
                 self._task = None  # it answers no more, also not at the deadline
 
-    async def _run(self, payload: bytes | None, kind: type[Message]) -> None:
-        """Run the handler with the request, or with nothing when requests stream, and answer."""
-        responding = self._respond(payload, kind)
-        payload = None  # it would be held twice
-        try:
-            await self._owner.pace(self, responding)
-        except BaseException as error:  # noqa: BLE001 -- it never began; settle raises again what is no outcome
-            self._settle(error)
-
     async def _respond(self, payload: bytes | None, kind: type[Message]) -> None:
+        """Run the handler with the request, or with nothing when requests stream, and answer."""
         method = self._method
         try:
             if payload is None:

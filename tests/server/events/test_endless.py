@@ -73,7 +73,7 @@ ID = DeadLetterId("S", "c", StreamSeq(7), 1_700_000_000_000_000_000)
 FAILURE = Failure(ID, 3, 0, 0, Cause.MAX_ATTEMPTS)
 NOBODY = b"NATS/1.0 503\r\n\r\n"
 
-POINTER = Pointer(ID, 1, 0, 7, 0, is_leased=False, is_claimed=False)
+POINTER = Pointer(ID, 1, 0, 7, 0, is_leased=False, is_claimed=False, letter=0)
 KEY = ConsumerKey("S", "moved")
 
 STREAM = {
@@ -260,7 +260,7 @@ WORK: dict[str, Work] = {
     "read the next replays": lambda all_, until: all_.dead.replays.page(ALL, 0, until),
     "lease a replay": lambda all_, until: all_.lease().prolong(timedelta(seconds=30), until),
     "give a replay back": lambda all_, until: all_.lease().give_back(0, until),
-    "claim a replay": lambda all_, until: all_.lease().claim(timedelta(seconds=30), until),
+    "claim a replay": lambda all_, until: all_.lease().claim(7, timedelta(seconds=30), until),
     "end a replay": lambda all_, until: all_.lease().end(until),
     "cancel a replay": lambda all_, until: all_.dead.replays.cancel(ID, Clock(2**62, 0, 1), until),
     "cancel all replays": lambda all_, until: all_.admin.cancel_matching(

@@ -336,23 +336,29 @@ async def test_an_ack_whose_replay_is_cancelled_meanwhile(
         assert await letters(keeper, consuming) == {1: 0}
 
 
-@pytest.mark.parametrize(("part", "work"), [(DeadLetterStore, "claim_replay"), (Lease, "end")])
-async def test_an_ack_that_was_cut_short(
-    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch, part: type, work: str
-) -> None:
-    """It counts, wherever its server died: the replay is neither cancelled nor delivered again."""
-    consuming, reached = await failing(keeper, unique(), TWICE, ack_wait=1.0), asyncio.Event()
+async def die_in(part: type, work: str, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acknowledge an event, and have the server die in the middle of that."""
+    reached = asyncio.Event()
 
     async def die(*_: object) -> bool:
         reached.set()
         raise BrokerUnavailable
 
+    monkeypatch.setattr(part, work, die)
+    worker.ack(1)
+    await asyncio.wait_for(reached.wait(), 30)
+    await worker.vanish()
+
+
+@pytest.mark.parametrize(("part", "work"), [(DeadLetterStore, "claim_replay"), (Lease, "end")])
+async def test_an_ack_that_was_cut_short(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch, part: type, work: str
+) -> None:
+    """It counts, wherever its server died: the replay is neither cancelled nor delivered again."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=1.0)
     async with consuming.worker() as worker:
         letter = await replayed(keeper, consuming, worker)
-        monkeypatch.setattr(part, work, die)
-        worker.ack(1)
-        await asyncio.wait_for(reached.wait(), 30)
-        await worker.vanish()
+        await die_in(part, work, worker, monkeypatch)
     monkeypatch.undo()
     await overdue(keeper, letter)
     assert await cancel(keeper, letter) is Cancelling.LEASED
@@ -433,18 +439,10 @@ async def test_an_ack_that_was_cut_short_before_the_consumer_was_made_anew(
     keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not count for the event of the other consumer of that name, which is a dead letter again."""
-    consuming, reached = await failing(keeper, unique(), TWICE, ack_wait=3.0), asyncio.Event()
-
-    async def die(*_: object) -> bool:
-        reached.set()
-        raise BrokerUnavailable
-
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=3.0)
     async with consuming.worker() as worker:
         await replayed(keeper, consuming, worker)
-        monkeypatch.setattr(DeadLetterStore, "claim_replay", die)
-        worker.ack(1)
-        await asyncio.wait_for(reached.wait(), 30)
-        await worker.vanish()
+        await die_in(DeadLetterStore, "claim_replay", worker, monkeypatch)
     monkeypatch.undo()
     await consuming.delete("CONSUMER")
     metadata = {METADATA_KEY: policy_metadata(TWICE)}

@@ -191,8 +191,8 @@ async def test_a_claim(keeper: Keeper, unique: Unique) -> None:
     """
     one = dead_letter_id(unique())
     lease = await leased(keeper, one, timedelta(0))
-    assert await lease.claim(timedelta(0), in_seconds(30))
-    assert await lease.claim(LONG, in_seconds(30), 7)
+    assert await lease.claim(7, timedelta(0), in_seconds(30))
+    assert await lease.claim(7, LONG, in_seconds(30))
     assert not await lease.give_back(0, in_seconds(30))
     assert await lease.prolong(LONG, in_seconds(30))
     assert await cancelled(keeper, one) is Cancelling.LEASED
@@ -207,7 +207,7 @@ async def test_a_claim_that_is_met_when_its_time_is_over(keeper: Keeper, unique:
     """It cannot be cancelled then either."""
     one = dead_letter_id(unique())
     lease = await leased(keeper, one)
-    assert await lease.claim(timedelta(0), in_seconds(30))
+    assert await lease.claim(7, timedelta(0), in_seconds(30))
     assert await cancelled(keeper, one) is Cancelling.LEASED
 
 
@@ -218,19 +218,19 @@ async def test_a_late_claim(keeper: Keeper, unique: Unique) -> None:
     (pointer,) = await pointers(keeper, one.stream)
     lease = await keeper.replays.lease(pointer, timedelta(0), in_seconds(30))
     assert lease is not None
-    assert await late.claim(LONG, in_seconds(30))
-    assert await lease.claim(LONG, in_seconds(30))
+    assert await late.claim(7, LONG, in_seconds(30))
+    assert await lease.claim(7, LONG, in_seconds(30))
     assert await lease.end(in_seconds(30))
-    assert not await late.claim(LONG, in_seconds(30))
+    assert not await late.claim(7, LONG, in_seconds(30))
 
     late = await leased(keeper, one, timedelta(0))
     assert await cancelled(keeper, one) is Cancelling.CANCELLED
-    assert not await late.claim(LONG, in_seconds(30))
+    assert not await late.claim(7, LONG, in_seconds(30))
 
     late = await leased(keeper, one, timedelta(0))
     assert await late.end(in_seconds(30))
     assert await keeper.replays.add(one, 2, in_seconds(30))
-    assert not await late.claim(LONG, in_seconds(30))
+    assert not await late.claim(7, LONG, in_seconds(30))
 
 
 async def test_a_claim_whose_answer_was_lost(
@@ -246,14 +246,14 @@ async def test_a_claim_whose_answer_was_lost(
 
     monkeypatch.setattr(ManagedStream, "put", lose_the_answer)
     with pytest.raises(OutcomeUnknown):
-        await lease.claim(timedelta(0), in_seconds(30))
+        await lease.claim(7, timedelta(0), in_seconds(30))
     monkeypatch.undo()
     assert await lease.prolong(LONG, in_seconds(30))
     assert not await lease.give_back(0, in_seconds(30))
     assert await cancelled(keeper, one) is Cancelling.LEASED
     (pointer,) = await pointers(keeper, one.stream)
     assert pointer.is_claimed
-    assert await lease.claim(LONG, in_seconds(30))
+    assert await lease.claim(7, LONG, in_seconds(30))
     assert await lease.end(in_seconds(30))
 
 

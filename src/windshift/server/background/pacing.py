@@ -13,6 +13,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
@@ -176,6 +177,7 @@ class Pacing:
                 count -= 1
 
 
+@dataclass(slots=True, eq=False)
 class _Share:
     """How work is run, and its parts that have tasks of their own.
 
@@ -185,12 +187,9 @@ class _Share:
         bulk: whether it is bulk work now.
     """
 
-    __slots__ = ("account", "bulk", "pacing")
-
-    def __init__(self, pacing: Pacing, account: Account | None, bulk: bool) -> None:  # noqa: FBT001 - one each call
-        self.pacing = pacing
-        self.account = account
-        self.bulk = bulk
+    pacing: Pacing
+    account: Account | None
+    bulk: bool
 
 
 _share: ContextVar[_Share | None] = ContextVar("share", default=None)

@@ -282,7 +282,7 @@ class WorkRunner:
         """Decide that a replayed event ended acknowledged, or dropped; false when it had ended otherwise."""
         store, lease = self._shared.store, self._feed.lease(reply)
         timeout = self._state.found.timeout
-        is_claimed = lease is not None and await lease.claim(timeout, deadline, replay.position)
+        is_claimed = lease is not None and await lease.claim(replay.position, timeout, deadline)
         if not is_claimed and await store.find(replay.id, deadline) is not None:
             return False
         return await store.claim_replay(*replay, self._state.claimed_for, deadline)

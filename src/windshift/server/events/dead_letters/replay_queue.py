@@ -116,7 +116,7 @@ class Pointer(NamedTuple):
     free_at_ns: int
     is_leased: bool
     is_claimed: bool
-    letter: int = 0
+    letter: int
 
 
 def pointer_subject(letter_id: DeadLetterId) -> str:
@@ -236,14 +236,13 @@ class Lease:
             if self._ended is not None:
                 return False
             until = asyncio.get_running_loop().time() + timeout.total_seconds()
-            is_written = not self._is_claimed and await self._write(
-                nanoseconds(timeout), self._writer, deadline
-            )
-            if is_written or self._is_claimed:
-                self.until = until
-                return True
-            self._ended = False
-            return False
+            if not self._is_claimed:
+                is_written = await self._write(nanoseconds(timeout), self._writer, deadline)
+                if not is_written and not self._is_claimed:
+                    self._ended = False
+                    return False
+            self.until = until
+            return True
 
     async def give_back(self, delay_ns: int, deadline: float) -> bool:
         """Let anybody deliver the event, as another attempt, once `delay_ns` nanoseconds are over."""
@@ -254,7 +253,7 @@ class Lease:
                 self._ended = await self._write(delay_ns, f"{self._writer}{RETURNED}", deadline)
             return bool(self._ended)
 
-    async def claim(self, timeout: timedelta, deadline: float, letter: int = 0) -> bool:
+    async def claim(self, letter: int, timeout: timedelta, deadline: float) -> bool:
         """Decide that the event is settled: its replay can be neither delivered nor cancelled any more.
 
         So can somebody who had the event before, and whose lease another one has by now: any attempt may be
@@ -271,7 +270,7 @@ class Lease:
                         self._subject, body, headers, deadline, expected=self._sequence
                     )
                 except Conflict:
-                    found = await self._last(deadline)
+                    found = await _last(self._stream, self._subject, deadline)
                     if found is None or found.body != body:
                         return False
                     self._sequence = found.sequence
@@ -317,7 +316,7 @@ class Lease:
 
     async def _find(self, deadline: float) -> str | None:
         """See where the pointer is, and return who wrote it; `None` when it is not this lease's any more."""
-        found = await self._last(deadline)
+        found = await _last(self._stream, self._subject, deadline)
         if found is None:
             return None
         writer = read_header(found, WRITER)
@@ -329,12 +328,13 @@ class Lease:
         self._sequence = found.sequence
         return writer
 
-    async def _last(self, deadline: float) -> StoredMessage | None:
-        """Read the pointer after something was written: that may have been stored."""
-        try:
-            return await self._stream.last(self._subject, deadline)
-        except BrokerUnavailable:
-            raise OutcomeUnknown from None
+
+async def _last(stream: ManagedStream, subject: str, deadline: float) -> StoredMessage | None:
+    """Read a pointer after something was written that may have been stored."""
+    try:
+        return await stream.last(subject, deadline)
+    except BrokerUnavailable:
+        raise OutcomeUnknown from None
 
 
 # --- The queue ----------------------------------------------------------------------------------------------
@@ -380,10 +380,7 @@ class ReplayQueue:
                 headers = (writer, _IN_PLACE) if replaced else (writer,)
                 await self._stream.put(subject, body, headers, deadline, expected=replaced)
             except Conflict as conflict:
-                try:
-                    found = await self._stream.last(subject, deadline)
-                except BrokerUnavailable:
-                    raise OutcomeUnknown from None
+                found = await _last(self._stream, subject, deadline)
                 if found is not None and found.body != _CANCELLED:
                     return writer in found.headers
                 if found is None and conflict.is_certain and not replaced:  # there was one, settled by now

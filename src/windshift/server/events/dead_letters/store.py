@@ -372,10 +372,6 @@ class DeadLetterStore:
             return True
         raise BrokerUnavailable
 
-    async def finish_replay(self, letter_id: DeadLetterId, end: RecordedEnd, deadline: float) -> None:
-        """Remove the dead letter in whose place the end of a replay was claimed, if it is still there."""
-        await self.delete(letter_id, deadline, upto=end.position)
-
     async def _claim(
         self,
         letter_id: DeadLetterId,

@@ -155,8 +155,8 @@ class DeadLetterWriter:
         async for _ in retry(deadline):
             known = end.entry
             if self._has_ended(end, attempt):
-                if end.is_of_replay:
-                    await self._store.finish_replay(failure.id, end, deadline)
+                if end.is_of_replay:  # whoever claimed that may not have removed the dead letter
+                    await self._store.delete(failure.id, deadline, upto=end.position)
                 return Written.ENDED, None
             if known is not None and self._is_present(end, attempt):
                 return self._found(known, attempt)
